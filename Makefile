@@ -1,0 +1,63 @@
+# knockknock: build, try, test, install. `make help` lists the targets.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+PYTHON ?= /usr/bin/python3
+
+BINARY := target/release/knockknock
+APPLETS := knockknock-daemon knockknock-genprofile knockknock-proxy
+PAGES := $(wildcard man/*.[1-8])
+SHELL_SCRIPTS := .ci/run $(shell find scripts tests -name '*.sh')
+
+bindir := $(DESTDIR)$(PREFIX)/bin
+mandir := $(DESTDIR)$(PREFIX)/share/man
+
+.DEFAULT_GOAL := build
+
+.PHONY: build
+build: ## build target/release/knockknock (the default)
+	cargo build --release --locked
+
+.PHONY: demo
+demo: ## watch a closed port open to one knock, once (as root; installs by apt what it misses)
+	@scripts/setup.sh build demo
+	@$(MAKE) --no-print-directory build
+	@scripts/demo.sh
+
+.PHONY: test
+test: ## run every test: unit, integration, end to end (as root; installs by apt what it misses)
+	@scripts/setup.sh build test
+	@scripts/test.sh
+
+.PHONY: e2e
+e2e: ## run the end-to-end tests only: namespaces, real firewalls, the real kernel log
+	@scripts/setup.sh build test
+	@$(MAKE) --no-print-directory build
+	$(PYTHON) -m pytest tests/e2e
+
+.PHONY: lint
+lint: ## check format, lints, shell scripts and the documentation
+	@scripts/setup.sh build lint
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	shellcheck $(SHELL_SCRIPTS)
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+
+# Only a missing binary is built here: `sudo make install` needs no compiler in root's PATH.
+$(BINARY):
+	$(MAKE) build
+
+.PHONY: install
+install: $(BINARY) ## install below DESTDIR and PREFIX (/usr/local); profiles are never touched
+	install -D -m 755 $(BINARY) $(bindir)/knockknock
+	for applet in $(APPLETS); do ln -sf knockknock $(bindir)/$$applet || exit 1; done
+	for page in $(PAGES); do install -D -m 644 $$page $(mandir)/man$${page##*.}/$${page##*/} || exit 1; done
+
+.PHONY: uninstall
+uninstall: ## remove exactly what install put there
+	rm -f $(addprefix $(bindir)/,knockknock $(APPLETS))
+	rm -f $(foreach page,$(PAGES),$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
