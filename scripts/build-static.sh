@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# build-static.sh TARGET…: builds dist/TARGET/knockknock, one static musl file (Debian; installs what it misses).
+# TARGET is x86_64, aarch64, armv7, mips, mipsel, all, or a name that rustc knows.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=static-toolchain.sh
+. "$(dirname "$0")/static-toolchain.sh"
+[ $# -gt 0 ] || fail "no target" "one or more of: $TARGETS, all"
+[ "$1" != all ] || eval "set -- $TARGETS"
+
+for name in "$@"; do
+    target=$(target "$name")
+    built=$CARGO_TARGET_DIR/$target/release/knockknock
+    file=$root/dist/$target/knockknock
+    (
+        cd "$root"
+        # With its symbols: scripts/size.sh reads them.
+        RUSTFLAGS="$STATIC $SMALL" CARGO_PROFILE_RELEASE_STRIP=none \
+            cargo-zigbuild zigbuild --quiet --release --locked \
+            -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size --target "$target"
+    )
+    mkdir -p "${file%/*}"
+    # .pdr is 67 KB of what MIPS debuggers look at; strip alone leaves it.
+    llvm-objcopy --strip-all -R .pdr -R .comment "$built" "$file"
+    ! llvm-readelf -lS "$file" | grep -wE 'INTERP|DYNAMIC' ||
+        fail "$file is not static" "look at the linker's arguments: cargo-zigbuild zigbuild -v"
+    printf '%9d %s\n' "$(stat -c %s "$file")" "${file#"$root/"}"
+done
