@@ -40,8 +40,22 @@ lint: ## check format, lints, shell scripts and the documentation
 	@scripts/setup.sh build lint
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	shellcheck $(SHELL_SCRIPTS)
+	shellcheck -x $(SHELL_SCRIPTS)
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+
+TARGET ?= x86_64-unknown-linux-musl
+
+.PHONY: static
+static: ## build dist/TARGET/knockknock, one static musl file (TARGET=x86_64-unknown-linux-musl)
+	scripts/build-static.sh $(TARGET)
+
+.PHONY: static-all
+static-all: ## the same for x86_64, aarch64, armv7, mips and mipsel
+	scripts/build-static.sh all
+
+.PHONY: size
+size: ## hold the files in dist/ against scripts/size-budget.tsv, and list their largest symbols
+	scripts/size.sh
 
 # Only a missing binary is built here: `sudo make install` needs no compiler in root's PATH.
 $(BINARY):

@@ -52,7 +52,10 @@ export PATH=$tools/venv/bin:$PATH RUSTC=/usr/bin/rustc CARGO=/usr/bin/cargo
 export RUSTC_BOOTSTRAP=1 # -Zbuild-std and its like, on a stable compiler
 unset RUSTUP_TOOLCHAIN CARGO_BUILD_TARGET CARGO_ENCODED_RUSTFLAGS
 
-# At a fixed address, not position-independent: a static-pie mips binary crashes in threads under qemu.
-STATIC='-C relocation-model=static -C target-feature=+crt-static -C link-self-contained=no'
-DYNAMIC='-C target-feature=-crt-static -C link-arg=-dynamic'
-SMALL='-C force-unwind-tables=no -Zunstable-options -Cpanic=immediate-abort'
+# shellcheck disable=SC2034 # for whoever sources this
+{
+    # At a fixed address, not position-independent: a static-pie mips binary crashes in threads under qemu.
+    STATIC='-C relocation-model=static -C target-feature=+crt-static -C link-self-contained=no'
+    DYNAMIC='-C target-feature=-crt-static -C link-arg=-dynamic'
+    SMALL='-C force-unwind-tables=no -Zunstable-options -Cpanic=immediate-abort'
+}
