@@ -1,0 +1,112 @@
+// A flood of SYNs from one source or from many, at a steady rate.
+//
+//   flood INTERFACE DESTINATION_MAC FIRST_SOURCE SOURCES DESTINATION PORT RATE SECONDS
+//
+// Prints how many packets left, in how many seconds, and the processor time this took: on a veth
+// pair that includes the receiving kernel's work on each packet.
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <err.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <netinet/ip.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+
+enum { BATCH = 64 };
+
+struct frame {
+    struct ether_header ether;
+    struct iphdr ip;
+    struct tcphdr tcp;
+    unsigned char options[20];
+} __attribute__((packed));
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static uint16_t checksum(const void *bytes, size_t length, uint32_t sum) {
+    const uint8_t *b = bytes;
+    for (size_t i = 0; i < length; i += 2) sum += b[i] << 8 | b[i + 1];
+    while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+    return htons(~sum);
+}
+
+static struct frame syn(in_addr_t destination, int port, const char *mac) {
+    static const unsigned char options[20] = {2, 4, 5, 0xb4, 4, 2, 8, 10, [16] = 1, 3, 3, 10};
+    struct frame f = {.ether.ether_type = htons(ETHERTYPE_IP)};
+    unsigned char *to = f.ether.ether_dhost, *from = f.ether.ether_shost;
+    if (sscanf(mac, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", to, to + 1, to + 2, to + 3, to + 4, to + 5) != 6)
+        errx(2, "bad address %s", mac);
+    memcpy(from, to, 6);
+    from[5] ^= 1;
+    f.ip = (struct iphdr){.version = 4, .ihl = 5, .tot_len = htons(sizeof f - sizeof f.ether),
+                          .frag_off = htons(IP_DF), .ttl = 64, .protocol = IPPROTO_TCP,
+                          .daddr = destination};
+    f.tcp = (struct tcphdr){.dest = htons(port), .doff = 10, .syn = 1};
+    memcpy(f.options, options, sizeof options);
+    return f;
+}
+
+static void vary(struct frame *f, in_addr_t source) {
+    uint32_t sum = IPPROTO_TCP + sizeof f->tcp + sizeof f->options;
+    f->ip.saddr = source;
+    f->ip.id = random();
+    f->ip.check = 0;
+    f->ip.check = checksum(&f->ip, sizeof f->ip, 0);
+    f->tcp.source = htons(1024 + random() % 60000);
+    f->tcp.seq = random() << 1;
+    f->tcp.ack_seq = random() << 1;
+    f->tcp.window = random();
+    f->tcp.check = 0;
+    sum += (uint16_t)~ntohs(checksum(&f->ip.saddr, 8, 0));
+    f->tcp.check = checksum(&f->tcp, sizeof f->tcp + sizeof f->options, sum);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 9)
+        errx(2, "usage: flood INTERFACE MAC FIRST_SOURCE SOURCES DESTINATION PORT RATE SECONDS");
+    uint32_t first = ntohl(inet_addr(argv[3])), sources = atoi(argv[4]);
+    double rate = atof(argv[7]), seconds = atof(argv[8]);
+    struct frame frames[BATCH];
+    struct mmsghdr messages[BATCH] = {0};
+    struct iovec parts[BATCH];
+    struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = if_nametoindex(argv[1])};
+    int on = 1, fd = socket(AF_PACKET, SOCK_RAW, 0);
+    if (fd < 0 || bind(fd, (void *)&to, sizeof to)) err(1, "cannot open a packet socket");
+    setsockopt(fd, SOL_PACKET, PACKET_QDISC_BYPASS, &on, sizeof on);
+    for (int i = 0; i < BATCH; i++) {
+        frames[i] = syn(inet_addr(argv[5]), atoi(argv[6]), argv[2]);
+        parts[i] = (struct iovec){&frames[i], sizeof frames[i]};
+        messages[i].msg_hdr = (struct msghdr){.msg_iov = &parts[i], .msg_iovlen = 1};
+    }
+    double start = now();
+    long sent = 0;
+    for (double t = 0; t < seconds; t = now() - start) {
+        int due = t * rate - sent;
+        if (due < 1) {
+            nanosleep(&(struct timespec){0, 200000}, NULL);
+            continue;
+        }
+        if (due > BATCH) due = BATCH;
+        for (int i = 0; i < due; i++) vary(&frames[i], htonl(first + (sent + i) % sources));
+        int n = sendmmsg(fd, messages, due, 0);
+        if (n < 0) err(1, "cannot send");
+        sent += n;
+    }
+    struct rusage used;
+    getrusage(RUSAGE_SELF, &used);
+    printf("%ld %.3f %.3f\n", sent, now() - start,
+           used.ru_utime.tv_sec + used.ru_stime.tv_sec +
+               (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6);
+}

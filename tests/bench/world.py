@@ -1,0 +1,121 @@
+"""Two network namespaces joined by a veth pair, and processes whose cost can be read."""
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import time
+
+SERVER, CLIENT = "10.91.0.1", "10.91.0.2"
+SERVER_MAC, CLIENT_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+CROWD = "10.92."       # every address that begins so belongs to the client too
+BUILD = "target/bench"
+
+_numbers = itertools.count()
+
+
+def command(*words, **options):
+    return subprocess.run(words, check=True, capture_output=True, text=True, **options).stdout
+
+
+class Network:
+    """A client and a server of their own; gone at the end of the with block, whatever happened in it."""
+
+    def __enter__(self):
+        name = f"kkb{os.getpid()}x{next(_numbers)}"
+        self.client, self.server = f"{name}c", f"{name}s"
+        try:
+            for namespace in (self.client, self.server):
+                command("ip", "netns", "add", namespace)
+            command("ip", "link", "add", "wan0", "netns", self.server, "address", SERVER_MAC, "type", "veth",
+                    "peer", "name", "wan0", "netns", self.client, "address", CLIENT_MAC)
+            for namespace, own, other, mac in ((self.server, SERVER, CLIENT, CLIENT_MAC),
+                                               (self.client, CLIENT, SERVER, SERVER_MAC)):
+                ip = "ip", "-n", namespace
+                command(*ip, "address", "add", f"{own}/24", "dev", "wan0")
+                for link in ("lo", "wan0"):
+                    command(*ip, "link", "set", link, "up")
+                command(*ip, "neighbour", "add", other, "lladdr", mac, "dev", "wan0")
+                self.run(namespace, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0",
+                         "net.ipv4.conf.wan0.rp_filter=0")
+            command("ip", "-n", self.server, "route", "add", "default", "via", CLIENT)
+            command("ip", "-n", self.client, "route", "add", "local", f"{CROWD}0.0/16", "dev", "lo")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for namespace in (self.client, self.server):
+            subprocess.run(["ip", "netns", "delete", namespace], stderr=subprocess.DEVNULL, check=False)
+
+    def run(self, namespace, *words, **options):
+        return command("ip", "netns", "exec", namespace, *words, **options)
+
+
+class Process:
+    """A program with its children. It is ready when it says so, or after a pause where it never does."""
+
+    def __init__(self, label, words, ready=None, pause=0.0, stdin=subprocess.DEVNULL, namespace=None):
+        words = [*(("ip", "netns", "exec", namespace) if namespace else ()), *words]
+        self.start = time.monotonic()
+        self.log = open(f"{BUILD}/{label}.log", "wb")
+        self.popen = subprocess.Popen(words, stdin=stdin, stdout=self.log, stderr=self.log)
+        time.sleep(pause)
+        while ready and ready not in self.said():
+            if self.ended() and ready not in self.said() or time.monotonic() > self.start + 60:
+                self.stop()
+                raise RuntimeError(f"{' '.join(words)}: not ready:\n{self.said()}")
+            time.sleep(0.001)
+        self.seconds_to_ready = time.monotonic() - self.start
+
+    def said(self):
+        with open(self.log.name, "rb") as file:
+            return file.read().decode(errors="replace")
+
+    def ended(self):
+        return os.waitid(os.P_PID, self.popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def pids(self):
+        found = [self.popen.pid]
+        for pid in found:
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+                found += map(int, file.read().split())
+        return found
+
+    def cpu_seconds(self):
+        return sum(int(_read(pid, "schedstat").split()[0]) for pid in self.pids()) / 1e9
+
+    def pss_kb(self):
+        return sum(int(re.search(r"^Pss:\s+(\d+)", _read(pid, "smaps_rollup"), re.M)[1]) for pid in self.pids())
+
+    def stop(self):
+        """Ends it, in order if it can."""
+        if self.popen.stdin:
+            self.popen.stdin.close()
+        if self.popen.returncode is None:
+            os.kill(self.popen.pid, signal.SIGTERM)
+        self.wait(5)
+
+    def wait(self, seconds):
+        """Waits for the end and kills what is still there after that; then `seconds` is how long it
+        ran and `cpu` the processor seconds that all of it used."""
+        deadline = time.monotonic() + seconds
+        while self.popen.returncode is None:
+            pid, status, used = os.wait4(self.popen.pid, os.WNOHANG)
+            if pid:
+                self.popen.returncode = os.waitstatus_to_exitcode(status)
+                self.seconds = time.monotonic() - self.start
+                self.cpu = used.ru_utime + used.ru_stime
+            elif time.monotonic() > deadline:
+                for pid in reversed(self.pids()):
+                    os.kill(pid, signal.SIGKILL)
+                deadline += 5
+            time.sleep(0.001)
+        self.log.close()
+
+
+def _read(pid, name):
+    with open(f"/proc/{pid}/{name}", encoding="ascii", errors="replace") as file:
+        return file.read()
