@@ -375,9 +375,15 @@ class Stage:
         self.gate = Profile(self, "gate")
         self.gate.give_to_client()
         self.fence = Profile(self, "fence")
+        options = daemon_options or {}
         if log == "file":
             self.log = self.keep(KernelLog(self.log_dir / "kern.log"))
-        self.start_daemon(**(daemon_options or {}))
+        elif log == "-":
+            read_end, write_end = os.pipe()
+            self.log = self.keep(KernelLog(f"/dev/fd/{write_end}", "wb"))
+            os.close(write_end)
+            options = {"stdin": read_end, **options}
+        self.start_daemon(**options)
         return self
 
     def start_daemon(self, *arguments, **options):

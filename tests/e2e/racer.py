@@ -1,0 +1,25 @@
+"""One of two racers: connects at the same moment as the other, each on a processor of its own.
+
+racer.py CPU SHARED-FILE ADDRESS PORT: a round per line on standard input, answered by 1 (let in) or 0.
+Byte CPU of the shared file is the number of the last round this racer was ready for (mod 256)."""
+
+import mmap
+import os
+import select
+import socket
+import sys
+
+cpu, path, address, port = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+os.sched_setaffinity(0, {cpu})
+with open(path, "r+b") as file:
+    ready = mmap.mmap(file.fileno(), 2)
+for line in sys.stdin:
+    target, other = int(line) % 256, 1 - cpu
+    with socket.socket() as runner:
+        runner.setblocking(False)
+        ready[cpu] = target
+        while ready[other] != target:
+            pass
+        runner.connect_ex((address, port))
+        writable = select.select([], [runner], [], 0.02)[1]
+        print(int(bool(writable) and runner.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0), flush=True)

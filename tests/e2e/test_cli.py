@@ -1,0 +1,201 @@
+"""The command line: applets, usage, exit statuses, and errors that say what to do."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from stage import BINARY
+
+ALIASES = ("knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")
+
+
+def run(*argv, program=BINARY, **options):
+    return subprocess.run([program, *map(str, argv)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, timeout=10, **options)
+
+
+def test_help_lists_the_applets():
+    done = run("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for applet in ("knock", "daemon", "genprofile"):
+        assert applet in done.stdout
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("applet", [(), ("daemon",), ("genprofile",), ("knock",)])
+def test_each_applet_has_help(applet, flag):
+    done = run(*applet, flag)
+    assert done.returncode == 0
+    assert done.stdout and done.stderr == ""
+
+
+def test_version():
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("knockknock ") and done.stdout.count("\n") == 1
+
+
+def test_no_arguments_is_usage():
+    done = run()
+    assert done.returncode == 2
+    assert done.stdout == "" and done.stderr
+
+
+def test_an_unknown_applet_is_127():
+    done = run("frobnicate")
+    assert done.returncode == 127
+    assert '"frobnicate"' in done.stderr
+
+
+@pytest.mark.parametrize("argv", [
+    ("--frobnicate",), ("-p",), ("-p", "22"), ("-p", "22", "host", "extra"), ("-x", "22", "host"),
+    ("daemon", "--frobnicate"), ("daemon", "extra"), ("daemon", "--dir"), ("genprofile", "one"),
+    ("genprofile", "a", "1", "b"), ("-p", "x", "host"), ("-p", "-1", "host"), ("-p", "", "host"),
+    ("-p", "22", "-p", "23", "host"),
+], ids=str)
+def test_wrong_usage_is_2(argv):
+    done = run(*argv)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("knockknock")
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_is_its_applet(tmp_path, alias):
+    (tmp_path / alias).symlink_to(BINARY)
+    by_alias = run("--help", program=tmp_path / alias)
+    assert by_alias.returncode == 0
+    assert by_alias.stdout == run(alias.removeprefix("knockknock-"), "--help").stdout.replace(
+        alias.replace("-", " "), alias) or alias in by_alias.stdout
+
+
+def test_an_alias_through_a_chain_of_links(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "binary").symlink_to(BINARY)
+    (tmp_path / "knockknock-genprofile").symlink_to("a/binary")
+    (tmp_path / "b").symlink_to(tmp_path)
+    done = run("gate", 666, "--dir", tmp_path / "etc", program=tmp_path / "b" / "knockknock-genprofile")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "etc/profiles/gate/counter").exists()
+
+
+def test_a_link_to_an_alias_is_that_applet(tmp_path):
+    """`any chain of symlinks`: the link's own name says nothing, the one behind it does."""
+    (tmp_path / "knockknock-genprofile").symlink_to(BINARY)
+    (tmp_path / "make-profile").symlink_to("knockknock-genprofile")
+    done = run("gate", 666, "--dir", tmp_path / "etc", program=tmp_path / "make-profile")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_alias_found_through_path(tmp_path):
+    (tmp_path / "knockknock-genprofile").symlink_to(BINARY)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = run("gate", 666, "--dir", tmp_path / "etc", program="knockknock-genprofile", env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_argv_at_all():
+    done = subprocess.run([], executable=BINARY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=10)
+    assert done.returncode == 2
+
+
+def test_an_argument_that_is_not_utf8():
+    done = subprocess.run([BINARY, "-p", "22", b"\xff\xfe"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=10)
+    assert done.returncode in (1, 2)
+    assert b"\xff" not in done.stderr and b"panicked" not in done.stderr
+
+
+def test_control_bytes_are_escaped():
+    done = run("-p", "22", "a\x1b[31mb\nc")
+    assert done.returncode in (1, 2)
+    assert "\x1b" not in done.stderr
+    assert "a\\x1b[31mb\\nc" in done.stderr or "a\\u{1b}[31mb\\nc" in done.stderr
+
+
+def test_closed_standard_output():
+    done = subprocess.run(["sh", "-c", f'"{BINARY}" --help >&-'], stderr=subprocess.PIPE, timeout=10)
+    assert b"panicked" not in done.stderr
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a raw socket")
+
+
+@pytest.fixture
+def profiles(tmp_path):
+    """A client's directory with the profile 127.0.0.1."""
+    assert run("genprofile", "127.0.0.1", 666, "--dir", tmp_path / "server").returncode == 0
+    shutil.copytree(tmp_path / "server/profiles", tmp_path / "client")
+    return tmp_path / "client"
+
+
+@needs_root
+@pytest.mark.parametrize("port", [("-p", "22"), ("-p22",), ("--port", "22"), ("--port=22",)], ids=str)
+@pytest.mark.parametrize("applet", [(), ("knock",)], ids=["knockknock", "knockknock knock"])
+def test_the_port_in_each_spelling(profiles, applet, port):
+    for number, argv in enumerate(([*port, "--dir", profiles, "127.0.0.1"], [f"--dir={profiles}", "127.0.0.1", *port]), 1):
+        done = run(*applet, *argv)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (profiles / "127.0.0.1/counter").read_text() == f"{number:010}\n"
+
+
+def one_clear_line(stderr):
+    """The error on the first line; what to do on the second, where there is one."""
+    lines = stderr.splitlines()
+    return 1 <= len(lines) <= 2 and lines[0].startswith("knockknock: ") and lines[0] == lines[0].rstrip(".")
+
+
+@needs_root
+@pytest.mark.parametrize("file, content", [
+    ("cipher.key", b"AAAA\n"), ("cipher.key", b""), ("cipher.key", b"!!!!!!!!!!!!!!!!!!!!!!==\n"),
+    ("mac.key", b"A" * 43 + b"=\n"), ("mac.key", None), ("cipher.key", None),
+    ("counter", b""), ("counter", b"\n"), ("counter", b"seven\n"), ("counter", b"-1\n"), ("counter", b"4294967295\n"),
+    ("counter", b"4294967296\n"), ("counter", b"99999999999999999999\n"), ("counter", None),
+    ("config", b""), ("config", b"[main]\n"), ("config", b"[main]\nknock_port = 0\n"),
+    ("config", b"[main]\nknock_port = x\n"), ("config", None),
+], ids=str)
+def test_a_bad_profile_is_one_clear_error(profiles, file, content):
+    profile = profiles / "127.0.0.1"
+    path = profile / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    before = {each: each.read_bytes() for each in profile.iterdir()}
+    done = run("-p", "22", "--dir", profiles, "127.0.0.1")
+    assert done.returncode == 1
+    assert one_clear_line(done.stderr), done.stderr
+    assert file in done.stderr
+    assert {each: each.read_bytes() for each in profile.iterdir()} == before
+
+
+@needs_root
+@pytest.mark.parametrize("argv, named", [
+    (("-p", "0", "127.0.0.1"), "0"), (("-p", "70000", "127.0.0.1"), "70000"), (("-p", "22", "unknown.invalid"), "unknown.invalid"),
+], ids=str)
+def test_a_bad_request_is_one_clear_error(profiles, argv, named):
+    counter = profiles / "127.0.0.1/counter"
+    before = counter.read_bytes()
+    done = run("--dir", profiles, *argv)
+    assert done.returncode in (1, 2)
+    assert one_clear_line(done.stderr), done.stderr
+    assert f'"{named}"' in done.stderr
+    assert counter.read_bytes() == before
+
+
+@needs_root
+def test_a_port_outside_the_profiles_ports_is_refused_at_once(tmp_path):
+    """The server would say no; the counter is not spent on it."""
+    assert run("genprofile", "127.0.0.1", 666, "--ports", "22", "--dir", tmp_path).returncode == 0
+    done = run("-p", "80", "--dir", tmp_path / "profiles", "127.0.0.1")
+    counter = int((tmp_path / "profiles/127.0.0.1/counter").read_text())
+    assert (done.returncode, counter) in ((1, 0), (2, 0))
+    assert "80" in done.stderr
+
+
+@needs_root
+def test_a_missing_directory_of_profiles_is_named(tmp_path):
+    done = run("-p", "22", "--dir", tmp_path / "none", "127.0.0.1")
+    assert done.returncode == 1
+    assert str(tmp_path / "none") in done.stderr

@@ -1,0 +1,203 @@
+"""The daemon's configuration, its profiles, its signals, its words."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+import classic
+import packets
+from stage import BINARY, CLIENT, SERVER, Profile, Service
+
+
+def check(stage, config):
+    """`--check` with this config file."""
+    (stage.server_dir / "config").write_text(config)
+    return stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
+
+
+def test_check_says_what_it_would_do(stage):
+    profile = Profile(stage, "gate")
+    done = check(stage, "[main]\nguard = 22, 443\nlog = kmsg\nfirewall = nft\n")
+    assert done.returncode == 0
+    said = done.stdout + done.stderr
+    for word in ("22", "443", str(profile.knock_port), "kmsg", "nft"):
+        assert word in said
+    assert "knockknock" not in stage.server.run("nft", "list", "ruleset").stdout
+
+
+def test_what_the_originals_reader_took_is_taken(stage):
+    Profile(stage, "gate")
+    done = check(stage, "# of old\n; and\n[main]\nDELAY: 7 ; seconds\nError_Window=30\nlog = kmsg\nguard = 22,\n   443\n")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert "443" in said and "7" in said
+
+
+def test_a_missing_config_means_the_defaults(stage):
+    Profile(stage, "gate")
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_key_is_a_warning(stage):
+    Profile(stage, "gate")
+    done = check(stage, "[main]\nguard = 22\ncolour = blue\n")
+    assert done.returncode == 0
+    assert "colour" in done.stderr
+
+
+@pytest.mark.parametrize("bad", [
+    "delay = soon", "delay = 0", "delay = -1", "delay = 99999999999", "error_window = 0", "error_window = x",
+    "guard = 0", "guard = 22, 70000", "guard = ssh!", "firewall = pf", "mark = 0", "mark = 0x1ffffffff", "log = nflog:x",
+    "user = no-such-user-here",
+])
+def test_a_bad_value_is_an_error_with_file_and_line(stage, bad):
+    Profile(stage, "gate")
+    done = check(stage, f"[main]\n# a comment\n{bad}\n")
+    assert done.returncode == 1
+    assert f"{stage.server_dir}/config" in done.stderr
+    assert "3" in done.stderr.replace(str(stage.server_dir), "")
+    assert bad.split()[0] in done.stderr
+
+
+def test_it_starts_only_as_root(stage):
+    done = stage.server.run("setpriv", "--reuid", "65432", "--clear-groups", BINARY, "daemon", "--dir", "/nonexistent",
+                            check=False)
+    assert done.returncode == 1
+    assert "root" in done.stderr
+
+
+def test_no_profile_is_a_warning(stage):
+    stage.configure(guard="22", firewall="nft", log="kmsg")
+    (stage.server_dir / "profiles").mkdir()
+    stage.start_daemon()
+    assert [line for line in stage.daemon.said if "no profile" in line]
+    assert not stage.connects()
+
+
+@pytest.mark.parametrize("file, content", [
+    ("cipher.key", b"AAAA\n"), ("cipher.key", b"not base64 at all!!!!!!!\n"), ("mac.key", b""),
+    ("counter", b"\n"), ("counter", b"many\n"), ("counter", b"4294967296\n"), ("counter", b"-1\n"),
+    ("config", b"[main]\nknock_port = 0\n"), ("config", b"[main]\n"), ("config", b"[main]\nknock_port = 70000\n"),
+    ("config", None), ("mac.key", None), ("counter", None),
+])
+def test_a_profile_that_cannot_be_read_is_named_and_left_out(stage, file, content):
+    broken = Profile(stage, "broken")
+    if content is None:
+        (broken.path / file).unlink()
+    else:
+        (broken.path / file).write_bytes(content)
+    stage.open_up()
+    assert [line for line in stage.daemon.said if "broken" in line]
+    stage.open_port()
+    assert stage.connects()
+
+
+def test_sighup_reads_profiles_and_config_again_and_loses_no_opening(gate, firewall):
+    gate.open_port()
+    gate.configure(firewall=firewall, guard="22, 23, 7", log="kmsg", delay=9)
+    gate.keep(Service(gate.server, 23))
+    assert gate.connects(23)
+    late = Profile(gate, "late")
+    gate.daemon.process.send_signal(signal.SIGHUP)
+    gate.daemon.wait_for(": ready")
+    assert not gate.connects(23)
+    assert gate.connects(), "the opening from before"
+    assert not gate.connects()
+    gate.client.send(late.packet(0, port=23))
+    assert "for 9 s" in gate.opened(23)
+    assert gate.connects(23)
+    gate.open_port()
+    assert gate.connects()
+
+
+def test_sighup_with_a_bad_config_keeps_the_guard(gate):
+    (gate.server_dir / "config").write_text("[main]\nguard = many\n")
+    gate.daemon.process.send_signal(signal.SIGHUP)
+    gate.daemon.wait_for("guard")
+    assert not gate.connects()
+
+
+def test_background(stage):
+    """It returns when it is ready, and ends by a signal."""
+    stage.configure(guard="22, 7", firewall="nft", log="kmsg")
+    stage.gate = Profile(stage, "gate")
+    stage.gate.give_to_client()
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--background")
+    assert done.stdout == done.stderr == ""
+    try:
+        assert not stage.connects()
+        stage.knock()
+        deadline = time.monotonic() + 2
+        while stage.gate.counter == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert stage.connects()
+    finally:
+        keeper = keeper_of(stage)
+        os.kill(keeper, signal.SIGTERM)
+        deadline = time.monotonic() + 2
+        while keeper_of(stage) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert keeper_of(stage) is None
+
+
+def keeper_of(stage):
+    """The root process that was given this stage's directory."""
+    found = subprocess.run(["pgrep", "-u", "0", "-f", f"daemon --dir {stage.server_dir}"], stdout=subprocess.PIPE, text=True)
+    return int(found.stdout.split()[0]) if found.stdout else None
+
+
+def test_replays_and_wrong_tags_are_summed_up(gate):
+    gate.open_port()
+    heard = len(gate.daemon.said)
+    for counter in range(50):
+        gate.client.send(gate.gate.packet(0))
+    for fields in classic.knocks(os.urandom(16), os.urandom(16), range(50), 22):
+        gate.client.send(packets.tcp(CLIENT, SERVER, 40000, gate.gate.knock_port, fields))
+    assert gate.nothing_opened()
+    assert len(gate.daemon.said) - heard <= 2, "the fence and at most one line for all of them"
+
+
+def test_no_secret_is_said(gate):
+    gate.open_port()
+    gate.client.send(gate.gate.packet(0))
+    gate.client.send(gate.gate.packet(9))
+    gate.opened()
+    said = "\n".join(gate.daemon.said)
+    for name in ("cipher.key", "mac.key"):
+        assert (gate.gate.path / name).read_text().strip() not in said
+    for key in gate.gate.keys:
+        assert key.hex() not in said.lower()
+
+
+def test_the_counter_is_on_disk_before_the_port_opens(stage):
+    """In the worker's own order of calls: stored, then asked for."""
+    stage.open_up()
+    trace = stage.directory / "strace"
+    holders = [pid for pid in stage.daemon.children()
+               if any("counter" in os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))]
+    [worker] = holders
+    tracer = stage.server.start("strace", "-o", trace, "-p", worker, stderr=subprocess.PIPE, text=True)
+    assert "attached" in tracer.stderr.readline()
+    stage.open_port()
+    tracer.send_signal(signal.SIGINT)
+    tracer.communicate()
+    calls = trace.read_text().splitlines()
+    stored = next(at for at, call in enumerate(calls) if "0000000001" in call and "write" in call)
+    synced = next(at for at, call in enumerate(calls) if call.startswith(("fdatasync", "fsync")))
+    asked = next(at for at, call in enumerate(calls) if call.startswith("send") or call.startswith("write") and at > synced)
+    assert stored < synced < asked
+
+
+def test_a_counter_of_the_original_is_taken_and_rewritten(stage):
+    stage.configure(guard="22, 7", firewall="nft", log="kmsg")
+    old = Profile(stage, "old")
+    (old.path / "counter").write_text("7\n999\n")
+    stage.open_up()
+    stage.client.send(old.packet(7))
+    stage.opened()
+    assert (old.path / "counter").read_text().split("\n")[0] == "0000000008"

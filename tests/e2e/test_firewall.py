@@ -1,0 +1,295 @@
+"""The guard: what it holds against, what it survives, how it lives beside other firewalls."""
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stage import BINARY, SERVER, SERVER6, Profile, Service
+
+
+def nft(machine, ruleset):
+    machine.run("nft", "-f", "-", input=ruleset)
+
+
+def test_the_guard_holds_on_ipv6_too(gate):
+    assert not gate.connects(address=SERVER6)
+
+
+def test_the_guard_leaves_loopback_alone(gate):
+    with gate.server.connect(22, "127.0.0.1") as connection:
+        assert connection.recv(100) == Service.GREETING
+
+
+def test_the_guard_leaves_other_ports_alone(gate):
+    gate.keep(Service(gate.server, 80))
+    assert gate.connects(80)
+
+
+def test_a_connection_lives_on_when_its_opening_has_ended(stage, firewall):
+    stage.service.close()
+    listener = stage.server.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind((SERVER, 22))
+    listener.listen()
+    stage.service = stage.keep(listener)
+    stage.open_up(firewall, delay=1)
+    stage.open_port()
+    with stage.client.connect(22) as client, listener.accept()[0] as server:
+        time.sleep(1.3)
+        for sender, receiver in ((client, server), (server, client)):
+            receiver.settimeout(1)
+            sender.sendall(b"still here")
+            assert receiver.recv(100) == b"still here"
+
+
+def test_a_session_from_before_the_daemon_lives_on(stage, firewall):
+    with stage.client.connect(22) as connection:
+        stage.open_up(firewall)
+        connection.settimeout(1)
+        assert connection.recv(100) == Service.GREETING
+        assert connection.recv(100) == b""
+
+
+def test_the_source_port_of_a_reset_session_does_not_enter_again(gate):
+    gate.service.close()
+    gate.service = gate.keep(Service(gate.server, 22, reset=True))
+    gate.open_port()
+    with gate.client.connect(22, source_port=41000) as connection:
+        assert connection.recv(100) == Service.GREETING
+        connection.sendall(b"x")
+        with pytest.raises(ConnectionResetError):
+            connection.recv(100)
+    assert gate.client.connect(22, source_port=41000) is None
+
+
+def test_the_source_port_of_a_refused_connection_does_not_enter_again(gate):
+    gate.service.close()
+    gate.open_port()
+    with gate.client.socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1)
+        connection.bind(("", 41000))
+        assert connection.connect_ex((SERVER, 22)) == errno.ECONNREFUSED
+    gate.service = gate.keep(Service(gate.server, 22))
+    assert gate.client.connect(22, source_port=41000) is None
+
+
+class Race:
+    """Two connections at the same moment from two processors, as often as one likes."""
+
+    def __init__(self, stage):
+        shared = stage.directory / "race"
+        shared.write_bytes(b"\xff\xff")
+        self._racers = [
+            stage.client.start(sys.executable, "-B", Path(__file__).with_name("racer.py"), cpu, shared, SERVER, 22,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            for cpu in (0, 1)]
+
+    def run(self, number):
+        """How many of the two were let in."""
+        for racer in self._racers:
+            racer.stdin.write(f"{number}\n")
+        return sum(int(racer.stdout.readline()) for racer in self._racers)
+
+    def close(self):
+        for racer in self._racers:
+            racer.stdin.close()
+            racer.stdout.close()
+            racer.wait()
+
+
+@pytest.mark.skipif(os.cpu_count() < 2, reason="needs two processors")
+def test_of_two_racing_connections_one_is_let_in(gate):
+    race = gate.keep(Race(gate))
+    winners = []
+    for counter in range(60):
+        gate.client.send(gate.gate.packet(counter))
+        gate.opened()
+        winners.append(race.run(counter))
+    assert winners == [1] * 60
+    assert gate.service.accepted == 60
+
+
+def test_a_flushed_ruleset_is_back_within_a_second(stage):
+    stage.open_up("nft")
+    for _ in range(2):
+        stage.server.run("nft", "flush", "ruleset")
+        flushed = time.monotonic()
+        while stage.connects(timeout=0.1):
+            assert time.monotonic() - flushed < 1, "still open"
+        assert stage.connects() is False
+        stage.daemon.wait_for(": ready")
+        stage.open_port()
+        assert stage.connects()
+
+
+@pytest.mark.parametrize("what", [
+    "delete table inet knockknock",
+    "flush table inet knockknock",
+    "flush chain inet knockknock prerouting",
+    "flush chain inet knockknock knock",
+    "flush set inet knockknock guarded",
+])
+def test_a_damaged_table_is_repaired_within_a_second(stage, what):
+    stage.open_up("nft")
+    stage.server.run("nft", *what.split())
+    stage.daemon.wait_for(": ready", timeout=1)
+    assert not stage.connects()
+    stage.open_port()
+    assert stage.connects()
+    assert not stage.connects()
+
+
+def test_what_others_do_to_their_own_tables_is_left_alone(stage):
+    stage.open_up("nft")
+    nft(stage.server, "table inet other { set s { type ipv4_addr; }\n }\n")
+    nft(stage.server, "add element inet other s { 10.0.0.1 }\n")
+    stage.server.run("nft", "flush", "table", "inet", "other")
+    stage.server.run("nft", "delete", "table", "inet", "other")
+    stage.open_port()
+    assert not [line for line in stage.daemon.said if "ready" in line][1:]
+
+
+def test_the_guard_stays_when_the_daemon_ends_and_unguard_removes_it(gate, firewall):
+    gate.daemon.stop()
+    assert not gate.connects()
+    gate.server.run(BINARY, "daemon", "--dir", gate.server_dir, "--unguard")
+    assert gate.connects()
+    left = gate.server.run("nft", "list", "ruleset").stdout
+    assert "knockknock" not in left and "kk22" not in left
+    if firewall == "iptables":
+        assert "kk" not in gate.server.run("iptables-save").stdout + gate.server.run("ip6tables-save").stdout
+
+
+def test_a_restart_does_not_pile_up_rules(gate):
+    def rules():
+        return len(gate.server.run("nft", "list", "ruleset").stdout.splitlines())
+    before = rules()
+    for _ in range(2):
+        gate.daemon.stop()
+        gate.start_daemon()
+    assert rules() == before
+    gate.open_port()
+    assert gate.connects()
+    assert not gate.connects()
+
+
+def test_an_opening_outlives_a_restart(gate):
+    gate.open_port()
+    gate.daemon.stop()
+    gate.start_daemon()
+    assert gate.connects()
+    assert not gate.connects()
+
+
+@pytest.mark.parametrize("owner", ["nft", "iptables"])
+def test_a_firewall_that_is_there_admits_by_the_mark(gate, owner):
+    if owner == "nft":
+        nft(gate.server, """table inet filter { chain input {
+            type filter hook input priority filter; policy drop;
+            ct state established,related accept
+            ct mark and 0x08000000 != 0 accept
+        }
+        }
+        """)
+    else:
+        gate.server.run("iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT")
+        gate.server.run("iptables", "-A", "INPUT", "-m", "connmark", "--mark", "0x08000000/0x08000000", "-j", "ACCEPT")
+        gate.server.run("iptables", "-P", "INPUT", "DROP")
+    assert not gate.connects()
+    gate.open_port()
+    assert gate.connects()
+    assert not gate.connects()
+
+
+def test_a_port_outside_the_guard_opens_by_the_mark_alone(stage):
+    stage.open_up("nft")
+    stage.keep(Service(stage.server, 80))
+    web = Profile(stage, "web", ports=[80])
+    stage.daemon.stop()
+    stage.start_daemon()
+    nft(stage.server, """table inet filter { chain input {
+        type filter hook input priority filter; policy drop;
+        ct state established,related accept
+        ct mark and 0x08000000 != 0 accept
+    }
+    }
+    """)
+    assert not stage.connects(80)
+    stage.client.send(web.packet(0, port=80))
+    stage.opened(80)
+    assert stage.connects(80)
+    assert not stage.connects(80)
+
+
+def test_another_mark(stage):
+    stage.open_up("nft", mark="0x10000000")
+    stage.open_port()
+    assert stage.connects()
+    assert not stage.connects()
+    table = stage.server.run("nft", "list", "table", "inet", "knockknock").stdout
+    assert "0x10000000" in table and "0x08000000" not in table
+
+
+def test_the_guard_is_for_the_named_interfaces(stage, firewall):
+    stage.server.run("ip", "link", "add", "eth1", "type", "dummy")
+    stage.open_up(firewall, interfaces="eth1")
+    assert stage.connects()
+    stage.daemon.stop()
+    stage.configure(firewall=firewall, guard="22, 7", log="kmsg", interfaces="eth1, eth0")
+    stage.start_daemon()
+    assert not stage.connects()
+    stage.open_port()
+    assert stage.connects()
+
+
+@pytest.mark.parametrize("case", ["missing", "bridge port"])
+def test_an_interface_that_can_never_match_is_an_error(stage, firewall, case):
+    interface = "eth7"
+    if case == "bridge port":
+        interface = "eth0"
+        stage.server.run("ip", "link", "add", "br0", "type", "bridge")
+        stage.server.run("ip", "link", "set", "eth0", "master", "br0")
+    stage.configure(firewall=firewall, guard="22", log="kmsg", interfaces=interface)
+    Profile(stage, "gate")
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, check=False)
+    assert done.returncode == 1
+    assert f'"{interface}"' in done.stderr
+
+
+def test_iptables_legacy(stage):
+    """The same with the older kernel interface, which is a backend of its own."""
+    programs = stage.directory / "bin"
+    programs.mkdir()
+    for name in ("iptables", "ip6tables"):
+        (programs / name).symlink_to(shutil.which(f"{name}-legacy", path=os.environ["PATH"] + ":/usr/sbin"))
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    assert "legacy" in stage.server.run("iptables", "-V", env=environment).stdout
+    stage.open_up("iptables", daemon_options={"env": environment})
+    assert not stage.connects()
+    stage.open_port()
+    assert stage.connects()
+    assert not stage.connects()
+    assert "kk22" in stage.server.run("iptables-legacy-save").stdout
+    assert "kk22" not in stage.server.run("nft", "list", "ruleset").stdout
+
+
+def test_auto_takes_nftables(stage):
+    stage.open_up("auto")
+    assert "table inet knockknock" in stage.server.run("nft", "list", "ruleset").stdout
+    stage.open_port()
+    assert stage.connects()
+
+
+def test_a_flood_from_one_source_does_not_silence_another(stage):
+    """The log rule's limit is a bucket per source; the flood comes from other addresses than the knock."""
+    stage.open_up("nft")
+    stage.client.run("hping3", "--syn", "--faster", "--count", 3000, "--spoof", "10.9.0.77",
+                     "--destport", stage.gate.knock_port, SERVER, check=False)
+    stage.open_port()
+    assert stage.connects()

@@ -1,0 +1,147 @@
+"""genprofile: complete or not at all, and never over something that is there."""
+
+import base64
+import os
+import re
+import shutil
+import stat
+import subprocess
+
+import pytest
+
+from stage import BINARY
+
+
+def genprofile(directory, *arguments):
+    return subprocess.run([BINARY, "genprofile", "--dir", directory, *map(str, arguments)],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=10)
+
+
+def tree(directory):
+    return {path: path.read_bytes() if path.is_file() else None for path in directory.rglob("*")}
+
+
+def test_a_profile_is_complete(tmp_path):
+    assert genprofile(tmp_path, "gate", 666).returncode == 0
+    profile = tmp_path / "profiles" / "gate"
+    assert {path.name for path in profile.iterdir()} == {"cipher.key", "mac.key", "counter", "config"}
+    assert stat.S_IMODE(profile.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in profile.iterdir()} == {0o600}
+    keys = [(profile / name).read_bytes() for name in ("cipher.key", "mac.key")]
+    for key in keys:
+        assert key.endswith(b"\n") and len(base64.b64decode(key, validate=False)) == 16
+        assert re.fullmatch(rb"[A-Za-z0-9+/]{22}==\n", key)
+    assert keys[0] != keys[1]
+    assert int((profile / "counter").read_text()) == 0
+    config = (profile / "config").read_text()
+    assert config.startswith("[main]\n") and "knock_port = 666\n" in config
+
+
+def test_the_mode_does_not_depend_on_the_umask(tmp_path):
+    for umask, name, port in ((0, "open", 666), (0o777, "closed", 667)):
+        done = subprocess.run(["sh", "-c", f'umask {umask:o}; exec "$@"', "sh", BINARY, "genprofile", name, str(port),
+                               "--dir", tmp_path], check=False)
+        assert done.returncode == 0
+        profile = tmp_path / "profiles" / name
+        assert stat.S_IMODE(profile.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in profile.iterdir()} == {0o600}
+
+
+def test_keys_differ_from_profile_to_profile(tmp_path):
+    for port in range(1000, 1010):
+        assert genprofile(tmp_path, f"p{port}", port).returncode == 0
+    assert len({path.read_bytes() for path in (tmp_path / "profiles").glob("*/*.key")}) == 20
+
+
+def test_ports_are_written(tmp_path):
+    assert genprofile(tmp_path, "gate", 666, "--ports", "22,443").returncode == 0
+    config = (tmp_path / "profiles/gate/config").read_text()
+    assert re.search(r"^ports = 22, ?443$", config, re.MULTILINE)
+
+
+def test_without_the_option_the_ports_are_the_guard(tmp_path):
+    (tmp_path / "config").write_text("[main]\nguard = 22, 8443\n")
+    assert genprofile(tmp_path, "gate", 666).returncode == 0
+    assert re.search(r"^ports = 22, ?8443$", (tmp_path / "profiles/gate/config").read_text(), re.MULTILINE)
+
+
+def test_without_a_guard_there_is_no_limit(tmp_path):
+    assert genprofile(tmp_path, "gate", 666).returncode == 0
+    assert "ports" not in (tmp_path / "profiles/gate/config").read_text()
+
+
+@pytest.mark.parametrize("arguments, status, named", [
+    (("gate", 667), 1, "gate"),
+    (("other", 666), 1, "gate"),
+    (("", 667), 2, "name"),
+    (("a/b", 667), 2, "a/b"),
+    (("../up", 667), 2, "../up"),
+    ((".hidden", 667), 2, ".hidden"),
+    (("..", 667), 2, ".."),
+    (("new\nline", 667), 2, "new"),
+    (("escape\x1b[31m", 667), 2, "escape"),
+    (("other", 0), 2, "0"),
+    (("other", 65536), 2, "65536"),
+    (("other", -1), 2, "-1"),
+    (("other", "port"), 2, "port"),
+    (("667", "other"), 2, "other"),
+    (("other", 667, "--ports", "22,0"), 2, "0"),
+    (("other", 667, "--ports", "22,x"), 2, "x"),
+    (("other", 667, "--ports", ""), 2, "ports"),
+    (("other",), 2, ""),
+    ((), 2, ""),
+], ids=str)
+def test_refused_with_nothing_changed(tmp_path, arguments, status, named):
+    assert genprofile(tmp_path, "gate", 666).returncode == 0
+    before = tree(tmp_path)
+    done = genprofile(tmp_path, *arguments)
+    assert done.returncode in {1, status}
+    assert named.encode() in done.stderr
+    assert b"\x1b" not in done.stderr
+    assert tree(tmp_path) == before
+
+
+def test_swapped_arguments_are_told_which_way_round(tmp_path):
+    done = genprofile(tmp_path, 667, "gate")
+    assert done.returncode in (1, 2)
+    assert b"gate 667" in done.stderr
+
+
+def test_a_directory_that_is_not_there(tmp_path):
+    """Made where its parent is there, else an error that names it."""
+    assert genprofile(tmp_path / "new", "gate", 666).returncode == 0
+    assert (tmp_path / "new/profiles/gate/config").exists()
+
+
+def strace(directory, injection, *arguments):
+    trace = directory / "strace"
+    done = subprocess.run(["strace", "-f", "-qq", "-o", trace, "-e", f"inject={injection}",
+                           BINARY, "genprofile", "--dir", directory / "etc", *arguments],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20)
+    return done, trace.read_text()
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+@pytest.mark.parametrize("fault", ["error=ENOSPC", "signal=KILL"])
+@pytest.mark.parametrize("call", ["write", "fsync", "/rename.*"])
+def test_complete_or_not_at_all(tmp_path, call, fault):
+    """Each call that makes the profile fails once, or is the last one of a killed process."""
+    (tmp_path / "etc").mkdir()
+    assert subprocess.run([BINARY, "genprofile", "--dir", tmp_path / "etc", "first", "665"], stdout=-3).returncode == 0
+    profiles = tmp_path / "etc" / "profiles"
+    faults = 0
+    for number in range(1, 20):
+        done, trace = strace(tmp_path, f"{call}:{fault}:when={number}", "gate", "666")
+        if "INJECTED" not in trace and "SIGKILL" not in trace:
+            break
+        faults += 1
+        if (profiles / "gate").exists():  # the fault came when all was done
+            assert len(list((profiles / "gate").iterdir())) == 4
+            assert len(base64.b64decode((profiles / "gate/mac.key").read_bytes())) == 16
+            shutil.rmtree(profiles / "gate")
+        else:
+            assert done.returncode != 0
+        if fault.startswith("error"):
+            assert {path.name for path in profiles.iterdir()} == {"first"}, "nothing left aside"
+    assert faults > 0
+    assert genprofile(tmp_path / "etc", "gate", 666).returncode == 0

@@ -1,0 +1,230 @@
+"""The client: one packet, one counter, no privilege kept."""
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import classic
+import packets
+from stage import BINARY, CLIENT, SERVER, Capture, Profile
+
+USER = 65432  # no account has it
+
+
+@pytest.fixture
+def door(stage):
+    """A profile on both sides; no daemon."""
+    stage.gate = Profile(stage, "gate")
+    stage.gate.give_to_client()
+    return stage
+
+
+@pytest.fixture
+def public():
+    """A directory that every user may enter, which tmp_path is not."""
+    directory = Path(tempfile.mkdtemp(prefix="knockknock-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def test_tcpdump_sees_one_packet_and_none_from_the_daemon(gate):
+    dump = gate.directory / "cable.pcap"
+    tcpdump = gate.server.start(
+        "tcpdump", "--immediate-mode", "-Uni", "eth0", "-w", dump, "ip or arp or (ip6 and (tcp or udp))",
+        stderr=-1, text=True)
+    while "listening on" not in (line := tcpdump.stderr.readline()):
+        assert line, "tcpdump ended"
+    gate.open_port()
+    gate.keep(Capture(gate.client)).sent(0, quiet=0.3)  # time for more
+    tcpdump.terminate()
+    tcpdump.communicate()
+    seen = gate.server.run("tcpdump", "-tnr", dump).stdout.splitlines()
+    knock, *rest = seen
+    assert re.match(rf"IP {CLIENT}\.\d+ > {SERVER}\.{gate.gate.knock_port}: Flags \[S\], ", knock)
+    # The kernel of the server answers for the closed knock port, as for any closed port.
+    assert len(rest) <= 1
+    for line in rest:
+        assert line.startswith(f"IP {SERVER}.{gate.gate.knock_port} > {CLIENT}.") and "Flags [R" in line
+
+
+def test_the_packet_carries_the_knock_and_the_headers_of_this_linux(door):
+    capture = door.keep(Capture(door.client))
+    door.knock()
+    [knock] = capture.sent(door.gate.knock_port)
+    assert knock.fields == door.gate.fields(0)
+    assert knock.flags == packets.SYN
+    assert knock.checksums_right
+    assert knock.dont_fragment and knock.ttl == 64
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    assert low <= knock.source_port <= high
+    door.client.connect(door.gate.knock_port)
+    [genuine] = capture.sent(door.gate.knock_port)
+
+    def shape(options):  # the timestamp's value aside
+        return options[:8] + options[12:]
+    assert len(knock.options) == len(genuine.options) == 20
+    assert shape(knock.options) == shape(genuine.options)
+
+
+def test_the_mss_is_that_of_the_route(door):
+    door.client.run("ip", "link", "set", "eth0", "mtu", 1400)
+    capture = door.keep(Capture(door.client))
+    door.knock()
+    [knock] = capture.sent(door.gate.knock_port)
+    assert knock.options[:4] == b"\x02\x04" + (1360).to_bytes(2, "big")
+
+
+def test_the_source_ports_vary(door):
+    capture = door.keep(Capture(door.client))
+    for _ in range(20):
+        door.knock()
+    assert len({knock.source_port for knock in capture.sent(door.gate.knock_port)}) > 15
+
+
+def test_eight_clients_at_once_never_use_one_counter_twice(door):
+    capture = door.keep(Capture(door.client))
+    loop = f'for i in $(seq 200); do "{BINARY}" -p 22 --dir "{door.client_dir}" {SERVER} || exit 1; done'
+    clients = [door.client.start("sh", "-c", loop) for _ in range(8)]
+    assert [client.wait(120) for client in clients] == [0] * 8
+    used = door.gate.client_counter
+    table = {fields: counter for counter, fields in enumerate(classic.knocks(*door.gate.keys, range(used), 22))}
+    skipped = sum(fields.identification == 0 for fields in table)
+    counters = [table[knock.fields] for knock in capture.sent(door.gate.knock_port)]
+    assert len(counters) == len(set(counters)) == 1600 == used - skipped
+    assert (door.gate.client_path / "counter").read_text() == f"{used:010}\n"
+
+
+def test_a_counter_with_an_identification_of_zero_is_skipped(door):
+    table = classic.knocks(*door.gate.keys, range(1 << 20), 22)
+    zero = next(counter for counter, fields in enumerate(table) if fields.identification == 0)
+    (door.gate.client_path / "counter").write_text(f"{zero}\n")
+    capture = door.keep(Capture(door.client))
+    door.knock()
+    [knock] = capture.sent(door.gate.knock_port)
+    assert knock.fields == table[zero + 1]
+    assert door.gate.client_counter == zero + 2
+
+
+def test_only_the_first_line_of_the_counter_counts(door):
+    """The original rewrites the file in place, shorter at times."""
+    (door.gate.client_path / "counter").write_text("17\n99\n9")
+    capture = door.keep(Capture(door.client))
+    door.knock()
+    [knock] = capture.sent(door.gate.knock_port)
+    assert knock.fields == door.gate.fields(17)
+    assert (door.gate.client_path / "counter").read_text().split("\n")[0] == "0000000018"
+
+
+def test_a_server_by_name(door):
+    hosts = door.directory / "hosts"
+    hosts.write_text(f"{SERVER} gate.example\n")
+    door.client.run("mount", "--bind", hosts, "/etc/hosts")
+    door.gate.client_path.rename(door.client_dir / "gate.example")
+    capture = door.keep(Capture(door.client))
+    door.client.run(BINARY, "-p", 22, "--dir", door.client_dir, "gate.example")
+    [knock] = capture.sent(door.gate.knock_port)
+    assert knock.fields == door.gate.fields(0)
+
+
+@pytest.mark.parametrize("order", ["burnt before it is sent", "no capability when the profile is read",
+                                   "one packet, no child process"])
+def test_the_order_of_things(door, order):
+    trace = door.directory / "strace"
+    door.client.run("strace", "-f", "-o", trace, BINARY, "-p", 22, "--dir", door.client_dir, SERVER)
+    calls = trace.read_text().splitlines()
+
+    def first(pattern):
+        return next(at for at, call in enumerate(calls) if re.search(pattern, call))
+
+    def last(pattern):
+        return max(at for at, call in enumerate(calls) if re.search(pattern, call))
+
+    if order == "burnt before it is sent":
+        assert first(r" (pwrite64|write|pwritev)\(.*0000000001") < first(r" (fdatasync|fsync)\(") < first(r" send(to|msg)\(")
+    elif order == "no capability when the profile is read":
+        assert first(r"socket\(AF_INET, SOCK_RAW") < last(r" capset\(") < first(r"cipher\.key|mac\.key|counter")
+        assert first(r"PR_CAPBSET_DROP") and first(r"PR_SET_NO_NEW_PRIVS")
+    else:
+        assert not [call for call in calls[1:] if re.search(r" (execve|v?fork|clone3?)\(", call)]
+        assert len([call for call in calls if re.search(r" (send(to|msg|mmsg))\(.*(AF_INET|\[)", call)]) == 1
+
+
+def test_with_sudo_the_profile_is_that_of_the_one_who_typed_it(door, public):
+    passwd = door.directory / "passwd"
+    passwd.write_text(Path("/etc/passwd").read_text() + f"typist:x:{USER}:{USER}::{public}/typist:/bin/sh\n")
+    door.client.run("mount", "--bind", passwd, "/etc/passwd")
+    home = public / "typist"
+    shutil.copytree(door.client_dir, home / ".knockknock")
+    for path in (home, *home.rglob("*")):
+        shutil.chown(path, USER, USER)
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    capture = door.keep(Capture(door.client))
+    door.client.run("env", f"SUDO_UID={USER}", f"SUDO_GID={USER}", "HOME=/root", BINARY, "-p", 22, SERVER)
+    assert len(capture.sent(door.gate.knock_port)) == 1
+    counter = home / ".knockknock" / SERVER / "counter"
+    assert counter.read_text() == "0000000001\n"
+    assert counter.stat().st_uid == USER and stat.S_IMODE(counter.stat().st_mode) == 0o600
+
+
+def test_root_without_sudo_reads_its_own_home(door, public):
+    shutil.copytree(door.client_dir, public / ".knockknock")
+    door.client.run("env", "-u", "SUDO_UID", f"HOME={public}", BINARY, "-p", 22, SERVER)
+    assert (public / ".knockknock" / SERVER / "counter").read_text() == "0000000001\n"
+
+
+def private_copy(door, public):
+    """A copy of the binary, and of the profiles for a user."""
+    binary = public / "knockknock"
+    shutil.copy(BINARY, binary)
+    home = public / "home"
+    shutil.copytree(door.client_dir, home / ".knockknock")
+    for path in (home, *home.rglob("*")):
+        shutil.chown(path, USER, USER)
+    as_user = ["setpriv", "--reuid", USER, "--regid", USER, "--clear-groups", "env", "-u", "SUDO_UID", f"HOME={home}"]
+    return binary, as_user, home / ".knockknock" / SERVER / "counter"
+
+
+def test_a_user_may_knock_with_a_file_capability(door, public):
+    binary, as_user, counter = private_copy(door, public)
+    door.client.run("setcap", "cap_net_raw+ep", binary)
+    capture = door.keep(Capture(door.client))
+    door.client.run(*as_user, binary, "-p", 22, SERVER)
+    assert len(capture.sent(door.gate.knock_port)) == 1
+    assert counter.read_text() == "0000000001\n"
+
+
+def test_without_the_capability_the_error_names_setcap_and_the_path(door, public):
+    binary, as_user, counter = private_copy(door, public)
+    before = counter.read_bytes()
+    done = door.client.run(*as_user, binary, "-p", 22, SERVER, check=False)
+    assert done.returncode == 1
+    assert f"setcap cap_net_raw+ep {binary}" in done.stderr
+    assert counter.read_bytes() == before
+
+
+def test_a_host_is_never_a_path(door):
+    (door.directory / "elsewhere").mkdir()
+    shutil.copytree(door.gate.client_path, door.directory / "elsewhere" / SERVER)
+    for host in (f"../elsewhere/{SERVER}", f"./{SERVER}", f"{SERVER}/", f"{door.client_dir}/{SERVER}", "..", ".", ""):
+        done = door.client.run(BINARY, "-p", 22, "--dir", door.client_dir, host, check=False)
+        assert done.returncode in (1, 2), host
+    assert door.gate.client_counter == 0
+
+
+def test_a_full_disk_sends_nothing(door):
+    """The counter that cannot be stored is not used."""
+    capture = door.keep(Capture(door.client))
+    for call in ("fdatasync", "pwrite64"):
+        trace = door.directory / "strace"
+        done = door.client.run("strace", "-qq", "-o", trace, "-e", f"inject={call}:error=ENOSPC",
+                               BINARY, "-p", 22, "--dir", door.client_dir, SERVER, check=False)
+        assert "INJECTED" in trace.read_text()
+        assert done.returncode == 1
+        assert "counter" in done.stderr
+    assert capture.sent(door.gate.knock_port) == []

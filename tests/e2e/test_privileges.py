@@ -1,0 +1,176 @@
+"""Three processes, one of them root: who may do what, what they hold, what they do when idle, how they die."""
+
+import grp
+import os
+import pwd
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import packets
+from stage import CLIENT, SERVER, KernelLog, Stage, status
+
+CAP_NET_ADMIN = 1 << 12
+CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+
+
+def give_accounts(machine, directory):
+    """The accounts that a package would make, on this machine only."""
+    for path, lines in (("/etc/passwd", "knockknock:x:64001:64001::/:/bin/false\nknockknock-fw:x:64002:64002::/:/bin/false\n"),
+                        ("/etc/group", "knockknock:x:64001:\nknockknock-fw:x:64002:\n")):
+        copy = directory / Path(path).name
+        copy.write_text(Path(path).read_text() + lines)
+        machine.run("mount", "--bind", copy, path)
+
+
+def identities(state):
+    """The user, the group and the further groups of a process; the first two must be one each."""
+    [user] = {int(number) for number in state["Uid"].split()}
+    [group] = {int(number) for number in state["Gid"].split()}
+    return user, group, {int(number) for number in state["Groups"].split()}
+
+
+def capabilities(state):
+    return {name: int(state[name], 16) for name in CAPABILITY_SETS}
+
+
+@pytest.mark.parametrize("accounts", [True, False], ids=["accounts", "no accounts"])
+def test_each_process_has_the_user_and_the_capabilities_it_needs(stage, firewall, log, accounts):
+    if accounts:
+        give_accounts(stage.server, stage.directory)
+    stage.open_up(firewall, log)
+    stage.open_port()
+    states = [status(pid) for pid in stage.daemon.children()]
+    assert len(states) == 2
+
+    by_user = {identities(state)[0]: state for state in states}
+    if accounts:
+        assert set(by_user) == {64001, 64002}
+        assert {identities(state)[1] for state in states} == {64001, 64002}
+        worker, helper = by_user[64001], by_user[64002]
+    else:
+        assert len(by_user) == 2, "a user each"
+        for state in states:
+            user, group, _ = identities(state)
+            assert user not in {account.pw_uid for account in pwd.getpwall()}
+            assert group not in {account.gr_gid for account in grp.getgrall()}
+        helper, worker = sorted(states, key=lambda state: int(state["CapEff"], 16), reverse=True)
+
+    assert capabilities(worker) == dict.fromkeys(CAPABILITY_SETS, 0)
+    if firewall == "nft":
+        held = capabilities(helper)
+        assert held["CapEff"] == held["CapPrm"] == CAP_NET_ADMIN
+        assert not any(held[name] & ~CAP_NET_ADMIN for name in CAPABILITY_SETS)
+    else:
+        assert capabilities(helper) == dict.fromkeys(CAPABILITY_SETS, 0)
+    for state in (worker, helper):
+        assert state["NoNewPrivs"] == "1"
+    log_group = {grp.getgrnam("adm").gr_gid} if log == "file" else set()
+    if accounts:
+        assert identities(worker)[2] <= {64001} | log_group
+        assert identities(helper)[2] <= {64002}
+    else:
+        assert set().union(*(identities(state)[2] for state in states)) <= log_group
+    assert identities(status(stage.daemon.pid))[0] == 0
+
+
+def test_no_process_holds_a_network_socket(gate):
+    gate.open_port()
+    pids = [gate.daemon.pid, *gate.daemon.children()]
+    listing = gate.server.run("ss", "-Hanp", "-t", "-u", "-w", "-0").stdout
+    assert f"pid={os.getpid()}," in listing, "the service of this test is to be seen"
+    assert not [line for line in listing.splitlines() for pid in pids if f"pid={pid}," in line]
+
+
+def test_the_keeper_has_no_keys_and_the_helper_no_log(gate):
+    """What each holds open: keys and the log are the worker's alone."""
+    def files(pid):
+        return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    holders = [pid for pid in [gate.daemon.pid, *gate.daemon.children()]
+               if any("counter" in name for name in files(pid))]
+    assert len(holders) == 1 and holders[0] != gate.daemon.pid
+    [helper] = set(gate.daemon.children()) - set(holders)
+    assert "/dev/kmsg" not in files(helper)
+
+
+def test_idle_means_no_system_call(namespaces, tmp_path):
+    """Ten seconds of all processes, with each log source at once.
+
+    The kernel's log is everybody's: where others write to it meanwhile, a worker that reads it may
+    make three calls a record (woken, read, nothing more). No other process may make any."""
+    stages, tracers = {}, {}
+    try:
+        for source in ("kmsg", "file", "-"):
+            directory = tmp_path / source.strip("-").ljust(1, "_")
+            directory.mkdir()
+            stages[source] = stage = Stage(directory)
+            stage.open_up(log=source, firewall="iptables" if source == "-" else "nft")
+            stage.open_port()
+            if source != "kmsg":
+                stage.log.close()  # from here on nobody writes to it
+                stage.log.close = lambda: None
+        time.sleep(1)
+        kmsg = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        os.lseek(kmsg, 0, os.SEEK_END)
+        for source, stage in stages.items():
+            for pid in (stage.daemon.pid, *stage.daemon.children()):
+                tracers[source, pid] = stage.server.start(
+                    "strace", "-qq", "-o", tmp_path / f"{pid}.strace", "-p", pid)
+        time.sleep(10)
+        for tracer in tracers.values():
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait()
+        records = 0
+        while True:
+            try:
+                os.read(kmsg, 8192)
+                records += 1
+            except BlockingIOError:
+                break
+            except BrokenPipeError:
+                records += 1000
+        for (source, pid), _ in tracers.items():
+            trace = (tmp_path / f"{pid}.strace").read_text().splitlines()
+            assert trace, "strace saw nothing at all"
+            made = [line for line in trace if re.search(r"\) += ", line)]
+            is_worker = identities(status(pid))[0] != 0
+            assert len(made) <= (3 * records if source == "kmsg" and is_worker else 0), "\n".join(made)
+    finally:
+        for stage in stages.values():
+            stage.close()
+
+
+@pytest.mark.parametrize("victim", ["keeper", "first child", "second child"])
+def test_killed_the_daemon_ends_whole_and_leaves_nothing_open(stage, firewall, victim):
+    stage.open_up(firewall, delay=2)
+    stage.open_port()
+    opened = time.monotonic()
+    os.kill({"keeper": stage.daemon.pid,
+             "first child": stage.daemon.children()[0],
+             "second child": stage.daemon.children()[1]}[victim], signal.SIGKILL)
+    assert stage.daemon.wait_for_end(timeout=1) != 0
+    time.sleep(max(0, opened + 2.2 - time.monotonic()))
+    assert not stage.connects()
+
+    stage.start_daemon()
+    stage.client.send(stage.gate.packet(0))
+    assert stage.nothing_opened(), "the old knock is still dead"
+    stage.open_port()
+    assert stage.connects()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_orderly(gate, number):
+    assert gate.daemon.stop(number) == 0
+
+
+def test_the_worker_dies_of_no_signal_of_its_own_user(gate):
+    """The worker's user can ask for nothing from the keeper: it is root's."""
+    worker = min(gate.daemon.children(), key=lambda pid: int(status(pid)["CapEff"], 16))
+    user = int(status(worker)["Uid"].split()[0])
+    done = gate.server.run("setpriv", "--reuid", user, "--clear-groups", "kill", "-TERM", gate.daemon.pid, check=False)
+    assert done.returncode != 0
+    gate.open_port()
