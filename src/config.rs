@@ -1,0 +1,232 @@
+//! The daemon's configuration: `[main]` in `DIR/config`.
+
+use crate::error::{Error, Result};
+use crate::ini;
+use crate::wire::request::LONGEST;
+use crate::wire::{Ports, ports};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+/// Where the daemon's configuration and profiles are unless `--dir` says otherwise.
+pub const DIRECTORY: &str = "/etc/knockknock.d";
+
+/// Which kernel log to tail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// /dev/kmsg where it can be read, else /var/log/kern.log.
+    Auto,
+    /// /dev/kmsg.
+    Kmsg,
+    /// A file that syslog writes.
+    File(PathBuf),
+    /// Standard input.
+    Input,
+    /// The packets of an NFLOG group instead of a log.
+    Nflog(u16),
+}
+
+/// Which firewall to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firewall {
+    /// nftables where it works, else iptables.
+    Auto,
+    /// nftables.
+    Nft,
+    /// iptables and ip6tables.
+    Iptables,
+}
+
+/// What the daemon is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `delay`: how long an opening lasts, in seconds.
+    pub delay: u16,
+    /// `error_window`: how many counters are tried, from the expected one on.
+    pub window: u32,
+    /// `resync_window`: how far a client that ran ahead is searched for; 0 is not at all.
+    pub resync_window: u32,
+    /// `log`.
+    pub log: Log,
+    /// `firewall`.
+    pub firewall: Firewall,
+    /// `guard`: the ports that nothing but a knock opens.
+    pub guard: Ports,
+    /// `interfaces`: where the guard applies; empty is everywhere but on lo.
+    pub interfaces: Vec<String>,
+    /// `mark`: the bit that marks a knocked connection.
+    pub mark: u32,
+    /// `user`: the worker's, instead of `knockknock`.
+    pub user: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            delay: 15,
+            window: 20,
+            resync_window: 10_000,
+            log: Log::Auto,
+            firewall: Firewall::Auto,
+            guard: Ports::default(),
+            interfaces: Vec::new(),
+            mark: 0x0800_0000,
+            user: None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads `DIR/config`; where there is none, every key has its default. With it come warnings.
+    pub fn load(directory: &Path) -> Result<(Self, Vec<String>)> {
+        let path = directory.join("config");
+        match fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).map_err(|(line, why)| {
+                Error::content(&path, line, why).advise("see knockknock-daemon(8) for the keys and their values")
+            }),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok((Self::default(), Vec::new())),
+            Err(cause) => Err(Error::path("read", &path, cause)),
+        }
+    }
+
+    /// Reads the text of a config. The error is a line, or 0, and what is wrong with it.
+    pub fn parse(text: &str) -> std::result::Result<(Self, Vec<String>), (usize, String)> {
+        let settings = ini::settings(text).map_err(|ini::BadLine(line)| (line, "is no \"key = value\"".into()))?;
+        let (mut config, mut warnings) = (Self::default(), Vec::new());
+        for ini::Setting { key, value, line } in settings {
+            let wrong = |wanted: String| (line, format!("{key} = {value:?}: {wanted}"));
+            let number = |from: u32, to: u32| {
+                let number = value.parse().ok().filter(|number| (from..=to).contains(number));
+                number.ok_or_else(|| wrong(format!("a number from {from} to {to} is needed")))
+            };
+            match key.as_str() {
+                "delay" => config.delay = number(1, LONGEST.into())? as u16,
+                "error_window" => config.window = number(1, 10_000)?,
+                "resync_window" => config.resync_window = number(0, 1_000_000)?,
+                "log" => {
+                    config.log =
+                        log(&value).ok_or_else(|| wrong("auto, kmsg, a path, - or nflog:GROUP is needed".into()))?
+                }
+                "firewall" => {
+                    config.firewall = match value.as_str() {
+                        "auto" => Firewall::Auto,
+                        "nft" | "nftables" => Firewall::Nft,
+                        "iptables" => Firewall::Iptables,
+                        _ => return Err(wrong("auto, nft or iptables is needed".into())),
+                    }
+                }
+                "guard" => {
+                    config.guard =
+                        Ports::parse(&value).map_err(|word| wrong(format!("{word:?} is no port from 1 to 65535")))?;
+                }
+                "interfaces" => {
+                    let names = value.split([',', ' ']).filter(|name| !name.is_empty());
+                    config.interfaces = names.map(str::to_owned).collect();
+                    if let Some(bad) = config.interfaces.iter().find(|name| !is_interface(name)) {
+                        return Err(wrong(format!("{bad:?} is no name of an interface")));
+                    }
+                }
+                "mark" => {
+                    config.mark = mark(&value).ok_or_else(|| wrong("one bit is needed, such as 0x08000000".into()))?
+                }
+                "user" if value.is_empty() => return Err(wrong("a user's name is needed".into())),
+                "user" => config.user = Some(value),
+                _ => warnings.push(format!("line {line}: unknown key {key:?} is ignored")),
+            }
+        }
+        Ok((config, warnings))
+    }
+}
+
+fn log(value: &str) -> Option<Log> {
+    Some(match value {
+        "auto" => Log::Auto,
+        "kmsg" | "/dev/kmsg" => Log::Kmsg,
+        "-" => Log::Input,
+        path if path.starts_with('/') && !path.ends_with('/') => Log::File(path.into()),
+        group => Log::Nflog(group.strip_prefix("nflog:")?.parse().ok()?),
+    })
+}
+
+/// Whether the kernel could have an interface of that name (`dev_valid_name` in net/core/dev.c), and
+/// no quoting is needed to write it.
+fn is_interface(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@+".contains(&byte);
+    (1..=15).contains(&name.len()) && !name.starts_with(['.', '-']) && name.bytes().all(plain)
+}
+
+fn mark(value: &str) -> Option<u32> {
+    let mark = match value.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok()?,
+        None => value.parse().ok()?,
+    };
+    mark.is_power_of_two().then_some(mark)
+}
+
+/// The guarded ports that a new profile may open by default: the config's `guard`, where there is one.
+pub fn guard(directory: &Path) -> Result<Option<Ports>> {
+    let (config, _) = Config::load(directory)?;
+    Ok(Some(config.guard).filter(|guard| !guard.is_empty()))
+}
+
+/// Reads a port that somebody typed; the error says what is wrong.
+pub fn typed_port(text: &str) -> Result<u16> {
+    ports::port(text).ok_or_else(|| Error::Usage(format!("{text:?} is no port from 1 to 65535")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "[main]\ndelay=30 ; s\nERROR_WINDOW = 5\nresync_window: 0\nlog = nflog:7\nfirewall = iptables\nguard = 22, 443\n\
+            interfaces = eth0 wan\nmark = 0x10\nuser = kk\n";
+        let (config, warnings) = Config::parse(text).unwrap();
+        assert!(warnings.is_empty());
+        assert_eq!(
+            config,
+            Config {
+                delay: 30,
+                window: 5,
+                resync_window: 0,
+                log: Log::Nflog(7),
+                firewall: Firewall::Iptables,
+                guard: Ports::parse("22,443").unwrap(),
+                interfaces: vec!["eth0".into(), "wan".into()],
+                mark: 16,
+                user: Some("kk".into()),
+            }
+        );
+    }
+
+    #[test]
+    fn nothing_is_the_default_and_unknown_keys_are_named() {
+        assert_eq!(Config::parse("").unwrap().0, Config::default());
+        let (config, warnings) = Config::parse("[main]\ndeley = 3\n").unwrap();
+        assert_eq!(config, Config::default());
+        assert!(warnings[0].contains("deley"));
+    }
+
+    #[test]
+    fn bad_values_are_named_with_their_line() {
+        for bad in [
+            "delay=0",
+            "delay=901",
+            "delay=x",
+            "error_window=0",
+            "log=kern.log",
+            "log=/var/log/",
+            "log=nflog:x",
+            "firewall=pf",
+            "guard=ssh",
+            "interfaces=eth0;rm",
+            "interfaces=abcdefghijklmnop",
+            "mark=3",
+            "mark=0",
+            "user=",
+            "word",
+        ] {
+            assert_eq!(Config::parse(&format!("[main]\n\n{bad}\n")).unwrap_err().0, 3, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The lines of an INI file, as knockknock 0.8's reader (Python 2's ConfigParser) took them.
+//!
+//! `key=value`, `key = value`, `key: value`; keys in any case; whole lines behind `#`, `;` or `rem `
+//! are comments, and so is what follows ` ;` or ` #` behind a value; a line that starts with white
+//! space continues the value before it.
+
+/// One key and its value.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key, in lower case.
+    pub key: String,
+    /// The value, trimmed; continued lines are joined by a space.
+    pub value: String,
+    /// The line that it stands on, counted from 1.
+    pub line: usize,
+}
+
+/// A line that is nothing of the kind, counted from 1.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadLine(pub usize);
+
+/// The settings of section `[main]`, in their order; other sections are passed over.
+pub fn settings(text: &str) -> Result<Vec<Setting>, BadLine> {
+    let mut settings: Vec<Setting> = Vec::new();
+    let mut in_main = false;
+    // Whether the line before can be continued.
+    let mut open = false;
+    for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
+        let trimmed = line.trim();
+        if trimmed.is_empty() || line.starts_with(['#', ';']) || is_rem(line) {
+            continue;
+        }
+        if line.starts_with([' ', '\t']) && open {
+            if let Some(last) = settings.last_mut().filter(|_| in_main) {
+                last.value = format!("{} {}", last.value, without_comment(trimmed)).trim().into();
+            }
+            continue;
+        }
+        if let Some(section) = trimmed.strip_prefix('[') {
+            let end = section.find(']').ok_or(BadLine(number))?;
+            in_main = section.get(..end) == Some("main");
+            open = false;
+            continue;
+        }
+        let (key, value) = trimmed.split_once(['=', ':']).ok_or(BadLine(number))?;
+        if key.trim().is_empty() {
+            return Err(BadLine(number));
+        }
+        open = true;
+        if in_main {
+            let value = without_comment(value);
+            settings.push(Setting { key: key.trim().to_lowercase(), value, line: number });
+        }
+    }
+    Ok(settings)
+}
+
+fn is_rem(line: &str) -> bool {
+    line.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("rem")) && line.starts_with(['r', 'R'])
+}
+
+fn without_comment(value: &str) -> String {
+    let comment = value
+        .char_indices()
+        .zip(value.chars().skip(1))
+        .find_map(|((at, before), char)| (before.is_whitespace() && matches!(char, ';' | '#')).then_some(at));
+    let value = value.get(..comment.unwrap_or(value.len())).unwrap_or_default().trim();
+    if value == "\"\"" { String::new() } else { value.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(text: &str) -> Vec<(String, String)> {
+        settings(text).unwrap().into_iter().map(|setting| (setting.key, setting.value)).collect()
+    }
+
+    #[test]
+    fn what_the_original_took_is_taken() {
+        let text =
+            "# c\n; c\nrem c\n[main]\nknock_port = 666\nDelay:15 ; seconds\nerror_window=20\nempty=\"\"\nlog = a;b\n";
+        let wanted = [("knock_port", "666"), ("delay", "15"), ("error_window", "20"), ("empty", ""), ("log", "a;b")];
+        assert_eq!(pairs(text), wanted.map(|(key, value)| (key.into(), value.into())));
+    }
+
+    #[test]
+    fn lines_are_continued() {
+        assert_eq!(
+            pairs("[main]\nguard = 22,\n  443 # web\n\n\t80\nmark = 1"),
+            [("guard".into(), "22, 443 80".into()), ("mark".into(), "1".into())]
+        );
+    }
+
+    #[test]
+    fn other_sections_are_passed_over() {
+        assert_eq!(pairs("a = 1\n[other]\nb = 2\n  more\n[main]\nc = 3\n[x]\nd = 4"), [("c".into(), "3".into())]);
+    }
+
+    #[test]
+    fn what_is_no_setting_is_named_by_its_line() {
+        assert_eq!(settings("[main]\n\nword\n"), Err(BadLine(3)));
+        assert_eq!(settings("[main\n"), Err(BadLine(1)));
+        assert_eq!(settings("[main]\n= 5\n"), Err(BadLine(2)));
+    }
+}

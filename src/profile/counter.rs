@@ -1,0 +1,112 @@
+//! The durable counter: a value is used up on disk before anything happens in the world.
+
+use super::private;
+use crate::error::{Error, Result};
+use crate::sys;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The counter that is never used to seal: a file with it is spent.
+pub const SPENT: u64 = u32::MAX as u64;
+
+/// A profile's counter file, held open.
+///
+/// The file has the next value to use in decimal and a newline. Its values are those of 32 bits, and
+/// one more: a daemon that has accepted the last of them stores 4294967296, beyond which nothing is.
+pub struct Counter {
+    file: File,
+    path: PathBuf,
+    next: u64,
+}
+
+impl Counter {
+    /// Opens and reads the file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(|cause| Error::path("open", path, cause))?;
+        private(&file, path)?;
+        let mut counter = Self { file, path: path.into(), next: 0 };
+        counter.next = counter.stored()?;
+        Ok(counter)
+    }
+
+    /// The next value to use, up to 2^32.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The value that the file has now.
+    pub fn stored(&self) -> Result<u64> {
+        let mut bytes = [0; 32];
+        let length = self.file.read_at(&mut bytes, 0).map_err(|cause| Error::path("read", &self.path, cause))?;
+        parse(bytes.get(..length).unwrap_or_default()).ok_or_else(|| {
+            Error::content(&self.path, 0, "is no counter: a number up to 4294967295 is needed")
+                .advise("restore it from a backup of this machine and add to it, or make a new profile on both sides")
+        })
+    }
+
+    /// Uses up the values before `next`, in place and for good: returns when the disk has it. In
+    /// memory they are used up even where the disk refuses, so that nothing is accepted twice.
+    pub fn burn_to(&mut self, next: u64) -> io::Result<()> {
+        self.next = self.next.max(next);
+        // Always eleven bytes, so that the file's size does not change and a full disk does not matter.
+        self.file.write_all_at(format!("{:010}\n", self.next).as_bytes(), 0)?;
+        self.file.sync_data()
+    }
+
+    /// Whether the file at hand is still in its directory, and not replaced by another.
+    pub fn is_linked(&self) -> bool {
+        self.file.metadata().is_ok_and(|found| found.nlink() > 0)
+    }
+
+    /// Waits for the lock that lets one client at a time use the counter, and reads it anew.
+    pub fn lock(&mut self) -> Result<()> {
+        sys::file::lock(&self.file).map_err(|cause| Error::path("lock", &self.path, cause))?;
+        self.next = self.stored()?;
+        Ok(())
+    }
+
+    /// Gives the lock back.
+    pub fn unlock(&self) {
+        let _ = sys::file::unlock(&self.file);
+    }
+
+    /// The file, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The number in the first line; the original may leave older digits behind it.
+fn parse(bytes: &[u8]) -> Option<u64> {
+    let line = bytes.split(|&byte| byte == b'\n').next()?.trim_ascii();
+    let digits = !line.is_empty() && line.len() <= 20 && line.iter().all(u8::is_ascii_digit);
+    let number: u64 = std::str::from_utf8(line).ok().filter(|_| digits)?.parse().ok()?;
+    (number <= SPENT + 1).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_line_counts() {
+        assert_eq!(parse(b"7\n"), Some(7));
+        assert_eq!(parse(b"9\n0\n"), Some(9), "stale digits of a longer number");
+        assert_eq!(parse(b"0000000012\n"), Some(12));
+        assert_eq!(parse(b"4294967296\n"), Some(SPENT + 1));
+    }
+
+    #[test]
+    fn what_is_no_counter_is_refused() {
+        for bad in ["", "\n", "-1\n", "+1\n", "1x\n", "\0\0\0", "4294967297\n", "99999999999999999999\n", "1 2\n"] {
+            assert_eq!(parse(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Making a profile: it appears complete, or not at all.
+
+use super::{KEY, Terms, list};
+use crate::error::{Error, Result};
+use crate::sys;
+use base64ct::{Base64, Encoding};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// A profile to be made, with keys from the kernel's random numbers.
+pub struct Fresh<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its terms.
+    pub terms: &'a Terms,
+}
+
+/// Makes a profile in `directory`, which is made too where it is missing, and returns its path.
+///
+/// Refuses, with nothing changed: a name that exists or that is no name, and a knock port that
+/// another profile has.
+pub fn create(directory: &Path, fresh: &Fresh<'_>) -> Result<PathBuf> {
+    check_name(fresh.name)?;
+    let path = directory.join(fresh.name);
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|cause| {
+        Error::path("make", directory, cause).advise("run as root, or name another place with --dir")
+    })?;
+    let parent = File::open(directory).map_err(|cause| Error::path("open", directory, cause))?;
+    // One at a time, so that two of them cannot both find the knock port free.
+    sys::file::lock(&parent).map_err(|cause| Error::path("lock", directory, cause))?;
+    refuse_collisions(directory, &path, fresh)?;
+    let aside = directory.join(format!(".{}.new", fresh.name));
+    // What a power failure left here was never a profile.
+    let _ = fs::remove_dir_all(&aside);
+    let made =
+        write_aside(&aside, fresh.terms).and_then(|()| fs::rename(&aside, &path)).and_then(|()| parent.sync_all());
+    made.map_err(|cause| {
+        let _ = fs::remove_dir_all(&aside);
+        Error::path("write", &path, cause)
+    })?;
+    Ok(path)
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let why = if name.is_empty() {
+        "is empty"
+    } else if name.starts_with('.') {
+        "starts with \".\""
+    } else if name.contains('/') {
+        "has a \"/\""
+    } else if name.contains(char::is_control) {
+        "has control characters"
+    } else if name.len() > 240 {
+        "is too long"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Usage(format!("{name:?} is no name for a profile: it {why}")))
+}
+
+fn refuse_collisions(directory: &Path, path: &Path, fresh: &Fresh<'_>) -> Result<()> {
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(Error::refused(format!("profile {:?} exists", fresh.name))
+            .advise(format!("choose another name, or remove {path:?} first")));
+    }
+    for other in list(directory)? {
+        // A profile that cannot be read has no knock port that could collide.
+        if Terms::load(&other.path).is_ok_and(|terms| terms.knock_port == fresh.terms.knock_port) {
+            let why = format!("profile {:?} has knock port {} already", other.name, fresh.terms.knock_port);
+            return Err(Error::refused(why).advise("choose another knock port: it tells the profiles apart"));
+        }
+    }
+    Ok(())
+}
+
+fn write_aside(aside: &Path, terms: &Terms) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(aside)?;
+    write(&aside.join("cipher.key"), &*random_key()?)?;
+    write(&aside.join("mac.key"), &*random_key()?)?;
+    write(&aside.join("counter"), b"0000000000\n")?;
+    write(&aside.join("config"), terms.to_text().as_bytes())?;
+    File::open(aside)?.sync_all()
+}
+
+/// 16 random bytes in base64, and a newline.
+fn random_key() -> io::Result<Zeroizing<[u8; 25]>> {
+    let mut key = Zeroizing::new([0; KEY]);
+    getrandom::fill(&mut *key).map_err(io::Error::other)?;
+    let mut line = Zeroizing::new([b'\n'; 25]);
+    let (text, _newline) = line.split_at_mut(24);
+    Base64::encode(&*key, text).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(line)
+}
+
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}

@@ -1,0 +1,100 @@
+//! Floor 1: keys on disk. A profile is a directory of four files: `cipher.key`, `mac.key`, `counter`
+//! and `config`; the client's copy is the server's.
+
+mod counter;
+mod create;
+mod set;
+mod terms;
+
+pub use counter::Counter;
+pub use create::{Fresh, create};
+pub use set::{Found, find, list};
+pub use terms::Terms;
+
+use crate::error::{Error, Result};
+use crate::sys::privilege;
+use crate::wire::Keys;
+use base64ct::{Base64, Encoding};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use zeroize::Zeroizing;
+
+/// A key's length, in bytes.
+const KEY: usize = 16;
+
+/// A profile with its secrets. Without `Debug`: no key is printed anywhere.
+pub struct Profile {
+    /// The directory's name: on a client the server's.
+    pub name: String,
+    /// What its `config` says.
+    pub terms: Terms,
+    /// Both keys.
+    pub keys: Keys,
+    /// The counter, held open.
+    pub counter: Counter,
+}
+
+impl Profile {
+    /// Reads a profile, secrets and all. The error names the file that is to blame.
+    pub fn load(found: &Found) -> Result<Self> {
+        let path = &found.path;
+        Ok(Self {
+            name: found.name.clone(),
+            terms: Terms::load(path)?,
+            keys: Keys::new(&*key(&path.join("cipher.key"))?, &*key(&path.join("mac.key"))?),
+            counter: Counter::open(&path.join("counter"))?,
+        })
+    }
+}
+
+/// Reads 16 bytes in base64 (standard alphabet, padded), from a file that only its owner can read.
+fn key(path: &Path) -> Result<Zeroizing<[u8; KEY]>> {
+    let mut text = Zeroizing::new([0; 64]);
+    let text = read_private(path, &mut *text)?;
+    let mut key = Zeroizing::new([0; KEY]);
+    let decoded = Base64::decode(text.trim_ascii(), &mut *key).map(<[u8]>::len);
+    if decoded != Ok(KEY) {
+        let why = format!("is not a key: {KEY} bytes in base64 are needed");
+        return Err(Error::content(path, 0, why).advise("copy the profile again, or make a new one on both sides"));
+    }
+    Ok(key)
+}
+
+/// Reads a short file that holds a secret into `buffer`, and refuses it where others can read it.
+fn read_private<'a>(path: &Path, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|cause| Error::path("open", path, cause))?;
+    private(&file, path)?;
+    let mut length = 0;
+    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest).map_err(|cause| Error::path("read", path, cause))? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    Ok(buffer.get(..length).unwrap_or_default())
+}
+
+/// Refuses a file that somebody else owns, or can read or write, or that is no regular file.
+fn private(file: &File, path: &Path) -> Result<()> {
+    let found = file.metadata().map_err(|cause| Error::path("look at", path, cause))?;
+    if !found.is_file() {
+        return Err(Error::content(path, 0, "is not a regular file"));
+    }
+    if found.mode() & 0o077 != 0 {
+        let why = format!("others can read it (mode {:04o})", found.mode() & 0o7777);
+        return Err(Error::content(path, 0, why)
+            .advise(format!("chmod 600 {path:?}, and make new keys if somebody may have seen them")));
+    }
+    let uids = [0, privilege::effective_uid(), privilege::real_uid()];
+    if !uids.contains(&found.uid()) {
+        let why = format!("belongs to user {}, who could change it", found.uid());
+        return Err(Error::content(path, 0, why).advise(format!("chown {} {path:?}", privilege::effective_uid())));
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! inotify(7): being told of changes in a directory or a file.
+
+use super::{check, check_length};
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A queue of changes, read without waiting.
+pub struct Inotify(OwnedFd);
+
+/// What happens to something: a number that [`Inotify::watch`] gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch(i32);
+
+/// The mask for the names in a directory: one appears, goes or is moved.
+pub const NAMES: u32 = libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_MOVED_FROM | libc::IN_DELETE;
+/// The mask for a file's content: written or truncated.
+pub const CONTENT: u32 = libc::IN_MODIFY;
+
+impl Inotify {
+    /// A new, empty queue.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: inotify_init1 takes no pointer and returns a new descriptor, which nobody else owns.
+        let fd = check(unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) })?;
+        // SAFETY: `fd` was just opened and is owned by nobody else.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Asks for the changes of `mask` at `path`.
+    pub fn watch(&self, path: &Path, mask: u32) -> io::Result<Watch> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: `path` is a C string that lives through the call.
+        check(unsafe { libc::inotify_add_watch(self.0.as_raw_fd(), path.as_ptr(), mask) }).map(Watch)
+    }
+
+    /// Asks no more.
+    pub fn unwatch(&self, watch: Watch) {
+        // SAFETY: inotify_rm_watch takes two numbers and touches no memory of ours.
+        unsafe { libc::inotify_rm_watch(self.0.as_raw_fd(), watch.0) };
+    }
+
+    /// Empties the queue; `true` where it told of `name` or of lost changes, and not only of content.
+    pub fn drain(&self, name: &OsStr) -> io::Result<bool> {
+        let mut told = false;
+        let mut buffer = [0; 4096];
+        loop {
+            // SAFETY: the pointer is valid for writes of the length given.
+            let read = unsafe { libc::read(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+            match check_length(read) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(told),
+                Err(error) => return Err(error),
+                Ok(length) => told |= names(buffer.get(..length).unwrap_or_default(), name.as_bytes()),
+            }
+        }
+    }
+}
+
+impl AsFd for Inotify {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Whether a buffer of `struct inotify_event`s (watch, mask, cookie, length, name) tells of `name`.
+fn names(mut events: &[u8], name: &[u8]) -> bool {
+    while let [_, _, _, _, m0, m1, m2, m3, _, _, _, _, l0, l1, l2, l3, rest @ ..] = events {
+        let mask = u32::from_ne_bytes([*m0, *m1, *m2, *m3]);
+        let length = u32::from_ne_bytes([*l0, *l1, *l2, *l3]) as usize;
+        let padded = rest.get(..length).unwrap_or_default();
+        let end = padded.iter().position(|&byte| byte == 0).unwrap_or(padded.len());
+        if mask & libc::IN_Q_OVERFLOW != 0 || (mask & NAMES != 0 && padded.get(..end) == Some(name)) {
+            return true;
+        }
+        events = rest.get(length..).unwrap_or_default();
+    }
+    false
+}

@@ -1,0 +1,214 @@
+//! netlink(7) sockets and messages: the shape that all of the kernel's netlink families share.
+
+use super::{check, check_length};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// A netlink socket.
+pub struct Socket(OwnedFd);
+
+impl Socket {
+    /// A socket of a family: NETLINK_NETFILTER, NETLINK_ROUTE.
+    pub fn open(family: libc::c_int) -> io::Result<Self> {
+        // SAFETY: socket takes three numbers and returns a new descriptor.
+        let fd = check(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family) })?;
+        // SAFETY: `fd` was just opened and is owned by nobody else.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Joins a group of the family, whose messages the kernel sends unasked.
+    pub fn join(&self, group: libc::c_int) -> io::Result<()> {
+        self.option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
+    }
+
+    /// Asks for a receive buffer of `bytes`, beyond the system's limit where we may.
+    pub fn receive_buffer(&self, bytes: libc::c_int) -> io::Result<()> {
+        self.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+    }
+
+    fn option(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+        let size = size_of_val(&value) as libc::socklen_t;
+        // SAFETY: value is valid for reads of its size.
+        check(unsafe { libc::setsockopt(self.0.as_raw_fd(), level, name, (&raw const value).cast(), size) }).map(drop)
+    }
+
+    /// Sends `messages` to the kernel.
+    pub fn send(&self, messages: &[u8]) -> io::Result<()> {
+        // SAFETY: the pointer is valid for reads of the length given.
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), messages.as_ptr().cast(), messages.len(), 0) };
+        check_length(sent).map(drop)
+    }
+
+    /// Waits for what the kernel sends; it must fit into `buffer`. Only the kernel is listened to.
+    pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        self.receive_with(buffer, 0)
+    }
+
+    /// The same without waiting: `WouldBlock` where there is nothing.
+    pub fn receive_now<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        self.receive_with(buffer, libc::MSG_DONTWAIT)
+    }
+
+    fn receive_with<'a>(&self, buffer: &'a mut [u8], flags: libc::c_int) -> io::Result<&'a [u8]> {
+        loop {
+            // SAFETY: all-zero bytes are a valid address.
+            let mut from: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+            let mut size = size_of_val(&from) as libc::socklen_t;
+            // SAFETY: buffer, address and size are valid for writes of the lengths given.
+            let received = unsafe {
+                libc::recvfrom(
+                    self.0.as_raw_fd(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                    flags,
+                    (&raw mut from).cast(),
+                    &raw mut size,
+                )
+            };
+            match check_length(received) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                // Any process may send to a netlink socket; the kernel's port is 0.
+                Ok(_) if from.nl_pid != 0 => {}
+                Ok(length) => return Ok(buffer.get(..length).unwrap_or_default()),
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Messages and attributes being written (linux/netlink.h): each aligned to 4 bytes, numbers in the
+/// machine's order unless a family says otherwise.
+#[derive(Default)]
+pub struct Writer(Vec<u8>);
+
+impl Writer {
+    /// Adds a message: its type, flags and sequence number, the family's fixed `header`, and the
+    /// attributes that `body` writes.
+    pub fn message(&mut self, kind: u16, flags: u16, sequence: u32, header: &[u8], body: impl FnOnce(&mut Self)) {
+        let start = self.0.len();
+        self.0.extend([0; 4]);
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(flags.to_ne_bytes());
+        self.0.extend(sequence.to_ne_bytes());
+        self.0.extend([0; 4]);
+        self.0.extend(header);
+        body(self);
+        let length = (self.0.len() - start) as u32;
+        self.write_at(start, &length.to_ne_bytes());
+    }
+
+    /// Adds an attribute with `value`.
+    pub fn attribute(&mut self, kind: u16, value: &[u8]) {
+        self.0.extend((value.len() as u16 + 4).to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    /// Adds an attribute that holds the attributes that `body` writes.
+    pub fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
+        let start = self.0.len();
+        self.attribute(kind | NESTED, &[]);
+        body(self);
+        let length = (self.0.len() - start) as u16;
+        self.write_at(start, &length.to_ne_bytes());
+    }
+
+    /// What was written.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn write_at(&mut self, at: usize, bytes: &[u8]) {
+        if let Some(place) = self.0.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+}
+
+/// `NLA_F_NESTED`.
+const NESTED: u16 = 0x8000;
+/// `NLA_TYPE_MASK`: without the flags for nesting and byte order.
+const KIND: u16 = 0x3fff;
+
+/// One message that arrived.
+#[derive(Clone, Copy)]
+pub struct Message<'a> {
+    /// Its type.
+    pub kind: u16,
+    /// Its sequence number: that of what it answers.
+    pub sequence: u32,
+    /// What stands behind the netlink header.
+    pub body: &'a [u8],
+}
+
+/// The messages in what was received. Ends at the first that is damaged.
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let [l0, l1, l2, l3, k0, k1, _, _, s0, s1, s2, s3, _, _, _, _, ..] = *bytes else { return None };
+        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+        let body = bytes.get(16..length)?;
+        bytes = bytes.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
+        let (kind, sequence) = (u16::from_ne_bytes([k0, k1]), u32::from_ne_bytes([s0, s1, s2, s3]));
+        Some(Message { kind, sequence, body })
+    })
+}
+
+/// The attributes in `bytes`, as (kind, value). Ends at the first that is damaged.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let [l0, l1, k0, k1, ..] = *bytes else { return None };
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([k0, k1]) & KIND, value))
+    })
+}
+
+/// What an NLMSG_ERROR says: `Ok` is an acknowledgment. `None` for any other message.
+pub fn outcome(message: &Message<'_>) -> Option<io::Result<()>> {
+    let number: [u8; 4] = *message.body.first_chunk()?;
+    (i32::from(message.kind) == libc::NLMSG_ERROR).then(|| match i32::from_ne_bytes(number) {
+        0 => Ok(()),
+        negative => Err(io::Error::from_raw_os_error(negative.checked_neg().unwrap_or(libc::EIO))),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut writer = Writer::default();
+        writer.message(5, 1, 9, &[1, 2, 3, 4], |body| {
+            body.attribute(1, b"abc");
+            body.nest(2, |inner| inner.attribute(3, &[7; 8]));
+        });
+        writer.message(6, 0, 10, &[], |_| {});
+        let read: Vec<_> = messages(writer.bytes()).collect();
+        let [first, second] = read[..] else { panic!("two messages") };
+        assert_eq!((first.kind, first.sequence, second.kind, second.sequence), (5, 9, 6, 10));
+        let inside: Vec<_> = attributes(&first.body[4..]).collect();
+        assert_eq!(inside[0], (1, &b"abc"[..]));
+        assert_eq!(attributes(inside[1].1).collect::<Vec<_>>(), [(3, &[7; 8][..])]);
+    }
+
+    #[test]
+    fn damaged_messages_end_the_list() {
+        let mut writer = Writer::default();
+        writer.message(5, 1, 9, &[], |body| body.attribute(1, b"abcd"));
+        let good = writer.bytes();
+        (0..good.len()).for_each(|end| assert_eq!(messages(&good[..end]).count(), 0));
+        assert_eq!(messages(&[0; 16]).count(), 0, "a length of 0");
+        assert_eq!(messages(&[0xff; 16]).count(), 0, "a length beyond the end");
+        assert_eq!(attributes(&[0; 8]).count(), 0);
+        assert_eq!(attributes(&[0xff; 8]).count(), 0);
+    }
+}

@@ -1,0 +1,23 @@
+//! Sleeping until a descriptor has something.
+
+use super::check;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+/// Sleeps until one of `fds` is readable or hung up, or `timeout` has passed (never, where `None`);
+/// says which of them are. A signal does not wake it.
+pub fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Duration>) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    // Rounded up, so that a timeout of less than a millisecond does not spin.
+    let milliseconds = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
+    loop {
+        // SAFETY: the array is valid for reads and writes of N elements, and the descriptors are borrowed.
+        let polled_now = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, milliseconds) };
+        match check(polled_now) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(polled.map(|fd| fd.revents != 0)),
+        }
+    }
+}

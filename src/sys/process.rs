@@ -1,0 +1,145 @@
+//! Processes: starting children, waiting for them and for signals, going into the background.
+
+use super::check;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+/// What [`Signals::wait`] woke for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGHUP: read the configuration again.
+    Reload,
+    /// SIGTERM or SIGINT: end.
+    End,
+    /// SIGCHLD: a child ended.
+    Child,
+}
+
+/// The signals that a keeper waits for, held back from doing anything else.
+pub struct Signals(libc::sigset_t);
+
+impl Signals {
+    /// Holds back SIGHUP, SIGTERM, SIGINT and SIGCHLD from now on.
+    pub fn hold() -> io::Result<Self> {
+        let signals = set(&[libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGCHLD]);
+        mask(libc::SIG_BLOCK, &signals)?;
+        Ok(Self(signals))
+    }
+
+    /// Sleeps until one of them comes.
+    pub fn wait(&self) -> io::Result<Signal> {
+        let mut signal = 0;
+        // SAFETY: the set is valid for reads and `signal` for writes.
+        match unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } {
+            0 => Ok(match signal {
+                libc::SIGHUP => Signal::Reload,
+                libc::SIGCHLD => Signal::Child,
+                _ => Signal::End,
+            }),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+/// Lets every signal through again; a child inherits what its keeper held back.
+pub fn release_signals() -> io::Result<()> {
+    mask(libc::SIG_SETMASK, &set(&[]))
+}
+
+fn set(signals: &[libc::c_int]) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set that it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for &signal in signals {
+        // SAFETY: the set is initialised, and the numbers are signals.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    }
+    // SAFETY: initialised above.
+    unsafe { set.assume_init() }
+}
+
+fn mask(how: libc::c_int, signals: &libc::sigset_t) -> io::Result<()> {
+    // SAFETY: the set is valid for reads, and no old one is asked for.
+    match unsafe { libc::sigprocmask(how, signals, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Starts this very binary again as `args`, with `output` as its descriptor 1 and, where given,
+/// `input` as its descriptor 0 (else ours); standard error stays ours.
+pub fn restart_self(args: &[&OsStr], input: Option<OwnedFd>, output: OwnedFd) -> io::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(args).stdout(output);
+    if let Some(input) = input {
+        command.stdin(input);
+    }
+    command.spawn()
+}
+
+/// Ends a child at once and waits until it is gone.
+pub fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Runs a program of the system with `input` as its standard input; its standard error on failure.
+pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
+    let mut child =
+        Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let Some(mut pipe) = child.stdin.take() {
+        pipe.write_all(input.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(words.lines().next().unwrap_or("it failed without a word").trim().to_owned()))
+}
+
+/// Descriptor 0 or 1 as this process was given it. Called once for each.
+pub fn inherited(number: i32) -> OwnedFd {
+    // SAFETY: the keeper has put a descriptor of ours there, and nobody else in this process owns it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// A process that goes into the background. The one that was started ends with success when
+/// [`Background::ready`] is called in the new one, and with failure when the new one ends before.
+pub struct Background(UnixStream);
+
+impl Background {
+    /// Forks and becomes a session of its own; returns in the new process only.
+    pub fn start() -> io::Result<Self> {
+        let (mut waits, tells) = UnixStream::pair()?;
+        // SAFETY: this process has one thread, so the child may do anything.
+        match check(unsafe { libc::fork() })? {
+            0 => {
+                // SAFETY: setsid takes nothing.
+                check(unsafe { libc::setsid() })?;
+                Ok(Self(tells))
+            }
+            _ => {
+                drop(tells);
+                let ready = waits.read(&mut [0]).is_ok_and(|length| length == 1);
+                // SAFETY: _exit takes a number; what there is to clean up is the child's.
+                unsafe { libc::_exit(if ready { 0 } else { 1 }) }
+            }
+        }
+    }
+
+    /// Lets the process that was started end, and lets go of its terminal.
+    pub fn ready(mut self) -> io::Result<()> {
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        for standard in 0..=2 {
+            // SAFETY: dup2 takes two descriptors and touches no memory.
+            check(unsafe { libc::dup2(null.as_raw_fd(), standard) })?;
+        }
+        self.0.write_all(b"+")
+    }
+}

@@ -1,0 +1,78 @@
+//! Two connected ends for messages of fixed length (SOCK_SEQPACKET).
+
+use super::{check, check_length};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// One end: what is sent whole arrives whole.
+pub struct End(OwnedFd);
+
+/// A new pair of ends.
+pub fn pair() -> io::Result<(End, End)> {
+    let mut fds = [0; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: the pointer is valid for writes of two descriptors.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
+    // SAFETY: both were just opened and are owned by nobody else.
+    Ok(fds.map(|fd| End(unsafe { OwnedFd::from_raw_fd(fd) })).into())
+}
+
+impl End {
+    /// Sends one message; a peer that is gone is an error, not a signal.
+    pub fn send(&self, message: &[u8]) -> io::Result<()> {
+        // SAFETY: the pointer is valid for reads of the length given.
+        let sent =
+            unsafe { libc::send(self.0.as_raw_fd(), message.as_ptr().cast(), message.len(), libc::MSG_NOSIGNAL) };
+        check_length(sent).map(drop)
+    }
+
+    /// Waits for one message and gives its length; 0 when the peer is gone. A message longer than
+    /// `buffer` is given its true length, so that it is not mistaken for one that fits.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            // SAFETY: the pointer is valid for writes of the length given.
+            let received =
+                unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC) };
+            match check_length(received) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+impl AsFd for End {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<End> for OwnedFd {
+    fn from(end: End) -> Self {
+        end.0
+    }
+}
+
+impl From<OwnedFd> for End {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_or_are_known_to_be_too_long() {
+        let (a, b) = pair().unwrap();
+        a.send(b"one").unwrap();
+        a.send(&[7; 100]).unwrap();
+        let mut buffer = [0; 10];
+        assert_eq!(b.receive(&mut buffer).unwrap(), 3);
+        assert_eq!(b.receive(&mut buffer).unwrap(), 100);
+        drop(a);
+        assert_eq!(b.receive(&mut buffer).unwrap(), 0);
+        assert!(b.send(b"x").is_err());
+    }
+}

@@ -1,0 +1,48 @@
+//! Floor 0: pure values. Seal and unseal, the two wires, SYN bytes, log lines, requests.
+//!
+//! Nothing here touches a file, a socket or a clock. The way through it:
+//!
+//! - the daemon: log record → [`Entry`] → [`Ciphertext`] → [`Unsealed`] → [`Request`] → fixed bytes;
+//! - the client, the mirror: port and counter → [`Ciphertext`] → [`Fields`] → [`Syn`] → bytes.
+#![forbid(unsafe_code)]
+
+pub mod entry;
+pub mod options;
+pub mod ports;
+pub mod request;
+pub mod seal;
+pub mod syn;
+
+pub use entry::Entry;
+pub use ports::{PortSet, Ports};
+pub use request::Request;
+pub use seal::{Ciphertext, Fields, Keys, Unsealed};
+pub use syn::Syn;
+
+/// The format in which a message rides in a SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// That of knockknock 0.8: 12 bytes in identification, sequence, acknowledgment and win.
+    Classic,
+    /// 10 bytes in identification, sequence and timestamp value, where any SYN has random bits.
+    Stealth,
+}
+
+impl Wire {
+    /// The wire called `name` in a profile's config or on the command line.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "classic" => Some(Self::Classic),
+            "stealth" => Some(Self::Stealth),
+            _ => None,
+        }
+    }
+
+    /// The name that [`Wire::named`] takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Stealth => "stealth",
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Lists and sets of TCP ports.
+
+use std::fmt;
+
+/// A short list of ports, ascending and without doubles, as `22,443` in a config.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports(Vec<u16>);
+
+impl Ports {
+    /// Reads `22,443` or `22 443`. The error is the word that is not a port from 1 to 65535.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut ports = Vec::new();
+        for word in text.split([',', ' ', '\t']).filter(|word| !word.is_empty()) {
+            ports.push(port(word).ok_or(word)?);
+        }
+        Ok(ports.into_iter().collect())
+    }
+
+    /// Whether `port` is in the list.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.binary_search(&port).is_ok()
+    }
+
+    /// Whether the list is empty.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The ports, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        self.0.iter().copied()
+    }
+}
+
+impl FromIterator<u16> for Ports {
+    fn from_iter<I: IntoIterator<Item = u16>>(ports: I) -> Self {
+        let mut ports: Vec<u16> = ports.into_iter().collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Self(ports)
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, port) in self.0.iter().enumerate() {
+            write!(f, "{}{port}", if i == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads one port, 1 to 65535, in decimal digits only.
+pub fn port(text: &str) -> Option<u16> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|&port: &u16| digits && port != 0)
+}
+
+/// A set of ports as 65,536 bits: one look, however many there are.
+#[derive(Clone)]
+pub struct PortSet(Box<[u8; PortSet::BYTES]>);
+
+impl PortSet {
+    /// How many bytes a set takes, in memory and in the helper's plan.
+    pub const BYTES: usize = 8192;
+
+    /// A set with no port in it.
+    pub fn empty() -> Self {
+        Self(Box::new([0; Self::BYTES]))
+    }
+
+    /// A set with every port but 0.
+    pub fn all() -> Self {
+        let mut set = Self::empty();
+        set.extend(1..=u16::MAX);
+        set
+    }
+
+    /// The set whose bits are `bytes`: port `p` is bit `p % 8` of byte `p / 8`.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self(Box::new(bytes.try_into().ok()?)))
+    }
+
+    /// The bits, as [`PortSet::from_bytes`] takes them.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
+    /// Puts `port` in.
+    pub fn insert(&mut self, port: u16) {
+        if let Some(byte) = self.0.get_mut(usize::from(port / 8)) {
+            *byte |= 1 << (port % 8);
+        }
+    }
+
+    /// Whether `port` is in the set.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.get(usize::from(port / 8)).is_some_and(|byte| byte & (1 << (port % 8)) != 0)
+    }
+}
+
+impl Extend<u16> for PortSet {
+    fn extend<I: IntoIterator<Item = u16>>(&mut self, ports: I) {
+        ports.into_iter().for_each(|port| self.insert(port));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_sorted_and_written() {
+        let ports = Ports::parse("443, 22,22").unwrap();
+        assert_eq!(ports.to_string(), "22,443");
+        assert!(ports.contains(22) && !ports.contains(23));
+        assert!(Ports::parse("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_port_is_named() {
+        for bad in ["0", "65536", "-1", "+1", "ssh", "22;23"] {
+            assert_eq!(Ports::parse(&format!("22,{bad}")), Err(bad.into()));
+        }
+    }
+
+    #[test]
+    fn a_set_holds_what_was_put_in() {
+        let mut set = PortSet::empty();
+        set.extend([1, 22, 65535]);
+        assert_eq!((0..=65535).filter(|&port| set.contains(port)).collect::<Vec<_>>(), [1, 22, 65535]);
+        assert!(!PortSet::all().contains(0) && PortSet::all().contains(1));
+        assert!(PortSet::from_bytes(set.as_bytes()).unwrap().contains(22));
+        assert!(PortSet::from_bytes(&[0; 8191]).is_none());
+    }
+}

@@ -1,0 +1,155 @@
+//! What the worker asks of the helper: an opening, as a value and as fixed bytes.
+
+use super::seal::Unsealed;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The longest opening, in seconds: fifteen minutes.
+pub const LONGEST: u16 = 900;
+
+/// An authenticated wish: admit one connection from `source` to `port` within `seconds`.
+///
+/// Made from an [`Unsealed`] by the worker and from the worker's bytes by the helper, under the same
+/// rules both times; nothing else makes one, so no unauthenticated address reaches the firewall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    source: IpAddr,
+    port: u16,
+    seconds: u16,
+}
+
+impl Request {
+    /// How many bytes a request takes between worker and helper: version (1), 4 or 6 (1), port (2),
+    /// seconds (2), zero (2), address (16, an IPv4 address in the first 4, the rest zero); big-endian.
+    pub const BYTES: usize = 24;
+
+    /// The request for `unsealed` from `source`; `None` where no firewall should open for such a
+    /// source (see [`may_knock`]). `seconds` beyond [`LONGEST`] are cut to it.
+    pub fn new(source: IpAddr, unsealed: Unsealed, seconds: u16) -> Option<Self> {
+        Self::checked(source, unsealed.port(), seconds.clamp(1, LONGEST))
+    }
+
+    fn checked(source: IpAddr, port: u16, seconds: u16) -> Option<Self> {
+        let fits = may_knock(source) && port != 0 && (1..=LONGEST).contains(&seconds);
+        fits.then_some(Self { source, port, seconds })
+    }
+
+    /// The address to open for.
+    pub fn source(&self) -> IpAddr {
+        self.source
+    }
+
+    /// The port to open.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// For how long, in seconds.
+    pub fn seconds(&self) -> u16 {
+        self.seconds
+    }
+
+    /// The fixed bytes.
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let (family, address) = match self.source {
+            IpAddr::V4(v4) => {
+                let [a, b, c, d] = v4.octets();
+                (4, [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+            }
+            IpAddr::V6(v6) => (6, v6.octets()),
+        };
+        let mut bytes = [0; Self::BYTES];
+        bytes[0] = 1;
+        bytes[1] = family;
+        bytes[2..4].copy_from_slice(&self.port.to_be_bytes());
+        bytes[4..6].copy_from_slice(&self.seconds.to_be_bytes());
+        bytes[8..].copy_from_slice(&address);
+        bytes
+    }
+
+    /// Reads the fixed bytes. `None` for a message that no worker could have sent.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let [1, family, p0, p1, s0, s1, 0, 0, address @ ..] = bytes else { return None };
+        let source = match (family, address) {
+            (4, &[a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) => IpAddr::from([a, b, c, d]),
+            (6, address) => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
+            _ => return None,
+        };
+        Self::checked(source, u16::from_be_bytes([*p0, *p1]), u16::from_be_bytes([*s0, *s1]))
+    }
+}
+
+/// Whether a SYN from `source` can be a client's: a unicast address that another machine may have.
+///
+/// That it is none of this machine's own only the kernel can tell; the helper asks it.
+pub fn may_knock(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(v4) => {
+            let [first, ..] = v4.octets();
+            first != 0 && !v4.is_loopback() && !v4.is_multicast() && first < 240 && v4 != Ipv4Addr::BROADCAST
+        }
+        IpAddr::V6(v6) => {
+            let embedded = v6.to_ipv4_mapped().is_some();
+            !(v6.is_unspecified() || v6 == Ipv6Addr::LOCALHOST || v6.is_multicast() || embedded)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Keys, Wire};
+
+    fn unsealed(port: u16) -> Unsealed {
+        let keys = Keys::new(&[1; 16], &[2; 16]);
+        keys.unseal(&keys.seal(Wire::Classic, 0, 666, port), 0, 666, None).unwrap()
+    }
+
+    #[test]
+    fn bytes_and_back() {
+        for source in ["192.0.2.7", "2001:db8::7", "fe80::1"] {
+            let request = Request::new(source.parse().unwrap(), unsealed(22), 15).unwrap();
+            assert_eq!(Request::from_bytes(&request.to_bytes()), Some(request));
+        }
+    }
+
+    #[test]
+    fn odd_sources_are_refused() {
+        for source in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+            "::ffff:192.0.2.7",
+        ] {
+            assert_eq!(Request::new(source.parse().unwrap(), unsealed(22), 15), None, "{source}");
+        }
+    }
+
+    #[test]
+    fn nonsense_from_a_worker_is_no_request() {
+        let good = Request::new("192.0.2.7".parse().unwrap(), unsealed(22), 15).unwrap().to_bytes();
+        let mut seen = 0;
+        for (at, value) in [(0, 2), (1, 5), (1, 6), (3, 0), (5, 0), (4, 4), (6, 1), (8, 127), (8, 0), (20, 1)] {
+            let mut bytes = good;
+            bytes[at] = value;
+            // 192.0.2.7 read as IPv6 is c000:207::, which is an address like any other.
+            let source_changed = (at, value) == (1, 6);
+            assert_eq!(Request::from_bytes(&bytes).is_some(), source_changed, "byte {at} = {value}");
+            seen += 1;
+        }
+        assert_eq!(seen, 10);
+        assert!(Request::from_bytes(&good[..23]).is_none());
+        assert!(Request::from_bytes(&[&good[..], &[0]].concat()).is_none());
+    }
+
+    #[test]
+    fn an_opening_is_at_most_fifteen_minutes() {
+        let request = Request::new("192.0.2.7".parse().unwrap(), unsealed(22), u16::MAX).unwrap();
+        assert_eq!(request.seconds(), LONGEST);
+    }
+}
