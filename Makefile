@@ -35,6 +35,14 @@ e2e: ## run the end-to-end tests only: namespaces, real firewalls, the real kern
 	@$(MAKE) --no-print-directory build
 	$(PYTHON) -m pytest tests/e2e
 
+.PHONY: bench bench-quick
+bench: ## measure knockknock beside its peers and the floor (as root, ten minutes; dist/'s static file where there is one)
+bench-quick: ## the same in under a minute, with less certainty
+bench bench-quick:
+	@scripts/setup.sh build bench
+	@$(MAKE) --no-print-directory build
+	$(PYTHON) tests/bench/bench.py $(if $(filter bench-quick,$@),--quick)
+
 .PHONY: lint
 lint: ## check format, lints, shell scripts and the documentation
 	@scripts/setup.sh build lint

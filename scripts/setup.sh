@@ -12,6 +12,8 @@ needs() {
     demo) echo ip:iproute2 nft:nftables sysctl:procps socat:socat tcpdump:tcpdump tcpreplay:tcpreplay ;;
     test) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps hping3:hping3 openssl:openssl \
         setcap:libcap2-bin strace:strace tcpdump:tcpdump /usr/bin/pytest-3:python3-pytest ;;
+    bench) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps openssl:openssl strace:strace \
+        python3:python3 fwknopd:fwknop-server fwknop:fwknop-client knockd:knockd ;;
     lint) echo rust-lint shellcheck:shellcheck ;;
     *)
         echo "setup.sh: no such task: \"$1\"" >&2
