@@ -33,7 +33,7 @@ test: ## run every test: unit, integration, end to end (as root; installs by apt
 e2e: ## run the end-to-end tests only: namespaces, real firewalls, the real kernel log
 	@scripts/setup.sh build test
 	@$(MAKE) --no-print-directory build
-	$(PYTHON) -m pytest tests/e2e
+	$(PYTHON) -B -m pytest tests/e2e
 
 .PHONY: bench bench-quick
 bench: ## measure knockknock beside its peers and the floor (as root, ten minutes; dist/'s static file where there is one)

@@ -59,6 +59,7 @@ missing=
 for task in "$@"; do
     list=$(needs "$task")
     for need in $list; do
+        case "$missing " in *" $need "*) continue ;; esac
         have "$need" || missing="$missing $need"
     done
 done

@@ -105,6 +105,7 @@ class Race:
 
 @pytest.mark.skipif(os.cpu_count() < 2, reason="needs two processors")
 def test_of_two_racing_connections_one_is_let_in(gate):
+    """The race is a real one: a set without the limit in its elements lets both in, two rounds of three."""
     race = gate.keep(Race(gate))
     winners = []
     for counter in range(60):

@@ -1,0 +1,59 @@
+#!/bin/sh
+# install-openwrt.sh [-n] [USER@]ROUTER: copies the static build for that router and its service files over ssh.
+# What is configured there stays as it is. -n: only says what it would copy.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+
+fail() { # SENTENCE WHAT-TO-DO
+	printf 'install-openwrt.sh: %s\n%s\n' "$1" "$2" >&2
+	exit 1
+}
+
+dry=
+[ "${1-}" != -n ] || { dry=yes && shift; }
+if [ $# != 1 ]; then
+	echo "usage: install-openwrt.sh [-n] [USER@]ROUTER" >&2
+	exit 2
+fi
+router=$1
+
+# shellcheck disable=SC2016 # for the router's shell
+there=$(ssh "$router" '. /etc/openwrt_release && echo "$DISTRIB_ARCH" && ls /etc/config/knockknock 2>/dev/null || true')
+arch=${there%%
+*}
+case $arch in
+x86_64) target=x86_64-unknown-linux-musl ;;
+aarch64_*) target=aarch64-unknown-linux-musl ;;
+arm_cortex-a*_vfp* | arm_cortex-a*_neon*) target=armv7-unknown-linux-musleabihf ;;
+mips_24kc* | mips_74kc*) target=mips-unknown-linux-musl ;;
+mipsel_24kc* | mipsel_74kc*) target=mipsel-unknown-linux-musl ;;
+'') fail "\"$router\" is no OpenWrt: it has no /etc/openwrt_release" "copy dist/TARGET/knockknock there by hand" ;;
+*) fail "no static build runs on \"$arch\"" "build the package in scripts/openwrt with OpenWrt's SDK" ;;
+esac
+binary=$here/../../dist/$target/knockknock
+[ -x "$binary" ] || fail "\"dist/$target/knockknock\" is missing" "run: make static TARGET=$target"
+
+stage=$(mktemp -d)
+trap 'rm -rf "$stage"' EXIT
+cp -R "$here/root/." "$stage"
+case $there in *"
+"*) rm "$stage/etc/config/knockknock" ;; esac # there is one
+mkdir -p "$stage/usr/bin"
+cp "$binary" "$stage/usr/bin/knockknock"
+for applet in daemon genprofile proxy; do ln -s knockknock "$stage/usr/bin/knockknock-$applet"; done
+chmod -R u=rwX,go=rX "$stage"
+
+if [ -n "$dry" ]; then
+	echo "to $router ($arch), with $target:"
+	(cd "$stage" && find . ! -type d | sed 's,^\.,  ,' | sort)
+	exit
+fi
+tar -C "$stage" --owner=0 --group=0 --numeric-owner -cf - etc lib usr |
+	ssh "$router" 'tar -xf - -C / && /etc/init.d/knockknock enable'
+cat <<EOF
+Copied to $router, and enabled. Next, on the router:
+  knockknock-genprofile NAME KNOCKPORT --ports 22
+  uci add_list knockknock.main.guard=22 && uci commit knockknock
+  /etc/init.d/knockknock check
+  /etc/init.d/knockknock start; /etc/init.d/firewall reload
+EOF
