@@ -116,6 +116,7 @@ def test_control_bytes_are_escaped():
 
 def test_closed_standard_output():
     done = subprocess.run(["sh", "-c", f'"{BINARY}" --help >&-'], stderr=subprocess.PIPE, timeout=10)
+    assert done.returncode in (0, 1)
     assert b"panicked" not in done.stderr
 
 
