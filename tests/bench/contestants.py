@@ -23,6 +23,7 @@ class Contestant:
     """One program on one network; stopped, and its files removed, at the end of the with block."""
 
     wait = 0.02, 0.15      # random seconds between two knocks, so that polling shows
+    authentic = True       # a packet to its port is not yet a knock
     process = None
 
     def __init__(self, network, store=DISK):
@@ -171,6 +172,7 @@ class FwknopUdp(Fwknop):
 
 class Knockd(Peer):
     label, knock_port = "knockd", 7000
+    authentic = False       # a flood there would be a flood of its child processes
 
     def start(self):
         super().start()

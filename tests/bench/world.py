@@ -1,5 +1,6 @@
 """Two network namespaces joined by a veth pair, and processes whose cost can be read."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -20,7 +21,7 @@ def command(*words, **options):
 
 
 class Network:
-    """A client and a server of their own; gone at the end of the with block, whatever happened in it."""
+    """A client and a server of their own; gone at the end of the with block, with whatever still runs there."""
 
     def __enter__(self):
         name = f"kkb{os.getpid()}x{next(_numbers)}"
@@ -48,6 +49,10 @@ class Network:
 
     def __exit__(self, *_):
         for namespace in (self.client, self.server):
+            left = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, check=False).stdout
+            for pid in map(int, left.split()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", namespace], stderr=subprocess.DEVNULL, check=False)
 
     def run(self, namespace, *words, **options):

@@ -1,0 +1,325 @@
+"""The rows: what is measured, and how. Each function fills one part of the table."""
+
+import contextlib
+import os
+import random
+import re
+import subprocess
+import time
+
+import packets
+from contestants import DISK, GROUP, PORT, TMPFS, Floor, Fwknop, FwknopUdp, Knockd, Knockknock
+from table import median, p90
+from world import BUILD, CLIENT, CROWD, SERVER, SERVER_MAC, Network, command
+
+PEERS = FwknopUdp, Fwknop, Knockd
+MEASURE = f"{BUILD}/measure"
+
+
+# Latency
+
+def measured(mode, network, knocks, timeout_ms=1000):
+    """Hands (wait, packet) pairs to the measuring program; its lines, split into words."""
+    lines = "".join(f"{int(wait * 1e6)} {timeout_ms} {packet.hex()}\n" for wait, packet in knocks)
+    out = command(MEASURE, mode, network.client, network.server, str(PORT), input=lines)
+    return [line.split() for line in out.splitlines()]
+
+
+def connected(contestant, n, wait=None, timeout_ms=1000):
+    """Milliseconds from packet sent to connected; lost ones are left out."""
+    shortest, longest = (wait, wait) if wait else contestant.wait
+    knocks = [(random.uniform(shortest, longest), packet) for packet in contestant.knocks(n)]
+    answers = measured("latency", contestant.network, knocks, timeout_ms)
+    return [int(answer[1]) / 1000 for answer in answers if answer[1] != "-"]
+
+
+def trial(kind, n, **options):
+    with Network() as network, kind(network, **options) as contestant:
+        return connected(contestant, n)
+
+
+def latency(table, quick):
+    """A knock's way from packet to connection, by each log source and with the counter on disk and in memory."""
+    n, rounds, peer_runs = (15, 1, 3) if quick else (30, 3, 20)
+    peers = {}
+    for peer in PEERS[:1] if quick else PEERS:
+        values = trial(peer, peer_runs)
+        table.row(f"{peer.label}: packet sent → connected", values, "ms", peer_runs)
+        if values:
+            peers[peer.label] = median(values)
+    for log, factor in (("kmsg", 1.25), (f"nflog:{GROUP}", 1.5)):
+        for store, where in ((DISK, "disk"), (TMPFS, "tmpfs")):
+            floor, ours = [], []
+            for _ in range(rounds):     # in turns, so that a busy minute hits both
+                floor += trial(Floor, n, store=store, log=log)
+                ours += trial(Knockknock, n, store=store, log=log)
+            tried, name = n * rounds, log.split(":")[0]
+            base = table.row(f"floor, {name}, counter on {where}", floor, "ms", tried)
+            met = len(ours) == tried and median(ours) <= factor * base and median(ours) < min(peers.values(), default=float("inf"))
+            table.row(f"**packet sent → connected, {name}, counter on {where}**", ours, "ms", tried, peers, base,
+                      f"≤ {factor} × floor, ahead of every peer", met)
+
+
+def client(table, quick):
+    """The client's whole run, spawn to exit, beside that of /bin/true."""
+    n, rounds = (20, 2) if quick else (50, 6)
+    with contextlib.ExitStack() as stack:
+        network = stack.enter_context(Network())
+        kinds = {"tmpfs": (Knockknock, TMPFS), "disk": (Knockknock, DISK), "fwknop": (FwknopUdp, DISK), "knock": (Knockd, DISK)}
+        commands = {"true": ["/bin/true"]}
+        for name, (kind, store) in kinds.items():    # not started: a client waits for nobody
+            commands[name] = stack.enter_context(contextlib.closing(kind(network, store))).client()
+        times = {name: [] for name in commands}
+        for _ in range(rounds):
+            for name, words in commands.items():
+                out = network.run(network.client, MEASURE, "run", str(n), *words)
+                times[name] += [int(line) / 1000 for line in out.split()]
+        trace = f"{BUILD}/client.strace"
+        network.run(network.client, "strace", "-f", "-o", trace, *commands["tmpfs"])
+    peers = {name: median(times[name]) for name in ("fwknop", "knock")}
+    floor = table.row("/bin/true, whole run", times["true"], "ms")
+    for store, goal in (("tmpfs", "≤ 1.5 × /bin/true"), ("disk", "")):
+        values = times[store]
+        table.row(f"**the client's whole run, {'without' if goal else 'with'} the fdatasync's disk**", values, "ms",
+                  None, peers, floor, goal, median(values) <= 1.5 * floor if goal else None)
+    with open(trace, encoding="utf-8", errors="replace") as file:
+        calls = re.findall(r"^\d+ +(\w+)\(", file.read(), re.M)
+    table.row(f"system calls of one knock ({' '.join(calls)})", [len(calls)], "")
+
+
+# Cost at rest
+
+def idle(table, quick):
+    """System calls of all processes while nothing happens, and their memory."""
+    seconds = 3 if quick else 10
+    calls, memory = {}, {}
+    for kind in (Knockknock,) if quick else (Knockknock, *PEERS):
+        with Network() as network, kind(network) as contestant:
+            time.sleep(1)
+            memory[kind.label] = contestant.process.pss_kb()
+            for _ in range(3):
+                lines = kernel_lines()
+                calls[kind.label] = system_calls(contestant.process.pids(), seconds)
+                if not lines():     # another program's line in the kernel's log wakes its readers
+                    break
+    for what, found, goal, met in (
+            (f"**system calls in {seconds} s, idle, all processes**", calls, "0", calls["knockknock"] == 0),
+            ("**memory, PSS of all processes, KB**", memory, "≤ 700", memory["knockknock"] <= 700)):
+        table.row(what, [found.pop("knockknock")], "", None, found, goal=goal, met=met)
+
+
+def kernel_lines():
+    """From now on: a function that says how many records came into the kernel's log."""
+    log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    os.lseek(log, 0, os.SEEK_END)
+
+    def count():
+        n = 0
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            while os.read(log, 8192):
+                n += 1
+        os.close(log)
+        return n
+    return count
+
+
+def system_calls(pids, seconds):
+    trace = f"{BUILD}/idle.strace"
+    attach = [word for pid in pids for word in ("-p", str(pid))]
+    subprocess.run(["timeout", str(seconds), "strace", "-f", "-qq", "-o", trace, *attach], check=False,
+                   stderr=subprocess.DEVNULL)
+    with open(trace, encoding="utf-8", errors="replace") as file:
+        return sum(" = " in line for line in file)
+
+
+def memory(table, quick):
+    """Memory before and after many lines and knocks."""
+    lines, knocks = (100_000, 1_000) if quick else (1_000_000, 10_000)
+    block = "".join(random.choice((packets.foreign_line, lambda: packets.knock_line(Knockknock.knock_port)))()
+                    for _ in range(1000)).encode()
+    with Network() as network, Knockknock(network, log="-", stdin=subprocess.PIPE, delay=1) as ours:
+        pipe = ours.process.popen.stdin
+        fields = ours.key.fields(PORT, knocks + knocks // 1000 + 2)
+        # An opening is there before the one that answers the last line; its counter says so.
+        def knock(start, n):
+            for at in range(start, start + n):
+                source = f"{CROWD}{at // 250}.{at % 250 + 1}"
+                pipe.write(packets.knock_line(Knockknock.knock_port, next(fields), source).encode())
+            pipe.flush()
+        def caught_up(n):
+            deadline = time.monotonic() + 120
+            while ours.counter() < n:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the daemon's counter stays at {ours.counter()}, {n} knocks were given")
+                time.sleep(0.01)
+        knock(0, 1)
+        caught_up(1)
+        before = ours.process.pss_kb()
+        for _ in range(lines // 1000):
+            pipe.write(block)
+        knock(1, 1)
+        caught_up(2)
+        after_lines = ours.process.pss_kb()
+        for at in range(2, knocks, 500):
+            knock(at, min(500, knocks - at))
+            caught_up(min(at + 500, knocks))
+            time.sleep(0.15)    # openings live for a second, and 4096 at a time
+        after_knocks = ours.process.pss_kb()
+        pipe.close()
+    table.row(f"**PSS after {lines:,} lines and {knocks:,} knocks, KB** (at first {before}, after the lines {after_lines})",
+              [after_knocks], "", goal="flat", met=after_knocks <= before + 64)
+
+
+# Lines
+
+def write_lines(name, line, size=None, count=None):
+    """A file of lines: `count` different ones, or a block of different ones until `size` is reached."""
+    path = f"{BUILD}/{name}"
+    with open(path, "wb") as file:
+        if count:
+            file.writelines(line().encode() for _ in range(count))
+        else:
+            block = "".join(line() for _ in range(30_000)).encode()
+            while file.tell() < size:
+                file.write(block)
+    return path
+
+
+def read_through(path, **options):
+    """The daemon reads a file from end to end: (seconds of all, processor seconds)."""
+    with open(path, "rb") as file, Network() as network, Knockknock(network, log="-", stdin=file, **options) as ours:
+        ours.process.wait(300)
+        if ours.process.popen.returncode < 0:
+            raise RuntimeError(f"the daemon did not end with its input:\n{ours.process.said()}")
+        return ours.process.seconds, ours.process.cpu
+
+
+def foreign(table, quick):
+    """A big log without a knock, beside grep."""
+    size, rounds = (100 << 20, 3) if quick else (1 << 30, 5)
+    path = write_lines("kern.log", packets.foreign_line, size)
+    grep, ours, cpu = [], [], []
+    for _ in range(rounds):
+        start = time.monotonic()
+        subprocess.run(["grep", "-c", f"DPT={Knockknock.knock_port}", path], env={"LC_ALL": "C", "PATH": os.environ["PATH"]},
+                       stdout=subprocess.DEVNULL, check=False)
+        grep.append(time.monotonic() - start)
+        seconds, used = read_through(path)
+        ours.append(seconds)
+        cpu.append(used)
+    lines = int(command("wc", "-l", path).split()[0])
+    os.unlink(path)
+    base = table.row(f"LC_ALL=C grep -c on {size >> 20} MB of kern.log", grep, "s")
+    table.row(f"**the daemon on {size >> 20} MB of kern.log, start to end** ({lines / median(ours):,.0f} lines/s; "
+              f"processor time {median(cpu):.2f} s)", ours, "s", None, None, base, "≤ grep", median(ours) <= base)
+
+
+def per_line(path, lines, **options):
+    """Processor microseconds a line, the start left out."""
+    with open(f"{BUILD}/empty", "wb"):
+        pass
+    start = median([read_through(f"{BUILD}/empty", **options)[1] for _ in range(3)])
+    return (median([read_through(path, **options)[1] for _ in range(3)]) - start) / lines * 1e6
+
+
+def wrong_tag(table, quick):
+    """Lines to a knock port whose tag is wrong, which anybody can cause."""
+    count = 100_000 if quick else 500_000
+    path = write_lines("wrong.log", lambda: packets.knock_line(Knockknock.knock_port), count=count)
+    for what, ports in (("any port allowed", None), ("`ports` set", PORT)):
+        rate = 1e6 / per_line(path, count, ports=ports)
+        table.row(f"**lines with a wrong tag, a second and core, window 20, {what}**", [rate], "",
+                  goal="≥ 200,000", met=rate >= 200_000)
+    os.unlink(path)
+
+
+def growth(table, quick):
+    """The cost of a wrong tag by number of profiles and by window; what profiles cost at the start."""
+    count = 50_000 if quick else 200_000
+    first = Knockknock.knock_port
+    costs = {}
+    for profiles in (1, 100) if quick else (1, 100, 10_000):
+        path = write_lines("growth.log", lambda n=profiles: packets.knock_line(first + random.randrange(n)), count=count)
+        costs[profiles] = per_line(path, count, profiles=profiles)
+        with Network() as network, Knockknock(network, log="-", stdin=subprocess.PIPE, profiles=profiles) as ours:
+            ready, memory_kb = ours.process.seconds_to_ready, ours.process.pss_kb()
+        table.row(f"**{profiles:,} profiles: a line with a wrong tag** (ready after {ready * 1000:.0f} ms, PSS {memory_kb:,} KB)",
+                  [costs[profiles]], "µs", goal="flat", met=costs[profiles] <= 1.5 * costs[1])
+    windows = (20, 200) if quick else (20, 200, 2000)
+    path = write_lines("growth.log", lambda: packets.knock_line(first), count=count // 10)
+    cost = [per_line(path, count // 10, error_window=window, ports=None) for window in windows]
+    slope = (cost[-1] - cost[0]) / (windows[-1] - windows[0]) * 1000
+    for window, each in zip(windows, cost):
+        table.row(f"**window {window:,}: a line with a wrong tag** ({slope:.0f} ns a counter tried)", [each], "µs",
+                  goal="linear", met=each <= 1.5 * (cost[0] + slope * (window - windows[0]) / 1000))
+    os.unlink(path)
+
+
+# Floods
+
+@contextlib.contextmanager
+def flooding(network, port, rate, sources, seconds):
+    """A flood for the time of the with block; what it yields has its figures afterwards."""
+    words = [f"{BUILD}/flood", "wan0", SERVER_MAC, "10.93.0.1", sources, SERVER, port, rate, seconds]
+    figures = {}
+    with subprocess.Popen(["ip", "netns", "exec", network.client, *map(str, words)], stdout=subprocess.PIPE,
+                          text=True) as flood:
+        time.sleep(0.3)
+        yield figures
+        sent, took, cpu = map(float, flood.communicate(timeout=60)[0].split())
+        figures.update(rate=sent / took, cost=cpu / sent * 1e6)
+
+
+def under_flood(kind, to_knock_port, rate, sources, seconds, wait):
+    """(milliseconds of the knocks that opened, knocks, the daemon's share of a core, the flood's figures)."""
+    n = int(seconds / wait)
+    with Network() as network, kind(network) as contestant:
+        port = kind.knock_port if to_knock_port and kind.authentic else 81
+        with flooding(network, port, rate, sources, seconds + 1) as flood:
+            start, used = time.monotonic(), contestant.process.cpu_seconds()
+            values = connected(contestant, n, wait)
+            share = (contestant.process.cpu_seconds() - used) / (time.monotonic() - start)
+    return values, n, share, flood
+
+
+def flood(table, quick):
+    """Valid knocks in the middle of a flood of SYNs."""
+    seconds = 4 if quick else 10
+    for rate in (20_000,) if quick else (20_000, 50_000):
+        for sources in (1, 10_000):
+            peers = {}
+            if not quick and rate == 20_000:
+                for peer in PEERS:
+                    values, n, *_ = under_flood(peer, True, rate, sources, seconds, peer.wait[0])
+                    table.row(f"{peer.label}: flood of {rate:,} SYN/s, {sources:,} source(s), "
+                              f"{'knock port' if peer.authentic else 'another port'}", values, "ms", n)
+                    if len(values) == n:
+                        peers[peer.label] = median(values)
+            for to_knock_port in (True,) if quick else (True, False):
+                values, n, share, figures = under_flood(Knockknock, to_knock_port, rate, sources, seconds, 0.5)
+                opened = len(values) == n and p90(values) < 50 if sources == 1 else len(values) >= 0.95 * n
+                table.row(f"**flood of {rate:,} SYN/s ({figures['rate']:,.0f} reached), {sources:,} source(s), "
+                          f"{'knock port' if to_knock_port else 'another port'}** (the daemon {share:.0%} of a core; sending and the "
+                          f"kernel {figures['cost']:.1f} µs a SYN)", values, "ms", n, peers, None,
+                          "all, p90 < 50 ms, ≤ 30 % of a core" if sources == 1 else "19 of 20 within 1 s, ≤ 30 % of a core",
+                          opened and share <= 0.3)
+
+
+def crowd(table, quick):
+    """Many knocks from as many sources within a second: all open, in order, each for one connection."""
+    n = 200 if quick else 1000
+    with Network() as network, Knockknock(network) as ours:
+        sources = [f"{CROWD}{i // 250}.{i % 250 + 1}" for i in range(n)]
+        knocks = [packets.syn(source, SERVER, ours.knock_port, fields)
+                  for source, fields in zip(sources, ours.key.fields(PORT, n + n // 1000 + 2))]
+        lines = measured("burst", network, [(0.9 / n, packet) for packet in knocks], 5000)
+    values = [int(line[1]) / 1000 for line in lines]
+    all_once = [line[0] for line in lines] == sources[:len(lines)] and len(lines) == n
+    entered = sum(line[2] == "1" for line in lines), sum(line[3] == "1" for line in lines)
+    table.row(f"**{n:,} knocks from {n:,} sources within a second: packet sent → opened** ({entered[0]} connected, "
+              f"{entered[1]} a second time, {'in order' if all_once else 'not in order or not all'})", values, "ms", n,
+              goal="all open, in order, none twice", met=all_once and entered == (n, 0))
+
+
+ALL = {"latency": latency, "client": client, "idle": idle, "memory": memory, "foreign": foreign,
+        "wrong-tag": wrong_tag, "growth": growth, "flood": flood, "crowd": crowd}

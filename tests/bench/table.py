@@ -1,0 +1,56 @@
+"""The table of results, in Markdown."""
+
+import os
+import re
+import statistics
+import time
+
+HEAD = "what", "median", "p90", "n", "best peer", "to peer", "floor", "to floor", "goal", ""
+
+
+class Table:
+    """The rows as they come, on the screen and in the file."""
+
+    def __init__(self, path, binary):
+        self.path, self.lines = path, []
+        self.say(f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} processors, "
+                 f"Linux {os.uname().release}, {binary} ({os.path.getsize(binary):,} bytes)\n")
+        self.say("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
+
+    def say(self, text):
+        print(text, flush=True)
+        self.lines.append(text)
+        with open(self.path, "w", encoding="utf-8") as file:
+            file.write("\n".join(self.lines) + "\n")
+
+    def row(self, what, values, unit, tried=None, peers=None, floor=None, goal="", met=None):
+        """One line. `values` are those that were had of `tried`; `peers` is {name: median}."""
+        middle = median(values)
+        best = min(peers, key=peers.get) if peers else None
+        cells = [what, number(middle, unit), number(p90(values), unit) if len(values) > 1 else "",
+                 f"{len(values)}/{tried}" if tried else str(len(values)),
+                 f"{best} {number(peers[best], unit)}" if best else "", ratio(middle, peers[best]) if best else "",
+                 number(floor, unit), ratio(middle, floor), goal, {True: "met", False: "**not met**", None: ""}[met]]
+        self.say("| " + " | ".join(cells) + " |")
+        return middle
+
+
+def processor():
+    with open("/proc/cpuinfo", encoding="ascii") as file:
+        return re.search("model name\\s*: (.*)", file.read() + "model name : unknown")[1]
+
+
+def median(values):
+    return statistics.median(values) if values else None
+
+
+def p90(values):
+    return sorted(values)[int(len(values) * 0.9)] if values else None
+
+
+def number(value, unit):
+    return "" if value is None else f"{value:,.{0 if abs(value) >= 1000 else 2}f} {unit}"
+
+
+def ratio(a, b):
+    return f"{a / b:.2f}" if a is not None and b else ""
