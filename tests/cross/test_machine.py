@@ -1,0 +1,15 @@
+"""The whole daemon on another architecture's kernel: tests/openwrt/scenario.sh on a MIPS machine."""
+
+import re
+from pathlib import Path
+
+import machine
+
+BINARY = Path(__file__).parents[2] / "dist/mipsel-unknown-linux-musl/knockknock"
+
+
+def test_a_day_on_a_mips_router(tmp_path):
+    machine.fetch()
+    said = machine.boot(machine.initramfs(tmp_path, BINARY), timeout=300)
+    print(said)
+    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)

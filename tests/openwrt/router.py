@@ -1,0 +1,62 @@
+"""A small router's root: busybox, nft with its libraries, our static binary, and the files as the installer lays them."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SERVICE_FILES = HERE.parents[1] / "scripts/openwrt/root"
+APPLETS = ("daemon", "genprofile", "proxy")
+
+
+def build(root, binary, busybox, nft, packages=Path("/")):
+    """Lays it all below `root`; nft's libraries are looked for below `packages`."""
+    for path in ("proc", "sys", "dev", "tmp", "root", "usr/bin", "usr/sbin", "bin", "sbin"):
+        (root / path).mkdir(parents=True)
+    shutil.copytree(SERVICE_FILES, root, dirs_exist_ok=True)
+    shutil.copytree(HERE / "stand-in", root, dirs_exist_ok=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    (root / "var").mkdir()
+    (root / "var/run").symlink_to("../tmp/run")  # in memory, as on OpenWrt
+    (root / "tmp/run").mkdir()
+    shutil.copy(busybox, root / "bin/busybox")
+    shutil.copy(binary, root / "usr/bin/knockknock")
+    for applet in APPLETS:
+        (root / "usr/bin" / f"knockknock-{applet}").symlink_to("knockknock")
+    shutil.copy(nft, root / "usr/sbin/nft")
+    _copy_libraries(nft, packages, root)
+    shutil.copy(HERE / "scenario.sh", root / "scenario.sh")
+
+
+def add_applets(root, run=()):
+    """Links busybox's applets; `run` is what runs a program of that architecture here."""
+    listed = subprocess.run([*run, root / "bin/busybox", "--list"], capture_output=True, text=True, check=True)
+    for applet in listed.stdout.split():
+        if not (root / "bin" / applet).exists() and applet != "nft":
+            (root / "bin" / applet).symlink_to("busybox")
+
+
+def _copy_libraries(program, packages, root):
+    searched = [directory for base in ("lib", "usr/lib")
+                for directory in (packages / base, *(packages / base).glob("*-linux-gnu*"))]
+    wanted, found = [program], set()
+    while wanted:
+        dynamic = subprocess.run(["readelf", "-ld", wanted.pop()], capture_output=True, text=True, check=True).stdout
+        interpreter = re.search(r"interpreter: /(.*)]", dynamic)
+        if interpreter:
+            _copy(packages / interpreter[1], root / interpreter[1])
+        for name in re.findall(r"\(NEEDED\).*\[(.*)]", dynamic):
+            if name not in found:
+                found.add(name)
+                library = next(directory / name for directory in searched if (directory / name).exists())
+                _copy(library, root / library.relative_to(packages))
+                wanted.append(library)
+
+
+def _copy(library, place):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        shutil.copy(os.path.realpath(library), place)

@@ -1,0 +1,145 @@
+#!/bin/sh
+# The router's day, run on it with nothing but busybox, nft and what we ship: start, knock, restart, reload, crash.
+# Ends with the line "N passed, N failed". KNOCK_PORT: a port of this run (the kernel's log is one for all).
+# shellcheck shell=ash
+passed=0 failed=0
+init=/etc/init.d/knockknock
+profiles=/etc/knockknock.d/profiles
+said=/tmp/procd/knockknock.stderr
+port=${KNOCK_PORT:-4000}
+
+check() { # WHAT COMMAND…: the command succeeds
+	local what=$1
+	shift
+	if "$@" >/tmp/check.out 2>&1; then
+		passed=$((passed + 1))
+		echo "ok: $what"
+	else
+		failed=$((failed + 1))
+		echo "FAILED: $what"
+		sed 's/^/    /' /tmp/check.out
+		tail -n 5 $said 2>/dev/null | sed 's/^/    daemon: /'
+	fi
+}
+not() { ! "$@"; }
+soon() { # COMMAND…: it succeeds within 10 seconds
+	local left=100
+	until "$@"; do
+		left=$((left - 1))
+		[ $left -gt 0 ] || return 1
+		usleep 100000
+	done
+}
+lines() { grep -c "$1" $said 2>/dev/null; }
+more() { [ "$(lines "$1")" -gt "$2" ]; } # TEXT COUNT: the daemon has said it more often than that
+
+client() { nsenter -n -t "$client" "$@"; }
+connects() { [ "$(client nc -w 1 10.9.0.1 22 </dev/null 2>/dev/null)" = welcome ]; }
+knocks() { # our client knocks, and the daemon says that it opened
+	local before
+	before=$(lines 'opened port 22')
+	client knockknock -p 22 --dir /root/.knockknock 10.9.0.1 && soon more 'opened port 22' "$before"
+}
+becomes_ready() { # COMMAND…: after it the daemon says that it is ready
+	local before
+	before=$(lines ': ready')
+	"$@" && soon more ': ready' "$before"
+}
+keys() { sha256sum $profiles/gate/cipher.key $profiles/gate/mac.key; }
+counter() { head -n 1 $profiles/gate/counter; }
+
+# A client at the other end of a cable.
+unshare -n sleep 1000 &
+client=$!
+ip link set lo up
+ip link add eth0 type veth # its other end is called veth0
+ip address add 10.9.0.1/24 dev eth0
+ip link set eth0 up
+soon ip link set veth0 netns "$client"
+client ip address add 10.9.0.2/24 dev veth0
+client ip link set veth0 up
+client ip link set lo up
+nc -ll -p 22 -e echo welcome &
+soon connects || { echo "FAILED: the cable" && echo "0 passed, 1 failed" && exit 1; }
+
+# fw4's table, as far as a knocked connection meets it: its order of things, with a SYN limit used up.
+fw4() {
+	nft -f - <<EOF
+table inet fw4
+flush table inet fw4
+table inet fw4 {
+	chain input {
+		type filter hook input priority filter; policy drop;
+		iifname "lo" accept
+		include "/usr/share/nftables.d/chain-pre/input/*.nft"
+		ct state established,related accept
+		tcp flags & (fin | syn | rst | ack) == syn jump syn_flood
+	}
+	chain forward {
+		type filter hook forward priority filter; policy drop;
+		include "/usr/share/nftables.d/chain-pre/forward/*.nft"
+	}
+	chain syn_flood { drop; }
+}
+EOF
+}
+check "fw4 takes our files" fw4
+check "fw4 lets nobody in" not connects
+
+check "a profile is made" knockknock-genprofile gate "$port" --ports 22
+mkdir -p /root/.knockknock && cp -R $profiles/gate /root/.knockknock/10.9.0.1
+sed -i "s/#list guard '22'/list guard '22'/" /etc/config/knockknock
+$init enable
+check "it starts before the network and the firewall" [ -e /etc/rc.d/S18knockknock ]
+check "check says what it would do" $init check
+check "the daemon starts by its init script" becomes_ready $init start
+check "the guarded port is closed" not connects
+check "a knock opens it" knocks
+check "for one connection" connects
+check "and not for a second" not connects
+
+check "fw4 reloads" fw4
+check "a knock opens it still" knocks
+check "for one connection still" connects
+
+keys >/tmp/keys.before
+before=$(counter)
+check "it restarts" becomes_ready $init restart
+check "with the same keys" sh -c "sha256sum -c /tmp/keys.before"
+check "and the same counter" [ "$(counter)" = "$before" ]
+check "a knock opens it after the restart" knocks
+check "the counter went on" [ "$(counter)" -gt "$before" ]
+check "for one connection after the restart" connects
+
+knockknock-genprofile yard $((port + 1)) --ports 22
+sed -i "s/option delay '15'/option delay '7'/" /etc/config/knockknock
+check "it reloads" becomes_ready $init reload
+check "with the new delay" sh -c "grep -q '^delay = 7' /var/run/knockknock/config"
+check "with the new profile" sh -c "nft list table inet knockknock | grep -q $((port + 1))"
+check "a knock opens it after the reload" knocks
+check "for the new time" sh -c "tail -n 1 $said | grep -q 'for 7 s'"
+check "for one connection after the reload" connects
+
+check "it is killed, and procd starts it again" becomes_ready kill -9 "$(cat /tmp/procd/knockknock.pid)"
+check "a knock opens it after the crash" knocks
+check "for one connection after the crash" connects
+
+keeper=$(cat /tmp/procd/knockknock.pid)
+for pid in $(cat "/proc/$keeper/task/$keeper/children"); do
+	check "$(tr '\0' ' ' <"/proc/$pid/cmdline")runs under a filter" grep -q '^Seccomp:[[:space:]]*2' "/proc/$pid/status"
+done
+
+sed -i "s/list guard '22'/list guard '22;23'/" /etc/config/knockknock
+before=$(cat /var/run/knockknock/config)
+check "a value that cannot be right is refused" not $init reload
+check "and the old configuration stays" [ "$(cat /var/run/knockknock/config)" = "$before" ]
+
+$init stop
+nft delete table inet fw4
+check "the guard stays when the daemon is gone" not connects
+check "unguard takes it away" $init unguard
+check "and the port is open to everybody" connects
+
+kill "$client"
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]

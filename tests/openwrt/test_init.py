@@ -1,0 +1,198 @@
+"""The init script under busybox, with a stand-in for rc.common and procd: its command line and the config it makes."""
+
+import os
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import router
+
+BINARY = Path(__file__).parents[2] / "dist/x86_64-unknown-linux-musl/knockknock"
+INPUT = "usr/share/nftables.d/chain-pre/input/knockknock.nft"
+FORWARD = "usr/share/nftables.d/chain-pre/forward/knockknock.nft"
+
+
+class Router:
+    def __init__(self, root):
+        self.root = root
+        router.build(root, BINARY, "/usr/bin/busybox", "/usr/sbin/nft")
+        router.add_applets(root)
+        (root / "dev/null").touch()
+        (root / "tmp/procd").mkdir()
+        (root / "tmp/procd/dry").touch()
+
+    def uci(self, text):
+        self.write("etc/config/knockknock", textwrap.dedent(text))
+
+    def write(self, path, text):
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text)
+
+    def read(self, path):
+        return (self.root / path).read_text()
+
+    def init(self, command):
+        return subprocess.run(
+            ["unshare", "--net", "chroot", self.root, "/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+             "/etc/init.d/knockknock", command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    @property
+    def config(self):
+        return subprocess.run(["chroot", self.root, "/bin/cat", "/var/run/knockknock/config"],
+                              capture_output=True, text=True, check=True).stdout
+
+    @property
+    def asked(self):
+        return self.read("tmp/procd/knockknock.asked").splitlines()
+
+
+@pytest.fixture
+def openwrt(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    return Router(tmp_path / "router")
+
+
+def test_asks_procd_for_the_daemon_in_the_foreground(openwrt):
+    assert openwrt.init("start").returncode == 0
+    assert openwrt.asked == [
+        "command /usr/bin/knockknock-daemon --dir /var/run/knockknock",
+        "respawn 3600 5 0",
+        "stderr 1",
+        "reload_trigger knockknock",
+    ]
+
+
+def test_the_shipped_configuration(openwrt):
+    openwrt.init("start")
+    assert openwrt.config == "[main]\ndelay = 15\nlog = kmsg\nmark = 0x08000000\n"
+
+
+GOOD = {
+    "every option": (
+        """
+        config knockknock 'main'
+            option delay '30'
+            option guard '22'
+            option interfaces 'eth1'
+            option log '/tmp/kern.log'
+            option mark '0x04000000'
+            option error_window '5'
+        """,
+        "delay = 30\nguard = 22\ninterfaces = eth1\nlog = /tmp/kern.log\nmark = 0x04000000\nerror_window = 5\n"),
+    "lists": (
+        """
+        config knockknock 'main'
+            list guard '22'
+            option delay '20'
+            list guard '443'
+            list interfaces 'eth1'
+            list interfaces 'pppoe-wan'
+            list interfaces 'eth0.2'
+        """,
+        "guard = 22, 443\ndelay = 20\ninterfaces = eth1, pppoe-wan, eth0.2\n"),
+    "several in one option": ("config knockknock main\n\toption guard '22  443,80'\n", "guard = 22, 443, 80\n"),
+    "double quotes": ('config knockknock "main"\n\toption delay "9"\n', "delay = 9\n"),
+    "another section": (
+        "config knockknock 'spare'\n\toption delay '1'\nconfig knockknock 'main'\n\toption delay '2'\n", "delay = 2\n"),
+    "nothing in it": ("config knockknock 'main'\n", ""),
+    "no section": ("", ""),
+}
+
+
+@pytest.mark.parametrize("uci, config", GOOD.values(), ids=GOOD)
+def test_good(openwrt, uci, config):
+    openwrt.uci(uci)
+    assert openwrt.init("start").returncode == 0
+    assert openwrt.config == "[main]\n" + config
+
+
+BAD = {
+    "a key of its own after a line break": ("config knockknock 'main'\n\toption delay '15\nguard = 1'\n", '"delay"'),
+    "a comment that swallows": ("config knockknock 'main'\n\toption guard '22 # 23'\n", '"guard"'),
+    "a semicolon": ("config knockknock 'main'\n\tlist guard '22;23'\n", '"guard"'),
+    "a shell's dollar": ("config knockknock 'main'\n\toption log '$HOME'\n", '"log"'),
+    "a quote that never ends": ("config knockknock 'main'\n\toption delay '15\n", "cannot read /etc/config/knockknock"),
+}
+
+
+@pytest.mark.parametrize("uci, complaint", BAD.values(), ids=BAD)
+def test_bad(openwrt, uci, complaint):
+    openwrt.init("start")
+    before = openwrt.config
+    openwrt.uci(uci)
+    outcome = openwrt.init("start")
+    assert complaint in outcome.stderr
+    assert openwrt.config == before
+    assert not any(line.startswith("command") for line in openwrt.asked)
+
+
+def test_a_missing_configuration_is_said(openwrt):
+    (openwrt.root / "etc/config/knockknock").unlink()
+    assert "cannot read /etc/config/knockknock" in openwrt.init("start").stderr
+    assert openwrt.asked == ["reload_trigger knockknock"]
+
+
+def test_a_config_file_of_the_owner_wins(openwrt):
+    openwrt.write("etc/knockknock.d/config", "[main]\ndelay = 3\n")
+    assert openwrt.init("start").returncode == 0
+    assert openwrt.config == "[main]\ndelay = 3\n"
+    (openwrt.root / "etc/knockknock.d/config").unlink()
+    assert openwrt.init("start").returncode == 0
+    assert "delay = 15" in openwrt.config
+
+
+def test_profiles_are_reached_where_they_are_kept(openwrt):
+    openwrt.write("etc/knockknock.d/profiles/gate/counter", "0000000007\n")
+    openwrt.init("start")
+    assert os.readlink(openwrt.root / "tmp/run/knockknock/profiles") == "/etc/knockknock.d/profiles"
+    assert openwrt.read("etc/knockknock.d/profiles/gate/counter") == "0000000007\n"
+    assert (openwrt.root / "etc/knockknock.d").stat().st_mode & 0o777 == 0o700
+    assert openwrt.read("lib/upgrade/keep.d/knockknock") == "/etc/knockknock.d/\n"
+
+
+@pytest.mark.parametrize("where", ["uci", "file"])
+def test_the_firewall_admits_the_mark_in_use(openwrt, where):
+    openwrt.init("start")
+    assert openwrt.read(INPUT) == 'ct mark and 0x08000000 != 0 accept comment "knocked"\n'
+    if where == "uci":
+        openwrt.uci("config knockknock 'main'\n\toption mark '0x00400000'\n")
+    else:
+        openwrt.write("etc/knockknock.d/config", "[main]\nMark: 0x00400000\n")
+    openwrt.init("start")
+    for path in (INPUT, FORWARD):
+        assert openwrt.read(path) == 'ct mark and 0x00400000 != 0 accept comment "knocked"\n'
+
+
+def test_without_fw4_no_file_of_its_is_made(openwrt):
+    (openwrt.root / INPUT).unlink()
+    assert openwrt.init("start").returncode == 0
+    assert not (openwrt.root / INPUT).exists()
+
+
+def test_reload_hups_the_running_daemon(openwrt):
+    openwrt.write("tmp/procd/knockknock.wanted", "")
+    openwrt.uci("config knockknock 'main'\n\toption delay '40'\n")
+    assert openwrt.init("reload").returncode == 0
+    assert openwrt.read("tmp/procd/knockknock.signals") == "signal HUP\n"
+    assert openwrt.config == "[main]\ndelay = 40\n"
+
+
+def test_reload_starts_the_one_that_could_not_start(openwrt):
+    openwrt.uci("config knockknock 'main'\n\toption delay '4;'\n")
+    openwrt.init("start")
+    openwrt.uci("config knockknock 'main'\n\toption delay '4'\n")
+    openwrt.init("reload")
+    assert openwrt.asked[0].startswith("command /usr/bin/knockknock-daemon ")
+    assert not (openwrt.root / "tmp/procd/knockknock.signals").exists()
+
+
+def test_check_lets_the_daemon_judge(openwrt):
+    openwrt.uci("config knockknock 'main'\n\toption delay 'soon'\n")
+    outcome = openwrt.init("check")
+    assert outcome.returncode == 1 and '"soon"' in outcome.stderr
+    openwrt.uci("config knockknock 'main'\n\toption delay '5'\n\tlist guard '22'\n")
+    outcome = openwrt.init("check")
+    assert outcome.returncode == 0 and "22" in outcome.stdout + outcome.stderr

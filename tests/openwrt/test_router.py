@@ -1,0 +1,37 @@
+"""The small router as a chroot of its own on this kernel: tests/openwrt/scenario.sh runs in it."""
+
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import router
+
+BINARY = Path(__file__).parents[2] / "dist/x86_64-unknown-linux-musl/knockknock"
+
+
+@pytest.fixture
+def root(tmp_path):
+    if os.geteuid() != 0 or subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"]).returncode:
+        pytest.skip("needs root and namespaces")
+    router.build(tmp_path / "router", BINARY, "/usr/bin/busybox", "/usr/sbin/nft")
+    router.add_applets(tmp_path / "router")
+    for name, major, minor in (("null", 1, 3), ("urandom", 1, 9), ("kmsg", 1, 11)):
+        os.mknod(tmp_path / "router/dev" / name, 0o666 | stat.S_IFCHR, os.makedev(major, minor))
+    return tmp_path / "router"
+
+
+def test_a_day_on_the_router(root):
+    switch = Path("/proc/sys/net/netfilter/nf_log_all_netns")
+    switch.write_text("1")  # its log rule speaks from a namespace
+    port = 40000 + os.getpid() % 20000
+    day = subprocess.run(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c",
+         'mount -t proc proc "$1/proc" && exec chroot "$1" /bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin '
+         'KNOCK_PORT="$2" /bin/sh /scenario.sh', "sh", root, str(port)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    print(day.stdout, day.stderr)
+    assert re.search(r"^\d\d passed, 0 failed$", day.stdout, re.M)
