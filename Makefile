@@ -7,7 +7,8 @@ PYTHON ?= /usr/bin/python3
 BINARY := target/release/knockknock
 APPLETS := knockknock-daemon knockknock-genprofile knockknock-proxy
 PAGES := $(wildcard man/*.[1-8])
-SHELL_SCRIPTS := .ci/run $(shell find scripts tests -name '*.sh')
+SHELL_SCRIPTS := .ci/run $(shell find scripts tests -name '*.sh') scripts/openwrt/root/etc/init.d/knockknock \
+	tests/openwrt/stand-in/etc/rc.common
 
 bindir := $(DESTDIR)$(PREFIX)/bin
 mandir := $(DESTDIR)$(PREFIX)/share/man
@@ -64,6 +65,29 @@ static-all: ## the same for x86_64, aarch64, armv7, mips and mipsel
 .PHONY: size
 size: ## hold the files in dist/ against scripts/size-budget.tsv, and list their largest symbols
 	scripts/size.sh
+
+.PHONY: reproducible
+reproducible: ## build HEAD twice, in two directories, and compare the bytes
+	tests/cross/reproducible.sh $(TARGET)
+
+.PHONY: router
+router: ## test the OpenWrt files: the init script, the installer, a small router (as root)
+	@scripts/setup.sh router
+	scripts/build-static.sh x86_64
+	$(PYTHON) -m pytest tests/openwrt
+
+PROCESSORS ?= mips mipsel armv7 aarch64
+
+.PHONY: cross
+cross: build ## test on other processors: unit tests, a knock, and the whole daemon on a MIPS machine (as root)
+	@scripts/setup.sh test router cross
+	scripts/build-static.sh $(PROCESSORS) mipsel
+	tests/cross/unit.sh $(PROCESSORS)
+	PROCESSORS="$(PROCESSORS)" $(PYTHON) -m pytest tests/cross
+
+.PHONY: dynamic
+dynamic: ## build against a shared musl, as OpenWrt's feed does
+	tests/cross/dynamic.sh
 
 # Only a missing binary is built here: `sudo make install` needs no compiler in root's PATH.
 $(BINARY):

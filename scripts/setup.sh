@@ -14,6 +14,9 @@ needs() {
         setcap:libcap2-bin strace:strace tcpdump:tcpdump /usr/bin/pytest-3:python3-pytest ;;
     bench) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps openssl:openssl strace:strace \
         python3:python3 fwknopd:fwknop-server fwknop:fwknop-client knockd:knockd ;;
+    router) echo ip:iproute2 nft:nftables readelf:binutils /usr/share/doc/busybox-static:busybox-static \
+        /usr/bin/pytest-3:python3-pytest ;;
+    cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips cpio:cpio ;;
     lint) echo rust-lint shellcheck:shellcheck ;;
     *)
         echo "setup.sh: no such task: \"$1\"" >&2
