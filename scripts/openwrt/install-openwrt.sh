@@ -18,7 +18,10 @@ fi
 router=$1
 
 # shellcheck disable=SC2016 # for the router's shell
-there=$(ssh "$router" '. /etc/openwrt_release && echo "$DISTRIB_ARCH" && ls /etc/config/knockknock 2>/dev/null || true')
+there=$(ssh "$router" '[ -r /etc/openwrt_release ] || exit 0
+	. /etc/openwrt_release
+	echo "$DISTRIB_ARCH"
+	ls /etc/config/knockknock 2>/dev/null || true')
 arch=${there%%
 *}
 case $arch in

@@ -125,7 +125,8 @@ check "a knock opens it after the crash" knocks
 check "for one connection after the crash" connects
 
 keeper=$(cat /tmp/procd/knockknock.pid)
-for pid in $(cat "/proc/$keeper/task/$keeper/children"); do
+children=$(cat "/proc/$keeper/task/$keeper/children")
+for pid in $children; do
 	check "$(tr '\0' ' ' <"/proc/$pid/cmdline")runs under a filter" grep -q '^Seccomp:[[:space:]]*2' "/proc/$pid/status"
 done
 

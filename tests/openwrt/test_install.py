@@ -1,0 +1,111 @@
+"""The installer, with an ssh that leads into a router's root on this machine."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import router
+
+SCRIPT = Path(__file__).parents[2] / "scripts/openwrt/install-openwrt.sh"
+BINARY = Path(__file__).parents[2] / "dist/x86_64-unknown-linux-musl/knockknock"
+SHIPPED = sorted(path.relative_to(router.SERVICE_FILES) for path in router.SERVICE_FILES.rglob("*") if path.is_file())
+
+
+class Router:
+    """One as it comes: busybox and rc.common, nothing of ours."""
+
+    def __init__(self, directory, release="DISTRIB_ARCH='x86_64'\n"):
+        self.root = directory / "router"
+        router.build(self.root, BINARY, "/usr/bin/busybox", "/usr/sbin/nft")
+        router.add_applets(self.root)
+        for path in [*SHIPPED, *(Path("usr/bin", f"knockknock{end}") for end in ("", "-daemon", "-genprofile", "-proxy"))]:
+            (self.root / path).unlink()
+        (self.root / "dev/null").touch()
+        if release:
+            (self.root / "etc/openwrt_release").write_text(release)
+        self._bin = directory / "bin"
+        self._bin.mkdir()
+        ssh = self._bin / "ssh"
+        ssh.write_text(f'#!/bin/sh\n[ "$1" = root@router ] || exit 255\nexec chroot {self.root} /bin/sh -c "$2"\n')
+        ssh.chmod(0o755)
+
+    def install(self, *options):
+        return subprocess.run([SCRIPT, *options, "root@router"], capture_output=True, text=True,
+                              env={"PATH": f"{self._bin}:{os.environ['PATH']}"})
+
+    def files(self):
+        return sorted(path.relative_to(self.root) for path in self.root.rglob("*") if not path.is_dir())
+
+
+def test_installs_everything(tmp_path):
+    there = Router(tmp_path)
+    before = there.files()
+    outcome = there.install()
+    assert outcome.returncode == 0, outcome.stderr
+    for path in SHIPPED:
+        assert (there.root / path).read_bytes() == (router.SERVICE_FILES / path).read_bytes()
+    assert (there.root / "usr/bin/knockknock").read_bytes() == BINARY.read_bytes()
+    new = set(there.files()) - set(before)
+    assert new == {*SHIPPED, Path("etc/rc.d/S18knockknock"),
+                   *(Path("usr/bin", f"knockknock{end}") for end in ("", "-daemon", "-genprofile", "-proxy"))}
+    version = subprocess.run(["chroot", there.root, "/usr/bin/knockknock-daemon", "--help"], capture_output=True, text=True)
+    assert version.returncode == 0 and "knockknock-daemon" in version.stdout
+    assert (there.root / "etc/init.d/knockknock").stat().st_mode & 0o777 == 0o755
+    assert (there.root / "etc").stat().st_uid == 0
+
+
+def test_installing_again_keeps_what_is_configured(tmp_path):
+    there = Router(tmp_path)
+    there.install()
+    config = there.root / "etc/config/knockknock"
+    config.write_text("config knockknock 'main'\n\tlist guard '22'\n")
+    counter = there.root / "etc/knockknock.d/profiles/gate/counter"
+    counter.parent.mkdir(parents=True)
+    counter.write_text("0000000041\n")
+    (there.root / "usr/bin/knockknock").write_text("an old one")
+    assert there.install().returncode == 0
+    assert config.read_text() == "config knockknock 'main'\n\tlist guard '22'\n"
+    assert counter.read_text() == "0000000041\n"
+    assert (there.root / "usr/bin/knockknock").read_bytes() == BINARY.read_bytes()
+
+
+def test_a_dry_run_copies_nothing(tmp_path):
+    there = Router(tmp_path)
+    before = there.files()
+    outcome = there.install("-n")
+    assert outcome.returncode == 0
+    assert "/usr/bin/knockknock-daemon\n" in outcome.stdout and "/etc/init.d/knockknock\n" in outcome.stdout
+    assert there.files() == before
+
+
+@pytest.mark.parametrize("release, complaint", [
+    (None, '"root@router" is no OpenWrt'),
+    ("DISTRIB_ARCH='powerpc_464fp'\n", 'no static build runs on "powerpc_464fp"'),
+    ("DISTRIB_ARCH='mips64_octeonplus'\n", 'no static build runs on "mips64_octeonplus"'),
+    ("DISTRIB_ARCH='arm_cortex-a9'\n", 'no static build runs on "arm_cortex-a9"'),  # it has no FPU
+], ids=["no OpenWrt", "PowerPC", "64 bit MIPS", "ARM without FPU"])
+def test_refuses_what_it_has_nothing_for(tmp_path, release, complaint):
+    there = Router(tmp_path, release)
+    before = there.files()
+    outcome = there.install()
+    assert outcome.returncode == 1 and complaint in outcome.stderr
+    assert there.files() == before
+
+
+@pytest.mark.parametrize("arch, target", [
+    ("aarch64_cortex-a53", "aarch64-unknown-linux-musl"),
+    ("arm_cortex-a7_neon-vfpv4", "armv7-unknown-linux-musleabihf"),
+    ("arm_cortex-a9_vfpv3-d16", "armv7-unknown-linux-musleabihf"),
+    ("mips_24kc", "mips-unknown-linux-musl"),
+    ("mipsel_24kc", "mipsel-unknown-linux-musl"),
+    ("mipsel_74kc", "mipsel-unknown-linux-musl"),
+])
+def test_picks_the_build_for_the_processor(tmp_path, arch, target):
+    said = Router(tmp_path, f"DISTRIB_ARCH='{arch}'\n").install("-n")
+    assert f"dist/{target}/knockknock" in said.stderr or f"with {target}:" in said.stdout
+
+
+def test_wants_one_router():
+    assert subprocess.run([SCRIPT], capture_output=True).returncode == 2
