@@ -1,0 +1,72 @@
+#!/bin/sh
+# minimal-firewall.sh [--apply [--yes] | --remove]: the rules of minimal-firewall.nft, with iptables and ip6tables.
+# Without an option, a dry run: shows the rules and has both programs check them. In a chain of its own, behind all others.
+set -eu
+PATH=$PATH:/usr/sbin:/sbin
+CHAIN=minimal-firewall
+
+rules() { # iptables|ip6tables
+    echo '*filter'
+    echo ":$CHAIN - [0:0]"
+    echo "-A $CHAIN -i lo -j ACCEPT"
+    echo "-A $CHAIN -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+    echo "-A $CHAIN -m connmark --mark 0x08000000/0x08000000 -j ACCEPT" # knocked
+    if [ "$1" = ip6tables ]; then # what IPv6 cannot do without: neighbours, routers, leases
+        for kind in neighbour-solicitation neighbour-advertisement router-advertisement; do
+            echo "-A $CHAIN -p icmpv6 --icmpv6-type $kind -m hl --hl-eq 255 -j ACCEPT"
+        done
+        echo "-A $CHAIN -s fe80::/10 -p udp --sport 547 --dport 546 -j ACCEPT"
+    fi
+    echo "-A $CHAIN -j DROP"
+    echo COMMIT
+}
+
+on_ssh() { # SSH_CONNECTION, or sshd among this process's ancestors: sudo hides the first
+    [ -z "${SSH_CONNECTION-}" ] || return 0
+    process=$$
+    while [ "${process:-0}" -gt 1 ]; do
+        case $(cat "/proc/$process/comm") in sshd* | dropbear) return 0 ;; esac
+        process=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$process/status")
+    done
+    return 1
+}
+
+warn() {
+    echo 'You are on ssh. This session stays; the next one needs a knock: have a profile on both sides, the daemon' >&2
+    echo 'running, and a second way in (a console, or: sleep 300 && minimal-firewall.sh --remove) while you try it.' >&2
+}
+
+case "$*" in
+'')
+    for program in iptables ip6tables; do
+        echo "# $program-restore --noflush, then $program -A INPUT -j $CHAIN"
+        rules $program
+        rules $program | $program-restore --test --noflush
+    done
+    if on_ssh; then warn; fi
+    echo "# that was a dry run; to apply it: $0 --apply" >&2
+    ;;
+--apply | '--apply --yes')
+    if on_ssh; then
+        warn
+        if [ "$*" = --apply ]; then
+            echo 'Nothing done. If that is so: minimal-firewall.sh --apply --yes' >&2
+            exit 1
+        fi
+    fi
+    for program in iptables ip6tables; do
+        rules $program | $program-restore --wait --noflush
+        $program -w -C INPUT -j $CHAIN 2>/dev/null || $program -w -A INPUT -j $CHAIN
+    done
+    ;;
+--remove)
+    for program in iptables ip6tables; do
+        while $program -w -D INPUT -j $CHAIN 2>/dev/null; do :; done
+        if $program -w -S $CHAIN >/dev/null 2>&1; then $program -w -F $CHAIN && $program -w -X $CHAIN; fi
+    done
+    ;;
+*)
+    echo "usage: minimal-firewall.sh [--apply [--yes] | --remove]" >&2
+    exit 2
+    ;;
+esac
