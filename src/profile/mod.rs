@@ -6,7 +6,7 @@ mod create;
 mod set;
 mod terms;
 
-pub use counter::Counter;
+pub use counter::{Counter, SPENT};
 pub use create::{Fresh, create};
 pub use set::{Found, find, list};
 pub use terms::Terms;

@@ -13,6 +13,7 @@ pub mod process;
 pub mod raw;
 pub mod route;
 pub mod socketpair;
+pub mod sysctl;
 
 use std::io;
 

@@ -143,3 +143,19 @@ impl Background {
         self.0.write_all(b"+")
     }
 }
+
+/// Lets this process hold `files` descriptors open, where it may not yet.
+pub fn allow_files(files: u64) -> io::Result<()> {
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: getrlimit fills the structure that it is given.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) })?;
+    // SAFETY: filled above.
+    let mut limit = unsafe { limit.assume_init() };
+    if limit.rlim_cur >= files {
+        return Ok(());
+    }
+    limit.rlim_cur = files;
+    limit.rlim_max = limit.rlim_max.max(limit.rlim_cur);
+    // SAFETY: the structure is valid for reads.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}

@@ -11,12 +11,14 @@ pub mod options;
 pub mod ports;
 pub mod request;
 pub mod seal;
+pub mod stack;
 pub mod syn;
 
 pub use entry::Entry;
 pub use ports::{PortSet, Ports};
 pub use request::Request;
 pub use seal::{Ciphertext, Fields, Keys, Unsealed};
+pub use stack::Stack;
 pub use syn::Syn;
 
 /// The format in which a message rides in a SYN.

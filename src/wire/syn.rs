@@ -2,8 +2,9 @@
 
 use super::Entry;
 use super::entry::flow_id;
-use super::options::{self, Options};
+use super::options;
 use super::seal::Fields;
+use super::stack::Stack;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Offsets in an IPv4 header (RFC 791, section 3.1).
@@ -30,19 +31,6 @@ const DONT_FRAGMENT: u16 = 0x4000;
 const FIN_SYN_RST_ACK: u8 = 0x17;
 const SYN: u8 = 0x02;
 const ECE_CWR: u8 = 0xc0;
-
-/// What the sender's own kernel would put into the SYN of an ordinary connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stack {
-    /// Time to live, or hop limit.
-    pub ttl: u8,
-    /// TCP win.
-    pub win: u16,
-    /// Whether it asks for explicit congestion notification (RFC 3168).
-    pub ecn: bool,
-    /// The TCP options; the timestamp value is replaced by the wire's where that sets one.
-    pub options: Options,
-}
 
 /// A SYN, ready to be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -199,6 +187,7 @@ fn put(header: &mut [u8], at: usize, value: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::options::Options;
     use crate::wire::{Keys, Wire};
 
     const STACK: Stack = Stack {

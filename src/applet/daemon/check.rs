@@ -1,0 +1,51 @@
+//! `--check`: reads everything and says what the daemon would do.
+
+use super::keeper::Orders;
+use super::say_left_out;
+use crate::error::{Error, Result};
+use crate::klog;
+use crate::profile::Profile;
+use crate::say;
+use std::fmt::Write;
+use std::path::Path;
+
+/// Checks the configuration in `directory` and prints what it comes to. Nothing is changed.
+pub fn run(directory: &Path) -> Result<()> {
+    let orders = Orders::read(directory)?;
+    klog::check(&orders.config.log)?;
+    let mut text = String::new();
+    let mut left_out = orders.census.left_out.len();
+    let ports = |ports: &crate::wire::Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
+    let _ = writeln!(text, "log            {}", klog::describe(&orders.config.log));
+    let _ = writeln!(text, "firewall       {}", orders.backend.name());
+    let _ = writeln!(text, "guarded ports  {}", ports(&orders.rules.guard));
+    let interfaces = orders.rules.interfaces.join(", ");
+    let _ =
+        writeln!(text, "guarded on     {}", if interfaces.is_empty() { "every interface but lo" } else { &interfaces });
+    let _ = writeln!(text, "knock ports    {}", ports(&orders.rules.knock_ports));
+    let _ = writeln!(text, "delay          {} s", orders.config.delay);
+    let _ = writeln!(text, "mark           {:#010x}", orders.rules.mark);
+    for (found, terms) in &orders.census.profiles {
+        match Profile::load(found) {
+            Ok(_) => {
+                let opens = terms.ports.as_ref().map_or("any port".to_owned(), |ports| format!("ports {ports}"));
+                let _ =
+                    writeln!(text, "profile        {:?}: knock port {}, opens {opens}", found.name, terms.knock_port);
+            }
+            Err(error) => {
+                left_out += 1;
+                say_left_out(found, &error);
+            }
+        }
+    }
+    say::answer(&text);
+    for warning in orders.backend.look_around(&orders.rules) {
+        say::warn(warning);
+    }
+    if left_out > 0 {
+        return Err(
+            Error::refused(format!("{left_out} profiles would be left out")).advise("correct them as said above")
+        );
+    }
+    Ok(())
+}

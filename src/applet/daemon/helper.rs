@@ -1,0 +1,85 @@
+//! The helper: the one process that can change the firewall while packets decide what happens.
+//!
+//! It reads messages of fixed length, checks them again and treats nonsense as an attack. It has
+//! never seen a key or a line of the log.
+
+use super::helper_user;
+use super::messages::{Answer, Plan, READY};
+use crate::error::{Error, Result};
+use crate::firewall::{Backend, Door};
+use crate::sys::privilege::{self, Capability};
+use crate::sys::socketpair::End;
+use crate::sys::{poll, process};
+use crate::wire::Request;
+use std::fs::File;
+use std::io::{self, Write};
+
+/// The exit code that says: our rules are gone or may be, make them again.
+pub const RULES_GONE: u8 = 64;
+
+/// Runs the helper: descriptor 0 is the socket to the worker, descriptor 1 a pipe to the keeper.
+/// Returns its exit code.
+pub fn run(backend: &str) -> Result<u8> {
+    let backend = Backend::named(backend).ok_or_else(|| Error::Usage("the keeper starts the helper".into()))?;
+    let (channel, keeper) = (End::from(process::inherited(0)), File::from(process::inherited(1)));
+    let parent = std::os::unix::process::parent_id();
+    process::release_signals().map_err(|cause| Error::system("let signals through", cause))?;
+
+    let mut bytes = vec![0; Plan::BYTES];
+    let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read the plan", cause))?;
+    let plan = bytes.get(..length).and_then(Plan::from_bytes).ok_or_else(|| Error::refused("the plan is damaged"))?;
+    let mut door = Door::new(backend, &plan.guard)?;
+    drop_privileges(backend, parent)?;
+
+    let mut ready = [0; 1];
+    if channel.receive(&mut ready).ok() != Some(READY.len()) || ready != *READY {
+        return Err(Error::refused("the worker did not start"));
+    }
+    { keeper }.write_all(READY).map_err(|cause| Error::system("tell the keeper", cause))?;
+    serve(&channel, &plan, &mut door)
+}
+
+fn drop_privileges(backend: Backend, parent: u32) -> Result<()> {
+    let keep: &[Capability] = match backend {
+        Backend::Nft => &[Capability::NetAdmin],
+        Backend::Iptables => &[],
+    };
+    let dropped = privilege::become_user(helper_user(), &[], keep)
+        .and_then(|()| privilege::not_dumpable())
+        .and_then(|()| privilege::die_with_parent(parent));
+    dropped.map_err(|cause| Error::system("give up root's privileges", cause))
+}
+
+fn serve(channel: &End, plan: &Plan, door: &mut Door) -> Result<u8> {
+    use std::os::fd::AsFd;
+    loop {
+        let [asked, changed] = poll::readable([channel.as_fd(), door.changes()], None)
+            .map_err(|cause| Error::system("wait for the worker", cause))?;
+        if changed && !door.still_stands() {
+            return Ok(RULES_GONE);
+        }
+        if asked {
+            // One byte more than a request has: a longer message shows.
+            let mut bytes = [0; Request::BYTES + 1];
+            let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read from the worker", cause))?;
+            if length == 0 {
+                return Ok(1);
+            }
+            let request = bytes.get(..length).and_then(Request::from_bytes);
+            let request = request.ok_or_else(|| Error::refused("the worker sent nonsense; everything ends"))?;
+            match answer(plan, door, &request) {
+                Ok(answer) => {
+                    channel.send(&answer.to_bytes()).map_err(|cause| Error::system("answer the worker", cause))?;
+                }
+                Err(cause) => {
+                    crate::say::error(&Error::system("open a port in the firewall", cause));
+                    return Ok(RULES_GONE);
+                }
+            }
+        }
+    }
+}
+
+fn answer(plan: &Plan, door: &mut Door, request: &Request) -> io::Result<Answer> {
+    if plan.allowed.contains(request.port()) { door.admit(request).map(Answer::from) } else { Ok(Answer::Refused) }
+}

@@ -1,0 +1,270 @@
+//! The keeper: root, and deaf. It makes the rules, starts the worker and the helper, and waits for
+//! signals and children. Nothing that came over a network ever reaches it.
+
+use super::helper::RULES_GONE;
+use super::messages::{Plan, READY};
+use super::{Census, say_left_out, worker_user};
+use crate::config::{Config, Log};
+use crate::error::{Error, Result};
+use crate::firewall::{Backend, Rules};
+use crate::klog;
+use crate::say;
+use crate::sys::process::{self, Background, Signal, Signals};
+use crate::sys::{file, socketpair};
+use crate::wire::{PortSet, Ports};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+/// The longest wait before rules that somebody keeps removing are made again: within a second.
+const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
+/// Repairs further apart than this are each said; of others, one in this time.
+const CALM: Duration = Duration::from_secs(60);
+
+/// What the keeper works by: the configuration and what it comes to.
+pub(super) struct Orders {
+    pub(super) config: Config,
+    pub(super) backend: Backend,
+    pub(super) rules: Rules,
+    pub(super) plan: Plan,
+    pub(super) census: Census,
+}
+
+impl Orders {
+    /// Reads the configuration, and of the profiles only their terms.
+    pub(super) fn read(directory: &Path) -> Result<Self> {
+        let (config, warnings) = Config::load(directory)?;
+        for warning in warnings {
+            say::warn(format_args!("{:?}, {warning}", directory.join("config")));
+        }
+        let census = Census::take(directory)?;
+        for (found, error) in &census.left_out {
+            say_left_out(found, error);
+        }
+        if census.profiles.is_empty() {
+            say::warn(format_args!("there is no profile in {:?}: nobody can knock", directory.join("profiles")));
+            say::warn("make one with: knockknock-genprofile NAME KNOCKPORT");
+        }
+        worker_user(&config)?;
+        check_interfaces(&config.interfaces)?;
+        let backend = Backend::choose(config.firewall)?;
+        let rules = Rules::new(&config, census.profiles.iter().map(|(_, terms)| terms.knock_port).collect());
+        let mut allowed = PortSet::empty();
+        for (found, terms) in &census.profiles {
+            match &terms.ports {
+                None => allowed = PortSet::all(),
+                Some(ports) => allowed.extend(ports.iter()),
+            }
+            for port in terms.ports.iter().flat_map(Ports::iter).filter(|&port| !backend.can_open(&rules, port)) {
+                say::warn(format_args!(
+                    "iptables cannot open port {port} (profile {:?}): it is not in \"guard\"",
+                    found.name
+                ));
+            }
+        }
+        let plan = Plan { allowed, guard: config.guard.clone() };
+        Ok(Self { config, backend, rules, plan, census })
+    }
+}
+
+/// A guard on a port of a bridge would never match. One that is not there yet holds once it is.
+fn check_interfaces(names: &[String]) -> Result<()> {
+    for name in names {
+        let interface = Path::new("/sys/class/net").join(name);
+        if interface.join("brport").exists() {
+            return Err(Error::refused(format!(
+                "interface {name:?} is a port of a bridge: the guard would never match"
+            ))
+            .advise("name the bridge itself in the config's \"interfaces\""));
+        }
+        if !interface.exists() {
+            say::warn(format_args!("there is no interface {name:?} yet: the guard holds there once it comes"));
+        }
+    }
+    Ok(())
+}
+
+/// The two others.
+struct Children {
+    worker: Child,
+    helper: Child,
+}
+
+impl Children {
+    /// Starts both and returns when both are ready.
+    fn start(directory: &Path, orders: &Orders) -> Result<Self> {
+        let failed = |cause| Error::system("start the worker and the helper", cause);
+        let (to_helper, to_worker) = socketpair::pair().map_err(failed)?;
+        // Left in the socket before the worker exists, so that no worker can have written it.
+        to_helper.send(&orders.plan.to_bytes()).map_err(failed)?;
+        let (mut ready, tells) = UnixStream::pair().map_err(failed)?;
+        let helper = ["helper", orders.backend.name()].map(OsStr::new);
+        let mut helper = process::restart_self(&helper, Some(to_worker.into()), tells.into()).map_err(failed)?;
+        let log = match orders.config.log {
+            Log::Input => None,
+            _ => Some(OwnedFd::from(File::open("/dev/null").map_err(failed)?)),
+        };
+        let worker = [OsStr::new("worker"), directory.as_os_str()];
+        let mut worker = match process::restart_self(&worker, log, to_helper.into()) {
+            Ok(worker) => worker,
+            Err(cause) => {
+                process::end(&mut helper);
+                return Err(failed(cause));
+            }
+        };
+        let mut said = [0; 1];
+        if ready.read(&mut said).ok() != Some(READY.len()) || said != *READY {
+            process::end(&mut worker);
+            process::end(&mut helper);
+            return Err(Error::refused("the worker and the helper could not start; see above"));
+        }
+        Ok(Self { worker, helper })
+    }
+
+    fn stop(mut self) {
+        process::end(&mut self.worker);
+        process::end(&mut self.helper);
+    }
+}
+
+/// Why the keeper woke with something to do.
+enum Event {
+    Reload(Box<Orders>),
+    RulesGone,
+    End,
+    ChildEnded,
+}
+
+/// Runs the daemon on `directory`, in the foreground or in the background.
+pub fn run(directory: &Path, background: bool) -> Result<()> {
+    let _lock = lock(directory)?;
+    let mut orders = Orders::read(directory)?;
+    let background = if background {
+        let started = Background::start().map_err(|cause| Error::system("go into the background", cause))?;
+        Some(started)
+    } else {
+        None
+    };
+    let signals = Signals::hold().map_err(|cause| Error::system("hold signals back", cause))?;
+    orders.backend.make(&orders.rules)?;
+    for warning in orders.backend.look_around(&orders.rules) {
+        say::warn(warning);
+    }
+    let mut children = Children::start(directory, &orders)?;
+    say_ready(&orders);
+    if let Some(background) = background {
+        say::use_syslog();
+        background.ready().map_err(|cause| Error::system("let go of the terminal", cause))?;
+    }
+
+    let mut repairs = BackOff::default();
+    loop {
+        match wait(&signals, directory, &mut children)? {
+            Event::Reload(read) => {
+                children.stop();
+                orders = *read;
+                orders.backend.make(&orders.rules)?;
+                children = Children::start(directory, &orders)?;
+                say_ready(&orders);
+            }
+            Event::RulesGone => {
+                children.stop();
+                let say = repairs.wait();
+                orders.backend.make(&orders.rules)?;
+                children = Children::start(directory, &orders)?;
+                if say {
+                    say::warn("somebody removed our firewall rules; they were made again");
+                }
+            }
+            Event::End => {
+                children.stop();
+                say::note("ended; the guard stays, and knocks open nothing until the daemon runs again");
+                return Ok(());
+            }
+            Event::ChildEnded => {
+                children.stop();
+                return Err(Error::refused("the worker or the helper ended; the guard stays"));
+            }
+        }
+    }
+}
+
+fn wait(signals: &Signals, directory: &Path, children: &mut Children) -> Result<Event> {
+    loop {
+        match signals.wait().map_err(|cause| Error::system("wait for signals", cause))? {
+            Signal::End => return Ok(Event::End),
+            Signal::Reload => match Orders::read(directory) {
+                Ok(orders) => return Ok(Event::Reload(Box::new(orders))),
+                Err(error) => {
+                    say::error(&error);
+                    say::warn("the configuration stays as it was");
+                }
+            },
+            Signal::Child => {
+                let helper = children.helper.try_wait().ok().flatten();
+                if helper.is_some_and(|status| status.code() == Some(RULES_GONE.into())) {
+                    return Ok(Event::RulesGone);
+                }
+                let worker = children.worker.try_wait().ok().flatten();
+                if helper.is_some() || worker.is_some() {
+                    return Ok(Event::ChildEnded);
+                }
+            }
+        }
+    }
+}
+
+/// Only one daemon at a time may use the counters of a directory.
+fn lock(directory: &Path) -> Result<File> {
+    let opened = File::open(directory).map_err(|cause| {
+        Error::path("open", directory, cause).advise("make a first profile with: knockknock-genprofile NAME KNOCKPORT")
+    })?;
+    file::try_lock(&opened).map_err(|_| {
+        Error::refused(format!("another daemon runs on {directory:?}"))
+            .advise("stop it first, or send it SIGHUP to read its configuration again")
+    })?;
+    Ok(opened)
+}
+
+fn say_ready(orders: &Orders) {
+    let guard = match orders.rules.guard.is_empty() {
+        true => "no ports".to_owned(),
+        false => format!("ports {}", orders.rules.guard),
+    };
+    say::note(format_args!(
+        "ready: reads {}, guards {guard} with {}, {} profiles",
+        klog::describe(&orders.config.log),
+        orders.backend.name(),
+        orders.rules.knock_ports.iter().count()
+    ));
+}
+
+/// Waits longer each time that the rules have to be made again soon.
+#[derive(Default)]
+struct BackOff {
+    last: Option<Instant>,
+    said: Option<Instant>,
+    next: Duration,
+}
+
+impl BackOff {
+    /// Waits, and returns whether it is time to say something again.
+    fn wait(&mut self) -> bool {
+        if self.last.is_none_or(|last| last.elapsed() > CALM) {
+            self.next = Duration::ZERO;
+        }
+        std::thread::sleep(self.next);
+        self.next = (2 * self.next).clamp(Duration::from_millis(50), LONGEST_BACK_OFF);
+        self.last = Some(Instant::now());
+        let say = self.said.is_none_or(|said| said.elapsed() > CALM);
+        if say {
+            self.said = self.last;
+        }
+        say
+    }
+}

@@ -1,0 +1,96 @@
+//! daemon: tails the kernel's log and has the firewall open ports. Three processes:
+//!
+//! - the keeper is root and deaf: it makes the rules, starts the other two and waits;
+//! - the worker has the keys and no privilege: it reads the log and can only ask;
+//! - the helper has one privilege and no key: it reads fixed bytes and puts elements into a set.
+//!
+//! `messages` is all that they can say to each other.
+
+mod check;
+mod helper;
+mod judge;
+mod keeper;
+mod messages;
+mod worker;
+
+pub use check::run as check;
+pub use helper::run as helper;
+pub use keeper::run as keeper;
+pub use worker::run as worker;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::firewall;
+use crate::profile::{self, Found, Terms};
+use crate::say;
+use crate::sys::privilege::{Account, User};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// The users that the worker and the helper become where the system has no account for them: ids
+/// that no account has, in a range that Debian and systemd leave alone.
+const WORKER: User = User { uid: 65526, gid: 65526 };
+const HELPER: User = User { uid: 65527, gid: 65527 };
+
+/// The worker's user: `user` of the config, else `knockknock`, else a fixed id.
+fn worker_user(config: &Config) -> Result<User> {
+    match &config.user {
+        Some(name) => Account::named(name).map(|account| account.user).ok_or_else(|| {
+            Error::refused(format!("there is no user {name:?}"))
+                .advise("correct \"user\" in the config, or leave it out")
+        }),
+        None => Ok(Account::named("knockknock").map_or(WORKER, |account| account.user)),
+    }
+}
+
+/// The helper's user.
+fn helper_user() -> User {
+    Account::named("knockknock-fw").map_or(HELPER, |account| account.user)
+}
+
+/// Takes the guard and all our rules away.
+pub fn unguard() {
+    firewall::unguard();
+    say::note("the guard is gone: guarded ports are open to everybody, until the daemon starts");
+}
+
+/// What the keeper may know of the profiles.
+struct Census {
+    /// Names and terms, one for each knock port.
+    profiles: Vec<(Found, Terms)>,
+    /// Those that cannot be had, and why.
+    left_out: Vec<(Found, Error)>,
+}
+
+impl Census {
+    /// Reads the terms of every profile in `directory`, and nothing secret.
+    fn take(directory: &Path) -> Result<Self> {
+        let directory = directory.join("profiles");
+        let found = if directory.exists() { profile::list(&directory)? } else { Vec::new() };
+        let (mut profiles, mut left_out) = (Vec::with_capacity(found.len()), Vec::new());
+        let mut first_on: HashMap<u16, String> = HashMap::with_capacity(found.len());
+        for found in found {
+            let terms = Terms::load(&found.path).and_then(|terms| match first_on.get(&terms.knock_port) {
+                None => Ok(terms),
+                Some(first) => {
+                    let why = format!("profile {first:?} has knock port {} already", terms.knock_port);
+                    Err(Error::refused(why).advise("give one of them another knock port, on both sides"))
+                }
+            });
+            match terms {
+                Ok(terms) => {
+                    first_on.insert(terms.knock_port, found.name.clone());
+                    profiles.push((found, terms));
+                }
+                Err(error) => left_out.push((found, error)),
+            }
+        }
+        Ok(Self { profiles, left_out })
+    }
+}
+
+/// Says that a profile is left out, and why.
+fn say_left_out(found: &Found, error: &Error) {
+    say::warn(format_args!("profile {:?} is left out:", found.name));
+    say::error(error);
+}

@@ -1,0 +1,254 @@
+//! The worker: reads the log, holds the keys, and can do no more than ask.
+
+use super::judge::{Memory, Verdict, judge};
+use super::messages::{Answer, READY};
+use super::{Census, say_left_out, worker_user};
+use crate::config::Config;
+use crate::error::{Error, Result, reason};
+use crate::klog::{Klog, Notice};
+use crate::profile::Profile;
+use crate::say;
+use crate::sys::privilege;
+use crate::sys::socketpair::End;
+use crate::sys::{poll, process};
+use crate::wire::{Entry, PortSet, Request, Unsealed};
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What anybody can cause is summed up, once in this time.
+const SUMMARY: Duration = Duration::from_secs(60);
+/// How many searches for the tag of a port that is not allowed are made in that time: enough for
+/// somebody who mistypes, too few to be a burden.
+const CURIOSITY: u32 = 60;
+/// How many SYNs in a row without logged options say that the log rule lacks a flag.
+const OPTIONLESS: u32 = 3;
+
+/// Runs the worker: descriptor 0 is the log where that is standard input, descriptor 1 the socket to
+/// the helper. Returns its exit code.
+pub fn run(directory: &Path) -> Result<u8> {
+    let channel = End::from(process::inherited(1));
+    let parent = std::os::unix::process::parent_id();
+    process::release_signals().map_err(|cause| Error::system("let signals through", cause))?;
+
+    let (config, _) = Config::load(directory)?;
+    let user = worker_user(&config)?;
+    let guests = load(directory)?;
+    let mut log = Klog::open(&config.log)?;
+    let groups: Vec<u32> = log.group().into_iter().collect();
+    let dropped = privilege::become_user(user, &groups, &[])
+        .and_then(|()| privilege::not_dumpable())
+        .and_then(|()| privilege::die_with_parent(parent));
+    dropped.map_err(|cause| Error::system("give up root's privileges", cause))?;
+
+    channel.send(READY).map_err(|cause| Error::system("tell the helper", cause))?;
+    Worker::new(config, guests, channel).follow(&mut log)
+}
+
+/// A profile, and what was accepted of late.
+struct Guest {
+    profile: Profile,
+    memory: Memory,
+}
+
+/// Loads the profiles by knock port. One that cannot be read is named and left out.
+fn load(directory: &Path) -> Result<HashMap<u16, Guest>> {
+    // The keeper has said which are left out for their terms.
+    let profiles = Census::take(directory)?.profiles;
+    process::allow_files(profiles.len() as u64 + 64).map_err(|cause| Error::system("hold the counters open", cause))?;
+    let mut guests = HashMap::with_capacity(profiles.len());
+    for (found, _) in profiles {
+        match Profile::load(&found) {
+            Ok(profile) => {
+                guests.insert(profile.terms.knock_port, Guest { profile, memory: Memory::default() });
+            }
+            Err(error) => say_left_out(&found, &error),
+        }
+    }
+    Ok(guests)
+}
+
+/// The worker after it has given up everything.
+struct Worker {
+    config: Config,
+    guests: HashMap<u16, Guest>,
+    channel: End,
+    tally: Tally,
+}
+
+/// What anybody can cause, counted until it is summed up.
+#[derive(Default)]
+struct Tally {
+    since: Option<Instant>,
+    replays: u32,
+    wrong_tags: u32,
+    curious: u32,
+    optionless: u32,
+    overruns: u32,
+}
+
+impl Worker {
+    fn new(config: Config, guests: HashMap<u16, Guest>, channel: End) -> Self {
+        Self { config, guests, channel, tally: Tally::default() }
+    }
+
+    /// Follows the log until it or the helper ends.
+    fn follow(&mut self, log: &mut Klog) -> Result<u8> {
+        let mut ports = PortSet::empty();
+        ports.extend(self.guests.keys().copied());
+        loop {
+            let timeout = self.tally.since.map(|since| SUMMARY.saturating_sub(since.elapsed()));
+            let [more] =
+                poll::readable([log.fd()], timeout).map_err(|cause| Error::system("wait for the log", cause))?;
+            if more {
+                let mut helper_gone = None;
+                let notice = log.read(&ports, &mut |record| {
+                    if let Some(entry) = record.entry() {
+                        if let Err(error) = self.take(&entry) {
+                            helper_gone = Some(error);
+                        }
+                    }
+                })?;
+                if let Some(error) = helper_gone {
+                    return Err(error);
+                }
+                match notice {
+                    None => {}
+                    Some(Notice::Overrun) => self.tally.count(|tally| &mut tally.overruns),
+                    Some(Notice::Ended) => return Err(Error::refused(Notice::Ended.to_string())),
+                    Some(notice) => say::warn(notice),
+                }
+            }
+            self.tally.sum_up();
+        }
+    }
+
+    /// One SYN to a knock port. An error says that the helper is gone.
+    fn take(&mut self, entry: &Entry) -> Result<()> {
+        let now = Instant::now();
+        let Some(guest) = self.guests.get_mut(&entry.knock_port) else { return Ok(()) };
+        let curious = self.tally.curious < CURIOSITY;
+        match judge(&guest.profile, &guest.memory, entry, self.config.window, curious, now) {
+            Verdict::Open(unsealed) => {
+                if guest.burn(entry, unsealed, now) {
+                    return open(&self.channel, &self.config, guest, entry, unsealed);
+                }
+            }
+            Verdict::NotAllowed(unsealed) => {
+                if guest.burn(entry, unsealed, now) {
+                    say::warn(format_args!(
+                        "profile {:?} may not open port {} (asked from {})",
+                        guest.profile.name,
+                        unsealed.port(),
+                        entry.source
+                    ));
+                }
+            }
+            Verdict::Same => {}
+            Verdict::Replay => self.tally.count(|tally| &mut tally.replays),
+            Verdict::WrongTag => {
+                self.tally.count(|tally| &mut tally.wrong_tags);
+                self.tally.curious = self.tally.curious.saturating_add(1);
+            }
+            Verdict::Empty if !entry.options_logged => self.tally.count(|tally| &mut tally.optionless),
+            Verdict::Empty => {}
+        }
+        Ok(())
+    }
+}
+
+impl Guest {
+    /// Uses up the counters up to and with the knock's, on disk. Where that fails the port stays
+    /// closed: `false`, and it was said.
+    fn burn(&mut self, entry: &Entry, unsealed: Unsealed, now: Instant) -> bool {
+        if let Some(ciphertext) = entry.ciphertext() {
+            self.memory.accept(entry, ciphertext, now);
+        }
+        let counter = &mut self.profile.counter;
+        let expected = counter.next();
+        let stored = counter.stored();
+        let burnt = counter.burn_to(u64::from(unsealed.counter()) + 1);
+        let name = &self.profile.name;
+        if !counter.is_linked() {
+            say::error(
+                &Error::content(
+                    counter.path(),
+                    0,
+                    format!("was replaced while profile {name:?} was in use; the port stays closed"),
+                )
+                .advise("send SIGHUP to the daemon to read the profiles again"),
+            );
+            return false;
+        }
+        if let Err(cause) = burnt {
+            let path = counter.path();
+            say::warn(format_args!("cannot store the counter in {path:?}: {}; the port stays closed", reason(&cause)));
+            return false;
+        }
+        if stored.is_ok_and(|stored| stored < expected) {
+            say::warn(format_args!("the counter of profile {name:?} had gone backwards on disk; it was put right"));
+        }
+        true
+    }
+}
+
+/// Asks the helper for the opening and says what came of it.
+fn open(channel: &End, config: &Config, guest: &Guest, entry: &Entry, unsealed: Unsealed) -> Result<()> {
+    let (name, port, source) = (&guest.profile.name, unsealed.port(), entry.source);
+    let Some(request) = Request::new(source, unsealed, config.delay) else {
+        say::warn(format_args!("port {port} stays closed: {source} is no client's address (profile {name:?})"));
+        return Ok(());
+    };
+    let gone = |cause| Error::system("ask the helper", cause);
+    channel.send(&request.to_bytes()).map_err(gone)?;
+    let mut answer = [0; 1];
+    let length = channel.receive(&mut answer).map_err(gone)?;
+    match answer.first().filter(|_| length == 1).and_then(|&byte| Answer::from_byte(byte)) {
+        Some(Answer::Opened) => {
+            say::note(format_args!("opened port {port} to {source} for {} s (profile {name:?})", request.seconds()));
+        }
+        Some(Answer::Refused) => {
+            say::warn(format_args!(
+                "port {port} stays closed to {source}: the firewall takes no such opening now (profile {name:?})"
+            ));
+        }
+        None => return Err(Error::refused("the helper is gone")),
+    }
+    Ok(())
+}
+
+impl Tally {
+    fn count(&mut self, of: fn(&mut Self) -> &mut u32) {
+        self.since.get_or_insert_with(Instant::now);
+        let count = of(self);
+        *count = count.saturating_add(1);
+    }
+
+    /// Says what was counted, once the time for it has come.
+    fn sum_up(&mut self) {
+        if self.since.is_none_or(|since| since.elapsed() < SUMMARY) {
+            return;
+        }
+        let mut text = String::new();
+        for (count, what) in [
+            (self.replays, "replayed"),
+            (self.wrong_tags, "with a wrong tag"),
+            (self.overruns, "times the kernel's log ran over"),
+        ] {
+            if count > 0 {
+                let _ = write!(text, "{}{count} {what}", if text.is_empty() { "" } else { ", " });
+            }
+        }
+        if !text.is_empty() {
+            say::note(format_args!("ignored in the last minute: {text}"));
+        }
+        if self.optionless >= OPTIONLESS {
+            say::warn(
+                "SYNs to a knock port are logged without TCP options: the log rule lacks a flag that stealth knocks need",
+            );
+            say::warn("nft: log flags tcp sequence,options; iptables: --log-tcp-sequence --log-tcp-options");
+        }
+        *self = Self::default();
+    }
+}

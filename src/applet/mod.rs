@@ -1,0 +1,6 @@
+//! Floor 3: the programs, one file or folder each. None imports another.
+
+pub mod completions;
+pub mod daemon;
+pub mod genprofile;
+pub mod knock;

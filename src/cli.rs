@@ -1,0 +1,446 @@
+//! The table of applets. Dispatch, usage, help and completions all read it; this file alone names argh.
+
+use crate::applet::{completions, daemon, genprofile, knock};
+use crate::config::{self, DIRECTORY};
+use crate::error::{Error, Result};
+use crate::knocker::{self, Family};
+use crate::say;
+use crate::sys::privilege;
+use crate::wire::Wire;
+use argh::FromArgs;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// An unknown applet's exit code, as a shell's for an unknown command.
+const NO_SUCH_APPLET: u8 = 127;
+
+/// The privileges that an applet starts with; what it gives up later is its own affair.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Starts {
+    /// Without any capability.
+    Bare,
+    /// As it was started: it needs raw sockets, or root.
+    Privileged,
+}
+
+/// A program in the binary.
+struct Applet {
+    /// Its name behind `knockknock`.
+    name: &'static str,
+    /// Its name as a link to the binary.
+    alias: &'static str,
+    /// What it is for, in one line; empty for what people do not start.
+    summary: &'static str,
+    /// Its one-letter options as getopt(3) writes them, `:` behind those that take a value.
+    letters: &'static str,
+    starts: Starts,
+    /// Parses the arguments and runs; the exit code.
+    run: fn(&[&str]) -> Result<u8>,
+}
+
+/// All of them, in the order of the help.
+const APPLETS: &[Applet] = &[
+    Applet {
+        name: "knock",
+        alias: "knockknock",
+        summary: "send one knock, which opens a port for one connection",
+        letters: "p:46",
+        starts: Starts::Privileged,
+        run: run_knock,
+    },
+    Applet {
+        name: "daemon",
+        alias: "knockknock-daemon",
+        summary: "tail the kernel's log and open ports for knocks",
+        letters: "",
+        starts: Starts::Privileged,
+        run: run_daemon,
+    },
+    Applet {
+        name: "genprofile",
+        alias: "knockknock-genprofile",
+        summary: "make a profile with fresh keys",
+        letters: "",
+        starts: Starts::Bare,
+        run: run_genprofile,
+    },
+    Applet {
+        name: "completions",
+        alias: "knockknock-completions",
+        summary: "",
+        letters: "",
+        starts: Starts::Bare,
+        run: run_completions,
+    },
+    Applet { name: "worker", alias: "", summary: "", letters: "", starts: Starts::Privileged, run: run_worker },
+    Applet { name: "helper", alias: "", summary: "", letters: "", starts: Starts::Privileged, run: run_helper },
+];
+
+/// Sends one knock to a host that you have a profile for. The port that it opens stays open for one
+/// connection, for some seconds.
+#[derive(FromArgs)]
+struct Knock {
+    /// the port to open
+    #[argh(option, short = 'p')]
+    port: String,
+    /// where the profiles are (default: ~/.knockknock)
+    #[argh(option)]
+    dir: Option<PathBuf>,
+    /// classic or stealth (default: what the profile says)
+    #[argh(option)]
+    wire: Option<String>,
+    /// use the host's IPv4 address
+    #[argh(switch, short = '4')]
+    ipv4: bool,
+    /// use the host's IPv6 address
+    #[argh(switch, short = '6')]
+    ipv6: bool,
+    /// the host, as its profile is called
+    #[argh(positional)]
+    host: String,
+}
+
+/// Tails the kernel's log for knocks, and has the firewall admit one connection for each.
+#[derive(FromArgs)]
+struct Daemon {
+    /// where the config and the profiles are (default: /etc/knockknock.d)
+    #[argh(option, default = "DIRECTORY.into()")]
+    dir: PathBuf,
+    /// go into the background and log to syslog
+    #[argh(switch)]
+    background: bool,
+    /// read all configuration, say what it comes to, and end
+    #[argh(switch)]
+    check: bool,
+    /// take the guard and all our firewall rules away, and end
+    #[argh(switch)]
+    unguard: bool,
+}
+
+/// Makes a profile: two keys, a counter, a knock port. Copy its directory to the client.
+#[derive(FromArgs)]
+struct Genprofile {
+    /// where the config and the profiles are (default: /etc/knockknock.d)
+    #[argh(option, default = "DIRECTORY.into()")]
+    dir: PathBuf,
+    /// the only ports that its key may open, as 22,443 (default: the config's guard, else any)
+    #[argh(option)]
+    ports: Option<String>,
+    /// stealth, or classic for clients of knockknock 0.8 (default: stealth)
+    #[argh(option, default = "\"stealth\".into()")]
+    wire: String,
+    /// what to call it
+    #[argh(positional)]
+    name: String,
+    /// the port that its knocks go to; no other profile may have it
+    #[argh(positional)]
+    knockport: String,
+}
+
+/// Prints completions for a shell.
+#[derive(FromArgs)]
+struct Completions {
+    /// bash, zsh or fish
+    #[argh(positional)]
+    shell: String,
+}
+
+/// What [`parse`] found.
+enum Parsed<T> {
+    /// Arguments to run with.
+    Args(T),
+    /// Help was asked for and given.
+    Helped,
+}
+
+/// Runs what `argv` asks for and returns the exit code.
+pub fn main(argv: Vec<OsString>) -> u8 {
+    let (program, args) = match argv.split_first() {
+        Some((program, args)) => (PathBuf::from(program), args),
+        None => (PathBuf::from("knockknock"), &[][..]),
+    };
+    let args: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match dispatch(&program, &args) {
+        Dispatch::Run(applet, args) => run(applet, args),
+        Dispatch::Help => {
+            say::answer(&help());
+            0
+        }
+        Dispatch::Version => {
+            say::answer(&version());
+            0
+        }
+        Dispatch::Usage => {
+            say::error(&Error::Usage("what is to be done? knockknock --help lists it".into()));
+            2
+        }
+        Dispatch::Unknown(name) => {
+            say::error(&Error::refused(format!("there is no applet {name:?}")).advise("knockknock --help lists them"));
+            NO_SUCH_APPLET
+        }
+    }
+}
+
+/// What a command line asks for.
+enum Dispatch<'a> {
+    Run(&'static Applet, &'a [&'a str]),
+    Help,
+    Version,
+    Usage,
+    Unknown(String),
+}
+
+fn dispatch<'a>(program: &Path, args: &'a [&'a str]) -> Dispatch<'a> {
+    let name = file_name(program);
+    let by_alias = |name: &str| APPLETS.iter().find(|applet| applet.alias == name && !applet.alias.is_empty());
+    let applet = by_alias(&name).or_else(|| through_links(program).and_then(|name| by_alias(&name)));
+    match applet {
+        Some(applet) if applet.name != "knock" => return Dispatch::Run(applet, args),
+        None if name.starts_with("knockknock-") => return Dispatch::Unknown(name),
+        // Under any other name it is knockknock.
+        _ => {}
+    }
+    match args {
+        [] => Dispatch::Usage,
+        ["--help" | "-h" | "help"] => Dispatch::Help,
+        ["--version" | "-V"] => Dispatch::Version,
+        [first, ..] if first.starts_with('-') => {
+            by_alias("knockknock").map_or(Dispatch::Usage, |knock| Dispatch::Run(knock, args))
+        }
+        [first, rest @ ..] => match APPLETS.iter().find(|applet| applet.name == *first) {
+            Some(applet) => Dispatch::Run(applet, rest),
+            None => Dispatch::Unknown((*first).to_owned()),
+        },
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The first name of an applet on the chain of links that `program` starts.
+fn through_links(program: &Path) -> Option<String> {
+    let mut link = if program.components().count() > 1 {
+        program.to_owned()
+    } else {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())?
+    };
+    for _ in 0..40 {
+        let target = std::fs::read_link(&link).ok()?;
+        link = link.parent()?.join(target);
+        let name = file_name(&link);
+        if APPLETS.iter().any(|applet| applet.alias == name) {
+            return Some(name);
+        }
+    }
+    None
+}
+
+fn run(applet: &'static Applet, args: &[&str]) -> u8 {
+    say::set_name(if applet.alias.is_empty() { "knockknock-daemon" } else { applet.alias });
+    let bare = match applet.starts {
+        Starts::Bare => privilege::keep_only(&[]),
+        Starts::Privileged => Ok(()),
+    };
+    let done = bare.map_err(|cause| Error::system("give up capabilities", cause)).and_then(|()| {
+        let args = split(applet.letters, args);
+        (applet.run)(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    });
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            say::error(&error);
+            error.exit_code()
+        }
+    }
+}
+
+/// Splits what getopt_long(3) takes in one word and argh does not: `-p22`, `-4p22`, `--port=22`;
+/// `-h` is `--help`.
+fn split(letters: &str, args: &[&str]) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut args = args.iter();
+    for arg in args.by_ref() {
+        if *arg == "--" {
+            words.push("--".into());
+            break;
+        }
+        if let Some((name, value)) = arg.strip_prefix("--").and_then(|long| long.split_once('=')) {
+            words.extend([format!("--{name}"), value.into()]);
+        } else if let Some(bundle) =
+            arg.strip_prefix('-').filter(|bundle| !bundle.is_empty() && !bundle.starts_with('-'))
+        {
+            unbundle(letters, bundle, &mut words);
+        } else {
+            words.push((*arg).into());
+        }
+    }
+    words.extend(args.map(|arg| (*arg).into()));
+    words
+}
+
+fn unbundle(letters: &str, bundle: &str, words: &mut Vec<String>) {
+    let mut rest = bundle.chars();
+    while let Some(letter) = rest.next() {
+        match letters.split_once(letter) {
+            None if letter == 'h' => words.push("--help".into()),
+            Some((_, behind)) if behind.starts_with(':') => {
+                words.push(format!("-{letter}"));
+                if !rest.as_str().is_empty() {
+                    words.push(rest.as_str().into());
+                }
+                return;
+            }
+            // What is unknown is argh's to refuse.
+            _ => words.push(format!("-{letter}")),
+        }
+    }
+}
+
+fn parse<T: FromArgs>(command: &str, args: &[&str]) -> Result<Parsed<T>> {
+    match T::from_args(&[command], args) {
+        Ok(args) => Ok(Parsed::Args(args)),
+        Err(exit) if exit.status.is_ok() => {
+            say::answer(&exit.output);
+            Ok(Parsed::Helped)
+        }
+        Err(exit) => {
+            let why: Vec<&str> = exit.output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            Err(Error::Usage(format!("{} ({command} --help tells more)", why.join(" "))))
+        }
+    }
+}
+
+/// Parses into `$kind` and runs `$body` with it.
+macro_rules! applet {
+    ($command:literal, $kind:ty, $args:expr, |$parsed:ident| $body:expr) => {
+        match parse::<$kind>($command, $args)? {
+            Parsed::Helped => Ok(0),
+            Parsed::Args($parsed) => $body,
+        }
+    };
+}
+
+fn run_knock(args: &[&str]) -> Result<u8> {
+    applet!("knockknock", Knock, args, |knock| {
+        let port = config::typed_port(&knock.port)?;
+        let directory = knock.dir.unwrap_or_else(knocker::directory);
+        let wire = knock.wire.as_deref().map(typed_wire).transpose()?;
+        knock::run(&directory, &knock.host, port, family(knock.ipv4, knock.ipv6)?, wire).map(|()| 0)
+    })
+}
+
+fn run_daemon(args: &[&str]) -> Result<u8> {
+    applet!("knockknock-daemon", Daemon, args, |options| {
+        match (options.check, options.unguard, options.background) {
+            (true, false, false) => daemon::check(&options.dir)?,
+            (false, true, false) => daemon::unguard(),
+            (false, false, background) => daemon::keeper(&options.dir, background)?,
+            _ => return Err(Error::Usage("--check, --unguard and --background exclude each other".into())),
+        }
+        Ok(0)
+    })
+}
+
+fn run_genprofile(args: &[&str]) -> Result<u8> {
+    applet!("knockknock-genprofile", Genprofile, args, |new| {
+        let wire = typed_wire(&new.wire)?;
+        genprofile::run(&new.dir, &new.name, &new.knockport, new.ports.as_deref(), wire).map(|()| 0)
+    })
+}
+
+fn run_completions(args: &[&str]) -> Result<u8> {
+    applet!("knockknock completions", Completions, args, |wanted| {
+        let applets: Vec<_> = APPLETS.iter().filter(|applet| !applet.summary.is_empty()).map(described).collect();
+        say::answer(&completions::script(&wanted.shell, &applets)?);
+        Ok(0)
+    })
+}
+
+fn run_worker(args: &[&str]) -> Result<u8> {
+    let [directory] = args else { return Err(Error::Usage("the keeper starts the worker".into())) };
+    daemon::worker(Path::new(directory))
+}
+
+fn run_helper(args: &[&str]) -> Result<u8> {
+    let [backend] = args else { return Err(Error::Usage("the keeper starts the helper".into())) };
+    daemon::helper(backend)
+}
+
+fn typed_wire(name: &str) -> Result<Wire> {
+    Wire::named(name).ok_or_else(|| Error::Usage(format!("{name:?} is no wire: classic or stealth")))
+}
+
+fn family(v4: bool, v6: bool) -> Result<Family> {
+    match (v4, v6) {
+        (false, false) => Ok(Family::Any),
+        (true, false) => Ok(Family::V4),
+        (false, true) => Ok(Family::V6),
+        (true, true) => Err(Error::Usage("-4 and -6 exclude each other".into())),
+    }
+}
+
+/// An applet with the options that its own help lists.
+fn described(applet: &Applet) -> completions::Described {
+    let help = match applet.name {
+        "knock" => Knock::from_args(&[applet.alias], &["--help"]).err(),
+        "daemon" => Daemon::from_args(&[applet.alias], &["--help"]).err(),
+        "genprofile" => Genprofile::from_args(&[applet.alias], &["--help"]).err(),
+        _ => None,
+    };
+    completions::Described {
+        name: applet.name,
+        alias: applet.alias,
+        summary: applet.summary,
+        help: help.map(|exit| exit.output).unwrap_or_default(),
+    }
+}
+
+fn help() -> String {
+    let mut text = String::from(
+        "knockknock: one SYN opens one port for one connection\n\n\
+         Usage: knockknock -p PORT HOST\n       knockknock APPLET [ARGUMENT ...]\n       knockknock-APPLET [ARGUMENT ...]\n\nApplets:\n",
+    );
+    for applet in APPLETS.iter().filter(|applet| !applet.summary.is_empty()) {
+        text.push_str(&format!("  {:<12} {}\n", applet.name, applet.summary));
+    }
+    text.push_str("\nknockknock APPLET --help tells more; knockknock --version names this binary.\n");
+    text
+}
+
+fn version() -> String {
+    format!("knockknock {} ({}, {})\n", env!("CARGO_PKG_VERSION"), env!("KNOCKKNOCK_COMMIT"), env!("KNOCKKNOCK_TARGET"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_split_as_getopt_does() {
+        let cases: &[(&[&str], &[&str])] = &[
+            (&["-p22", "host"], &["-p", "22", "host"]),
+            (&["--port=22", "host"], &["--port", "22", "host"]),
+            (&["-4p22", "host"], &["-4", "-p", "22", "host"]),
+            (&["-p", "22", "-h"], &["-p", "22", "--help"]),
+            (&["-p", "22", "--", "-host"], &["-p", "22", "--", "-host"]),
+            (&["-"], &["-"]),
+            (&["-x"], &["-x"]),
+        ];
+        for (given, wanted) in cases {
+            assert_eq!(split("p:46", given), *wanted);
+        }
+    }
+
+    #[test]
+    fn names_and_aliases_are_unique() {
+        for (i, one) in APPLETS.iter().enumerate() {
+            for other in APPLETS.iter().skip(i + 1) {
+                assert_ne!(one.name, other.name);
+                assert!(one.alias != other.alias || one.alias.is_empty());
+            }
+        }
+    }
+}

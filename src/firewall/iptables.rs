@@ -1,0 +1,203 @@
+//! iptables and ip6tables: static rules with the `recent` match, one list of addresses per guarded
+//! port. An opening is a line written to the list's file in /proc: no child process, no capability.
+//!
+//! `recent` is timed and single-use by the kernel too. Only guarded ports can be opened, and a list
+//! holds 100 addresses. Everything stands in table mangle, before DNAT.
+
+use super::nft::Changes;
+use super::{Opening, Rules};
+use crate::error::{Error, Result};
+use crate::sys::process;
+use crate::wire::{Ports, Request};
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// Our chains in table mangle: what PREROUTING and INPUT jump to, and what those jump to.
+const PREROUTING: &str = "KNOCKKNOCK";
+const INPUT: &str = "KNOCKKNOCK-INPUT";
+const KNOCK: &str = "KNOCKKNOCK-KNOCK";
+const ADMIT: &str = "KNOCKKNOCK-ADMIT";
+
+/// iptables or ip6tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn program(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables",
+            Self::V6 => "ip6tables",
+        }
+    }
+
+    fn restore(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables-restore",
+            Self::V6 => "ip6tables-restore",
+        }
+    }
+
+    /// The name of a port's list; a list has addresses of one family.
+    fn list(self, port: u16) -> String {
+        match self {
+            Self::V4 => format!("kk{port}"),
+            Self::V6 => format!("kk{port}v6"),
+        }
+    }
+
+    fn list_path(self, port: u16) -> PathBuf {
+        Path::new("/proc/net/xt_recent").join(self.list(port))
+    }
+}
+
+/// Both families, or IPv4 alone where the kernel has no IPv6.
+fn families() -> &'static [Family] {
+    if Path::new("/proc/net/if_inet6").exists() { &[Family::V4, Family::V6] } else { &[Family::V4] }
+}
+
+/// Whether iptables can be used.
+pub(super) fn works() -> io::Result<()> {
+    families().iter().try_for_each(|family| {
+        process::run(family.program(), &["-w", "-t", "mangle", "-S", "PREROUTING"], "").map(drop)
+    })
+}
+
+/// Makes our chains, or makes them again, one transaction for each family.
+pub(super) fn make(rules: &Rules) -> Result<()> {
+    for &family in families() {
+        let failed = |cause| {
+            Error::system(format!("make the rules with {:?}", family.program()), cause).advise(
+                "the kernel needs the matches recent, hashlimit, conntrack, connmark and addrtype, and the target LOG",
+            )
+        };
+        process::run(family.restore(), &["-w", "--noflush"], &script(family, rules)).map_err(failed)?;
+        for (from, to) in [("PREROUTING", PREROUTING), ("INPUT", INPUT)] {
+            if mangle(family, &["-C", from, "-j", to]).is_err() {
+                mangle(family, &["-I", from, "1", "-j", to]).map_err(failed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes our chains away, where there are any.
+pub(super) fn remove() {
+    for &family in families() {
+        for (from, to) in [("PREROUTING", PREROUTING), ("INPUT", INPUT)] {
+            if mangle(family, &["-S", to]).is_err() {
+                continue;
+            }
+            while mangle(family, &["-D", from, "-j", to]).is_ok() {}
+        }
+        let chains = [PREROUTING, INPUT, KNOCK, ADMIT];
+        for chain in chains {
+            let _ = mangle(family, &["-F", chain]);
+        }
+        for chain in chains {
+            let _ = mangle(family, &["-X", chain]);
+        }
+    }
+}
+
+fn mangle(family: Family, args: &[&str]) -> io::Result<()> {
+    process::run(family.program(), &[&["-w", "-t", "mangle"], args].concat(), "").map(drop)
+}
+
+/// The rules of table mangle, as `iptables-restore --noflush` takes them: a chain that is named is
+/// emptied first.
+fn script(family: Family, rules: &Rules) -> String {
+    let mut text = String::from("*mangle\n");
+    for chain in [PREROUTING, INPUT, KNOCK, ADMIT] {
+        text.push_str(&format!(":{chain} - [0:0]\n"));
+    }
+    let mut rule = |chain: &str, rule: &str| text.push_str(&format!("-A {chain} {rule}\n"));
+    let mark = format!("{0:#010x}/{0:#010x}", rules.mark);
+
+    for chain in [PREROUTING, INPUT] {
+        rule(chain, "! -p tcp -j RETURN");
+        rule(chain, "-i lo -j RETURN");
+    }
+    rule(PREROUTING, "-p tcp ! --syn -m conntrack --ctstate ESTABLISHED -j RETURN");
+    rule(PREROUTING, "-m addrtype ! --dst-type LOCAL -j RETURN");
+    for port in rules.knock_ports.iter() {
+        rule(PREROUTING, &format!("-p tcp --syn --dport {port} -j {KNOCK}"));
+    }
+    // An admitted SYN, sent again.
+    rule(PREROUTING, &format!("-p tcp --syn -m connmark --mark {mark} -m conntrack ! --ctstatus ASSURED -j {ADMIT}"));
+    for port in rules.guard.iter() {
+        let list = family.list(port);
+        let used =
+            format!("-m recent --name {list} --rcheck --seconds {} -m recent --name {list} --remove", rules.delay);
+        rule(PREROUTING, &format!("-p tcp --syn --dport {port} {used} -j {ADMIT}"));
+    }
+    // Where the guard applies.
+    let everywhere = [String::new()];
+    let interfaces: Vec<String> = rules.interfaces.iter().map(|name| format!("-i {name} ")).collect();
+    for on in if interfaces.is_empty() { &everywhere[..] } else { &interfaces } {
+        for port in rules.guard.iter() {
+            rule(PREROUTING, &format!("{on}-p tcp --dport {port} -j DROP"));
+            // What reaches a guarded port by another way: a redirect, a virtual address.
+            rule(INPUT, &format!("{on}-p tcp --syn --dport {port} -m connmark ! --mark {mark} -j DROP"));
+        }
+    }
+
+    let by_network = if family == Family::V6 { " --hashlimit-srcmask 64" } else { "" };
+    rule(
+        KNOCK,
+        &format!(
+            "-m hashlimit --hashlimit-name knockknock{} --hashlimit-mode srcip{by_network} \
+             --hashlimit-above 100/second --hashlimit-burst 200 -j RETURN",
+            if family == Family::V6 { "6" } else { "" }
+        ),
+    );
+    rule(
+        KNOCK,
+        &match rules.group {
+            Some(group) => format!("-j NFLOG --nflog-group {group} --nflog-size 128 --nflog-threshold 1"),
+            None => "-j LOG --log-prefix \"knockknock \" --log-level debug --log-tcp-sequence --log-tcp-options".into(),
+        },
+    );
+    rule(ADMIT, &format!("-j MARK --set-xmark {mark}"));
+    rule(ADMIT, &format!("-j CONNMARK --set-xmark {mark}"));
+    rule(ADMIT, "-j ACCEPT");
+    text.push_str("COMMIT\n");
+    text
+}
+
+/// Writes openings into the lists.
+pub(super) struct Door {
+    lists: Vec<(Family, u16, File)>,
+    pub(super) changes: Changes,
+}
+
+impl Door {
+    pub(super) fn new(guard: &Ports) -> Result<Self> {
+        let mut lists = Vec::new();
+        for &family in families() {
+            for port in guard.iter() {
+                let path = family.list_path(port);
+                let file =
+                    File::options().write(true).open(&path).map_err(|cause| Error::path("open", &path, cause))?;
+                lists.push((family, port, file));
+            }
+        }
+        // iptables is a shell over nf_tables on most systems; the old kind tells nobody of changes.
+        let changes = Changes::new(|table, _| table == "mangle")?;
+        Ok(Self { lists, changes })
+    }
+
+    /// Writes the address to the port's list, which gives it a new time.
+    pub(super) fn admit(&self, request: &Request) -> io::Result<Opening> {
+        let family = if matches!(request.source(), IpAddr::V4(_)) { Family::V4 } else { Family::V6 };
+        let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (family, request.port()));
+        let Some((_, _, file)) = list else { return Ok(Opening::Denied) };
+        let mut file = file;
+        file.write_all(format!("+{}\n", request.source()).as_bytes())?;
+        Ok(Opening::Made)
+    }
+}

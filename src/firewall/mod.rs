@@ -1,0 +1,180 @@
+//! Floor 1: the firewall, and all that the privileged processes do to it. It never sees a key.
+//!
+//! Two halves. The keeper *makes* the rules: a guard that drops, a log rule that shows knocks, and
+//! empty sets. The helper *admits*: it puts one element into a kernel set, which the kernel takes out
+//! again when a connection has used it or its time is up.
+
+mod iptables;
+mod nft;
+mod origin;
+
+use crate::config::{self, Log};
+use crate::error::{Error, Result};
+use crate::wire::{Ports, Request};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// What our rules are made from.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The knock ports of all profiles.
+    pub knock_ports: Ports,
+    /// The ports that nothing but a knock opens.
+    pub guard: Ports,
+    /// Where the guard applies; empty is everywhere but on lo.
+    pub interfaces: Vec<String>,
+    /// The bit that marks a knocked connection.
+    pub mark: u32,
+    /// How long an opening lasts, in seconds.
+    pub delay: u16,
+    /// The NFLOG group that knocks are handed to, instead of to the log.
+    pub group: Option<u16>,
+}
+
+impl Rules {
+    /// The rules for a configuration.
+    pub fn new(config: &config::Config, knock_ports: Ports) -> Self {
+        let group = match config.log {
+            Log::Nflog(group) => Some(group),
+            _ => None,
+        };
+        Self {
+            knock_ports,
+            guard: config.guard.clone(),
+            interfaces: config.interfaces.clone(),
+            mark: config.mark,
+            delay: config.delay,
+            group,
+        }
+    }
+}
+
+/// Which firewall holds our rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// nftables.
+    Nft,
+    /// iptables and ip6tables.
+    Iptables,
+}
+
+impl Backend {
+    /// Its name, as in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Iptables => "iptables",
+        }
+    }
+
+    /// The backend of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Nft, Self::Iptables].into_iter().find(|backend| backend.name() == name)
+    }
+
+    /// The backend to use: the configured one, or with `auto` the first that works here.
+    pub fn choose(wanted: config::Firewall) -> Result<Self> {
+        match wanted {
+            config::Firewall::Nft => Ok(Self::Nft),
+            config::Firewall::Iptables => Ok(Self::Iptables),
+            config::Firewall::Auto => {
+                let Err(nft) = nft::works() else { return Ok(Self::Nft) };
+                let Err(iptables) = iptables::works() else { return Ok(Self::Iptables) };
+                let why = format!("no firewall works here: nft: {nft}; iptables: {iptables}");
+                Err(Error::refused(why).advise("install nftables, and run as root with CAP_NET_ADMIN"))
+            }
+        }
+    }
+
+    /// Makes our rules, or makes them again: in one transaction that leaves the openings alone. What
+    /// the other backend may have left behind is swept away.
+    pub fn make(self, rules: &Rules) -> Result<()> {
+        match self {
+            Self::Nft => {
+                iptables::remove();
+                nft::make(rules)
+            }
+            Self::Iptables => {
+                nft::remove();
+                iptables::make(rules)
+            }
+        }
+    }
+
+    /// The ports of `ports` that an opening can be made for; iptables needs a list that is there.
+    pub fn can_open(self, rules: &Rules, port: u16) -> bool {
+        self == Self::Nft || rules.guard.contains(port)
+    }
+
+    /// Warnings about other people's rules, found by reading them.
+    pub fn look_around(self, rules: &Rules) -> Vec<String> {
+        match self {
+            Self::Nft => nft::foreign_marks(rules.mark),
+            Self::Iptables => Vec::new(),
+        }
+    }
+}
+
+/// Takes all our rules away, whichever firewall holds them.
+pub fn unguard() {
+    nft::remove();
+    iptables::remove();
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// The kernel has said that it is there.
+    Made,
+    /// Not now: all places are taken, or the source is one of this machine's own addresses.
+    Denied,
+}
+
+/// The helper's half: all that it needs to admit is opened while it is root.
+pub struct Door {
+    kind: Kind,
+    origin: origin::Origin,
+}
+
+enum Kind {
+    Nft(nft::Door),
+    Iptables(iptables::Door),
+}
+
+impl Door {
+    /// Opens what admitting needs. The rules must have been made.
+    pub fn new(backend: Backend, guard: &Ports) -> Result<Self> {
+        let kind = match backend {
+            Backend::Nft => Kind::Nft(nft::Door::new()?),
+            Backend::Iptables => Kind::Iptables(iptables::Door::new(guard)?),
+        };
+        Ok(Self { kind, origin: origin::Origin::new()? })
+    }
+
+    /// Admits one connection. An error says that our rules cannot be relied on any more.
+    pub fn admit(&mut self, request: &Request) -> io::Result<Opening> {
+        if self.origin.is_ours(request.source())? {
+            return Ok(Opening::Denied);
+        }
+        match &mut self.kind {
+            Kind::Nft(door) => door.admit(request),
+            Kind::Iptables(door) => door.admit(request),
+        }
+    }
+
+    /// Readable when the kernel tells of changes to its rules.
+    pub fn changes(&self) -> BorrowedFd<'_> {
+        match &self.kind {
+            Kind::Nft(door) => door.changes.fd(),
+            Kind::Iptables(door) => door.changes.fd(),
+        }
+    }
+
+    /// Reads what the kernel tells; `false` when something of ours was taken away, or may have been.
+    pub fn still_stands(&self) -> bool {
+        match &self.kind {
+            Kind::Nft(door) => door.changes.still_stands(),
+            Kind::Iptables(door) => door.changes.still_stands(),
+        }
+    }
+}

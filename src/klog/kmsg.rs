@@ -1,0 +1,97 @@
+//! /dev/kmsg (Documentation/ABI/testing/dev-kmsg): one read gives one record,
+//! `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,…];TEXT` and lines of properties.
+
+use super::{Notice, Record};
+use crate::error::{Error, Result};
+use crate::wire::{PortSet, entry};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Longer than any record that the kernel gives (`PRINTK_MESSAGE_MAX` in kernel/printk/internal.h).
+const RECORD: usize = 8192;
+/// How many records one call takes before it lets the caller look elsewhere.
+const SHARE: usize = 1024;
+
+/// The ring buffer, read from its end on.
+pub struct Kmsg {
+    file: File,
+    path: PathBuf,
+    buffer: Box<[u8; RECORD]>,
+}
+
+impl Kmsg {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let failed = |cause| {
+            Error::path("open", path, cause)
+                .advise("run as root (or with CAP_SYSLOG), or set log = /var/log/kern.log in the config")
+        };
+        let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        Ok(Self { file, path: path.into(), buffer: Box::new([0; RECORD]) })
+    }
+
+    pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+        for _ in 0..SHARE {
+            match self.file.read(&mut *self.buffer) {
+                Ok(length) => {
+                    let record = self.buffer.get(..length).unwrap_or_default();
+                    if let Some(line) = line(record) {
+                        if entry::knock_port(line).is_some_and(|port| ports.contains(port)) {
+                            each(Record::Line(line));
+                        }
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The oldest record that is still there comes next.
+                Err(error) if error.raw_os_error() == Some(libc::EPIPE) => return Ok(Some(Notice::Overrun)),
+                Err(cause) => return Err(Error::path("read", &self.path, cause)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl AsFd for Kmsg {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// The text of a record that the kernel itself wrote: facility 0, which no other writer can claim.
+pub fn line(record: &[u8]) -> Option<&[u8]> {
+    let at = record.iter().position(|&byte| byte == b';')?;
+    let (head, text) = record.split_at_checked(at)?;
+    let priority = head.split(|&byte| byte == b',').next()?;
+    let digits = !priority.is_empty() && priority.iter().all(u8::is_ascii_digit);
+    let priority: u32 = std::str::from_utf8(priority).ok().filter(|_| digits)?.parse().ok()?;
+    let text = text.get(1..)?;
+    (priority >> 3 == 0).then(|| text.split(|&byte| byte == b'\n').next())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kernels_own_records_have_a_line() {
+        assert_eq!(line(b"7,399,1287881436,-;REJECT IN=kks\n SUBSYSTEM=x\n"), Some(&b"REJECT IN=kks"[..]));
+        assert_eq!(line(b"4,1,2,-,caller=T1;x;y"), Some(&b"x;y"[..]));
+        for foreign in
+            ["14,399,1287881436,-;REJECT IN=kks", "8,1,2,-;x", "", ";x", "-1,1;x", "x,1;x", "7,1,2", "99999999999,1;x"]
+        {
+            assert_eq!(line(foreign.as_bytes()), None, "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn every_captured_record_has_its_line() {
+        let records = include_str!("../../tests/samples/iptables-INPUT.kmsg");
+        for record in records.lines() {
+            assert_eq!(line(record.as_bytes()), record.split_once(';').map(|(_, text)| text.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Lines out of a stream of bytes, of which only those that name a wanted port are looked at.
+
+use super::{Notice, Record};
+use crate::error::{Error, Result};
+use crate::sys::memory;
+use crate::wire::PortSet;
+use crate::wire::entry;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// How much is read at once, and the longest line that is taken; a longer one is passed over.
+const BUFFER: usize = 1 << 16;
+
+/// The lines of a stream.
+pub struct Lines {
+    buffer: Box<[u8]>,
+    /// How much of the buffer is filled, with a line's beginning or nothing at its start.
+    filled: usize,
+    /// Whether the line at the start of the buffer has lost its beginning.
+    beheaded: bool,
+}
+
+impl Lines {
+    /// No lines yet.
+    pub fn new() -> Self {
+        Self { buffer: vec![0; BUFFER].into(), filled: 0, beheaded: false }
+    }
+
+    /// Forgets a half line.
+    pub fn clear(&mut self) {
+        self.filled = 0;
+        self.beheaded = false;
+    }
+
+    /// Reads once, and gives `each` the whole lines that name a port of `ports`. Returns how many
+    /// bytes were read; 0 is the end.
+    pub fn read_from(
+        &mut self,
+        from: &mut impl Read,
+        ports: &PortSet,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> io::Result<usize> {
+        let read = from.read(self.buffer.get_mut(self.filled..).unwrap_or_default())?;
+        self.filled += read;
+        let filled = self.buffer.get(..self.filled).unwrap_or_default();
+        let Some(end) = memory::find_last_byte(filled, b'\n') else {
+            if self.filled == self.buffer.len() {
+                self.filled = 0;
+                self.beheaded = true;
+            }
+            return Ok(read);
+        };
+        let (mut whole, rest) = filled.split_at(end + 1);
+        if self.beheaded {
+            let first = memory::find_byte(whole, b'\n').map_or(0, |at| at + 1);
+            whole = whole.get(first..).unwrap_or_default();
+            self.beheaded = false;
+        }
+        wanted(whole, ports, each);
+        let rest = rest.len();
+        self.buffer.copy_within(end + 1..self.filled, 0);
+        self.filled = rest;
+        Ok(read)
+    }
+}
+
+/// Gives `each` the lines of `text` that name a port of `ports`: the port is searched for first, and
+/// a line's ends only around one that is wanted.
+fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
+    let mut from = 0;
+    while let Some(at) = text.get(from..).and_then(|rest| memory::find(rest, b" DPT=")) {
+        let at = from + at;
+        from = at + 1;
+        let named = entry::knock_port(text.get(at..(at + 12).min(text.len())).unwrap_or_default());
+        if !named.is_some_and(|port| ports.contains(port)) {
+            continue;
+        }
+        let (before, after) = text.split_at(at);
+        let start = memory::find_last_byte(before, b'\n').map_or(0, |newline| newline + 1);
+        let end = at + memory::find_byte(after, b'\n').unwrap_or(after.len());
+        each(Record::Line(text.get(start..end).unwrap_or_default()));
+        from = end;
+    }
+}
+
+/// Standard input as a log, for `logread -f |` and `journalctl -kf |`.
+pub struct Input {
+    file: File,
+    lines: Lines,
+}
+
+impl Input {
+    pub(super) fn new(file: File) -> Self {
+        Self { file, lines: Lines::new() }
+    }
+
+    pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+        match self.lines.read_from(&mut self.file, ports, each) {
+            Ok(0) => Ok(Some(Notice::Ended)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(cause) => Err(Error::system("read standard input", cause)),
+        }
+    }
+}
+
+impl AsFd for Input {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The wanted lines of `text`, read in steps of `step` bytes.
+    fn read(text: &[u8], step: usize) -> Vec<String> {
+        let mut ports = PortSet::empty();
+        ports.insert(666);
+        let (mut lines, mut found) = (Lines::new(), Vec::new());
+        for mut piece in text.chunks(step) {
+            while !piece.is_empty() {
+                let mut each = |record: Record<'_>| {
+                    if let Record::Line(line) = record {
+                        found.push(String::from_utf8(line.to_vec()).unwrap());
+                    }
+                };
+                lines.read_from(&mut piece, &ports, &mut each).unwrap();
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn the_lines_that_name_a_wanted_port_whatever_the_pieces() {
+        let text = b"a DPT=666 b\nc DPT=667 d\n DPT=666\nno port\nx DPT=66\ny DPT=6660 z\n DPT=1 DPT=666\nhalf DPT=666";
+        for step in [1, 2, 3, 7, 100, 1000] {
+            assert_eq!(read(text, step), ["a DPT=666 b", " DPT=666", " DPT=1 DPT=666"], "steps of {step}");
+        }
+    }
+
+    #[test]
+    fn a_line_longer_than_the_buffer_is_passed_over_and_the_next_is_not() {
+        let mut text = vec![b'x'; 1 << 20];
+        text.extend(b" DPT=666 tail of it\nnext DPT=666\n");
+        assert_eq!(read(&text, 5000), ["next DPT=666"]);
+        let text = [&vec![b'x'; BUFFER][..], b"\nnext DPT=666\n"].concat();
+        assert_eq!(read(&text, BUFFER), ["next DPT=666"]);
+    }
+}

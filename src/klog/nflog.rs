@@ -1,0 +1,117 @@
+//! An NFLOG group (linux/netfilter/nfnetlink_log.h): the kernel hands over packets instead of lines.
+//!
+//! It works in containers, where LOG is silent, and keeps knocks out of dmesg.
+
+use super::{Notice, Record};
+use crate::error::{Error, Result};
+use crate::sys::netlink::{self, Socket, Writer};
+use crate::wire::PortSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// `NFNL_SUBSYS_ULOG`, with `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
+const ULOG: u16 = (libc::NFNL_SUBSYS_ULOG as u16) << 8;
+const PACKET: u16 = ULOG;
+const CONFIG: u16 = ULOG | 1;
+/// `NFULA_CFG_CMD` with `NFULNL_CFG_CMD_BIND`; `NFULA_CFG_MODE`; `NFULA_CFG_QTHRESH`.
+const COMMAND: u16 = 1;
+const BIND: u8 = 1;
+const MODE: u16 = 2;
+const THRESHOLD: u16 = 5;
+/// `NFULNL_COPY_PACKET`.
+const COPY_PACKET: u8 = 2;
+/// `NFULA_IFINDEX_OUTDEV` and `NFULA_PAYLOAD`.
+const OUTPUT: u16 = 5;
+const PAYLOAD: u16 = 9;
+/// The bytes of a packet that are wanted: its headers.
+const COPIED: u32 = 128;
+/// How many messages one call takes before it lets the caller look elsewhere.
+const SHARE: usize = 1024;
+
+/// A bound group.
+pub struct Nflog {
+    socket: Socket,
+    buffer: Box<[u8; 8192]>,
+}
+
+impl Nflog {
+    pub(super) fn open(group: u16) -> Result<Self> {
+        let failed = |cause| {
+            Error::system(format!("listen to NFLOG group {group}"), cause)
+                .advise("the kernel needs nfnetlink_log, and no other program may listen to the group")
+        };
+        let socket = Socket::open(libc::NETLINK_NETFILTER).map_err(failed)?;
+        // As much as /dev/kmsg's ring holds, and more.
+        socket.receive_buffer(1 << 20).map_err(failed)?;
+        let mode = [&COPIED.to_be_bytes()[..], &[COPY_PACKET, 0]].concat();
+        let each_at_once = 1u32.to_be_bytes();
+        for (kind, value) in [(COMMAND, &[BIND][..]), (MODE, &mode), (THRESHOLD, &each_at_once)] {
+            configure(&socket, group, kind, value).map_err(failed)?;
+        }
+        Ok(Self { socket, buffer: Box::new([0; 8192]) })
+    }
+
+    pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+        for _ in 0..SHARE {
+            let told = match self.socket.receive_now(&mut *self.buffer) {
+                Ok(told) => told,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Some(Notice::Overrun)),
+                Err(cause) => return Err(Error::system("read from NFLOG", cause)),
+            };
+            for packet in netlink::messages(told).filter_map(|message| packet(&message)) {
+                if tcp_destination(packet).is_some_and(|port| ports.contains(port)) {
+                    each(Record::Packet(packet));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl AsFd for Nflog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn configure(socket: &Socket, group: u16, kind: u16, value: &[u8]) -> io::Result<()> {
+    let [high, low] = group.to_be_bytes();
+    // `struct nfgenmsg`: family unspecified, version 0, the group as the resource.
+    let header = [0, 0, high, low];
+    let mut writer = Writer::default();
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+    writer.message(CONFIG, flags, 1, &header, |body| body.attribute(kind, value));
+    socket.send(writer.bytes())?;
+    let mut buffer = [0; 1024];
+    // Packets may come before the acknowledgment.
+    loop {
+        let answer = socket.receive(&mut buffer)?;
+        if let Some(outcome) = netlink::messages(answer).find_map(|message| netlink::outcome(&message)) {
+            return outcome;
+        }
+    }
+}
+
+/// The packet in a message of the group, if it came in and is not on its way out.
+fn packet<'a>(message: &netlink::Message<'a>) -> Option<&'a [u8]> {
+    let attributes = message.body.get(4..).filter(|_| message.kind == PACKET)?;
+    let mut payload = None;
+    for (kind, value) in netlink::attributes(attributes) {
+        match kind {
+            OUTPUT => return None,
+            PAYLOAD => payload = Some(value),
+            _ => {}
+        }
+    }
+    payload
+}
+
+/// The TCP destination port of a packet without IPv6 extension headers.
+fn tcp_destination(packet: &[u8]) -> Option<u16> {
+    let at = match packet.first()? >> 4 {
+        4 => usize::from(packet.first()? & 0x0f) * 4,
+        _ => 40,
+    };
+    packet.get(at + 2..at + 4)?.try_into().ok().map(u16::from_be_bytes)
+}

@@ -1,0 +1,218 @@
+//! Floor 2: one knock, for every program that sends some. Burn a counter, seal, send one SYN.
+
+use crate::error::{Error, Result};
+use crate::profile::{Counter, Profile, SPENT};
+use crate::sys::privilege::{self, Account, User};
+use crate::sys::raw::RawSockets;
+use crate::sys::route::Route;
+use crate::sys::sysctl;
+use crate::wire::seal::Fields;
+use crate::wire::stack::Settings;
+use crate::wire::{Stack, Syn, Wire};
+use std::env;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The bytes of headers in an IPv4 and in an IPv6 packet with TCP.
+const HEADERS_V4: u16 = 40;
+const HEADERS_V6: u16 = 60;
+/// `net.ipv4.ip_local_port_range` where it cannot be read.
+const EPHEMERAL: (u16, u16) = (32768, 60999);
+
+/// Which of a host's addresses may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// The first that there is.
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+impl Family {
+    /// Whether `address` is of this family.
+    pub fn has(self, address: &SocketAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// Somebody who can knock: it holds raw sockets, and nothing else that others could not have.
+pub struct Knocker {
+    raw: RawSockets,
+}
+
+impl Knocker {
+    /// Opens the raw sockets, gives up everything that was needed for it, and becomes the one who
+    /// typed the command. Profiles are read only after this.
+    pub fn open() -> Result<Self> {
+        let knocker = Self::open_as_is()?;
+        become_caller()?;
+        Ok(knocker)
+    }
+
+    /// Opens the raw sockets and leaves privileges to the caller.
+    pub fn open_as_is() -> Result<Self> {
+        let raw = RawSockets::open().map_err(|cause| {
+            let binary = env::current_exe().unwrap_or_else(|_| "knockknock".into());
+            let advice = format!("run as root, or: setcap cap_net_raw+ep {}", binary.display());
+            Error::system("open a raw socket", cause).advise(advice)
+        })?;
+        Ok(Self { raw })
+    }
+
+    /// Sends one knock for `port` and returns the address that it left from. Of `destination` the
+    /// port is ignored; `source`, where given, is the address to send from.
+    ///
+    /// The counter is burnt on disk, under the profile's lock, before the packet leaves.
+    pub fn knock(
+        &self,
+        profile: &mut Profile,
+        wire: Wire,
+        port: u16,
+        mut destination: SocketAddr,
+        source: Option<SocketAddr>,
+    ) -> Result<SocketAddr> {
+        destination.set_port(profile.terms.knock_port);
+        let route = Route::to(destination, source)
+            .map_err(|cause| Error::system(format!("find a way to {}", destination.ip()), cause))?;
+        let settings = settings();
+        if wire == Wire::Stealth && !settings.timestamps {
+            let why = "the stealth wire needs TCP timestamps, and this machine sends none";
+            return Err(Error::refused(why).advise("sysctl net.ipv4.tcp_timestamps=1, or knock with --wire classic"));
+        }
+        let headers = if destination.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
+        let noise = Noise::new()?;
+        let syn = Syn {
+            source: route.source.ip(),
+            destination: destination.ip(),
+            source_port: noise.port(),
+            knock_port: profile.terms.knock_port,
+            fields: burn(profile, wire, port)?,
+            flow_high: noise.flow_high,
+            stack: Stack::new(&settings, route.mtu, headers, route.ttl, noise.timestamp),
+        };
+        let packet = syn.emit().ok_or_else(|| Error::refused("the addresses are of two families"))?;
+        self.raw
+            .send(&packet, destination)
+            .map_err(|cause| Error::system(format!("send the knock to {}", destination.ip()), cause))?;
+        Ok(route.source)
+    }
+}
+
+/// Takes the next counter whose message arrives as it is, and makes sure on disk that nobody takes
+/// it again.
+fn burn(profile: &mut Profile, wire: Wire, port: u16) -> Result<Fields> {
+    profile.counter.lock()?;
+    let burnt = burn_locked(profile, wire, port);
+    profile.counter.unlock();
+    burnt
+}
+
+fn burn_locked(profile: &mut Profile, wire: Wire, port: u16) -> Result<Fields> {
+    let mut next = profile.counter.next();
+    loop {
+        let counter = u32::try_from(next).ok().filter(|_| next < SPENT).ok_or_else(|| spent(&profile.counter))?;
+        next += 1;
+        let sealed = profile.keys.seal(wire, counter, profile.terms.knock_port, port);
+        if let Some(fields) = sealed.fields() {
+            let stored = profile.counter.burn_to(next);
+            return stored.map(|()| fields).map_err(|cause| Error::path("write", profile.counter.path(), cause));
+        }
+    }
+}
+
+fn spent(counter: &Counter) -> Error {
+    Error::content(counter.path(), 0, "is spent: every counter has been used")
+        .advise("make a new profile on both sides")
+}
+
+/// What a SYN has that carries nothing and is never the same.
+struct Noise {
+    port: u16,
+    timestamp: u32,
+    flow_high: u8,
+}
+
+impl Noise {
+    fn new() -> Result<Self> {
+        let mut bytes = [0; 7];
+        getrandom::fill(&mut bytes).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
+        let [p0, p1, t0, t1, t2, t3, flow] = bytes;
+        Ok(Self {
+            port: u16::from_be_bytes([p0, p1]),
+            timestamp: u32::from_be_bytes([t0, t1, t2, t3]),
+            flow_high: flow & 0x0f,
+        })
+    }
+
+    /// A source port of the machine's ephemeral range, of the parity that connect() takes first
+    /// (`__inet_hash_connect` in net/ipv4/inet_hashtables.c).
+    fn port(&self) -> u16 {
+        let range = sysctl::numbers("net/ipv4/ip_local_port_range");
+        let (low, high) = match range[..] {
+            [low, high] => (u16::try_from(low).unwrap_or(EPHEMERAL.0), u16::try_from(high).unwrap_or(EPHEMERAL.1)),
+            _ => EPHEMERAL,
+        };
+        let pairs = u32::from(high.saturating_sub(low)).div_ceil(2);
+        low.saturating_add((u32::from(self.port) % pairs.max(1) * 2) as u16)
+    }
+}
+
+fn settings() -> Settings {
+    let usual = Settings::default();
+    let rmem = sysctl::numbers("net/ipv4/tcp_rmem");
+    let flag = |name: &str, usual| sysctl::number(name).map_or(usual, |number| number != 0);
+    Settings {
+        receive_buffer: rmem.get(1).copied().unwrap_or(usual.receive_buffer),
+        largest_buffer: rmem
+            .get(2)
+            .copied()
+            .unwrap_or(usual.largest_buffer)
+            .max(sysctl::number("net/core/rmem_max").unwrap_or(0)),
+        window_scaling: flag("net/ipv4/tcp_window_scaling", usual.window_scaling),
+        sack: flag("net/ipv4/tcp_sack", usual.sack),
+        timestamps: flag("net/ipv4/tcp_timestamps", usual.timestamps),
+        ecn: sysctl::number("net/ipv4/tcp_ecn") == Some(1),
+        signed_windows: flag("net/ipv4/tcp_workaround_signed_windows", usual.signed_windows),
+    }
+}
+
+/// The one who typed the command, where that is somebody else: sudo's caller, or the one who started
+/// a set-uid program.
+fn caller() -> Option<User> {
+    let number = |name: &str| env::var(name).ok()?.parse().ok();
+    match (privilege::real_uid(), privilege::effective_uid()) {
+        (0, 0) => {
+            let uid = number("SUDO_UID").filter(|&uid: &u32| uid != 0)?;
+            Some(User { uid, gid: number("SUDO_GID")? })
+        }
+        (real, effective) if real != effective => Account::of(real).map(|account| account.user),
+        _ => None,
+    }
+}
+
+/// Gives up every privilege: becomes the caller, or stays who it is without capabilities.
+fn become_caller() -> Result<()> {
+    let dropped = match caller() {
+        Some(user) => privilege::become_user(user, &[user.gid], &[]),
+        None => privilege::keep_only(&[]),
+    };
+    dropped.map_err(|cause| Error::system("give up root's privileges", cause))
+}
+
+/// Where a client's profiles are unless `--dir` says otherwise: `.knockknock` in the home of the one
+/// who typed the command.
+pub fn directory() -> PathBuf {
+    let home = match caller() {
+        Some(user) => Account::of(user.uid).map(|account| account.home),
+        None => env::var_os("HOME").map(PathBuf::from),
+    };
+    let home = home.or_else(|| Account::of(privilege::real_uid()).map(|account| account.home));
+    home.unwrap_or_else(|| "/".into()).join(".knockknock")
+}
