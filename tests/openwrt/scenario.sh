@@ -30,7 +30,7 @@ soon() { # COMMAND…: it succeeds within 10 seconds
 		usleep 100000
 	done
 }
-lines() { grep -c "$1" $said 2>/dev/null; }
+lines() { cat $said 2>/dev/null | grep -c "$1"; }
 more() { [ "$(lines "$1")" -gt "$2" ]; } # TEXT COUNT: the daemon has said it more often than that
 
 client() { nsenter -n -t "$client" "$@"; }
@@ -127,7 +127,11 @@ check "for one connection after the crash" connects
 keeper=$(cat /tmp/procd/knockknock.pid)
 children=$(cat "/proc/$keeper/task/$keeper/children")
 for pid in $children; do
-	check "$(tr '\0' ' ' <"/proc/$pid/cmdline")runs under a filter" grep -q '^Seccomp:[[:space:]]*2' "/proc/$pid/status"
+	process=$(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -d ' ' -f 2)
+	check "the $process gains no privilege" grep -q '^NoNewPrivs:[[:space:]]*1' "/proc/$pid/status"
+	case $($init check 2>&1) in
+	*seccomp*) check "the $process runs under its filter" grep -q '^Seccomp:[[:space:]]*2' "/proc/$pid/status" ;;
+	esac
 done
 
 sed -i "s/list guard '22'/list guard '22;23'/" /etc/config/knockknock

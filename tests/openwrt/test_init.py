@@ -19,7 +19,6 @@ class Router:
         self.root = root
         router.build(root, BINARY, "/usr/bin/busybox", "/usr/sbin/nft")
         router.add_applets(root)
-        (root / "dev/null").touch()
         (root / "tmp/procd").mkdir()
         (root / "tmp/procd/dry").touch()
 

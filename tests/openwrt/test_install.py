@@ -22,7 +22,6 @@ class Router:
         router.add_applets(self.root)
         for path in [*SHIPPED, *(Path("usr/bin", f"knockknock{end}") for end in ("", "-daemon", "-genprofile", "-proxy"))]:
             (self.root / path).unlink()
-        (self.root / "dev/null").touch()
         if release:
             (self.root / "etc/openwrt_release").write_text(release)
         self._bin = directory / "bin"
