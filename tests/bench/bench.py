@@ -4,7 +4,8 @@
     bench.py [--quick] [ROW...]
 
 Needs root; works in network namespaces of its own. Prints one table and writes it to
-target/bench/results.md. ROWs are names from rows.py; without any, all are run.
+target/bench/results.md. ROWs are names from rows.py; without any, all are run. The binary is
+$KNOCKKNOCK, else the static one in dist/, else target/release's.
 """
 
 import os

@@ -14,8 +14,8 @@ from world import BUILD, CLIENT, SERVER, Process, command
 PORT = 2222            # the closed port that the knocks open
 GROUP = 77             # nflog's, for whoever listens there
 
-BINARY = next((path for path in ("dist/x86_64-unknown-linux-musl/knockknock", "target/release/knockknock")
-               if os.path.exists(path)), None)
+BINARIES = os.environ.get("KNOCKKNOCK", ""), "dist/x86_64-unknown-linux-musl/knockknock", "target/release/knockknock"
+BINARY = next((path for path in BINARIES if os.path.exists(path)), None)
 TMPFS, DISK = "/dev/shm", BUILD
 
 
