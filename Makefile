@@ -12,6 +12,10 @@ SHELL_SCRIPTS := .ci/run $(shell find scripts tests -name '*.sh') scripts/openwr
 
 bindir := $(DESTDIR)$(PREFIX)/bin
 mandir := $(DESTDIR)$(PREFIX)/share/man
+unitdir := $(DESTDIR)$(PREFIX)/lib/systemd/system
+bashdir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+zshdir := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
 .DEFAULT_GOAL := build
 
@@ -74,7 +78,12 @@ reproducible: ## build HEAD twice, in two directories, and compare the bytes
 router: ## test the OpenWrt files: the init script, the installer, a small router (as root)
 	@scripts/setup.sh router
 	scripts/build-static.sh x86_64
-	$(PYTHON) -m pytest tests/openwrt
+	$(PYTHON) -B -m pytest tests/openwrt
+
+.PHONY: systemd
+systemd: build ## test the unit under a real systemd, in a container (as root)
+	@scripts/setup.sh test systemd
+	$(PYTHON) -B -m pytest tests/systemd
 
 PROCESSORS ?= mips mipsel armv7 aarch64
 
@@ -83,7 +92,7 @@ cross: build ## test on other processors: unit tests, a knock, and the whole dae
 	@scripts/setup.sh test router cross
 	scripts/build-static.sh $(PROCESSORS) mipsel
 	tests/cross/unit.sh $(PROCESSORS)
-	PROCESSORS="$(PROCESSORS)" $(PYTHON) -m pytest tests/cross
+	PROCESSORS="$(PROCESSORS)" $(PYTHON) -B -m pytest tests/cross
 
 .PHONY: dynamic
 dynamic: ## build against a shared musl, as OpenWrt's feed does
@@ -98,11 +107,20 @@ install: $(BINARY) ## install below DESTDIR and PREFIX (/usr/local); profiles ar
 	install -D -m 755 $(BINARY) $(bindir)/knockknock
 	for applet in $(APPLETS); do ln -sf knockknock $(bindir)/$$applet || exit 1; done
 	for page in $(PAGES); do install -D -m 644 $$page $(mandir)/man$${page##*.}/$${page##*/} || exit 1; done
+	install -d $(unitdir) $(bashdir) $(zshdir) $(fishdir)
+	sed 's,/usr/local/bin/,$(PREFIX)/bin/,' scripts/systemd/knockknock-daemon.service >$(unitdir)/knockknock-daemon.service
+	$(BINARY) completions bash >$(bashdir)/knockknock
+	$(BINARY) completions zsh >$(zshdir)/_knockknock
+	$(BINARY) completions fish >$(fishdir)/knockknock.fish
+	chmod 644 $(unitdir)/knockknock-daemon.service $(bashdir)/knockknock $(zshdir)/_knockknock $(fishdir)/knockknock.fish
+	for applet in $(APPLETS); do ln -sf knockknock $(bashdir)/$$applet && ln -sf knockknock.fish $(fishdir)/$$applet.fish || exit 1; done
 
 .PHONY: uninstall
 uninstall: ## remove exactly what install put there
 	rm -f $(addprefix $(bindir)/,knockknock $(APPLETS))
 	rm -f $(foreach page,$(PAGES),$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
+	rm -f $(unitdir)/knockknock-daemon.service $(zshdir)/_knockknock
+	rm -f $(addprefix $(bashdir)/,knockknock $(APPLETS)) $(addsuffix .fish,$(addprefix $(fishdir)/,knockknock $(APPLETS)))
 
 .PHONY: help
 help: ## list the targets

@@ -16,6 +16,7 @@ needs() {
         python3:python3 fwknopd:fwknop-server fwknop:fwknop-client knockd:knockd ;;
     router) echo ip:iproute2 nft:nftables readelf:binutils /usr/share/doc/busybox-static:busybox-static \
         /usr/bin/pytest-3:python3-pytest ;;
+    systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox-static ;;
     cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips cpio:cpio ;;
     lint) echo rust-lint shellcheck:shellcheck ;;
     *)

@@ -1,0 +1,83 @@
+"""The unit file: checked by systemd-analyze, and run by a real systemd in a container over this machine's own files."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parents[1]
+UNIT = PROJECT / "scripts/systemd/knockknock-daemon.service"
+
+DRIVER = """
+[Unit]
+DefaultDependencies=no
+Wants=systemd-journald.service knockknock-daemon.service
+After=systemd-journald.service knockknock-daemon.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /scenario.sh
+ExecStopPost=systemctl poweroff --force
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/console
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """This machine's files with ours installed, as a layer that goes away again."""
+    layer, root = tmp_path / "layer", tmp_path / "root"
+    layer.mkdir()
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", layer], check=True)
+    try:
+        for name in ("upper", "work"):
+            (layer / name).mkdir()
+        subprocess.run(["mount", "-t", "overlay", "overlay", root, "-o",
+                        f"lowerdir=/,upperdir={layer}/upper,workdir={layer}/work"], check=True)
+        try:
+            subprocess.run(["make", "install", f"DESTDIR={root}"], cwd=PROJECT, check=True, capture_output=True)
+            yield root
+        finally:
+            subprocess.run(["umount", root], check=True)
+    finally:
+        subprocess.run(["umount", layer], check=True)
+
+
+def test_verify_is_clean(root):
+    installed = "/usr/local/lib/systemd/system/knockknock-daemon.service"
+    outcome = subprocess.run(["chroot", root, "systemd-analyze", "verify", installed], capture_output=True, text=True)
+    assert (outcome.returncode, [line for line in outcome.stderr.splitlines() if "knockknock" in line]) == (0, [])
+
+
+def test_the_score_in_the_comment_is_right():
+    said = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", UNIT],
+                          capture_output=True, text=True).stdout
+    score = re.search(r"Overall exposure level for .*: (\S+) ", said)[1]
+    assert UNIT.read_text().startswith(f"# systemd-analyze security: {score}.")
+
+
+@pytest.mark.parametrize("firewall", ["nft", "iptables"])
+def test_under_a_real_systemd(root, firewall):
+    Path("/proc/sys/net/netfilter/nf_log_all_netns").write_text("1")  # log rules speak from a namespace
+    server = root / "etc/knockknock.d"
+    shutil.rmtree(server, ignore_errors=True)
+    knock_port = 30000 + os.getpid() % 10000
+    subprocess.run([root / "usr/local/bin/knockknock-genprofile", "gate", str(knock_port), "--dir", server,
+                    "--ports", "22"], check=True, capture_output=True)
+    (server / "config").write_text(f"[main]\nguard = 22\nlog = kmsg\nfirewall = {firewall}\n")
+    shutil.copytree(server / "profiles/gate", root / "root/.knockknock/10.9.0.1")
+    shutil.copy(HERE / "scenario.sh", root / "scenario.sh")
+    (root / "etc/systemd/system/driver.service").write_text(DRIVER)
+    container = subprocess.run(
+        ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--machine=knock{os.getpid()}", f"--directory={root}",
+         "--private-network", "--link-journal=no", "--capability=all", "--bind=/dev/kmsg", "--boot",
+         "systemd.unit=driver.service", "systemd.show_status=no"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120)
+    said = container.stdout.replace("\r", "")
+    print(said, container.stderr)
+    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)
