@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::ini;
+use crate::sys::privilege::Account;
 use crate::wire::request::LONGEST;
 use crate::wire::{Ports, ports};
 use std::path::{Path, PathBuf};
@@ -128,7 +129,7 @@ impl Config {
                 "mark" => {
                     config.mark = mark(&value).ok_or_else(|| wrong("one bit is needed, such as 0x08000000".into()))?
                 }
-                "user" if value.is_empty() => return Err(wrong("a user's name is needed".into())),
+                "user" if Account::named(&value).is_none() => return Err(wrong("there is no such user".into())),
                 "user" => config.user = Some(value),
                 _ => warnings.push(format!("line {line}: unknown key {key:?} is ignored")),
             }
@@ -180,7 +181,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "[main]\ndelay=30 ; s\nERROR_WINDOW = 5\nresync_window: 0\nlog = nflog:7\nfirewall = iptables\nguard = 22, 443\n\
-            interfaces = eth0 wan\nmark = 0x10\nuser = kk\n";
+            interfaces = eth0 wan\nmark = 0x10\nuser = nobody\n";
         let (config, warnings) = Config::parse(text).unwrap();
         assert!(warnings.is_empty());
         assert_eq!(
@@ -194,7 +195,7 @@ mod tests {
                 guard: Ports::parse("22,443").unwrap(),
                 interfaces: vec!["eth0".into(), "wan".into()],
                 mark: 16,
-                user: Some("kk".into()),
+                user: Some("nobody".into()),
             }
         );
     }
@@ -224,6 +225,7 @@ mod tests {
             "mark=3",
             "mark=0",
             "user=",
+            "user=no such",
             "word",
         ] {
             assert_eq!(Config::parse(&format!("[main]\n\n{bad}\n")).unwrap_err().0, 3, "{bad}");

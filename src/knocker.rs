@@ -78,6 +78,10 @@ impl Knocker {
         mut destination: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Result<SocketAddr> {
+        if profile.terms.ports.as_ref().is_some_and(|ports| !ports.contains(port)) {
+            return Err(Error::refused(format!("profile {:?} may not open port {port}", profile.name))
+                .advise("its config's \"ports\" lists those that it may open, on both sides"));
+        }
         destination.set_port(profile.terms.knock_port);
         let route = Route::to(destination, source)
             .map_err(|cause| Error::system(format!("find a way to {}", destination.ip()), cause))?;

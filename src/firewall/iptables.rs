@@ -10,8 +10,9 @@ use crate::error::{Error, Result};
 use crate::sys::process;
 use crate::wire::{Ports, Request};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Our chains in table mangle: what PREROUTING and INPUT jump to, and what those jump to.
@@ -88,10 +89,10 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
 /// Takes our chains away, where there are any.
 pub(super) fn remove() {
     for &family in families() {
+        if mangle(family, &["-S", PREROUTING]).is_err() {
+            continue;
+        }
         for (from, to) in [("PREROUTING", PREROUTING), ("INPUT", INPUT)] {
-            if mangle(family, &["-S", to]).is_err() {
-                continue;
-            }
             while mangle(family, &["-D", from, "-j", to]).is_ok() {}
         }
         let chains = [PREROUTING, INPUT, KNOCK, ADMIT];
@@ -196,8 +197,8 @@ impl Door {
         let family = if matches!(request.source(), IpAddr::V4(_)) { Family::V4 } else { Family::V6 };
         let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (family, request.port()));
         let Some((_, _, file)) = list else { return Ok(Opening::Denied) };
-        let mut file = file;
-        file.write_all(format!("+{}\n", request.source()).as_bytes())?;
+        // Each time at the file's start, the only place where the kernel takes it.
+        file.write_all_at(format!("+{}\n", request.source()).as_bytes(), 0)?;
         Ok(Opening::Made)
     }
 }

@@ -8,6 +8,7 @@ use super::lines::Lines;
 use super::{Notice, Record};
 use crate::error::{Error, Result, reason};
 use crate::sys::inotify::{self, Inotify, Watch};
+use crate::sys::privilege;
 use crate::wire::PortSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,6 +16,9 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// The group that may read logs on Debian, for one that is not there yet.
+const LOG_READERS: &str = "adm";
 
 /// A followed file.
 pub struct Follow {
@@ -24,7 +28,7 @@ pub struct Follow {
     path: PathBuf,
     lines: Lines,
     open: Option<Open>,
-    group: u32,
+    group: Option<u32>,
     /// Whether it was said that the file is missing.
     missed: bool,
 }
@@ -50,7 +54,7 @@ impl Follow {
             path: path.into(),
             lines: Lines::new(),
             open: None,
-            group: 0,
+            group: None,
             missed: false,
         };
         match follow.look() {
@@ -62,15 +66,15 @@ impl Follow {
         }
         if let Some(open) = &mut follow.open {
             open.offset = open.file.seek(SeekFrom::End(0)).map_err(failed)?;
-            follow.group = open.file.metadata().map_err(failed)?.gid();
+            follow.group = Some(open.file.metadata().map_err(failed)?.gid());
         } else {
-            follow.group = std::fs::metadata(".").map_err(failed)?.gid();
+            follow.group = privilege::group(LOG_READERS);
         }
         Ok(follow)
     }
 
     /// The group that may read the file.
-    pub(super) fn group(&self) -> u32 {
+    pub(super) fn group(&self) -> Option<u32> {
         self.group
     }
 

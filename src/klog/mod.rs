@@ -114,7 +114,7 @@ impl Klog {
     /// The group that reading the log again may take, where it is a file that rotates.
     pub fn group(&self) -> Option<u32> {
         match self {
-            Self::File(follow) => Some(follow.group()),
+            Self::File(follow) => follow.group(),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use crate::sys;
 use base64ct::{Base64, Encoding};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -25,7 +25,7 @@ pub struct Fresh<'a> {
 pub fn create(directory: &Path, fresh: &Fresh<'_>) -> Result<PathBuf> {
     check_name(fresh.name)?;
     let path = directory.join(fresh.name);
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|cause| {
+    make_directory(directory).map_err(|cause| {
         Error::path("make", directory, cause).advise("run as root, or name another place with --dir")
     })?;
     let parent = File::open(directory).map_err(|cause| Error::path("open", directory, cause))?;
@@ -77,12 +77,22 @@ fn refuse_collisions(directory: &Path, path: &Path, fresh: &Fresh<'_>) -> Result
 }
 
 fn write_aside(aside: &Path, terms: &Terms) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(aside)?;
+    make_directory(aside)?;
     write(&aside.join("cipher.key"), &*random_key()?)?;
     write(&aside.join("mac.key"), &*random_key()?)?;
     write(&aside.join("counter"), b"0000000000\n")?;
     write(&aside.join("config"), terms.to_text().as_bytes())?;
     File::open(aside)?.sync_all()
+}
+
+/// Makes a directory for its owner alone, with those above it, whatever the umask is.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.exists() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), make_directory)?;
+    DirBuilder::new().mode(0o700).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 /// 16 random bytes in base64, and a newline.
@@ -97,6 +107,7 @@ fn random_key() -> io::Result<Zeroizing<[u8; 25]>> {
 
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(content)?;
     file.sync_all()
 }

@@ -30,7 +30,10 @@ pub fn list(directory: &Path) -> Result<Vec<Found>> {
 }
 
 /// The profile called `host` in `directory`, in any case. The name is compared with those that there
-/// are and never becomes part of a path.
+/// are and never becomes part of a path. No directory has no profiles.
 pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
+    if !directory.exists() {
+        return Ok(None);
+    }
     Ok(list(directory)?.into_iter().find(|found| found.name.eq_ignore_ascii_case(host)))
 }

@@ -14,8 +14,8 @@ pub struct Inotify(OwnedFd);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watch(i32);
 
-/// The mask for the names in a directory: one appears, goes or is moved.
-pub const NAMES: u32 = libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_MOVED_FROM | libc::IN_DELETE;
+/// The mask for the names in a directory: one appears, goes, is moved or is given other rights.
+pub const NAMES: u32 = libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_MOVED_FROM | libc::IN_DELETE | libc::IN_ATTRIB;
 /// The mask for a file's content: written or truncated.
 pub const CONTENT: u32 = libc::IN_MODIFY;
 

@@ -8,12 +8,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 pub struct Socket(OwnedFd);
 
 impl Socket {
-    /// A socket of a family: NETLINK_NETFILTER, NETLINK_ROUTE.
+    /// A socket of a family, NETLINK_NETFILTER or NETLINK_ROUTE, with an address of its own: a group's
+    /// messages do not reach one that has none.
     pub fn open(family: libc::c_int) -> io::Result<Self> {
         // SAFETY: socket takes three numbers and returns a new descriptor.
         let fd = check(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family) })?;
         // SAFETY: `fd` was just opened and is owned by nobody else.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut address = unspecified();
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        let size = size_of_val(&address) as libc::socklen_t;
+        // SAFETY: the address is valid for reads of its size.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) })?;
+        Ok(Self(socket))
     }
 
     /// Joins a group of the family, whose messages the kernel sends unasked.
@@ -51,8 +58,7 @@ impl Socket {
 
     fn receive_with<'a>(&self, buffer: &'a mut [u8], flags: libc::c_int) -> io::Result<&'a [u8]> {
         loop {
-            // SAFETY: all-zero bytes are a valid address.
-            let mut from: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+            let mut from = unspecified();
             let mut size = size_of_val(&from) as libc::socklen_t;
             // SAFETY: buffer, address and size are valid for writes of the lengths given.
             let received = unsafe {
@@ -80,6 +86,12 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// No address at all.
+fn unspecified() -> libc::sockaddr_nl {
+    // SAFETY: all-zero bytes are a valid address.
+    unsafe { std::mem::zeroed() }
 }
 
 /// Messages and attributes being written (linux/netlink.h): each aligned to 4 bytes, numbers in the

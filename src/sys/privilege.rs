@@ -71,6 +71,20 @@ impl Account {
     }
 }
 
+/// The id of the group with that name.
+pub fn group(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    let mut row = MaybeUninit::<libc::group>::zeroed();
+    let mut buffer = [0; 4096];
+    let mut result = ptr::null_mut();
+    // SAFETY: getgrnam_r fills the row and the buffer, which it is given with its length.
+    let failed = unsafe {
+        libc::getgrnam_r(name.as_ptr(), row.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut result)
+    };
+    // SAFETY: all-zero bytes are a valid group, and a result that is not null says that it was filled.
+    (failed == 0 && !result.is_null()).then(|| unsafe { row.assume_init() }.gr_gid)
+}
+
 /// This process's effective user id.
 pub fn effective_uid() -> u32 {
     // SAFETY: geteuid takes nothing and cannot fail.

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 /// What [`Signals::wait`] woke for.
@@ -75,7 +76,7 @@ fn mask(how: libc::c_int, signals: &libc::sigset_t) -> io::Result<()> {
 /// `input` as its descriptor 0 (else ours); standard error stays ours.
 pub fn restart_self(args: &[&OsStr], input: Option<OwnedFd>, output: OwnedFd) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
-    command.args(args).stdout(output);
+    command.arg0("knockknock").args(args).stdout(output);
     if let Some(input) = input {
         command.stdin(input);
     }

@@ -29,10 +29,12 @@ impl Route {
             source
         }))?;
         socket.connect(destination)?;
+        // Emulators of other processors do not know IP_MTU: Ethernet's, then.
         let (mtu, ttl) = match destination {
-            SocketAddr::V4(_) => {
-                (option(&socket, libc::IPPROTO_IP, libc::IP_MTU)?, option(&socket, libc::IPPROTO_IP, libc::IP_TTL)?)
-            }
+            SocketAddr::V4(_) => (
+                option(&socket, libc::IPPROTO_IP, libc::IP_MTU).unwrap_or(1500),
+                option(&socket, libc::IPPROTO_IP, libc::IP_TTL)?,
+            ),
             SocketAddr::V6(_) => (
                 option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU)?,
                 option(&socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS)?,

@@ -3,14 +3,14 @@
 
 use super::helper::RULES_GONE;
 use super::messages::{Plan, READY};
-use super::{Census, say_left_out, worker_user};
+use super::{Census, say_left_out};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result};
 use crate::firewall::{Backend, Rules};
 use crate::klog;
 use crate::say;
 use crate::sys::process::{self, Background, Signal, Signals};
-use crate::sys::{file, socketpair};
+use crate::sys::{file, privilege, socketpair};
 use crate::wire::{PortSet, Ports};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -50,7 +50,6 @@ impl Orders {
             say::warn(format_args!("there is no profile in {:?}: nobody can knock", directory.join("profiles")));
             say::warn("make one with: knockknock-genprofile NAME KNOCKPORT");
         }
-        worker_user(&config)?;
         check_interfaces(&config.interfaces)?;
         let backend = Backend::choose(config.firewall)?;
         let rules = Rules::new(&config, census.profiles.iter().map(|(_, terms)| terms.knock_port).collect());
@@ -142,6 +141,11 @@ enum Event {
 
 /// Runs the daemon on `directory`, in the foreground or in the background.
 pub fn run(directory: &Path, background: bool) -> Result<()> {
+    if privilege::effective_uid() != 0 {
+        return Err(
+            Error::refused("the daemon must be started as root").advise("it gives root up where it meets the network")
+        );
+    }
     let _lock = lock(directory)?;
     let mut orders = Orders::read(directory)?;
     let background = if background {

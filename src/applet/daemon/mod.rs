@@ -33,14 +33,9 @@ const WORKER: User = User { uid: 65526, gid: 65526 };
 const HELPER: User = User { uid: 65527, gid: 65527 };
 
 /// The worker's user: `user` of the config, else `knockknock`, else a fixed id.
-fn worker_user(config: &Config) -> Result<User> {
-    match &config.user {
-        Some(name) => Account::named(name).map(|account| account.user).ok_or_else(|| {
-            Error::refused(format!("there is no user {name:?}"))
-                .advise("correct \"user\" in the config, or leave it out")
-        }),
-        None => Ok(Account::named("knockknock").map_or(WORKER, |account| account.user)),
-    }
+fn worker_user(config: &Config) -> User {
+    let name = config.user.as_deref().unwrap_or("knockknock");
+    Account::named(name).map_or(WORKER, |account| account.user)
 }
 
 /// The helper's user.

@@ -33,7 +33,7 @@ pub fn run(directory: &Path) -> Result<u8> {
     process::release_signals().map_err(|cause| Error::system("let signals through", cause))?;
 
     let (config, _) = Config::load(directory)?;
-    let user = worker_user(&config)?;
+    let user = worker_user(&config);
     let guests = load(directory)?;
     let mut log = Klog::open(&config.log)?;
     let groups: Vec<u32> = log.group().into_iter().collect();
