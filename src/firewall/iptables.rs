@@ -10,9 +10,8 @@ use crate::error::{Error, Result};
 use crate::sys::process;
 use crate::wire::{Ports, Request};
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Our chains in table mangle: what PREROUTING and INPUT jump to, and what those jump to.
@@ -196,9 +195,10 @@ impl Door {
     pub(super) fn admit(&self, request: &Request) -> io::Result<Opening> {
         let family = if matches!(request.source(), IpAddr::V4(_)) { Family::V4 } else { Family::V6 };
         let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (family, request.port()));
-        let Some((_, _, file)) = list else { return Ok(Opening::Denied) };
-        // Each time at the file's start, the only place where the kernel takes it.
-        file.write_all_at(format!("+{}\n", request.source()).as_bytes(), 0)?;
+        let Some(mut file) = list.map(|(_, _, file)| file) else { return Ok(Opening::Denied) };
+        // The kernel takes a write at the file's start only, and no pwrite.
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(format!("+{}\n", request.source()).as_bytes())?;
         Ok(Opening::Made)
     }
 }

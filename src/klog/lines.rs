@@ -33,7 +33,7 @@ impl Lines {
         self.beheaded = false;
     }
 
-    /// Reads once, and gives `each` the whole lines that name a port of `ports`. Returns how many
+    /// Reads once, and gives `each` the whole lines that may tell of a SYN to one of `ports`. Returns how many
     /// bytes were read; 0 is the end.
     pub fn read_from(
         &mut self,
@@ -65,15 +65,26 @@ impl Lines {
     }
 }
 
-/// Gives `each` the lines of `text` that name a port of `ports`: the port is searched for first, and
-/// a line's ends only around one that is wanted.
+/// How far behind ` DPT=` the word SYN can stand: all numbers at their longest, all flags before it.
+const REACH: usize = 96;
+
+/// Gives `each` the lines of `text` that may tell of a SYN to a port of `ports`.
+///
+/// Of all that a kernel logs hardly anything but the word SYN has a Y, and one byte is found fastest.
+/// The port stands a little before it; a line's ends are looked for only around one that is wanted.
 fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
     let mut from = 0;
-    while let Some(at) = text.get(from..).and_then(|rest| memory::find(rest, b" DPT=")) {
+    while let Some(at) = text.get(from..).and_then(|rest| memory::find_byte(rest, b'Y')) {
         let at = from + at;
         from = at + 1;
-        let named = entry::knock_port(text.get(at..(at + 12).min(text.len())).unwrap_or_default());
-        if !named.is_some_and(|port| ports.contains(port)) {
+        if text.get(at.saturating_sub(2)..at + 3) != Some(b" SYN ") {
+            continue;
+        }
+        let before = text.get(at.saturating_sub(REACH)..at).unwrap_or_default();
+        let before = before.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
+        let named = before.windows(5).rposition(|five| five == b" DPT=");
+        let port = named.and_then(|named| entry::knock_port(before.get(named..)?));
+        if !port.is_some_and(|port| ports.contains(port)) {
             continue;
         }
         let (before, after) = text.split_at(at);
@@ -135,18 +146,29 @@ mod tests {
 
     #[test]
     fn the_lines_that_name_a_wanted_port_whatever_the_pieces() {
-        let text = b"a DPT=666 b\nc DPT=667 d\n DPT=666\nno port\nx DPT=66\ny DPT=6660 z\n DPT=1 DPT=666\nhalf DPT=666";
+        let text = b"a DPT=666 SYN b\nc DPT=667 SYN d\n DPT=666 SYN \nno port SYN \nY\nx DPT=66 SYN \n\
+            y DPT=6660 SYN z\n DPT=1 DPT=666 SYN \n DPT=666 ACK \nhalf DPT=666 SYN ";
         for step in [1, 2, 3, 7, 100, 1000] {
-            assert_eq!(read(text, step), ["a DPT=666 b", " DPT=666", " DPT=1 DPT=666"], "steps of {step}");
+            let wanted = ["a DPT=666 SYN b", " DPT=666 SYN ", " DPT=1 DPT=666 SYN "];
+            assert_eq!(read(text, step), wanted, "steps of {step}");
         }
+    }
+
+    #[test]
+    fn whatever_is_an_entry_is_found() {
+        // Every number at its longest, every flag that may stand before SYN.
+        let line = "x IN=eth0 OUT= MAC= SRC=100.100.100.100 DST=100.100.100.100 LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=65535 DF \
+            PROTO=TCP SPT=65535 DPT=666 SEQ=4294967295 ACK=4294967295 WINDOW=65535 RES=0x3f CWR ECE URG PSH SYN URGP=65535";
+        assert!(crate::wire::Entry::parse(line.as_bytes()).is_some());
+        assert_eq!(read(format!("{line}\n").as_bytes(), 1000), [line]);
     }
 
     #[test]
     fn a_line_longer_than_the_buffer_is_passed_over_and_the_next_is_not() {
         let mut text = vec![b'x'; 1 << 20];
-        text.extend(b" DPT=666 tail of it\nnext DPT=666\n");
-        assert_eq!(read(&text, 5000), ["next DPT=666"]);
-        let text = [&vec![b'x'; BUFFER][..], b"\nnext DPT=666\n"].concat();
-        assert_eq!(read(&text, BUFFER), ["next DPT=666"]);
+        text.extend(b" DPT=666 SYN tail of it\nnext DPT=666 SYN \n");
+        assert_eq!(read(&text, 5000), ["next DPT=666 SYN "]);
+        let text = [&vec![b'x'; BUFFER][..], b"\nnext DPT=666 SYN \n"].concat();
+        assert_eq!(read(&text, BUFFER), ["next DPT=666 SYN "]);
     }
 }
