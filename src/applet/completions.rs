@@ -16,15 +16,27 @@ pub struct Described {
 }
 
 impl Described {
-    /// Its long options, each with its description.
-    fn options(&self) -> Vec<(&str, &str)> {
-        let lines = self.help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
-        lines
-            .filter_map(|line| {
-                let (option, rest) = line.get(line.find("--")?..)?.split_once(char::is_whitespace)?;
-                Some((option, rest.trim()))
-            })
-            .collect()
+    /// Its long options, each with its description, which the help may have wrapped.
+    fn options(&self) -> Vec<(&str, String)> {
+        let mut options: Vec<(&str, String)> = Vec::new();
+        for line in self.help.lines().skip_while(|line| *line != "Options:").skip(1) {
+            let text = line.trim_start();
+            if !text.starts_with('-') {
+                if let Some((_, what)) = options.last_mut() {
+                    what.push(' ');
+                    what.push_str(text);
+                }
+                continue;
+            }
+            // `-p, --port        the port to open`; argh writes its own as `--help, help`.
+            let long =
+                text.find("--").and_then(|at| text.get(at..)).and_then(|text| text.split_once(char::is_whitespace));
+            if let Some((option, what)) = long {
+                let what = what.trim_start().trim_start_matches("help ").trim_start();
+                options.push((option.trim_end_matches(','), what.into()));
+            }
+        }
+        options
     }
 }
 
@@ -68,7 +80,7 @@ fn zsh(applets: &[Described]) -> String {
     for applet in applets {
         let _ = write!(cases, "    {}|{}) _arguments", applet.alias, applet.name);
         for (option, what) in applet.options() {
-            let _ = write!(cases, " '{option}[{}]'", quoted(what));
+            let _ = write!(cases, " '{option}[{}]'", quoted(&what));
         }
         cases.push_str(" '*:: :_default' ;;\n");
     }
@@ -98,7 +110,7 @@ fn fish(applets: &[Described]) -> String {
             quoted(applet.summary)
         );
         for (option, what) in applet.options() {
-            let (option, what) = (option.trim_start_matches('-'), quoted(what));
+            let (option, what) = (option.trim_start_matches('-'), quoted(&what));
             let _ = writeln!(
                 script,
                 "complete -c knockknock -n '__fish_seen_subcommand_from {}' -l {option} -d '{what}'",

@@ -70,13 +70,8 @@ fn read_private<'a>(path: &Path, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
         .open(path)
         .map_err(|cause| Error::path("open", path, cause))?;
     private(&file, path)?;
-    let mut length = 0;
-    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest).map_err(|cause| Error::path("read", path, cause))? {
-            0 => break,
-            read => length += read,
-        }
-    }
+    // One read gives the whole of so short a file.
+    let length = file.read(buffer).map_err(|cause| Error::path("read", path, cause))?;
     Ok(buffer.get(..length).unwrap_or_default())
 }
 

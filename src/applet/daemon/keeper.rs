@@ -146,6 +146,8 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
             Error::refused("the daemon must be started as root").advise("it gives root up where it meets the network")
         );
     }
+    // First of all: a SIGHUP that comes early waits, and does not end what is just starting.
+    let signals = Signals::hold().map_err(|cause| Error::system("hold signals back", cause))?;
     let _lock = lock(directory)?;
     let mut orders = Orders::read(directory)?;
     let background = if background {
@@ -154,7 +156,6 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     } else {
         None
     };
-    let signals = Signals::hold().map_err(|cause| Error::system("hold signals back", cause))?;
     orders.backend.make(&orders.rules)?;
     for warning in orders.backend.look_around(&orders.rules) {
         say::warn(warning);
