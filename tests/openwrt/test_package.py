@@ -1,0 +1,58 @@
+"""The package Makefile in a stand-in for OpenWrt's build tree: what it takes, what it puts where, what it asks for."""
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import router
+
+PROJECT = Path(__file__).parents[2]
+BUILDROOT = Path(__file__).parent / "buildroot"
+
+
+@pytest.fixture
+def make(tmp_path):
+    def run(target):
+        return subprocess.run(
+            ["make", "--silent", "-C", PROJECT / "scripts/openwrt", f"TOPDIR={BUILDROOT}", f"OUTPUT={tmp_path}", target],
+            capture_output=True, text=True, check=True).stdout
+    return run
+
+
+def test_its_version_is_ours(make):
+    version = tomllib.loads((PROJECT / "Cargo.toml").read_text())["package"]["version"]
+    assert f"version: {version}\n" in make("show")
+
+
+def test_what_it_asks_for(make):
+    said = make("show")
+    for package in ("nftables", "kmod-nft-core", "kmod-nft-fib", "kmod-nf-log"):
+        assert f"+{package}" in re.search("^depends: (.*)", said, re.M)[1].split()
+    assert re.search("^users: knockknock=.* knockknock-fw=", said, re.M)
+    assert "conffiles: /etc/config/knockknock /etc/knockknock.d/\n" in said
+
+
+def test_it_takes_what_cargo_needs(make, tmp_path):
+    make("prepare")
+    taken = tmp_path / "build"
+    assert (taken / "Cargo.lock").exists() and (taken / "src/main.rs").exists() and (taken / "build.rs").exists()
+    metadata = subprocess.run(["cargo", "metadata", "--locked", "--offline", "--no-deps", "--format-version=1"],
+                              cwd=taken, capture_output=True, text=True)
+    assert metadata.returncode == 0, metadata.stderr
+
+
+def test_it_installs_what_the_installer_does(make, tmp_path):
+    (tmp_path / "install/bin").mkdir(parents=True)
+    (tmp_path / "install/bin/knockknock").write_text("a program")
+    make("install")
+    root = tmp_path / "root"
+    installed = {path.relative_to(root) for path in root.rglob("*") if not path.is_dir()}
+    shipped = {path.relative_to(router.SERVICE_FILES) for path in router.SERVICE_FILES.rglob("*") if path.is_file()}
+    links = {Path("usr/bin", f"knockknock-{applet}") for applet in router.APPLETS}
+    assert installed == shipped | links | {Path("usr/bin/knockknock")}
+    assert all(os.readlink(root / link) == "knockknock" for link in links)
+    assert os.access(root / "etc/init.d/knockknock", os.X_OK)
