@@ -1,5 +1,6 @@
 //! The table of applets. Dispatch, usage, help and completions all read it; this file alone names argh.
 
+use crate::applet::daemon::Mouth;
 use crate::applet::{completions, daemon, genprofile, knock};
 use crate::config::{self, DIRECTORY};
 use crate::error::{Error, Result};
@@ -360,13 +361,15 @@ fn run_completions(args: &[&str]) -> Result<u8> {
 }
 
 fn run_worker(args: &[&str]) -> Result<u8> {
-    let [directory] = args else { return Err(Error::Usage("the keeper starts the worker".into())) };
-    daemon::worker(Path::new(directory))
+    let refused = || Error::Usage("the keeper starts the worker".into());
+    let [directory, mouth] = args else { return Err(refused()) };
+    daemon::worker(Path::new(directory), Mouth::named(mouth).ok_or_else(refused)?)
 }
 
 fn run_helper(args: &[&str]) -> Result<u8> {
-    let [backend] = args else { return Err(Error::Usage("the keeper starts the helper".into())) };
-    daemon::helper(backend)
+    let refused = || Error::Usage("the keeper starts the helper".into());
+    let [backend, mouth] = args else { return Err(refused()) };
+    daemon::helper(backend, Mouth::named(mouth).ok_or_else(refused)?)
 }
 
 fn typed_wire(name: &str) -> Result<Wire> {

@@ -25,9 +25,11 @@ pub fn set_name(name: &'static str) {
     let _ = NAME.set(name);
 }
 
-/// From here on, lines go to syslog instead of standard error. Where there is no syslog they stay.
+/// From here on, lines go to syslog too, where there is one. The socket stays connected when the way to
+/// it is gone; a syslog that does not listen stops nobody.
 pub fn use_syslog() {
-    let connected = UnixDatagram::unbound().and_then(|socket| socket.connect("/dev/log").map(|()| socket));
+    let connected = UnixDatagram::unbound()
+        .and_then(|socket| socket.connect("/dev/log").and_then(|()| socket.set_nonblocking(true)).map(|()| socket));
     if let Ok(socket) = connected {
         let _ = SYSLOG.set(socket);
     }
@@ -63,10 +65,9 @@ fn line(severity: Severity, text: &str) {
     if let Some(socket) = SYSLOG.get() {
         let priority = DAEMON << 3 | severity as u8;
         let _ = socket.send(format!("<{priority}>{name}[{}]: {text}", std::process::id()).as_bytes());
-    } else {
-        // One write, so that lines of several processes do not mix.
-        let _ = std::io::stderr().write_all(format!("{name}: {text}\n").as_bytes());
     }
+    // One write, so that lines of several processes do not mix.
+    let _ = std::io::stderr().write_all(format!("{name}: {text}\n").as_bytes());
 }
 
 /// The text with its control characters as `\x1b`: names come from files and from packets.

@@ -12,6 +12,7 @@ pub mod privilege;
 pub mod process;
 pub mod raw;
 pub mod route;
+pub mod sandbox;
 pub mod socketpair;
 pub mod sysctl;
 
@@ -25,4 +26,9 @@ fn check(returned: libc::c_int) -> io::Result<libc::c_int> {
 /// The same for calls that return a length.
 fn check_length(returned: isize) -> io::Result<usize> {
     usize::try_from(returned).map_err(|_| io::Error::last_os_error())
+}
+
+/// The same for `syscall`.
+fn check_long(returned: libc::c_long) -> io::Result<libc::c_long> {
+    if returned == -1 { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }

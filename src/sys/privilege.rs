@@ -1,6 +1,6 @@
 //! Who this process is and what it may do: users, capabilities, and giving both up for good.
 
-use super::check;
+use super::{check, check_long};
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,10 +11,26 @@ use std::ptr;
 /// A capability (linux/capability.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
+    /// Reading files and looking into directories of others.
+    DacReadSearch = 2,
+    /// Signalling processes of others.
+    Kill = 5,
+    /// Becoming another group.
+    SetGid = 6,
+    /// Becoming another user.
+    SetUid = 7,
+    /// Emptying the bounding set.
+    SetPcap = 8,
     /// Configuring the network: what nf_tables asks for.
     NetAdmin = 12,
     /// Raw sockets.
     NetRaw = 13,
+    /// Another root directory.
+    SysChroot = 18,
+    /// Raising limits.
+    SysResource = 24,
+    /// Reading the kernel's log.
+    Syslog = 34,
 }
 
 /// A user and its group.
@@ -100,7 +116,12 @@ pub fn real_uid() -> u32 {
 /// Gives up every capability but `keep`, for good: the bounding and ambient sets are emptied and no
 /// program started from here gets any back (no_new_privs). What is not held cannot be kept.
 pub fn keep_only(keep: &[Capability]) -> io::Result<()> {
-    empty_bounding_set();
+    keep_and_pass_on(keep, &[])
+}
+
+/// The same, but the programs that root starts from here have `pass_on`.
+pub fn keep_and_pass_on(keep: &[Capability], pass_on: &[Capability]) -> io::Result<()> {
+    bound(pass_on);
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     set_capabilities(keep)
 }
@@ -108,7 +129,7 @@ pub fn keep_only(keep: &[Capability]) -> io::Result<()> {
 /// Becomes `user` with `groups` for good, keeping of the capabilities only `keep`; fails unless
 /// getting root back fails.
 pub fn become_user(user: User, groups: &[u32], keep: &[Capability]) -> io::Result<()> {
-    empty_bounding_set();
+    bound(&[]);
     prctl(libc::PR_SET_KEEPCAPS, 1)?;
     // SAFETY: the pointer is valid for reads of `groups.len()` ids.
     check(unsafe { libc::setgroups(groups.len() as _, groups.as_ptr()) })?;
@@ -137,10 +158,11 @@ pub fn die_with_parent(parent: u32) -> io::Result<()> {
     if now as u32 == parent { Ok(()) } else { Err(io::Error::other("the keeper is gone")) }
 }
 
-fn empty_bounding_set() {
+/// Empties the bounding set but for `keep`, and the ambient set.
+fn bound(keep: &[Capability]) {
     // Without CAP_SETPCAP this fails, and without capabilities nothing is left to bound; the last
     // number that the kernel knows is found by its refusal.
-    for capability in 0..64 {
+    for capability in (0..64).filter(|number| bits(keep) & 1 << number == 0) {
         if prctl(libc::PR_CAPBSET_DROP, capability).is_err() {
             break;
         }
@@ -173,22 +195,21 @@ struct Sets {
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const VERSION_3: u32 = 0x2008_0522;
 
+fn bits(capabilities: &[Capability]) -> u64 {
+    capabilities.iter().fold(0, |bits, &capability| bits | 1 << capability as u64)
+}
+
 fn set_capabilities(keep: &[Capability]) -> io::Result<()> {
     let mut header = Header { version: VERSION_3, pid: 0 };
     let mut sets = [Sets::default(); 2];
     // SAFETY: header and both sets are valid for the kernel's reads and writes.
-    check_syscall(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
-    let kept = keep.iter().fold(0, |bits, &capability| bits | 1 << capability as u32);
-    let [low, high] = &mut sets;
-    let bits = low.permitted & kept;
-    *low = Sets { effective: bits, permitted: bits, inheritable: 0 };
-    *high = Sets::default();
+    check_long(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
+    for (set, kept) in sets.iter_mut().zip([bits(keep) as u32, (bits(keep) >> 32) as u32]) {
+        let bits = set.permitted & kept;
+        *set = Sets { effective: bits, permitted: bits, inheritable: 0 };
+    }
     // SAFETY: as above; capset only reads them.
-    check_syscall(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) })
-}
-
-fn check_syscall(returned: libc::c_long) -> io::Result<()> {
-    if returned == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    check_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) }).map(drop)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -136,13 +137,23 @@ impl Background {
 
     /// Lets the process that was started end, and lets go of its terminal.
     pub fn ready(mut self) -> io::Result<()> {
-        let null = File::options().read(true).write(true).open("/dev/null")?;
-        for standard in 0..=2 {
-            // SAFETY: dup2 takes two descriptors and touches no memory.
-            check(unsafe { libc::dup2(null.as_raw_fd(), standard) })?;
-        }
+        silence(0..=2)?;
         self.0.write_all(b"+")
     }
+}
+
+/// Lets go of where standard error goes to.
+pub fn silence_stderr() -> io::Result<()> {
+    silence(2..=2)
+}
+
+fn silence(descriptors: RangeInclusive<libc::c_int>) -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    for descriptor in descriptors {
+        // SAFETY: dup2 takes two descriptors and touches no memory.
+        check(unsafe { libc::dup2(null.as_raw_fd(), descriptor) })?;
+    }
+    Ok(())
 }
 
 /// Lets this process hold `files` descriptors open, where it may not yet.

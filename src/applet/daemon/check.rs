@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::klog;
 use crate::profile::Profile;
 use crate::say;
+use crate::sys::sandbox;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -25,6 +26,7 @@ pub fn run(directory: &Path) -> Result<()> {
     let _ = writeln!(text, "knock ports    {}", ports(&orders.rules.knock_ports));
     let _ = writeln!(text, "delay          {} s", orders.config.delay);
     let _ = writeln!(text, "mark           {:#010x}", orders.rules.mark);
+    let _ = writeln!(text, "confined       {}", sandbox::describe());
     for (found, terms) in &orders.census.profiles {
         match Profile::load(found) {
             Ok(_) => {

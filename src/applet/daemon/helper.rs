@@ -3,11 +3,12 @@
 //! It reads messages of fixed length, checks them again and treats nonsense as an attack. It has
 //! never seen a key or a line of the log.
 
-use super::helper_user;
 use super::messages::{Answer, Plan, READY};
+use super::{Mouth, confine, helper_user};
 use crate::error::{Error, Result};
 use crate::firewall::{Backend, Door};
-use crate::sys::privilege::{self, Capability};
+use crate::sys::privilege::{self, Capability, User};
+use crate::sys::sandbox::{self, calls};
 use crate::sys::socketpair::End;
 use crate::sys::{poll, process};
 use crate::wire::Request;
@@ -17,9 +18,14 @@ use std::io::{self, Write};
 /// The exit code that says: our rules are gone or may be, make them again.
 pub const RULES_GONE: u8 = 64;
 
+/// The system calls that the helper makes: messages from the worker and to the kernel, a line into a
+/// list.
+const CALLS: &[&[libc::c_long]] = &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::MESSAGES];
+
 /// Runs the helper: descriptor 0 is the socket to the worker, descriptor 1 a pipe to the keeper.
 /// Returns its exit code.
-pub fn run(backend: &str) -> Result<u8> {
+pub fn run(backend: &str, mouth: Mouth) -> Result<u8> {
+    mouth.open();
     let backend = Backend::named(backend).ok_or_else(|| Error::Usage("the keeper starts the helper".into()))?;
     let (channel, keeper) = (End::from(process::inherited(0)), File::from(process::inherited(1)));
     let parent = std::os::unix::process::parent_id();
@@ -29,7 +35,11 @@ pub fn run(backend: &str) -> Result<u8> {
     let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read the plan", cause))?;
     let plan = bytes.get(..length).and_then(Plan::from_bytes).ok_or_else(|| Error::refused("the plan is damaged"))?;
     let mut door = Door::new(backend, &plan.guard)?;
-    drop_privileges(backend, parent)?;
+    let user = helper_user();
+    mouth.let_go().map_err(|cause| Error::system("let go of the terminal", cause))?;
+    sandbox::empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
+    drop_privileges(user, backend, parent)?;
+    confine(None, CALLS);
 
     let mut ready = [0; 1];
     if channel.receive(&mut ready).ok() != Some(READY.len()) || ready != *READY {
@@ -39,12 +49,12 @@ pub fn run(backend: &str) -> Result<u8> {
     serve(&channel, &plan, &mut door)
 }
 
-fn drop_privileges(backend: Backend, parent: u32) -> Result<()> {
+fn drop_privileges(user: User, backend: Backend, parent: u32) -> Result<()> {
     let keep: &[Capability] = match backend {
         Backend::Nft => &[Capability::NetAdmin],
         Backend::Iptables => &[],
     };
-    let dropped = privilege::become_user(helper_user(), &[], keep)
+    let dropped = privilege::become_user(user, &[], keep)
         .and_then(|()| privilege::not_dumpable())
         .and_then(|()| privilege::die_with_parent(parent));
     dropped.map_err(|cause| Error::system("give up root's privileges", cause))

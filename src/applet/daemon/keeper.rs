@@ -3,14 +3,15 @@
 
 use super::helper::RULES_GONE;
 use super::messages::{Plan, READY};
-use super::{Census, say_left_out};
+use super::{Census, Mouth, say_left_out};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result};
 use crate::firewall::{Backend, Rules};
 use crate::klog;
 use crate::say;
+use crate::sys::privilege::{self, Capability};
 use crate::sys::process::{self, Background, Signal, Signals};
-use crate::sys::{file, privilege, socketpair};
+use crate::sys::{file, sandbox, socketpair};
 use crate::wire::{PortSet, Ports};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -18,7 +19,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// The longest wait before rules that somebody keeps removing are made again: within a second.
@@ -88,6 +89,20 @@ fn check_interfaces(names: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// What is kept of root: making rules, starting the other two as what they are, ending them.
+const KEPT: &[Capability] = &[
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::DacReadSearch,
+    Capability::Syslog,
+    Capability::SetUid,
+    Capability::SetGid,
+    Capability::SetPcap,
+    Capability::SysChroot,
+    Capability::SysResource,
+    Capability::Kill,
+];
+
 /// The two others.
 struct Children {
     worker: Child,
@@ -96,19 +111,19 @@ struct Children {
 
 impl Children {
     /// Starts both and returns when both are ready.
-    fn start(directory: &Path, orders: &Orders) -> Result<Self> {
+    fn start(directory: &Path, orders: &Orders, mouth: Mouth) -> Result<Self> {
         let failed = |cause| Error::system("start the worker and the helper", cause);
         let (to_helper, to_worker) = socketpair::pair().map_err(failed)?;
         // Left in the socket before the worker exists, so that no worker can have written it.
         to_helper.send(&orders.plan.to_bytes()).map_err(failed)?;
         let (mut ready, tells) = UnixStream::pair().map_err(failed)?;
-        let helper = ["helper", orders.backend.name()].map(OsStr::new);
+        let helper = ["helper", orders.backend.name(), mouth.name()].map(OsStr::new);
         let mut helper = process::restart_self(&helper, Some(to_worker.into()), tells.into()).map_err(failed)?;
         let log = match orders.config.log {
             Log::Input => None,
             _ => Some(OwnedFd::from(File::open("/dev/null").map_err(failed)?)),
         };
-        let worker = [OsStr::new("worker"), directory.as_os_str()];
+        let worker = [OsStr::new("worker"), directory.as_os_str(), OsStr::new(mouth.name())];
         let mut worker = match process::restart_self(&worker, log, to_helper.into()) {
             Ok(worker) => worker,
             Err(cause) => {
@@ -136,7 +151,7 @@ enum Event {
     Reload(Box<Orders>),
     RulesGone,
     End,
-    ChildEnded,
+    ChildEnded(&'static str, ExitStatus),
 }
 
 /// Runs the daemon on `directory`, in the foreground or in the background.
@@ -149,6 +164,9 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     // First of all: a SIGHUP that comes early waits, and does not end what is just starting.
     let signals = Signals::hold().map_err(|cause| Error::system("hold signals back", cause))?;
     let _lock = lock(directory)?;
+    let mouth = if background { Mouth::Syslog } else { Mouth::Stderr };
+    mouth.open();
+    privilege::keep_and_pass_on(KEPT, KEPT).map_err(|cause| Error::system("give up capabilities", cause))?;
     let mut orders = Orders::read(directory)?;
     let background = if background {
         let started = Background::start().map_err(|cause| Error::system("go into the background", cause))?;
@@ -160,10 +178,9 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     for warning in orders.backend.look_around(&orders.rules) {
         say::warn(warning);
     }
-    let mut children = Children::start(directory, &orders)?;
+    let mut children = Children::start(directory, &orders, mouth)?;
     say_ready(&orders);
     if let Some(background) = background {
-        say::use_syslog();
         background.ready().map_err(|cause| Error::system("let go of the terminal", cause))?;
     }
 
@@ -174,14 +191,14 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
                 children.stop();
                 orders = *read;
                 orders.backend.make(&orders.rules)?;
-                children = Children::start(directory, &orders)?;
+                children = Children::start(directory, &orders, mouth)?;
                 say_ready(&orders);
             }
             Event::RulesGone => {
                 children.stop();
                 let say = repairs.wait();
                 orders.backend.make(&orders.rules)?;
-                children = Children::start(directory, &orders)?;
+                children = Children::start(directory, &orders, mouth)?;
                 if say {
                     say::warn("somebody removed our firewall rules; they were made again");
                 }
@@ -191,9 +208,9 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
                 say::note("ended; the guard stays, and knocks open nothing until the daemon runs again");
                 return Ok(());
             }
-            Event::ChildEnded => {
+            Event::ChildEnded(which, status) => {
                 children.stop();
-                return Err(Error::refused("the worker or the helper ended; the guard stays"));
+                return Err(Error::refused(format!("the {which} ended ({status}); the guard stays")));
             }
         }
     }
@@ -216,8 +233,12 @@ fn wait(signals: &Signals, directory: &Path, children: &mut Children) -> Result<
                     return Ok(Event::RulesGone);
                 }
                 let worker = children.worker.try_wait().ok().flatten();
-                if helper.is_some() || worker.is_some() {
-                    return Ok(Event::ChildEnded);
+                // A helper that finds nobody at the other end says nothing new.
+                if let Some(status) = worker {
+                    return Ok(Event::ChildEnded("worker", status));
+                }
+                if let Some(status) = helper {
+                    return Ok(Event::ChildEnded("helper", status));
                 }
             }
         }
@@ -241,6 +262,7 @@ fn say_ready(orders: &Orders) {
         true => "no ports".to_owned(),
         false => format!("ports {}", orders.rules.guard),
     };
+    say::note(format_args!("confined: {}", sandbox::describe()));
     say::note(format_args!(
         "ready: reads {}, guards {guard} with {}, {} profiles",
         klog::describe(&orders.config.log),

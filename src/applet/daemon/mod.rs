@@ -19,11 +19,12 @@ pub use keeper::run as keeper;
 pub use worker::run as worker;
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reason};
 use crate::firewall;
 use crate::profile::{self, Found, Terms};
 use crate::say;
 use crate::sys::privilege::{Account, User};
+use crate::sys::{process, sandbox};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -41,6 +42,58 @@ fn worker_user(config: &Config) -> User {
 /// The helper's user.
 fn helper_user() -> User {
     Account::named("knockknock-fw").map_or(HELPER, |account| account.user)
+}
+
+/// Where the daemon's lines go. The worker and the helper are told by name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mouth {
+    /// To standard error.
+    Stderr,
+    /// To syslog; until it is ready to standard error too.
+    Syslog,
+}
+
+impl Mouth {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stderr => "stderr",
+            Self::Syslog => "syslog",
+        }
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Stderr, Self::Syslog].into_iter().find(|mouth| mouth.name() == name)
+    }
+
+    fn open(self) {
+        if self == Self::Syslog {
+            say::use_syslog();
+        }
+    }
+
+    /// Lets go of a terminal. To be called while /dev/null can be opened.
+    fn let_go(self) -> std::io::Result<()> {
+        match self {
+            Self::Stderr => Ok(()),
+            Self::Syslog => process::silence_stderr(),
+        }
+    }
+}
+
+/// Puts up the walls that stand by name and not by user: system calls, files, processes. One that this
+/// kernel lacks is a warning.
+fn confine(directory: Option<&Path>, calls: &[&[libc::c_long]]) {
+    let walls = [
+        ("limit its resources", sandbox::limits()),
+        ("close the file system to it (Landlock)", sandbox::landlock::restrict(directory)),
+        ("filter its system calls (seccomp)", sandbox::seccomp::allow(calls)),
+    ];
+    for (wall, built) in walls {
+        if let Err(cause) = built {
+            say::warn(format_args!("cannot {wall}: {}", reason(&cause)));
+        }
+    }
 }
 
 /// Takes the guard and all our rules away.

@@ -2,13 +2,14 @@
 
 use super::judge::{Memory, Verdict, judge};
 use super::messages::{Answer, READY};
-use super::{Census, say_left_out, worker_user};
+use super::{Census, Mouth, confine, say_left_out, worker_user};
 use crate::config::Config;
 use crate::error::{Error, Result, reason};
 use crate::klog::{Klog, Notice};
 use crate::profile::Profile;
 use crate::say;
 use crate::sys::privilege;
+use crate::sys::sandbox::{self, calls};
 use crate::sys::socketpair::End;
 use crate::sys::{poll, process};
 use crate::wire::{Entry, PortSet, Request, Unsealed};
@@ -25,9 +26,14 @@ const CURIOSITY: u32 = 60;
 /// How many SYNs in a row without logged options say that the log rule lacks a flag.
 const OPTIONLESS: u32 = 3;
 
+/// The system calls that the worker makes, besides following a file.
+const CALLS: &[&[libc::c_long]] =
+    &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::LOOK, calls::AT_OFFSETS, calls::MESSAGES];
+
 /// Runs the worker: descriptor 0 is the log where that is standard input, descriptor 1 the socket to
 /// the helper. Returns its exit code.
-pub fn run(directory: &Path) -> Result<u8> {
+pub fn run(directory: &Path, mouth: Mouth) -> Result<u8> {
+    mouth.open();
     let channel = End::from(process::inherited(1));
     let parent = std::os::unix::process::parent_id();
     process::release_signals().map_err(|cause| Error::system("let signals through", cause))?;
@@ -37,10 +43,18 @@ pub fn run(directory: &Path) -> Result<u8> {
     let guests = load(directory)?;
     let mut log = Klog::open(&config.log)?;
     let groups: Vec<u32> = log.group().into_iter().collect();
+    mouth.let_go().map_err(|cause| Error::system("let go of the terminal", cause))?;
+    sandbox::empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
     let dropped = privilege::become_user(user, &groups, &[])
         .and_then(|()| privilege::not_dumpable())
         .and_then(|()| privilege::die_with_parent(parent));
     dropped.map_err(|cause| Error::system("give up root's privileges", cause))?;
+
+    match log {
+        // The working directory is the log's: a file made anew is opened by its name.
+        Klog::File(_) => confine(Some(Path::new(".")), &[CALLS, &[calls::OPEN, calls::WATCH]].concat()),
+        _ => confine(None, CALLS),
+    }
 
     channel.send(READY).map_err(|cause| Error::system("tell the helper", cause))?;
     Worker::new(config, guests, channel).follow(&mut log)

@@ -1,0 +1,142 @@
+//! The system calls that our processes make, in groups.
+//!
+//! Some have several names, by processor and C library. Those that the crate `libc` has no name for
+//! stand here as numbers of the kernel's tables (arch/*/syscall*.tbl).
+
+use libc::*;
+
+/// A process's memory and its end.
+pub const LIVE: &[c_long] = &[
+    SYS_brk,
+    SYS_munmap,
+    SYS_mremap,
+    SYS_madvise,
+    SYS_getpid,
+    SYS_restart_syscall,
+    SYS_rt_sigreturn,
+    SYS_sigaltstack,
+    SYS_exit,
+    SYS_exit_group,
+];
+/// Reading, writing and closing what is open.
+pub const READ_WRITE: &[c_long] = &[SYS_read, SYS_write, SYS_writev, SYS_close];
+/// Being told of changes to files.
+pub const WATCH: &[c_long] = &[SYS_inotify_add_watch, SYS_inotify_rm_watch];
+/// A file's bytes at an offset, and the disk's word for it.
+pub const AT_OFFSETS: &[c_long] = &[SYS_fdatasync, SYS_lseek, own::LSEEK, own::PREAD, own::PWRITE];
+/// Waiting for a descriptor, and the time.
+pub const WAIT: &[c_long] = &[SYS_ppoll, own::PPOLL, own::POLL, SYS_clock_gettime, own::CLOCK];
+/// Looking at an open file.
+pub const LOOK: &[c_long] = &[SYS_statx, own::FSTAT, own::FSTATAT];
+/// Opening a file by its name.
+pub const OPEN: &[c_long] = &[SYS_openat, own::OPEN, own::FCNTL];
+/// Messages on a socket.
+pub const MESSAGES: &[c_long] = &[SYS_sendto, SYS_recvfrom, own::SEND, own::RECV];
+/// Memory that is never to be executed: the third argument is its protection.
+pub(super) const MAP: &[c_long] = &[SYS_mprotect, own::MMAP];
+pub(super) use own::ARCHITECTURE;
+
+#[cfg(target_arch = "x86_64")]
+mod own {
+    use libc::*;
+    /// The processor's number in linux/audit.h.
+    pub const ARCHITECTURE: Option<u32> = Some(0xc000_003e);
+    pub const LSEEK: c_long = SYS_lseek;
+    pub const PREAD: c_long = SYS_pread64;
+    pub const PWRITE: c_long = SYS_pwrite64;
+    pub const PPOLL: c_long = SYS_ppoll;
+    pub const POLL: c_long = SYS_poll;
+    pub const CLOCK: c_long = SYS_clock_gettime;
+    pub const FSTAT: c_long = SYS_fstat;
+    pub const FSTATAT: c_long = SYS_newfstatat;
+    pub const OPEN: c_long = SYS_open;
+    pub const FCNTL: c_long = SYS_fcntl;
+    pub const SEND: c_long = SYS_sendto;
+    pub const RECV: c_long = SYS_recvfrom;
+    pub const MMAP: c_long = SYS_mmap;
+}
+
+#[cfg(target_arch = "aarch64")]
+mod own {
+    use libc::*;
+    pub const ARCHITECTURE: Option<u32> = Some(0xc000_00b7);
+    pub const LSEEK: c_long = SYS_lseek;
+    pub const PREAD: c_long = SYS_pread64;
+    pub const PWRITE: c_long = SYS_pwrite64;
+    pub const PPOLL: c_long = SYS_ppoll;
+    pub const POLL: c_long = SYS_ppoll;
+    pub const CLOCK: c_long = SYS_clock_gettime;
+    pub const FSTAT: c_long = SYS_fstat;
+    pub const FSTATAT: c_long = SYS_newfstatat;
+    pub const OPEN: c_long = SYS_openat;
+    pub const FCNTL: c_long = SYS_fcntl;
+    pub const SEND: c_long = SYS_sendto;
+    pub const RECV: c_long = SYS_recvfrom;
+    pub const MMAP: c_long = SYS_mmap;
+}
+
+/// 32 bits: both the old calls and those with 64 bits of time.
+#[cfg(target_arch = "arm")]
+mod own {
+    use libc::*;
+    pub const ARCHITECTURE: Option<u32> = Some(0x4000_0028);
+    pub const LSEEK: c_long = SYS__llseek;
+    pub const PREAD: c_long = SYS_pread64;
+    pub const PWRITE: c_long = SYS_pwrite64;
+    /// `ppoll_time64`.
+    pub const PPOLL: c_long = 414;
+    pub const POLL: c_long = SYS_poll;
+    /// `clock_gettime64`.
+    pub const CLOCK: c_long = 403;
+    pub const FSTAT: c_long = SYS_fstat64;
+    pub const FSTATAT: c_long = SYS_fstatat64;
+    pub const OPEN: c_long = SYS_open;
+    pub const FCNTL: c_long = SYS_fcntl64;
+    pub const SEND: c_long = SYS_send;
+    pub const RECV: c_long = SYS_recv;
+    pub const MMAP: c_long = SYS_mmap2;
+}
+
+/// 32 bits: both the old calls and those with 64 bits of time.
+#[cfg(target_arch = "mips")]
+mod own {
+    use libc::*;
+    pub const ARCHITECTURE: Option<u32> = Some(if cfg!(target_endian = "big") { 8 } else { 0x4000_0008 });
+    pub const LSEEK: c_long = SYS__llseek;
+    /// `pread64` and `pwrite64`.
+    pub const PREAD: c_long = 4200;
+    pub const PWRITE: c_long = 4201;
+    /// `ppoll_time64`.
+    pub const PPOLL: c_long = 4414;
+    pub const POLL: c_long = SYS_poll;
+    /// `clock_gettime64`.
+    pub const CLOCK: c_long = 4403;
+    pub const FSTAT: c_long = SYS_fstat64;
+    /// `fstatat64`.
+    pub const FSTATAT: c_long = 4293;
+    pub const OPEN: c_long = SYS_open;
+    pub const FCNTL: c_long = SYS_fcntl64;
+    pub const SEND: c_long = SYS_send;
+    pub const RECV: c_long = SYS_recv;
+    pub const MMAP: c_long = SYS_mmap2;
+}
+
+/// Another processor: no filter, so these are not used.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm", target_arch = "mips")))]
+mod own {
+    use libc::*;
+    pub const ARCHITECTURE: Option<u32> = None;
+    pub const LSEEK: c_long = SYS_lseek;
+    pub const PREAD: c_long = SYS_lseek;
+    pub const PWRITE: c_long = SYS_lseek;
+    pub const PPOLL: c_long = SYS_ppoll;
+    pub const POLL: c_long = SYS_ppoll;
+    pub const CLOCK: c_long = SYS_clock_gettime;
+    pub const FSTAT: c_long = SYS_statx;
+    pub const FSTATAT: c_long = SYS_statx;
+    pub const OPEN: c_long = SYS_openat;
+    pub const FCNTL: c_long = SYS_openat;
+    pub const SEND: c_long = SYS_sendto;
+    pub const RECV: c_long = SYS_recvfrom;
+    pub const MMAP: c_long = SYS_munmap;
+}

@@ -1,0 +1,88 @@
+//! A filter of system calls (seccomp(2)): a process names the calls that it makes, in groups, and can
+//! make no other from then on.
+//!
+//! On a processor where these filters have run, any other call kills; where they never have, it is
+//! answered "not permitted" and the kernel logs it.
+
+use super::calls::{ARCHITECTURE, MAP};
+use crate::sys::{check, check_long};
+use libc::{c_long, sock_filter};
+use std::io;
+
+/// Whether these filters have run on this kind of processor.
+pub const TESTED: bool = cfg!(target_arch = "x86_64");
+
+/// Whether this kernel filters system calls, and this processor's are known here.
+pub fn available() -> bool {
+    let nothing: libc::c_ulong = 0;
+    // SAFETY: without a program the kernel reads nothing and only answers: a bad address where it
+    // could filter, an invalid argument where it cannot.
+    let refused =
+        check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as libc::c_ulong, nothing) });
+    ARCHITECTURE.is_some() && refused.is_err_and(|error| error.raw_os_error() == Some(libc::EFAULT))
+}
+
+/// Allows the calls of `groups`, those for memory, and no other, for good. Needs no_new_privs.
+pub fn allow(groups: &[&[c_long]]) -> io::Result<()> {
+    let architecture = ARCHITECTURE.ok_or(io::ErrorKind::Unsupported)?;
+    let mut filter = program(architecture, groups);
+    let program = libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its instructions are valid for reads through the call.
+    let installed = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_LOG as libc::c_uint,
+            &raw const program,
+        )
+    };
+    if check_long(installed).is_ok() {
+        return Ok(());
+    }
+    // Before Linux 4.14 there is no such flag.
+    let mode = libc::SECCOMP_MODE_FILTER as libc::c_ulong;
+    // SAFETY: as above.
+    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) }).map(drop)
+}
+
+/// Where `struct seccomp_data` has the call's number, the processor, and the third argument's low half.
+const NUMBER: u32 = 0;
+const PROCESSOR: u32 = 4;
+const PROTECTION: u32 = if cfg!(target_endian = "big") { 36 } else { 32 };
+/// On x86_64, calls from this number on are x32's.
+const X32: u32 = 0x4000_0000;
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+
+/// The program: each condition with how many instructions to skip where it holds, and where not.
+fn program(architecture: u32, groups: &[&[c_long]]) -> Vec<sock_filter> {
+    let refuse = if TESTED { libc::SECCOMP_RET_KILL_PROCESS } else { libc::SECCOMP_RET_ERRNO | libc::EPERM as u32 };
+    let step = |code: u32, k: u32, jt: u8, jf: u8| sock_filter { code: code as u16, jt, jf, k };
+    let mut steps = vec![
+        step(LOAD, PROCESSOR, 0, 0),
+        step(IF_EQUAL, architecture, 1, 0),
+        step(RETURN, refuse, 0, 0),
+        step(LOAD, NUMBER, 0, 0),
+    ];
+    if cfg!(target_arch = "x86_64") {
+        steps.extend([step(IF_AT_LEAST, X32, 0, 1), step(RETURN, refuse, 0, 0)]);
+    }
+    for &call in groups.iter().copied().flatten() {
+        steps.extend([step(IF_EQUAL, call as u32, 0, 1), step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0)]);
+    }
+    for &call in MAP {
+        steps.extend([
+            step(IF_EQUAL, call as u32, 0, 4),
+            step(LOAD, PROTECTION, 0, 0),
+            step(IF_ANY_BIT, libc::PROT_EXEC as u32, 1, 0),
+            step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+            step(RETURN, refuse, 0, 0),
+        ]);
+    }
+    steps.push(step(RETURN, refuse, 0, 0));
+    steps
+}
