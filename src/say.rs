@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 
 /// How a line is to be taken; the numbers are syslog's (RFC 5424, section 6.2.1).
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Severity {
     Error = 3,
     Warning = 4,
@@ -18,21 +18,20 @@ enum Severity {
 const DAEMON: u8 = 3;
 
 static NAME: OnceLock<&str> = OnceLock::new();
-static SYSLOG: OnceLock<UnixDatagram> = OnceLock::new();
+/// Set where lines are for syslog; empty where there is none.
+static SYSLOG: OnceLock<Option<UnixDatagram>> = OnceLock::new();
 
 /// Sets the name that stands before each line. The first call counts.
 pub fn set_name(name: &'static str) {
     let _ = NAME.set(name);
 }
 
-/// From here on, lines go to syslog too, where there is one. The socket stays connected when the way to
-/// it is gone; a syslog that does not listen stops nobody.
+/// From here on, lines go to syslog, where there is one, and only warnings and errors to standard error
+/// too. The socket stays connected when the way to it is gone; a syslog that does not listen stops nobody.
 pub fn use_syslog() {
     let connected = UnixDatagram::unbound()
         .and_then(|socket| socket.connect("/dev/log").and_then(|()| socket.set_nonblocking(true)).map(|()| socket));
-    if let Ok(socket) = connected {
-        let _ = SYSLOG.set(socket);
-    }
+    let _ = SYSLOG.set(connected.ok());
 }
 
 /// Says that something happened as it should.
@@ -62,9 +61,14 @@ pub fn answer(text: &str) {
 fn line(severity: Severity, text: &str) {
     let text = escaped(text);
     let name = NAME.get().unwrap_or(&"knockknock");
-    if let Some(socket) = SYSLOG.get() {
+    if let Some(syslog) = SYSLOG.get() {
         let priority = DAEMON << 3 | severity as u8;
-        let _ = socket.send(format!("<{priority}>{name}[{}]: {text}", std::process::id()).as_bytes());
+        if let Some(socket) = syslog {
+            let _ = socket.send(format!("<{priority}>{name}[{}]: {text}", std::process::id()).as_bytes());
+        }
+        if severity == Severity::Notice {
+            return;
+        }
     }
     // One write, so that lines of several processes do not mix.
     let _ = std::io::stderr().write_all(format!("{name}: {text}\n").as_bytes());

@@ -20,7 +20,7 @@ pub const RULES_GONE: u8 = 64;
 
 /// The system calls that the helper makes: messages from the worker and to the kernel, a line into a
 /// list.
-const CALLS: &[&[libc::c_long]] = &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::MESSAGES];
+const CALLS: &[&[libc::c_long]] = &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
 
 /// Runs the helper: descriptor 0 is the socket to the worker, descriptor 1 a pipe to the keeper.
 /// Returns its exit code.

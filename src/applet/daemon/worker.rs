@@ -28,7 +28,7 @@ const OPTIONLESS: u32 = 3;
 
 /// The system calls that the worker makes, besides following a file.
 const CALLS: &[&[libc::c_long]] =
-    &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::LOOK, calls::AT_OFFSETS, calls::MESSAGES];
+    &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::LOOK, calls::SEEK, calls::AT_OFFSETS, calls::MESSAGES];
 
 /// Runs the worker: descriptor 0 is the log where that is standard input, descriptor 1 the socket to
 /// the helper. Returns its exit code.

@@ -23,7 +23,9 @@ pub const READ_WRITE: &[c_long] = &[SYS_read, SYS_write, SYS_writev, SYS_close];
 /// Being told of changes to files.
 pub const WATCH: &[c_long] = &[SYS_inotify_add_watch, SYS_inotify_rm_watch];
 /// A file's bytes at an offset, and the disk's word for it.
-pub const AT_OFFSETS: &[c_long] = &[SYS_fdatasync, SYS_lseek, own::LSEEK, own::PREAD, own::PWRITE];
+pub const AT_OFFSETS: &[c_long] = &[SYS_fdatasync, own::PREAD, own::PWRITE];
+/// Moving in an open file.
+pub const SEEK: &[c_long] = &[SYS_lseek, own::LSEEK];
 /// Waiting for a descriptor, and the time.
 pub const WAIT: &[c_long] = &[SYS_ppoll, own::PPOLL, own::POLL, SYS_clock_gettime, own::CLOCK];
 /// Looking at an open file.
