@@ -26,6 +26,14 @@ def knocks(cipher_key, mac_key, counters, port):
     return [_fields(plain, stream[at:at + 12]) for at in range(0, len(stream), 16)]
 
 
+def counter_of_identification_zero(cipher_key, mac_key, port):
+    """The first counter whose knock has the identification 0: about one in 65,536 has."""
+    for start in range(0, 1 << 32, 1 << 15):
+        for counter, fields in enumerate(knocks(cipher_key, mac_key, range(start, start + (1 << 15)), port), start):
+            if fields.identification == 0:
+                return counter
+
+
 def _fields(plain, stream):
     sealed = bytes(a ^ b for a, b in zip(plain, stream))
     cuts = [(0, 2), (2, 6), (6, 10), (10, 12)]

@@ -1,7 +1,9 @@
 """Fixtures of the end-to-end tests. They need root and namespaces: without, each is skipped by name; with CI=true a skip fails."""
 
 import os
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,15 @@ def stage(namespaces, tmp_path):
     stage = stage_module.Stage(tmp_path)
     yield stage
     stage.close()
+
+
+@pytest.fixture
+def public():
+    """A directory that every user may enter, which tmp_path is not."""
+    directory = Path(tempfile.mkdtemp(prefix="knockknock-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
 
 
 @pytest.fixture(params=["nft", "iptables"])

@@ -138,6 +138,8 @@ class Service:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def close(self):
+        if self._listener.fileno() < 0:
+            return
         self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._listener.close()
@@ -198,9 +200,16 @@ class KernelLog:
                 self._file.write(b"%s host kernel: [%5d.%06d] %s\n" % (
                     stamp, microseconds // 1000000, microseconds % 1000000, text.split(b"\n")[0]))
 
+    def stop(self):
+        """Copies no more; the file stays open."""
+        if self._thread.is_alive():
+            os.close(self._stopped)
+            self._thread.join()
+
     def close(self):
-        os.close(self._stopped)
-        self._thread.join()
+        if self._file.closed:
+            return
+        self.stop()
         os.close(self._kmsg)
         os.close(self._stop)
         self._file.close()

@@ -52,7 +52,6 @@ def test_an_unknown_key_is_a_warning(stage):
 @pytest.mark.parametrize("bad", [
     "delay = soon", "delay = 0", "delay = -1", "delay = 99999999999", "error_window = 0", "error_window = x",
     "guard = 0", "guard = 22, 70000", "guard = ssh!", "firewall = pf", "mark = 0", "mark = 0x1ffffffff", "log = nflog:x",
-    "user = no-such-user-here",
 ])
 def test_a_bad_value_is_an_error_with_file_and_line(stage, bad):
     Profile(stage, "gate")
@@ -63,9 +62,16 @@ def test_a_bad_value_is_an_error_with_file_and_line(stage, bad):
     assert bad.split()[0] in done.stderr
 
 
-def test_it_starts_only_as_root(stage):
-    done = stage.server.run("setpriv", "--reuid", "65432", "--clear-groups", BINARY, "daemon", "--dir", "/nonexistent",
-                            check=False)
+def test_a_user_that_does_not_exist_is_an_error(stage):
+    Profile(stage, "gate")
+    done = check(stage, "[main]\nuser = no-such-user-here\n")
+    assert done.returncode == 1
+    assert '"no-such-user-here"' in done.stderr
+
+
+def test_it_starts_only_as_root(stage, public):
+    (public / "profiles").mkdir()
+    done = stage.server.run("setpriv", "--reuid", "65432", "--clear-groups", BINARY, "daemon", "--dir", public, check=False)
     assert done.returncode == 1
     assert "root" in done.stderr
 
@@ -80,7 +86,7 @@ def test_no_profile_is_a_warning(stage):
 
 @pytest.mark.parametrize("file, content", [
     ("cipher.key", b"AAAA\n"), ("cipher.key", b"not base64 at all!!!!!!!\n"), ("mac.key", b""),
-    ("counter", b"\n"), ("counter", b"many\n"), ("counter", b"4294967296\n"), ("counter", b"-1\n"),
+    ("counter", b"\n"), ("counter", b"many\n"), ("counter", b"4294967297\n"), ("counter", b"-1\n"),
     ("config", b"[main]\nknock_port = 0\n"), ("config", b"[main]\n"), ("config", b"[main]\nknock_port = 70000\n"),
     ("config", None), ("mac.key", None), ("counter", None),
 ])

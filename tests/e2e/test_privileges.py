@@ -110,8 +110,7 @@ def test_idle_means_no_system_call(namespaces, tmp_path):
             stage.open_up(log=source, firewall="iptables" if source == "-" else "nft")
             stage.open_port()
             if source != "kmsg":
-                stage.log.close()  # from here on nobody writes to it
-                stage.log.close = lambda: None
+                stage.log.stop()  # from here on nobody writes to it
         time.sleep(1)
         kmsg = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
         os.lseek(kmsg, 0, os.SEEK_END)
