@@ -67,7 +67,7 @@ def fetch():
 def initramfs(directory, binary):
     """The router's root with the kernel's modules that it needs; the path of the archive."""
     root = directory / "root"
-    router.build(root, binary, ROOT / "bin/busybox", ROOT / "usr/sbin/nft", ROOT)
+    router.build(root, binary, "bin/busybox", packages=ROOT)
     router.add_applets(root, ["qemu-mipsel-static"])
     (root / "init").write_text(INIT % " ".join(MODULES))
     (root / "init").chmod(0o755)

@@ -4,10 +4,12 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ $# -gt 0 ] || set -- x86_64
 
+commit=$(git -C "$here" rev-parse HEAD)
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 for copy in a another/one/further/down; do
-    git clone --quiet "$here/../.." "$place/$copy"
+    git clone --quiet --no-checkout "$here/../.." "$place/$copy"
+    git -C "$place/$copy" checkout --quiet "$commit"
     KNOCKKNOCK_TARGET_DIR='' "$place/$copy/scripts/build-static.sh" "$@" >/dev/null
 done
 cd "$place/a/dist"

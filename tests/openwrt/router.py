@@ -1,4 +1,4 @@
-"""A small router's root: busybox, nft with its libraries, our static binary, and the files as the installer lays them."""
+"""A small router's root: busybox, a firewall's program with its libraries, our static binary and service files."""
 
 import os
 import re
@@ -12,9 +12,12 @@ SERVICE_FILES = HERE.parents[1] / "scripts/openwrt/root"
 APPLETS = ("daemon", "genprofile", "proxy")
 
 
-def build(root, binary, busybox, nft, packages=Path("/")):
-    """Lays it all below `root`; nft's libraries are looked for below `packages`."""
-    for path in ("proc", "sys", "dev", "tmp", "root", "usr/bin", "usr/sbin", "bin", "sbin"):
+IPTABLES = ("iptables", "ip6tables", "iptables-restore", "ip6tables-restore")
+
+
+def build(root, binary, busybox="usr/bin/busybox", firewall="nft", packages=Path("/")):
+    """Lays it all below `root`: busybox and the firewall's program, nft or iptables, from Debian's below `packages`."""
+    for path in ("proc", "sys", "dev", "tmp", "root", "usr/bin", "usr/sbin", "bin", "sbin", "run"):
         (root / path).mkdir(parents=True)
     shutil.copytree(SERVICE_FILES, root, dirs_exist_ok=True)
     shutil.copytree(HERE / "stand-in", root, dirs_exist_ok=True)
@@ -25,12 +28,19 @@ def build(root, binary, busybox, nft, packages=Path("/")):
     (root / "var").mkdir()
     (root / "var/run").symlink_to("../tmp/run")  # in memory, as on OpenWrt
     (root / "tmp/run").mkdir()
-    shutil.copy(busybox, root / "bin/busybox")
+    shutil.copy(packages / busybox, root / "bin/busybox")
     shutil.copy(binary, root / "usr/bin/knockknock")
     for applet in APPLETS:
         (root / "usr/bin" / f"knockknock-{applet}").symlink_to("knockknock")
-    shutil.copy(nft, root / "usr/sbin/nft")
-    _copy_libraries(nft, packages, root)
+    if firewall == "nft":
+        programs = [packages / "usr/sbin/nft"]
+    else:
+        programs = [packages / "usr/sbin/xtables-legacy-multi", *packages.glob("usr/lib/*/xtables/lib*.so")]
+        for name in IPTABLES:
+            (root / "usr/sbin" / name).symlink_to("xtables-legacy-multi")
+    for program in programs:
+        _copy(program, root / program.relative_to(packages))
+        _copy_libraries(program, packages, root)
     shutil.copy(HERE / "scenario.sh", root / "scenario.sh")
 
 

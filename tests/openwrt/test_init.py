@@ -17,7 +17,7 @@ FORWARD = "usr/share/nftables.d/chain-pre/forward/knockknock.nft"
 class Router:
     def __init__(self, root):
         self.root = root
-        router.build(root, BINARY, "/usr/bin/busybox", "/usr/sbin/nft")
+        router.build(root, BINARY)
         router.add_applets(root)
         (root / "tmp/procd").mkdir()
         (root / "tmp/procd/dry").touch()

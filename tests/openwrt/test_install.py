@@ -18,7 +18,7 @@ class Router:
 
     def __init__(self, directory, release="DISTRIB_ARCH='x86_64'\n"):
         self.root = directory / "router"
-        router.build(self.root, BINARY, "/usr/bin/busybox", "/usr/sbin/nft")
+        router.build(self.root, BINARY)
         router.add_applets(self.root)
         for path in [*SHIPPED, *(Path("usr/bin", f"knockknock{end}") for end in ("", "-daemon", "-genprofile", "-proxy"))]:
             (self.root / path).unlink()

@@ -12,16 +12,12 @@ import router
 BINARY = Path(__file__).parents[2] / "dist/x86_64-unknown-linux-musl/knockknock"
 
 
-@pytest.fixture
-def root(tmp_path):
-    router.build(tmp_path / "router", BINARY, "/usr/bin/busybox", "/usr/sbin/nft")
-    router.add_applets(tmp_path / "router")
-    return tmp_path / "router"
-
-
-def test_a_day_on_the_router(root):
-    switch = Path("/proc/sys/net/netfilter/nf_log_all_netns")
-    switch.write_text("1")  # its log rule speaks from a namespace
+@pytest.mark.parametrize("firewall", ["nft", "iptables"])
+def test_a_day_on_the_router(tmp_path, firewall):
+    root = tmp_path / "router"
+    router.build(root, BINARY, firewall=firewall)
+    router.add_applets(root)
+    Path("/proc/sys/net/netfilter/nf_log_all_netns").write_text("1")  # log rules speak from a namespace
     port = 40000 + os.getpid() % 20000
     day = subprocess.run(
         ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c",
