@@ -69,7 +69,10 @@ started+=($!)
 
 mkdir "$files/server" "$files/client"
 printf '[main]\nguard = %s\nfirewall = nft\nlog = kmsg\n' $port >"$files/server/config"
-"$knockknock" genprofile demo $knock_port --dir "$files/server" >/dev/null
+"$knockknock" genprofile demo $knock_port --dir "$files/server" 2>"$files/genprofile.log" || {
+    cat "$files/genprofile.log"
+    exit 1
+}
 cp -r "$files/server/profiles/demo" "$files/client/$address"
 ip netns exec "$server" "$knockknock" daemon --dir "$files/server" 2>"$files/daemon.log" &
 started+=($!)
