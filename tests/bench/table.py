@@ -49,7 +49,9 @@ def p90(values):
 
 
 def number(value, unit):
-    return "" if value is None else f"{value:,.{0 if abs(value) >= 1000 else 2}f} {unit}"
+    """Counts as they are, the rest with two decimals while they say something."""
+    digits = 0 if isinstance(value, int) or value and abs(value) >= 1000 else 2
+    return "" if value is None else f"{value:,.{digits}f} {unit}".rstrip()
 
 
 def ratio(a, b):
