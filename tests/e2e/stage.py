@@ -1,7 +1,7 @@
 """The stage of every end-to-end test: a client and a server on one cable.
 
-Each is a network namespace of its own, kept by a process and without a name: whatever happens to
-the test, the kernel takes it away with its last process. The kernel, its firewall and its log are
+Each is a network namespace of its own, kept by a process and without a name: the kernel takes it
+away with its last process. The kernel, its firewall and its log are
 the real ones. The log is one for all namespaces, so knock ports and keys differ from run to run.
 """
 
@@ -53,9 +53,19 @@ class Machine:
         self.pid = self._keeper.pid
 
     def close(self):
-        self._keeper.stdin.close()
-        self._keeper.wait()
-        self._keeper.stdout.close()
+        """Ends every process that is left on this machine."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._keeper.communicate()
+
+    def processes(self):
+        """The pids of all that runs here."""
+        def namespace(pid):
+            with contextlib.suppress(OSError):  # it has just ended
+                return os.readlink(f"/proc/{pid}/ns/net")
+        here = namespace(self.pid)
+        return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and namespace(pid) == here]
 
     @contextlib.contextmanager
     def inside(self):

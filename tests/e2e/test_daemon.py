@@ -9,7 +9,7 @@ import pytest
 
 import classic
 import packets
-from stage import BINARY, CLIENT, SERVER, Profile, Service
+from stage import BINARY, CLIENT, SERVER, Profile, Service, status
 
 
 def check(stage, config):
@@ -128,33 +128,28 @@ def test_sighup_with_a_bad_config_keeps_the_guard(gate):
 
 
 def test_background(stage):
-    """It returns when it is ready, and ends by a signal."""
+    """It returns when it is ready and holds nothing of the caller's, and ends by a signal."""
     stage.configure(guard="22, 7", firewall="nft", log="kmsg")
     stage.gate = Profile(stage, "gate")
     stage.gate.give_to_client()
-    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--background")
-    assert done.stdout == done.stderr == ""
-    try:
-        assert not stage.connects()
-        stage.knock()
-        deadline = time.monotonic() + 2
-        while stage.gate.counter == 0 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.05)
-        assert stage.connects()
-    finally:
-        keeper = keeper_of(stage)
-        os.kill(keeper, signal.SIGTERM)
-        deadline = time.monotonic() + 2
-        while keeper_of(stage) and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert keeper_of(stage) is None
+    before = stage.server.processes()
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--background", timeout=5)
+    assert done.stdout == ""
+    started = set(stage.server.processes()) - set(before)
+    assert len(started) == 3
+    assert not stage.connects()
+    stage.knock()
+    wait_until(lambda: stage.connects())
+    [keeper] = [pid for pid in started if status(pid)["Uid"].startswith("0\t")]
+    os.kill(keeper, signal.SIGTERM)
+    wait_until(lambda: stage.server.processes() == before)
 
 
-def keeper_of(stage):
-    """The root process that was given this stage's directory."""
-    found = subprocess.run(["pgrep", "-u", "0", "-f", f"daemon --dir {stage.server_dir}"], stdout=subprocess.PIPE, text=True)
-    return int(found.stdout.split()[0]) if found.stdout else None
+def wait_until(happens, timeout=2):
+    deadline = time.monotonic() + timeout
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_replays_and_wrong_tags_are_summed_up(gate):
