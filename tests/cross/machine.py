@@ -27,6 +27,7 @@ mount -t devtmpfs devtmpfs /dev
 depmod
 for module in %s; do modprobe "$module"; done
 sh /scenario.sh
+dmesg | grep type=1326 # system calls that a filter refused
 reboot -f
 """
 
