@@ -7,16 +7,13 @@ use crate::sys::raw::RawSockets;
 use crate::sys::route::Route;
 use crate::sys::sysctl;
 use crate::wire::seal::Fields;
-use crate::wire::stack::Settings;
+use crate::wire::stack::{Settings, Way};
 use crate::wire::{Stack, Syn, Wire};
 use std::env;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-/// The bytes of headers in an IPv4 and in an IPv6 packet with TCP.
-const HEADERS_V4: u16 = 40;
-const HEADERS_V6: u16 = 60;
 /// `net.ipv4.ip_local_port_range` where it cannot be read.
 const EPHEMERAL: (u16, u16) = (32768, 60999);
 
@@ -75,38 +72,60 @@ impl Knocker {
         profile: &mut Profile,
         wire: Wire,
         port: u16,
-        mut destination: SocketAddr,
+        destination: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Result<SocketAddr> {
         if profile.terms.ports.as_ref().is_some_and(|ports| !ports.contains(port)) {
             return Err(Error::refused(format!("profile {:?} may not open port {port}", profile.name))
                 .advise("its config's \"ports\" lists those that it may open, on both sides"));
         }
-        destination.set_port(profile.terms.knock_port);
-        let route = Route::to(destination, source)
+        let destination = canonical(destination, profile.terms.knock_port);
+        let route = Route::to(destination, source.map(|source| canonical(source, 0)))
             .map_err(|cause| Error::system(format!("find a way to {}", destination.ip()), cause))?;
-        let settings = settings();
-        if wire == Wire::Stealth && !settings.timestamps {
-            let why = "the stealth wire needs TCP timestamps, and this machine sends none";
-            return Err(Error::refused(why).advise("sysctl net.ipv4.tcp_timestamps=1, or knock with --wire classic"));
+        let settings = settings(&route);
+        if wire == Wire::Stealth {
+            can_hide(&settings, destination)?;
         }
-        let headers = if destination.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
         let noise = Noise::new()?;
         let syn = Syn {
             source: route.source.ip(),
             destination: destination.ip(),
-            source_port: noise.port(),
+            source_port: route.port.unwrap_or_else(|| noise.port()),
             knock_port: profile.terms.knock_port,
             fields: burn(profile, wire, port)?,
-            flow_high: noise.flow_high,
-            stack: Stack::new(&settings, route.mtu, headers, route.ttl, noise.timestamp),
+            flow_high: noise.flow_high(),
+            stack: Stack::new(&settings, &way(&route), noise.timestamp),
         };
         let packet = syn.emit().ok_or_else(|| Error::refused("the addresses are of two families"))?;
         self.raw
-            .send(&packet, destination)
+            .send(&packet, route.source.ip(), destination)
             .map_err(|cause| Error::system(format!("send the knock to {}", destination.ip()), cause))?;
         Ok(route.source)
     }
+}
+
+/// `address` with `port`, and an IPv4 address that was written as one of IPv6 as what it is.
+fn canonical(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => (v4, port).into(),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// Refuses the stealth wire where this machine's own SYNs lack a field that it needs.
+fn can_hide(settings: &Settings, destination: SocketAddr) -> Result<()> {
+    if !settings.timestamps {
+        let why = "the stealth wire needs TCP timestamps, and this machine sends none";
+        return Err(Error::refused(why).advise("sysctl net.ipv4.tcp_timestamps=1, or knock with --wire classic"));
+    }
+    // 1 and 3 are those with which every connection gets a label (linux/ipv6.h, IP6_AUTO_FLOW_LABEL_…).
+    let labels = sysctl::number("net/ipv6/auto_flowlabels").is_none_or(|number| matches!(number, 1 | 3));
+    if destination.is_ipv6() && !labels {
+        let why = "the stealth wire needs IPv6 flow labels, and this machine sends none";
+        return Err(Error::refused(why).advise("sysctl net.ipv6.auto_flowlabels=1, or knock with -4 or --wire classic"));
+    }
+    Ok(())
 }
 
 /// Takes the next counter whose message arrives as it is, and makes sure on disk that nobody takes
@@ -140,7 +159,7 @@ fn spent(counter: &Counter) -> Error {
 struct Noise {
     port: u16,
     timestamp: u32,
-    flow_high: u8,
+    flow: u8,
 }
 
 impl Noise {
@@ -151,8 +170,15 @@ impl Noise {
         Ok(Self {
             port: u16::from_be_bytes([p0, p1]),
             timestamp: u32::from_be_bytes([t0, t1, t2, t3]),
-            flow_high: flow & 0x0f,
+            flow: flow & 0x0f,
         })
+    }
+
+    /// The top 4 bits of a flow label; the first says that nobody has reserved it, where labels are
+    /// split so (`ip6_make_flowlabel` in include/net/ipv6.h).
+    fn flow_high(&self) -> u8 {
+        let split = sysctl::number("net/ipv6/flowlabel_state_ranges").is_some_and(|number| number != 0);
+        if split { self.flow | 8 } else { self.flow }
     }
 
     /// A source port of the machine's ephemeral range, of the parity that connect() takes first
@@ -168,22 +194,34 @@ impl Noise {
     }
 }
 
-fn settings() -> Settings {
+fn settings(route: &Route) -> Settings {
     let usual = Settings::default();
     let rmem = sysctl::numbers("net/ipv4/tcp_rmem");
+    let number = |name: &str, usual| sysctl::number(name).unwrap_or(usual);
     let flag = |name: &str, usual| sysctl::number(name).map_or(usual, |number| number != 0);
     Settings {
         receive_buffer: rmem.get(1).copied().unwrap_or(usual.receive_buffer),
-        largest_buffer: rmem
-            .get(2)
-            .copied()
-            .unwrap_or(usual.largest_buffer)
-            .max(sysctl::number("net/core/rmem_max").unwrap_or(0)),
+        largest_buffer: rmem.get(2).copied().unwrap_or(usual.largest_buffer).max(route.largest_buffer),
         window_scaling: flag("net/ipv4/tcp_window_scaling", usual.window_scaling),
         sack: flag("net/ipv4/tcp_sack", usual.sack),
         timestamps: flag("net/ipv4/tcp_timestamps", usual.timestamps),
         ecn: sysctl::number("net/ipv4/tcp_ecn") == Some(1),
         signed_windows: flag("net/ipv4/tcp_workaround_signed_windows", usual.signed_windows),
+        least_mss_v4: number("net/ipv4/route/min_adv_mss", usual.least_mss_v4),
+        least_mss_v6: number("net/ipv6/route/min_adv_mss", usual.least_mss_v6),
+    }
+}
+
+fn way(route: &Route) -> Way {
+    Way {
+        v6: route.source.is_ipv6(),
+        mtu: route.mtu,
+        ttl: route.ttl,
+        dont_fragment: route.dont_fragment,
+        advmss: route.metrics.advmss,
+        window: route.metrics.window,
+        first_window: route.metrics.first_window,
+        ecn: route.metrics.asks_for_ecn(),
     }
 }
 

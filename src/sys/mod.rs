@@ -3,10 +3,12 @@
 //! Each unsafe call stands alone in a small safe function. What `std` offers is used from `std`.
 #![allow(unsafe_code)]
 
+mod address;
 pub mod file;
 pub mod inotify;
 pub mod memory;
 pub mod netlink;
+mod option;
 pub mod poll;
 pub mod privilege;
 pub mod process;

@@ -1,5 +1,6 @@
 //! netlink(7) sockets and messages: the shape that all of the kernel's netlink families share.
 
+use super::option::set;
 use super::{check, check_length};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -25,18 +26,12 @@ impl Socket {
 
     /// Joins a group of the family, whose messages the kernel sends unasked.
     pub fn join(&self, group: libc::c_int) -> io::Result<()> {
-        self.option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
+        set(&self.0, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
     }
 
     /// Asks for a receive buffer of `bytes`, beyond the system's limit where we may.
     pub fn receive_buffer(&self, bytes: libc::c_int) -> io::Result<()> {
-        self.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
-    }
-
-    fn option(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-        let size = size_of_val(&value) as libc::socklen_t;
-        // SAFETY: value is valid for reads of its size.
-        check(unsafe { libc::setsockopt(self.0.as_raw_fd(), level, name, (&raw const value).cast(), size) }).map(drop)
+        set(&self.0, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
     }
 
     /// Sends `messages` to the kernel.

@@ -1,9 +1,10 @@
 //! Raw sockets (raw(7)): sending a packet whose headers are ours.
 
+use super::address::Address;
 use super::{check, check_length};
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// A socket for IPv4 and one for IPv6, where the machine has them. They receive nothing.
 pub struct RawSockets {
@@ -21,42 +22,69 @@ impl RawSockets {
         }
     }
 
-    /// Sends `packet`, IP header and all, towards `destination`.
-    pub fn send(&self, packet: &[u8], destination: SocketAddr) -> io::Result<()> {
+    /// Sends `packet`, IP header and all, towards `destination`, by the way that the routing has for
+    /// packets from `source`.
+    pub fn send(&self, packet: &[u8], source: IpAddr, destination: SocketAddr) -> io::Result<()> {
         let socket = match destination {
             SocketAddr::V4(_) => &self.v4,
             SocketAddr::V6(_) => &self.v6,
         };
-        let socket = socket.as_ref().map_err(|error| io::Error::from(error.kind()))?;
-        let flags = libc::MSG_NOSIGNAL;
-        let (data, length) = (packet.as_ptr().cast(), packet.len());
-        let sent = match destination {
-            SocketAddr::V4(v4) => {
-                let address = libc::sockaddr_in {
-                    sin_family: libc::AF_INET as libc::sa_family_t,
-                    sin_port: 0,
-                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
-                    sin_zero: [0; 8],
-                };
-                let size = size_of_val(&address) as libc::socklen_t;
-                // SAFETY: packet and address are valid for reads of the lengths given.
-                unsafe { libc::sendto(socket.as_raw_fd(), data, length, flags, (&raw const address).cast(), size) }
-            }
-            SocketAddr::V6(v6) => {
-                let address = libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                    sin6_port: 0,
-                    sin6_flowinfo: 0,
-                    sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
-                    sin6_scope_id: v6.scope_id(),
-                };
-                let size = size_of_val(&address) as libc::socklen_t;
-                // SAFETY: packet and address are valid for reads of the lengths given.
-                unsafe { libc::sendto(socket.as_raw_fd(), data, length, flags, (&raw const address).cast(), size) }
-            }
+        let socket = match socket {
+            Ok(socket) => socket.as_fd(),
+            Err(error) => return Err(error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error)),
         };
-        check_length(sent).map(drop)
+        match source {
+            IpAddr::V4(source) => {
+                let address = libc::in_addr { s_addr: u32::from_ne_bytes(source.octets()) };
+                let from =
+                    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: libc::in_addr { s_addr: 0 } };
+                send(socket, packet, destination, Control::new(libc::IPPROTO_IP, libc::IP_PKTINFO, from))
+            }
+            IpAddr::V6(source) => {
+                // A link-local address has no way of its own, and here it has no zone: `::`, any.
+                let own = if source.is_unicast_link_local() { Ipv6Addr::UNSPECIFIED } else { source };
+                let from = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: own.octets() }, ipi6_ifindex: 0 };
+                send(socket, packet, destination, Control::new(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, from))
+            }
+        }
     }
+}
+
+/// A control message (cmsg(3)): C puts what it holds right behind its header too.
+#[repr(C)]
+struct Control<T> {
+    header: libc::cmsghdr,
+    content: T,
+}
+
+impl<T> Control<T> {
+    fn new(level: libc::c_int, kind: libc::c_int, content: T) -> Self {
+        // SAFETY: all-zero bytes are a valid header.
+        let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+        header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<T>()) as _;
+        header.cmsg_level = level;
+        header.cmsg_type = kind;
+        Self { header, content }
+    }
+}
+
+fn send<T>(socket: BorrowedFd<'_>, packet: &[u8], mut to: SocketAddr, mut control: Control<T>) -> io::Result<()> {
+    // A raw socket would take it for a protocol's number.
+    to.set_port(0);
+    let address = Address::from(to);
+    let (name, size) = address.parts();
+    let mut part = libc::iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
+    // SAFETY: all-zero bytes are a valid message.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = name.cast_mut().cast();
+    message.msg_namelen = size;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: all that the message points to lives until the end of this function and is of the sizes given.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    check_length(sent).map(drop)
 }
 
 fn open(family: libc::c_int) -> io::Result<OwnedFd> {

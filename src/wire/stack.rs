@@ -19,6 +19,10 @@ pub struct Settings {
     pub ecn: bool,
     /// `net.ipv4.tcp_workaround_signed_windows`.
     pub signed_windows: bool,
+    /// `net.ipv4.route.min_adv_mss`.
+    pub least_mss_v4: u32,
+    /// `net.ipv6.route.min_adv_mss`.
+    pub least_mss_v6: u32,
 }
 
 impl Default for Settings {
@@ -32,8 +36,31 @@ impl Default for Settings {
             timestamps: true,
             ecn: false,
             signed_windows: false,
+            least_mss_v4: 256,
+            least_mss_v6: 1220,
         }
     }
+}
+
+/// The way to one destination, as routing has it. What a route may say or not is 0 where it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// Whether it is IPv6.
+    pub v6: bool,
+    /// The largest packet that it takes, in bytes.
+    pub mtu: u32,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// Whether an IPv4 packet forbids fragments.
+    pub dont_fragment: bool,
+    /// The route's `advmss`.
+    pub advmss: u32,
+    /// The route's `window`.
+    pub window: u32,
+    /// The route's `initrwnd`, in segments.
+    pub first_window: u32,
+    /// The route's `features ecn`.
+    pub ecn: bool,
 }
 
 /// All of a SYN that carries no message.
@@ -41,6 +68,8 @@ impl Default for Settings {
 pub struct Stack {
     /// Time to live, or hop limit.
     pub ttl: u8,
+    /// Whether an IPv4 packet forbids fragments.
+    pub dont_fragment: bool,
     /// TCP win.
     pub win: u16,
     /// Whether it asks for explicit congestion notification (RFC 3168).
@@ -49,21 +78,22 @@ pub struct Stack {
     pub options: Options,
 }
 
+/// The bytes of headers in an IPv4 and in an IPv6 packet with TCP.
+const HEADERS_V4: u32 = 40;
+const HEADERS_V6: u32 = 60;
+/// The largest shift of a win (RFC 7323).
+const LARGEST_SHIFT: u32 = 14;
+
 impl Stack {
-    /// What the kernel would send over a way that takes packets of `mtu` bytes, of which `headers`
-    /// are those of IP and TCP (`tcp_select_initial_window` in net/ipv4/tcp_output.c).
-    pub fn new(settings: &Settings, mtu: u16, headers: u16, ttl: u8, noise: u32) -> Self {
-        // 536: the least that anybody must take (RFC 9293, section 3.7.1).
-        let mss = mtu.saturating_sub(headers).max(536);
-        // Half of a buffer is the kernel's own bookkeeping.
-        let space = settings.receive_buffer / 2;
-        let whole = if space > u32::from(mss) { space - space % u32::from(mss) } else { space };
-        let limit = if settings.signed_windows { 32767 } else { u32::from(u16::MAX) };
-        let shift = settings.largest_buffer.max(space).max(1).ilog2().saturating_sub(15).min(14) as u8;
+    /// What the kernel would send over `way`.
+    pub fn new(settings: &Settings, way: &Way, noise: u32) -> Self {
+        let mss = mss(settings, way);
+        let (win, shift) = window(settings, way, u32::from(mss).max(1));
         Self {
-            ttl,
-            win: whole.min(limit) as u16,
-            ecn: settings.ecn,
+            ttl: way.ttl,
+            dont_fragment: way.dont_fragment,
+            win,
+            ecn: settings.ecn || way.ecn,
             options: Options {
                 mss,
                 sack: settings.sack,
@@ -74,35 +104,79 @@ impl Stack {
     }
 }
 
+/// `ipv4_default_advmss` in net/ipv4/route.c and `ip6_default_advmss` in net/ipv6/route.c.
+fn mss(settings: &Settings, way: &Way) -> u16 {
+    let largest = u32::from(u16::MAX);
+    let mss = match (way.advmss, way.v6) {
+        (0, false) => way.mtu.saturating_sub(HEADERS_V4).max(settings.least_mss_v4).min(largest - HEADERS_V4),
+        (0, true) => match way.mtu.saturating_sub(HEADERS_V6).max(settings.least_mss_v6) {
+            // "Any": a segment for which IPv6's length has no room.
+            mss if mss > largest - 20 => largest,
+            mss => mss,
+        },
+        (advmss, _) => advmss,
+    };
+    u16::try_from(mss).unwrap_or(u16::MAX)
+}
+
+/// The win and its shift: `tcp_select_initial_window` in net/ipv4/tcp_output.c.
+fn window(settings: &Settings, way: &Way, mss: u32) -> (u16, u8) {
+    let clamp = if way.window == 0 { u32::from(u16::MAX) << LARGEST_SHIFT } else { way.window };
+    // Half of a buffer is the kernel's own bookkeeping.
+    let space = clamp.min(settings.receive_buffer / 2);
+    let space = if space > mss { space - space % mss } else { space };
+    let mut win = if settings.signed_windows { space.min(32767) } else { space };
+    if way.first_window != 0 {
+        win = win.min(way.first_window.saturating_mul(mss));
+    }
+    let largest = space.max(settings.largest_buffer).min(clamp);
+    let shift = largest.max(1).ilog2().saturating_sub(15).min(LARGEST_SHIFT);
+    (u16::try_from(win).unwrap_or(u16::MAX), shift as u8)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const V4: Way =
+        Way { v6: false, mtu: 1500, ttl: 64, dont_fragment: true, advmss: 0, window: 0, first_window: 0, ecn: false };
+    const V6: Way = Way { v6: true, ..V4 };
+
+    fn numbers(settings: Settings, way: Way) -> (u16, u16, Option<u8>) {
+        let stack = Stack::new(&settings, &way, 0);
+        (stack.options.mss, stack.win, stack.options.window_scale)
+    }
+
     #[test]
     fn the_numbers_of_a_real_linux() {
-        let settings = Settings::default();
-        let v4 = Stack::new(&settings, 1500, 40, 64, 0);
-        assert_eq!((v4.options.mss, v4.win, v4.options.window_scale), (1460, 64240, Some(7)));
-        let v6 = Stack::new(&settings, 1500, 60, 64, 0);
-        assert_eq!((v6.options.mss, v6.win), (1440, 64800));
-        let pppoe = Stack::new(&settings, 1492, 40, 64, 0);
-        assert_eq!((pppoe.options.mss, pppoe.win), (1452, 65340));
-        let large = Settings { largest_buffer: 33_554_432, ..settings };
-        assert_eq!(Stack::new(&large, 1500, 40, 64, 0).options.window_scale, Some(10));
+        let usual = Settings::default();
+        assert_eq!(numbers(usual, V4), (1460, 64240, Some(7)));
+        assert_eq!(numbers(usual, V6), (1440, 64800, Some(7)));
+        assert_eq!(numbers(usual, Way { mtu: 1492, ..V4 }), (1452, 65340, Some(7)));
+        assert_eq!(numbers(Settings { largest_buffer: 33_554_432, ..usual }, V4), (1460, 64240, Some(10)));
+        assert_eq!(numbers(usual, Way { mtu: 65535, ..V4 }), (65495, 65495, Some(7)), "loopback");
+        assert_eq!(numbers(usual, Way { mtu: 65536, ..V6 }), (65476, 65476, Some(7)), "loopback");
+    }
+
+    #[test]
+    fn the_metrics_of_a_route_matter() {
+        let usual = Settings::default();
+        assert_eq!(numbers(usual, Way { advmss: 1000, ..V4 }), (1000, 65000, Some(7)));
+        assert_eq!(numbers(usual, Way { window: 20_000, ..V4 }), (1460, 18_980, Some(0)));
+        assert_eq!(numbers(usual, Way { first_window: 10, ..V4 }), (1460, 14_600, Some(7)));
+        assert!(Stack::new(&usual, &Way { ecn: true, ..V4 }, 0).ecn);
+        assert!(!Stack::new(&usual, &V4, 0).ecn);
     }
 
     #[test]
     fn odd_settings_do_not_matter() {
-        let odd = Settings { receive_buffer: 0, largest_buffer: 0, window_scaling: false, ..Settings::default() };
-        let stack = Stack::new(&odd, 0, 40, 64, 0);
-        assert_eq!((stack.options.mss, stack.win, stack.options.window_scale), (536, 0, None));
-        let huge = Settings {
-            receive_buffer: u32::MAX,
-            largest_buffer: u32::MAX,
-            signed_windows: true,
-            ..Settings::default()
-        };
-        let stack = Stack::new(&huge, u16::MAX, 40, 64, 0);
-        assert_eq!((stack.win, stack.options.window_scale), (32767, Some(14)));
+        let usual = Settings::default();
+        let odd = Settings { receive_buffer: 0, largest_buffer: 0, window_scaling: false, ..usual };
+        assert_eq!(numbers(odd, Way { mtu: 0, ..V4 }), (256, 0, None));
+        let odd = Settings { least_mss_v4: 0, receive_buffer: u32::MAX, largest_buffer: u32::MAX, ..usual };
+        assert_eq!(numbers(odd, Way { mtu: 0, ..V4 }), (0, 65535, Some(14)));
+        let huge = Settings { least_mss_v6: u32::MAX, signed_windows: true, ..usual };
+        assert_eq!(numbers(huge, Way { mtu: u32::MAX, first_window: u32::MAX, ..V6 }), (65535, 32767, Some(7)));
+        assert_eq!(numbers(usual, Way { advmss: u32::MAX, ..V4 }).0, 65535);
     }
 }

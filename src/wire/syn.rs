@@ -97,7 +97,7 @@ impl Syn {
         header.extend([0x45, 0]); // version, words of header, type of service
         header.extend((v4::HEADER as u16 + length).to_be_bytes());
         header.extend(self.fields.id.to_be_bytes());
-        header.extend(DONT_FRAGMENT.to_be_bytes());
+        header.extend(if self.stack.dont_fragment { DONT_FRAGMENT } else { 0 }.to_be_bytes());
         header.extend([self.stack.ttl, TCP, 0, 0]);
         header.extend(addresses);
         let sum = checksum(&[&header]);
@@ -192,6 +192,7 @@ mod tests {
 
     const STACK: Stack = Stack {
         ttl: 64,
+        dont_fragment: true,
         win: 64240,
         ecn: false,
         options: Options { mss: 1460, sack: true, timestamp: Some(0), window_scale: Some(7) },

@@ -33,23 +33,73 @@ def tcp(source, destination, source_port, port, fields, flags=SYN):
 
 
 class Packet:
-    """What stands in an IPv4 TCP frame from the cable."""
+    """What stands in an IPv4 or IPv6 frame from the cable that holds a TCP segment."""
 
     def __init__(self, frame):
-        ip = frame[14:]
         self.frame = frame
-        self.identification = int.from_bytes(ip[4:6], "big")
-        self.source, self.destination = (socket.inet_ntoa(ip[at:at + 4]) for at in (12, 16))
-        self.dont_fragment = bool(ip[6] & 0x40)
-        self.ttl = ip[8]
-        segment = ip[(ip[0] & 15) * 4:int.from_bytes(ip[2:4], "big")]
+        self.version = frame[14] >> 4
+        self._ip = 14
+        ip = frame[14:]
+        if self.version == 4:
+            self._tcp = 14 + (ip[0] & 15) * 4
+            end = 14 + int.from_bytes(ip[2:4], "big")
+            self.identification = int.from_bytes(ip[4:6], "big")
+            self.dont_fragment = bool(ip[6] & 0x40)
+            self.ttl = ip[8]
+            addresses, family = ip[12:20], socket.AF_INET
+            header = checksum(ip[:self._tcp - 14])
+        else:
+            self._tcp = 14 + 40
+            end = self._tcp + int.from_bytes(ip[4:6], "big")
+            self.flow_label = int.from_bytes(ip[1:4], "big") & 0xFFFFF
+            self.identification = self.flow_label & 0xFFFF
+            self.ttl = ip[7]
+            addresses, family = ip[8:40], socket.AF_INET6
+            header = 0
+        half = len(addresses) // 2
+        self.source, self.destination = (socket.inet_ntop(family, part) for part in (addresses[:half], addresses[half:]))
+        segment = frame[self._tcp:end]
+        self._end = end
         self.source_port, self.port, self.sequence, self.acknowledgment = struct.unpack("!HHII", segment[:12])
         self.flags = segment[13]
         self.window = int.from_bytes(segment[14:16], "big")
         self.options = segment[20:(segment[12] >> 4) * 4]
-        pseudo = ip[12:20] + struct.pack("!HH", ip[9], len(segment))
-        self.checksums_right = checksum(ip[:(ip[0] & 15) * 4]) == 0 == checksum(pseudo + segment)
+        pseudo = addresses + struct.pack("!HH", socket.IPPROTO_TCP, len(segment))
+        self.checksums_right = header == 0 == checksum(pseudo + segment)
 
     @property
     def fields(self):
         return (self.identification, self.sequence, self.acknowledgment, self.window)
+
+    @property
+    def _timestamp_at(self):
+        """Where the value of the timestamps option stands in the frame, or None."""
+        at = self._tcp + 20
+        end = at + len(self.options)
+        while at < end and self.frame[at] != 0:
+            if self.frame[at] == 8:
+                return at + 2
+            at += 1 if self.frame[at] == 1 else self.frame[at + 1]
+        return None
+
+    @property
+    def timestamp(self):
+        at = self._timestamp_at
+        return None if at is None else int.from_bytes(self.frame[at:at + 4], "big")
+
+    @property
+    def shape(self):
+        """The packet in hexadecimal, without what differs from one SYN to the next: identification or flow
+        label, source port, sequence number, timestamp, and the checksums over them."""
+        octets = bytearray(self.frame[:self._end])
+        blank = [(self._tcp, 2), (self._tcp + 4, 4), (self._tcp + 16, 2)]
+        if self.version == 4:
+            blank += [(self._ip + 4, 2), (self._ip + 10, 2)]
+        else:
+            octets[self._ip + 1] &= 0xF0
+            blank += [(self._ip + 2, 2)]
+        if self._timestamp_at is not None:
+            blank += [(self._timestamp_at, 4)]
+        for at, length in blank:
+            octets[at:at + length] = bytes(length)
+        return octets[self._ip:].hex(" ", -4)

@@ -104,6 +104,16 @@ class Machine:
         with self.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
             raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
 
+    def begin(self, port, address=SERVER, source=None):
+        """A connect() of this machine's kernel that nobody waits for: a real SYN leaves."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with self.socket(family, socket.SOCK_STREAM) as connection:
+            connection.setblocking(False)
+            if source:
+                connection.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+                connection.bind((source, 0))
+            connection.connect_ex(socket.getaddrinfo(address, port, family)[0][4])
+
     def connect(self, port, address=SERVER, timeout=0.3, source_port=0):
         """A connected socket, or None where the connection is dropped or refused."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -158,17 +168,18 @@ class Service:
 class Capture:
     """What passes a machine's end of the cable, from now on; and a way to send frames onto it."""
 
-    def __init__(self, machine):
+    def __init__(self, machine, interface="eth0"):
         self._socket = machine.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self._socket.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)  # SO_RCVBUFFORCE
-        self._socket.bind(("eth0", ETH_P_ALL))
+        self._socket.bind((interface, ETH_P_ALL))
 
     def sent(self, port, quiet=0.1):
-        """The IPv4 TCP packets that left for `port`, as Packets, until none comes for `quiet` seconds."""
+        """The TCP packets that left for `port`, as Packets, until none comes for `quiet` seconds."""
         found = []
         while select.select([self._socket], [], [], quiet)[0]:
             frame, (_, ethertype, direction, *_) = self._socket.recvfrom(65535)
-            if direction == PACKET_OUTGOING and ethertype == 0x0800 and frame[23] == socket.IPPROTO_TCP:
+            protocol = {0x0800: frame[23], 0x86DD: frame[20]}.get(ethertype)
+            if direction == PACKET_OUTGOING and protocol == socket.IPPROTO_TCP:
                 packet = packets.Packet(frame)
                 if packet.port == port:
                     found.append(packet)

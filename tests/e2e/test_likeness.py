@@ -1,0 +1,203 @@
+"""A stealth knock beside a real connect() of the same machine: one packet like the other, byte for byte,
+but for the fields that are never the same."""
+
+import pytest
+
+from stage import BINARY, SERVER, SERVER6, Capture, Profile
+
+FAMILIES = {"IPv4": SERVER, "IPv6": SERVER6}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def door(stage):
+    """A profile on both sides, for all of the server's addresses; no daemon."""
+    stage.gate = Profile(stage, "gate", wire="stealth")
+    for host in (SERVER, SERVER6, "127.0.0.1", "::1"):
+        stage.gate.give_to_client(host)
+    return stage
+
+
+def knock(stage, host, *arguments, **options):
+    return stage.client.run(BINARY, "-p", 22, "--dir", stage.client_dir, *arguments, host, **options)
+
+
+def pair(stage, host, interface="eth0"):
+    """A knock and the SYN of a connect(), one after the other."""
+    capture = stage.keep(Capture(stage.client, interface))
+    knock(stage, host)
+    stage.client.begin(stage.gate.knock_port, host)
+    ours, genuine = capture.sent(stage.gate.knock_port)
+    assert ours.checksums_right
+    return ours, genuine
+
+
+def alike(stage, host, interface="eth0"):
+    ours, genuine = pair(stage, host, interface)
+    assert ours.shape == genuine.shape
+    return ours
+
+
+NETWORK = object()  # stands for the route to the server, of the family under test
+
+
+def sysctl(name):
+    return ["sysctl", "-qw", name]
+
+
+def route(*metrics):
+    return ["ip", "route", "replace", NETWORK, *metrics]
+
+
+# What can change a SYN, as commands.
+SETTINGS = {
+    "as the machine comes": [],
+    "mtu 1492": [["ip", "link", "set", "eth0", "mtu", "1492"]],
+    "mtu 1280": [["ip", "link", "set", "eth0", "mtu", "1280"]],
+    "mtu 9000": [["ip", "link", "set", "eth0", "mtu", "9000"]],
+    "a small buffer": [sysctl("net.ipv4.tcp_rmem=4096 16384 6291456")],
+    "a large buffer": [sysctl("net.ipv4.tcp_rmem=4096 1000000 67108864")],
+    "a buffer smaller than a segment": [sysctl("net.ipv4.tcp_rmem=2304 2400 2500")],
+    "an odd buffer": [sysctl("net.ipv4.tcp_rmem=4096 87381 174763")],
+    "no window scaling": [sysctl("net.ipv4.tcp_window_scaling=0")],
+    "no sack": [sysctl("net.ipv4.tcp_sack=0")],
+    "neither": [sysctl("net.ipv4.tcp_window_scaling=0"), sysctl("net.ipv4.tcp_sack=0")],
+    "signed windows": [sysctl("net.ipv4.tcp_workaround_signed_windows=1")],
+    "timestamps without offsets": [sysctl("net.ipv4.tcp_timestamps=2")],
+    "no ecn": [sysctl("net.ipv4.tcp_ecn=0")],
+    "ecn": [sysctl("net.ipv4.tcp_ecn=1")],
+    "another ttl": [sysctl("net.ipv4.ip_default_ttl=128"), sysctl("net.ipv6.conf.eth0.hop_limit=255")],
+    "no path mtu discovery": [sysctl("net.ipv4.ip_no_pmtu_disc=1")],
+    "a larger least mss": [sysctl("net.ipv4.route.min_adv_mss=1470"), sysctl("net.ipv6.route.min_adv_mss=1450")],
+    "a route's mtu": [route("mtu", "1400")],
+    "a route's locked mtu": [route("mtu", "lock", "1400")],
+    "a route's advmss": [route("advmss", "1001")],
+    "a route's window": [route("window", "20000")],
+    "a route's large window": [route("window", "3000000")],
+    "a route's initrwnd": [route("initrwnd", "7")],
+    "a route's hoplimit": [route("hoplimit", "33")],
+    "a route's ecn": [route("features", "ecn")],
+    "everything at once": [
+        ["ip", "link", "set", "eth0", "mtu", "1492"], sysctl("net.ipv4.tcp_rmem=4096 300000 3000000"),
+        sysctl("net.ipv4.tcp_sack=0"), sysctl("net.ipv4.tcp_ecn=1"),
+        route("advmss", "1300", "window", "200000", "initrwnd", "11", "hoplimit", "99", "features", "ecn")],
+}
+
+
+def apply(stage, commands, family):
+    for command in commands:
+        at = {"IPv4": ["10.9.0.0/24", "dev", "eth0", "proto", "kernel", "scope", "link"],
+              "IPv6": ["fd09::/64", "dev", "eth0", "proto", "kernel", "metric", "256"]}[family]
+        stage.client.run(*(part for word in command for part in (at if word is NETWORK else [word])))
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_knock_is_what_the_kernel_would_send(door, family, settings):
+    apply(door, SETTINGS[settings], family)
+    alike(door, FAMILIES[family])
+
+
+def test_an_mtu_that_only_ipv4_has(door):
+    door.client.run("ip", "link", "set", "eth0", "mtu", 270)
+    assert alike(door, SERVER).options[:4] == b"\x02\x04" + (256).to_bytes(2, "big")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_loopback(door, host):
+    alike(door, host, "lo")
+
+
+def test_timestamps_off_are_refused(door, family):
+    door.client.run(*sysctl("net.ipv4.tcp_timestamps=0"))
+    capture = door.keep(Capture(door.client))
+    done = knock(door, FAMILIES[family], check=False)
+    assert done.returncode == 1
+    assert "needs TCP timestamps" in done.stderr and "--wire classic" in done.stderr
+    assert capture.sent(door.gate.knock_port) == []
+    assert door.gate.client_counter == 0
+    knock(door, FAMILIES[family], "--wire", "classic")
+    assert len(capture.sent(door.gate.knock_port)) == 1
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_flow_labels_off_are_refused(door, number):
+    door.client.run(*sysctl(f"net.ipv6.auto_flowlabels={number}"))
+    capture = door.keep(Capture(door.client))
+    done = knock(door, SERVER6, check=False)
+    assert done.returncode == 1
+    assert "needs IPv6 flow labels" in done.stderr and "-4" in done.stderr
+    knock(door, SERVER)
+    door.client.begin(door.gate.knock_port, SERVER6)
+    _, genuine = capture.sent(door.gate.knock_port)
+    assert genuine.flow_label == 0, "the kernel sends none"
+
+
+@pytest.mark.parametrize("split", [0, 1])
+def test_the_top_of_a_flow_label(door, split):
+    """Where labels are split into ranges, the kernel sets the first bit of all its own."""
+    door.client.run(*sysctl(f"net.ipv6.flowlabel_state_ranges={split}"))
+    capture = door.keep(Capture(door.client))
+    for _ in range(40):
+        knock(door, SERVER6)
+    ours = {packet.flow_label >> 19 for packet in capture.sent(door.gate.knock_port)}
+    for _ in range(40):
+        door.client.begin(door.gate.knock_port, SERVER6)
+    genuine = {packet.flow_label >> 19 for packet in capture.sent(door.gate.knock_port)}
+    assert ours == genuine == ({1} if split else {0, 1})
+
+
+def steps(ports):
+    """From each port to the next, around the end of the ephemeral range."""
+    return [(after - before) % 28232 for before, after in zip(ports, ports[1:])]
+
+
+def test_source_ports_go_on_as_the_kernels_do(door, family):
+    """connect() takes the next even port but a few, for each pair of addresses and each port: so do knocks."""
+    host = FAMILIES[family]
+    capture = door.keep(Capture(door.client))
+    for _ in range(40):
+        knock(door, host)
+        door.client.begin(door.gate.knock_port, host)
+    ports = [packet.source_port for packet in capture.sent(door.gate.knock_port)]
+    assert len(ports) == 80
+    assert set(steps(ports)) <= set(range(2, 17, 2))
+
+
+@pytest.mark.parametrize("setting", ["tcp_fastopen=0", "tcp_fastopen_blackhole_timeout_sec=3600"])
+def test_source_ports_where_the_kernel_does_not_tell(door, family, setting):
+    door.client.run(*sysctl(f"net.ipv4.{setting}"))
+    door.client.run(*sysctl("net.ipv4.ip_local_port_range=40001 50000"))
+    capture = door.keep(Capture(door.client))
+    for _ in range(20):
+        knock(door, FAMILIES[family])
+    door.client.begin(door.gate.knock_port, FAMILIES[family])
+    *ours, genuine = capture.sent(door.gate.knock_port)
+    assert {packet.shape for packet in ours} == {genuine.shape}
+    ports = {packet.source_port for packet in ours}
+    assert len(ports) > 15 and min(ports) >= 40001 and max(ports) <= 50000
+    assert {port % 2 for port in ports} == {1} == {genuine.source_port % 2}
+
+
+def test_nothing_but_the_knock_leaves(door, family):
+    """The connection that is prepared to learn its port is never begun."""
+    capture = door.keep(Capture(door.client))
+    for _ in range(10):
+        knock(door, FAMILIES[family])
+    assert len(capture.sent(door.gate.knock_port, quiet=1.5)) == 10
+
+
+def test_a_knock_leaves_by_the_way_of_its_source(door):
+    """The routing may have rules by source: a real connection follows them."""
+    door.client.run("ip", "-batch", "-", input="""
+        link add eth1 type veth peer name peer
+        link set eth1 up
+        link set peer up
+        neighbour add 10.9.0.1 lladdr 02:00:00:00:00:01 dev eth1 nud permanent
+        route add default dev eth1 table 7
+        rule add from 10.9.0.2 table 7 priority 10
+    """)
+    alike(door, SERVER, "eth1")
