@@ -3,7 +3,7 @@
 use super::judge::{Memory, Verdict, judge};
 use super::messages::{Answer, READY};
 use super::{Census, Mouth, confine, say_left_out, worker_user};
-use crate::config::Config;
+use crate::config::{Config, Log};
 use crate::error::{Error, Result, reason};
 use crate::klog::{Klog, Notice};
 use crate::profile::Profile;
@@ -98,6 +98,7 @@ struct Tally {
     replays: u32,
     wrong_tags: u32,
     curious: u32,
+    /// SYNs in a row that were logged without TCP options; from [`OPTIONLESS`] on, that has been said.
     optionless: u32,
     overruns: u32,
 }
@@ -141,6 +142,9 @@ impl Worker {
     /// One SYN to a knock port. An error says that the helper is gone.
     fn take(&mut self, entry: &Entry) -> Result<()> {
         let now = Instant::now();
+        if entry.options_logged {
+            self.tally.optionless_ends();
+        }
         let Some(guest) = self.guests.get_mut(&entry.knock_port) else { return Ok(()) };
         let curious = self.tally.curious < CURIOSITY;
         match judge(&guest.profile, &guest.memory, entry, self.config.window, curious, now) {
@@ -165,7 +169,10 @@ impl Worker {
                 self.tally.count(|tally| &mut tally.wrong_tags);
                 self.tally.curious = self.tally.curious.saturating_add(1);
             }
-            Verdict::Empty if !entry.options_logged => self.tally.count(|tally| &mut tally.optionless),
+            // Packets that were handed over whole have what options they have.
+            Verdict::Empty if !entry.options_logged && !matches!(self.config.log, Log::Nflog(_)) => {
+                self.tally.count_optionless(entry.knock_port);
+            }
             Verdict::Empty => {}
         }
         Ok(())
@@ -239,6 +246,23 @@ impl Tally {
         *count = count.saturating_add(1);
     }
 
+    /// Says at the last of so many in a row what the log rule lacks; once in a [`SUMMARY`].
+    fn count_optionless(&mut self, knock_port: u16) {
+        self.count(|tally| &mut tally.optionless);
+        if self.optionless == OPTIONLESS {
+            say::warn(format_args!(
+                "{OPTIONLESS} SYNs in a row to knock port {knock_port} were logged without TCP options, which stealth \
+                 knocks need: nft log flags tcp sequence,options; iptables --log-tcp-sequence --log-tcp-options"
+            ));
+        }
+    }
+
+    fn optionless_ends(&mut self) {
+        if self.optionless < OPTIONLESS {
+            self.optionless = 0;
+        }
+    }
+
     /// Says what was counted, once the time for it has come.
     fn sum_up(&mut self) {
         if self.since.is_none_or(|since| since.elapsed() < SUMMARY) {
@@ -256,12 +280,6 @@ impl Tally {
         }
         if !text.is_empty() {
             say::note(format_args!("ignored in the last minute: {text}"));
-        }
-        if self.optionless >= OPTIONLESS {
-            say::warn(
-                "SYNs to a knock port are logged without TCP options: the log rule lacks a flag that stealth knocks need",
-            );
-            say::warn("nft: log flags tcp sequence,options; iptables: --log-tcp-sequence --log-tcp-options");
         }
         *self = Self::default();
     }
