@@ -50,6 +50,16 @@ def log(request):
     return request.param
 
 
+@pytest.fixture(params=["classic", "stealth"])
+def wire(request):
+    return request.param
+
+
+@pytest.fixture(params=stage_module.FAMILIES)
+def family(request):
+    return request.param
+
+
 @pytest.fixture
 def gate(stage, firewall):
     """The stage with its daemon running, once with each firewall."""

@@ -32,6 +32,26 @@ def tcp(source, destination, source_port, port, fields, flags=SYN):
     return ipv4(source, destination, socket.IPPROTO_TCP, segment, fields.identification)
 
 
+OPTIONS = bytes.fromhex("020405b4 0402 080a 00000000 00000000 01 030307")  # as Linux has them
+
+
+def syn(source, destination, source_port, port, identification, sequence, acknowledgment=0, window=64240, timestamp=None,
+        options=b""):
+    """A SYN of either family; with a `timestamp`, it has the options of a Linux."""
+    if timestamp is not None:
+        options = OPTIONS[:8] + timestamp.to_bytes(4, "big") + OPTIONS[12:]
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    addresses = socket.inet_pton(family, source) + socket.inet_pton(family, destination)
+
+    def header(check):
+        return struct.pack("!HHIIBBHHH", source_port, port, sequence, acknowledgment,
+                           (20 + len(options)) << 2, SYN, window, check, 0) + options
+    segment = header(checksum(addresses + struct.pack("!HH", socket.IPPROTO_TCP, 20 + len(options)) + header(0)))
+    if family == socket.AF_INET:
+        return ipv4(source, destination, socket.IPPROTO_TCP, segment, identification)
+    return struct.pack("!IHBB", 6 << 28 | identification, len(segment), socket.IPPROTO_TCP, 64) + addresses + segment
+
+
 class Packet:
     """What stands in an IPv4 or IPv6 frame from the cable that holds a TCP segment."""
 

@@ -28,6 +28,7 @@ BINARY = os.environ.get("KNOCKKNOCK") or str(Path(__file__).parents[2] / "target
 
 SERVER, CLIENT = "10.9.0.1", "10.9.0.2"
 SERVER6, CLIENT6 = "fd09::1", "fd09::2"
+FAMILIES = {"IPv4": (SERVER, CLIENT), "IPv6": (SERVER6, CLIENT6)}
 
 ETH_P_ALL, PACKET_OUTGOING = 3, 4
 CLONE_NEWNET = 0x40000000
@@ -100,9 +101,15 @@ class Machine:
         return done
 
     def send(self, packet):
-        """Sends an IPv4 packet as it is."""
-        with self.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-            raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+        """Sends an IPv4 or IPv6 packet as it is."""
+        family, address = {4: (socket.AF_INET, packet[16:20]), 6: (socket.AF_INET6, packet[24:40])}[packet[0] >> 4]
+        with self.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            raw.sendto(packet, (socket.inet_ntop(family, address), 0))
+
+    def address(self, address, port):
+        """As sockets take it: a zone is the number of one of this machine's interfaces."""
+        with self.inside():
+            return socket.getaddrinfo(address, port, flags=socket.AI_NUMERICHOST)[0][4]
 
     def begin(self, port, address=SERVER, source=None):
         """A connect() of this machine's kernel that nobody waits for: a real SYN leaves."""
@@ -112,7 +119,7 @@ class Machine:
             if source:
                 connection.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
                 connection.bind((source, 0))
-            connection.connect_ex(socket.getaddrinfo(address, port, family)[0][4])
+            connection.connect_ex(self.address(address, port))
 
     def connect(self, port, address=SERVER, timeout=0.3, source_port=0):
         """A connected socket, or None where the connection is dropped or refused."""
@@ -122,7 +129,7 @@ class Machine:
         connection.settimeout(timeout)
         try:
             connection.bind(("", source_port))
-            connection.connect((address, port))
+            connection.connect(self.address(address, port))
             return connection
         except OSError:
             connection.close()
@@ -193,11 +200,13 @@ class Capture:
 
 
 class KernelLog:
-    """Copies the kernel's log into a file (or pipe) as a syslog daemon does, on this thread's behalf."""
+    """Copies the kernel's log into a file (or pipe) as a syslog daemon does, on this thread's behalf:
+    the lines with `only` in them."""
 
-    def __init__(self, path, mode="ab"):
+    def __init__(self, path, mode="ab", only=b""):
         self.path = Path(path)
         self._mode = mode
+        self._only = only
         self._stop, self._stopped = os.pipe()
         self._kmsg = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
         os.lseek(self._kmsg, 0, os.SEEK_END)
@@ -216,6 +225,8 @@ class KernelLog:
         while self._stop not in select.select([self._kmsg, self._stop], [], [])[0]:
             with contextlib.suppress(BrokenPipeError):  # EPIPE from kmsg: older records were lost; go on
                 head, text = os.read(self._kmsg, 8192).split(b";", 1)
+                if self._only not in text:
+                    continue
                 microseconds = int(head.split(b",")[2])
                 stamp = time.strftime("%b %d %H:%M:%S").encode()
                 self._file.write(b"%s host kernel: [%5d.%06d] %s\n" % (
@@ -318,6 +329,7 @@ class Profile:
     def __init__(self, stage, name, ports=None, knock_port=None, wire="classic"):
         self._stage = stage
         self.name = name
+        self.wire = wire
         self.knock_port = knock_port or next(_knock_ports)
         arguments = ["--ports", ",".join(map(str, ports))] if ports else []
         stage.server.run(BINARY, "genprofile", name, self.knock_port, "--dir", stage.server_dir,
@@ -396,13 +408,13 @@ class Stage:
         lines = [f"{key} = {value}\n" for key, value in keys.items()]
         (self.server_dir / "config").write_text("[main]\n" + "".join(lines))
 
-    def open_up(self, firewall="nft", log="kmsg", daemon_options=None, **keys):
+    def open_up(self, firewall="nft", log="kmsg", wire="classic", daemon_options=None, **keys):
         """A guarded port, the profile "gate" on both sides, the profile "fence", a running daemon.
 
         log = file: the kernel's log reaches the daemon through a file; log = -: through its standard input."""
         self.configure(**{"firewall": firewall, "guard": f"{self.PORT}, {self.FENCE_PORT}",
                           "log": self.log_dir / "kern.log" if log == "file" else log, **keys})
-        self.gate = Profile(self, "gate")
+        self.gate = Profile(self, "gate", wire=wire)
         self.gate.give_to_client()
         self.fence = Profile(self, "fence")
         options = daemon_options or {}
@@ -420,9 +432,9 @@ class Stage:
         self.daemon = self.keep(Daemon(self.server, self.server_dir, *arguments, **options))
         return self.daemon
 
-    def knock(self, port=PORT, **options):
+    def knock(self, port=PORT, *arguments, host=SERVER, **options):
         """Our client knocks; its outcome."""
-        return self.client.run(BINARY, "-p", port, "--dir", self.client_dir, SERVER, **options)
+        return self.client.run(BINARY, "-p", port, "--dir", self.client_dir, *arguments, host, **options)
 
     def open_port(self, port=PORT):
         """Our client knocks and the daemon opens; its line."""
