@@ -12,6 +12,8 @@ HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
 UNIT = PROJECT / "scripts/systemd/knockknock-daemon.service"
 
+CONTAINER = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--machine=knock{os.getpid()}", "--link-journal=no"]
+
 DRIVER = """
 [Unit]
 DefaultDependencies=no
@@ -50,7 +52,8 @@ def root(tmp_path):
 
 def test_verify_is_clean(root):
     installed = "/usr/local/lib/systemd/system/knockknock-daemon.service"
-    outcome = subprocess.run(["chroot", root, "systemd-analyze", "verify", installed], capture_output=True, text=True)
+    outcome = subprocess.run([*CONTAINER, f"--directory={root}", "--pipe", "systemd-analyze", "verify", installed],
+                             stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert (outcome.returncode, [line for line in outcome.stderr.splitlines() if "knockknock" in line]) == (0, [])
 
 
@@ -74,8 +77,7 @@ def test_under_a_real_systemd(root, firewall):
     shutil.copy(HERE / "scenario.sh", root / "scenario.sh")
     (root / "etc/systemd/system/driver.service").write_text(DRIVER)
     container = subprocess.run(
-        ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--machine=knock{os.getpid()}", f"--directory={root}",
-         "--private-network", "--link-journal=no", "--capability=all", "--bind=/dev/kmsg", "--boot",
+        [*CONTAINER, f"--directory={root}", "--private-network", "--capability=all", "--bind=/dev/kmsg", "--boot",
          "systemd.unit=driver.service", "systemd.show_status=no"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120)
     said = container.stdout.replace("\r", "")
