@@ -19,6 +19,8 @@ pub struct Counter {
     file: File,
     path: PathBuf,
     next: u64,
+    /// What the disk has taken; `next` where it has never refused.
+    kept: u64,
 }
 
 impl Counter {
@@ -31,14 +33,20 @@ impl Counter {
             .open(path)
             .map_err(|cause| Error::path("open", path, cause))?;
         private(&file, path)?;
-        let mut counter = Self { file, path: path.into(), next: 0 };
+        let mut counter = Self { file, path: path.into(), next: 0, kept: 0 };
         counter.next = counter.stored()?;
+        counter.kept = counter.next;
         Ok(counter)
     }
 
     /// The next value to use, up to 2^32.
     pub fn next(&self) -> u64 {
         self.next
+    }
+
+    /// The value that the file should have.
+    pub fn kept(&self) -> u64 {
+        self.kept
     }
 
     /// The value that the file has now.
@@ -57,7 +65,9 @@ impl Counter {
         self.next = self.next.max(next);
         // Always eleven bytes, so that the file's size does not change and a full disk does not matter.
         self.file.write_all_at(format!("{:010}\n", self.next).as_bytes(), 0)?;
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.kept = self.next;
+        Ok(())
     }
 
     /// Whether the file at hand is still in its directory, and not replaced by another.

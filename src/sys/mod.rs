@@ -4,6 +4,8 @@
 #![allow(unsafe_code)]
 
 mod address;
+#[cfg(feature = "hooks")]
+pub mod attempt;
 pub mod file;
 pub mod inotify;
 pub mod memory;

@@ -72,3 +72,13 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and os.environ.get("CI") == "true":
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not accept: {item.nodeid}: {call.excinfo.value}"
+
+
+@pytest.fixture(scope="session")
+def hooked():
+    """The binary with places where a running daemon can be stopped, or told to try what it must not."""
+    root = Path(__file__).parents[2]
+    target = root / "target/hooks"
+    subprocess.run(["cargo", "build", "--quiet", "--locked", "--release", "--features", "hooks", "--target-dir", target],
+                   cwd=root, check=True)
+    return target / "release/knockknock"

@@ -250,12 +250,12 @@ class KernelLog:
 class Daemon:
     """A knockknock-daemon in the foreground, and what it says."""
 
-    def __init__(self, machine, directory, *arguments, ready=True, **options):
+    def __init__(self, machine, directory, *arguments, ready=True, binary=BINARY, **options):
         self.said = []
         self._heard = 0
         self._rest = b""
         self.process = machine.start(
-            BINARY, "daemon", "--dir", directory, *arguments, stderr=subprocess.PIPE, **options)
+            binary, "daemon", "--dir", directory, *arguments, stderr=subprocess.PIPE, **options)
         self.pid = self.process.pid
         os.set_blocking(self.process.stderr.fileno(), False)
         if ready:

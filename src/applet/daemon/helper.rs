@@ -4,7 +4,7 @@
 //! never seen a key or a line of the log.
 
 use super::messages::{Answer, Plan, READY};
-use super::{Mouth, confine, helper_user};
+use super::{Mouth, confine, helper_user, hooks};
 use crate::error::{Error, Result};
 use crate::firewall::{Backend, Door};
 use crate::sys::privilege::{self, Capability, User};
@@ -35,11 +35,13 @@ pub fn run(backend: &str, mouth: Mouth) -> Result<u8> {
     let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read the plan", cause))?;
     let plan = bytes.get(..length).and_then(Plan::from_bytes).ok_or_else(|| Error::refused("the plan is damaged"))?;
     let mut door = Door::new(backend, &plan.guard)?;
+    hooks::attempt("unconfined helper");
     let user = helper_user();
     mouth.let_go().map_err(|cause| Error::system("let go of the terminal", cause))?;
     sandbox::empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
     drop_privileges(user, backend, parent)?;
     confine(None, CALLS);
+    hooks::attempt("helper");
 
     let mut ready = [0; 1];
     if channel.receive(&mut ready).ok() != Some(READY.len()) || ready != *READY {
@@ -77,8 +79,10 @@ fn serve(channel: &End, plan: &Plan, door: &mut Door) -> Result<u8> {
             }
             let request = bytes.get(..length).and_then(Request::from_bytes);
             let request = request.ok_or_else(|| Error::refused("the worker sent nonsense; everything ends"))?;
+            hooks::step("helper: asked");
             match answer(plan, door, &request) {
                 Ok(answer) => {
+                    hooks::step("helper: opened");
                     channel.send(&answer.to_bytes()).map_err(|cause| Error::system("answer the worker", cause))?;
                 }
                 Err(cause) => {

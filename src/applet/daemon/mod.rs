@@ -6,8 +6,10 @@
 //!
 //! `messages` is all that they can say to each other.
 
+mod budget;
 mod check;
 mod helper;
+mod hooks;
 mod judge;
 mod keeper;
 mod messages;

@@ -1,8 +1,9 @@
 //! The worker: reads the log, holds the keys, and can do no more than ask.
 
-use super::judge::{Memory, Verdict, judge};
+use super::budget::Budget;
+use super::judge::{Effort, Memory, Verdict, judge};
 use super::messages::{Answer, READY};
-use super::{Census, Mouth, confine, say_left_out, worker_user};
+use super::{Census, Mouth, confine, hooks, say_left_out, worker_user};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result, reason};
 use crate::klog::{Klog, Notice};
@@ -43,6 +44,7 @@ pub fn run(directory: &Path, mouth: Mouth) -> Result<u8> {
     let guests = load(directory)?;
     let mut log = Klog::open(&config.log)?;
     let groups: Vec<u32> = log.group().into_iter().collect();
+    hooks::attempt("unconfined worker");
     mouth.let_go().map_err(|cause| Error::system("let go of the terminal", cause))?;
     sandbox::empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
     let dropped = privilege::become_user(user, &groups, &[])
@@ -55,6 +57,7 @@ pub fn run(directory: &Path, mouth: Mouth) -> Result<u8> {
         Klog::File(_) => confine(Some(Path::new(".")), &[CALLS, &[calls::OPEN, calls::WATCH]].concat()),
         _ => confine(None, CALLS),
     }
+    hooks::attempt("worker");
 
     channel.send(READY).map_err(|cause| Error::system("tell the helper", cause))?;
     Worker::new(config, guests, channel).follow(&mut log)
@@ -88,6 +91,7 @@ struct Worker {
     config: Config,
     guests: HashMap<u16, Guest>,
     channel: End,
+    budget: Budget,
     tally: Tally,
 }
 
@@ -105,7 +109,7 @@ struct Tally {
 
 impl Worker {
     fn new(config: Config, guests: HashMap<u16, Guest>, channel: End) -> Self {
-        Self { config, guests, channel, tally: Tally::default() }
+        Self { config, guests, channel, budget: Budget::new(), tally: Tally::default() }
     }
 
     /// Follows the log until it or the helper ends.
@@ -146,12 +150,26 @@ impl Worker {
             self.tally.optionless_ends();
         }
         let Some(guest) = self.guests.get_mut(&entry.knock_port) else { return Ok(()) };
-        let curious = self.tally.curious < CURIOSITY;
-        match judge(&guest.profile, &guest.memory, entry, self.config.window, curious, now) {
+        let far = if self.budget.allows(entry.source, now) { self.config.resync_window } else { 0 };
+        let effort = Effort { window: self.config.window, far, curious: self.tally.curious < CURIOSITY };
+        match judge(&guest.profile, &guest.memory, entry, &effort, now) {
             Verdict::Open(unsealed) => {
                 if guest.burn(entry, unsealed, now) {
                     return open(&self.channel, &self.config, guest, entry, unsealed);
                 }
+            }
+            Verdict::CaughtUp(unsealed) => {
+                let behind = u64::from(unsealed.counter()) - guest.profile.counter.next();
+                if guest.burn(entry, unsealed, now) {
+                    say::note(format_args!("caught up with profile {:?}, {behind} counters on", guest.profile.name));
+                    return open(&self.channel, &self.config, guest, entry, unsealed);
+                }
+            }
+            Verdict::Ahead(unsealed) => {
+                if let Some(ciphertext) = entry.ciphertext() {
+                    guest.memory.arm(ciphertext, unsealed, now);
+                }
+                self.budget.charge(entry.source, now.elapsed(), now);
             }
             Verdict::NotAllowed(unsealed) => {
                 if guest.burn(entry, unsealed, now) {
@@ -168,6 +186,9 @@ impl Worker {
             Verdict::WrongTag => {
                 self.tally.count(|tally| &mut tally.wrong_tags);
                 self.tally.curious = self.tally.curious.saturating_add(1);
+                if far > 0 {
+                    self.budget.charge(entry.source, now.elapsed(), now);
+                }
             }
             // Packets that were handed over whole have what options they have.
             Verdict::Empty if !entry.options_logged && !matches!(self.config.log, Log::Nflog(_)) => {
@@ -183,13 +204,14 @@ impl Guest {
     /// Uses up the counters up to and with the knock's, on disk. Where that fails the port stays
     /// closed: `false`, and it was said.
     fn burn(&mut self, entry: &Entry, unsealed: Unsealed, now: Instant) -> bool {
+        hooks::step("worker: judged");
         if let Some(ciphertext) = entry.ciphertext() {
             self.memory.accept(entry, ciphertext, now);
         }
         let counter = &mut self.profile.counter;
-        let expected = counter.next();
-        let stored = counter.stored();
-        let burnt = counter.burn_to(u64::from(unsealed.counter()) + 1);
+        let (expected, stored) = (counter.kept(), counter.stored().ok());
+        // Whatever happened to the file, it never goes back.
+        let burnt = counter.burn_to((u64::from(unsealed.counter()) + 1).max(stored.unwrap_or_default()));
         let name = &self.profile.name;
         if !counter.is_linked() {
             say::error(
@@ -207,8 +229,10 @@ impl Guest {
             say::warn(format_args!("cannot store the counter in {path:?}: {}; the port stays closed", reason(&cause)));
             return false;
         }
-        if stored.is_ok_and(|stored| stored < expected) {
-            say::warn(format_args!("the counter of profile {name:?} had gone backwards on disk; it was put right"));
+        if stored.is_none_or(|stored| stored < expected) {
+            say::warn(format_args!(
+                "the counter of profile {name:?} had gone backwards on disk, or was damaged; it was put right"
+            ));
         }
         true
     }
@@ -222,11 +246,14 @@ fn open(channel: &End, config: &Config, guest: &Guest, entry: &Entry, unsealed: 
         return Ok(());
     };
     let gone = |cause| Error::system("ask the helper", cause);
+    hooks::step("worker: stored");
     channel.send(&request.to_bytes()).map_err(gone)?;
+    hooks::step("worker: asked");
     let mut answer = [0; 1];
     let length = channel.receive(&mut answer).map_err(gone)?;
     match answer.first().filter(|_| length == 1).and_then(|&byte| Answer::from_byte(byte)) {
         Some(Answer::Opened) => {
+            hooks::step("worker: opened");
             say::note(format_args!("opened port {port} to {source} for {} s (profile {name:?})", request.seconds()));
         }
         Some(Answer::Refused) => {

@@ -1,0 +1,144 @@
+"""The walls around the worker and the helper: what somebody who has taken one over could not do."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from stage import BINARY, Profile, status
+
+ATTEMPTS = ["execve", "socket", "open", "ptrace", "kill", "setuid"]
+
+
+def attempt(stage, hooked, firewall, process, what):
+    """The daemon, in which `process` tries `what` as soon as it is confined."""
+    environment = {**os.environ, "KNOCKKNOCK_ATTEMPT": f"{process}: {what}"}
+    stage.open_up(firewall, daemon_options={"binary": hooked, "env": environment, "ready": False})
+    return stage.daemon
+
+
+@pytest.mark.parametrize("what", ATTEMPTS)
+@pytest.mark.parametrize("process", ["worker", "helper"])
+def test_what_a_process_must_not_do_kills_it(stage, hooked, firewall, process, what):
+    daemon = attempt(stage, hooked, firewall, process, what)
+    assert daemon.wait_for_end() == 1
+    assert not [line for line in daemon.said if "tried" in line]
+    said = "\n".join(daemon.said)
+    # Which of the two is found dead first is chance; of which signal is not.
+    assert f"the {process} ended (signal: {signal.SIGSYS.value} (SIGSYS))" in said or "could not start" in said, said
+    assert not stage.connects(), "the guard stays"
+
+
+@pytest.mark.parametrize("what", ATTEMPTS)
+def test_the_same_works_before_it_is_confined(stage, hooked, what):
+    """The test above is about walls: without them the attempt would have succeeded."""
+    daemon = attempt(stage, hooked, "nft", "unconfined worker", what)
+    if what == "execve":  # /bin/true runs in its place, and ends
+        assert daemon.wait_for_end() == 1
+        assert not [line for line in daemon.said if "tried" in line]
+    else:
+        assert daemon.wait_for("tried").endswith("it worked")
+
+
+def test_both_run_confined(stage, firewall, log):
+    stage.open_up(firewall, log)
+    stage.open_port()
+    for pid in stage.daemon.children():
+        state = status(pid)
+        assert state["NoNewPrivs"] == "1"
+        assert state["Seccomp"] == "2"
+        assert os.listdir(f"/proc/{pid}/root") == [], "its root is empty"
+        assert os.readlink(f"/proc/{pid}/root").endswith(" (deleted)")
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert [line.split()[2:4] for line in limits.splitlines() if line.startswith("Max processes")] == [["0", "0"]]
+        assert os.stat(f"/proc/{pid}/mem").st_uid == 0, "not dumpable: its memory is not even its own user's"
+
+
+def test_the_keeper_keeps_what_restarting_needs(gate):
+    state = status(gate.daemon.pid)
+    assert state["NoNewPrivs"] == "1"
+    kept = int(state["CapEff"], 16)
+    assert kept == int(state["CapPrm"], 16) == int(state["CapBnd"], 16)
+    dac_override, sys_ptrace, sys_module, sys_admin = 1, 19, 16, 21
+    assert not any(kept >> number & 1 for number in (dac_override, sys_ptrace, sys_module, sys_admin))
+    gate.daemon.process.send_signal(signal.SIGHUP)
+    gate.daemon.wait_for(": ready")
+    gate.open_port()
+    assert gate.connects()
+
+
+def test_check_and_the_log_say_what_is_on(stage):
+    stage.open_up()
+    line = next(line for line in stage.daemon.said if "confined: " in line)
+    words = line.split("confined: ")[1]
+    checked = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check").stdout
+    assert words in checked
+    assert "empty root" in words and "Landlock" in words and "system calls" in words
+
+
+def own_dev(machine, directory):
+    """A /dev with a syslog socket in it, on this machine only; the socket."""
+    dev = directory / "dev"
+    dev.mkdir()
+    for name in ("null", "kmsg", "urandom"):
+        (dev / name).touch()
+        machine.run("mount", "--bind", f"/dev/{name}", dev / name)
+    syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    syslog.bind(str(dev / "log"))
+    syslog.settimeout(3)
+    machine.run("mount", "--rbind", dev, "/dev")
+    return syslog
+
+
+def heard(syslog, text):
+    """The next message with `text` in it."""
+    while True:
+        message = syslog.recv(4096).decode()
+        if text in message:
+            return message
+
+
+def test_in_the_background_all_three_speak_through_syslog(stage):
+    stage.configure(guard="22, 7", firewall="nft", log="kmsg")
+    stage.gate = Profile(stage, "gate")
+    stage.gate.give_to_client()
+    with own_dev(stage.server, stage.directory) as syslog:
+        done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--background")
+        assert done.stdout == done.stderr == ""
+        keeper = int(heard(syslog, ": ready").split("[")[1].split("]")[0])
+        try:
+            stage.knock()
+            opened = heard(syslog, "opened port 22 ")
+            assert opened.startswith("<29>knockknock-daemon[") and f"[{keeper}]" not in opened
+            os.kill(keeper, signal.SIGHUP)
+            heard(syslog, ": ready")
+            stage.knock()
+            heard(syslog, "opened port 22 ")
+            for pid in [keeper, *map(int, Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split())]:
+                assert os.readlink(f"/proc/{pid}/fd/2") == "/dev/null", "the terminal is let go of"
+        finally:
+            os.kill(keeper, signal.SIGTERM)
+        heard(syslog, "ended")
+
+
+def test_a_syslog_that_does_not_listen_stops_nobody(stage):
+    stage.configure(guard="22, 7", firewall="nft", log="kmsg")
+    stage.gate = Profile(stage, "gate")
+    stage.gate.give_to_client()
+    with own_dev(stage.server, stage.directory) as syslog:
+        syslog.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--background")
+        keeper = int(heard(syslog, ": ready").split("[")[1].split("]")[0])
+        try:
+            for _ in range(15):  # more lines than a socket's queue holds
+                stage.knock()
+            deadline = time.monotonic() + 2
+            while stage.gate.counter < 15 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert stage.gate.counter == 15
+            assert stage.connects()
+        finally:
+            os.kill(keeper, signal.SIGTERM)
