@@ -64,7 +64,7 @@ ip -n "$server" address add $address/24 dev eth0
 ip -n "$client" link set eth0 up
 ip -n "$server" link set eth0 up
 
-ip netns exec "$server" socat TCP-LISTEN:$port,reuseaddr,fork SYSTEM:'echo welcome' &
+ip netns exec "$server" socat TCP-LISTEN:$port,reuseaddr,fork SYSTEM:'echo welcome' 2>"$files/service.log" &
 started+=($!)
 
 mkdir "$files/server" "$files/client"

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -97,8 +98,10 @@ def test_an_alias_found_through_path(tmp_path):
 
 
 def test_no_argv_at_all():
-    done = subprocess.run([], executable=BINARY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=10)
+    execute = "import ctypes, sys; ctypes.CDLL(None).execv(sys.argv[1].encode(), (ctypes.c_char_p * 1)(None))"
+    done = run("-c", execute, BINARY, program=sys.executable)
     assert done.returncode == 2
+    assert "Usage: knockknock -p PORT HOST" in done.stderr
 
 
 def test_an_argument_that_is_not_utf8():
