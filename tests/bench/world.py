@@ -85,15 +85,14 @@ class Process:
     def pids(self):
         found = [self.popen.pid]
         for pid in found:
-            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-                found += map(int, file.read().split())
+            found += map(int, _read(pid, f"task/{pid}/children").split())
         return found
 
     def cpu_seconds(self):
-        return sum(int(_read(pid, "schedstat").split()[0]) for pid in self.pids()) / 1e9
+        return sum(int((_read(pid, "schedstat") or "0").split()[0]) for pid in self.pids()) / 1e9
 
     def pss_kb(self):
-        return sum(int(re.search(r"^Pss:\s+(\d+)", _read(pid, "smaps_rollup"), re.M)[1]) for pid in self.pids())
+        return sum(int(kb) for pid in self.pids() for kb in re.findall(r"^Pss:\s+(\d+)", _read(pid, "smaps_rollup"), re.M))
 
     def stop(self):
         """Ends it, in order if it can."""
@@ -122,5 +121,7 @@ class Process:
 
 
 def _read(pid, name):
-    with open(f"/proc/{pid}/{name}", encoding="ascii", errors="replace") as file:
+    """A file of a process in /proc; empty if it has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/{name}", encoding="ascii") as file:
         return file.read()
+    return ""
