@@ -129,7 +129,7 @@ class Floor(Contestant):
 class Peer(Contestant):
     """A peer opens by an iptables rule that it deletes again after a second, so its knocks keep that far apart."""
 
-    wait = 1.5, 1.9
+    wait = 1.3, 1.7
     iptables = "/usr/sbin/iptables-nft"     # so that its rules are notified as nftables' own
 
     def start(self):
