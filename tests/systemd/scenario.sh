@@ -26,7 +26,7 @@ soon() { # COMMAND…: it succeeds within 10 seconds
 }
 unit() { systemctl "$1" knockknock-daemon.service; }
 main() { systemctl show --property MainPID --value knockknock-daemon.service; }
-lines() { journalctl --quiet --output cat --unit knockknock-daemon.service --grep "$1" | wc -l; }
+lines() { journalctl --no-pager --quiet --output cat --unit knockknock-daemon.service --grep "$1" | wc -l; }
 more() { [ "$(lines "$1")" -gt "$2" ]; }
 client() { nsenter --target "$client" --net "$@"; }
 connects() { [ "$(client busybox nc -w 1 10.9.0.1 22 </dev/null 2>/dev/null)" = welcome ]; }
@@ -60,6 +60,7 @@ busybox nc -ll -p 22 -e echo welcome &
 check "the unit is active" unit is-active
 check "the daemon is ready" soon more ': ready' 0
 check "its processes are held" filtered
+check "the unit leaves it every means to confine itself" not more 'cannot' 0
 check "the guarded port is closed" not connects
 check "a knock opens it" knocks
 check "for one connection" connects

@@ -78,6 +78,7 @@ def test_under_a_real_systemd(root, firewall):
     (root / "etc/systemd/system/driver.service").write_text(DRIVER)
     container = subprocess.run(
         [*CONTAINER, f"--directory={root}", "--private-network", "--capability=all", "--bind=/dev/kmsg", "--boot",
+         "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
          "systemd.unit=driver.service", "systemd.show_status=no"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120)
     said = container.stdout.replace("\r", "")
