@@ -59,20 +59,22 @@ impl Counter {
         })
     }
 
-    /// Uses up the values before `next`, in place and for good: returns when the disk has it. In
-    /// memory they are used up even where the disk refuses, so that nothing is accepted twice.
-    pub fn burn_to(&mut self, next: u64) -> io::Result<()> {
+    /// Uses up the values before `next`, in memory.
+    pub fn use_up_to(&mut self, next: u64) {
         self.next = self.next.max(next);
+    }
+
+    /// Stores what is used up, in place and for good: returns when the disk has it. A file that is
+    /// no longer in its directory is an error, since nobody would ever read it again.
+    pub fn store(&mut self) -> io::Result<()> {
+        if self.file.metadata()?.nlink() == 0 {
+            return Err(io::Error::other("the file was replaced (SIGHUP has the daemon read profiles again)"));
+        }
         // Always eleven bytes, so that the file's size does not change and a full disk does not matter.
         self.file.write_all_at(format!("{:010}\n", self.next).as_bytes(), 0)?;
         self.file.sync_data()?;
         self.kept = self.next;
         Ok(())
-    }
-
-    /// Whether the file at hand is still in its directory, and not replaced by another.
-    pub fn is_linked(&self) -> bool {
-        self.file.metadata().is_ok_and(|found| found.nlink() > 0)
     }
 
     /// Waits for the lock that lets one client at a time use the counter, and reads it anew.

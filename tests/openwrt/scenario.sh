@@ -49,20 +49,6 @@ keys() { sha256sum $profiles/gate/cipher.key $profiles/gate/mac.key; }
 names() { our_rules | grep -q "$1"; } # our rules do
 counter() { head -n 1 $profiles/gate/counter; }
 
-# A client at the other end of a cable.
-unshare -n sleep 1000 &
-client=$!
-ip link set lo up
-ip link add eth0 type veth # its other end is called veth0
-ip address add 10.9.0.1/24 dev eth0
-ip link set eth0 up
-soon ip link set veth0 netns "$client"
-client ip address add 10.9.0.2/24 dev veth0
-client ip link set veth0 up
-client ip link set lo up
-nc -ll -p 22 -e echo welcome &
-soon connects || { echo "FAILED: the cable" && echo "0 passed, 1 failed" && exit 1; }
-
 # The router's own firewall, as far as a knocked connection meets it, with a SYN limit that is used up.
 if command -v nft >/dev/null; then
 	own=fw4
@@ -101,16 +87,30 @@ else
 	no_own_firewall() { iptables -F INPUT && iptables -P INPUT ACCEPT; }
 	our_rules() { iptables -t mangle -S; }
 fi
-check "$own takes our rule" own_firewall
-check "$own lets nobody in" not connects
-
+# As at boot: the daemon, the firewall, the network.
 check "a profile is made" knockknock-genprofile gate "$port" --ports 22
 mkdir -p /root/.knockknock && cp -R $profiles/gate /root/.knockknock/10.9.0.1
-sed -i "s/#list guard '22'/list guard '22'/" /etc/config/knockknock
+sed -i "s/#list guard '22'/list guard '22'/; s/#list interfaces 'eth1'/list interfaces 'eth0'/" /etc/config/knockknock
 $init enable
 check "it starts before the network and the firewall" [ -e /etc/rc.d/S18knockknock ]
 check "check says what it would do" $init check
 check "the daemon starts by its init script" becomes_ready $init start
+check "$own takes our rule" own_firewall
+
+# The network comes up: a client at the other end of a cable.
+unshare -n sleep 1000 &
+client=$!
+ip link set lo up
+ip link add eth0 type veth # its other end is called veth0
+ip address add 10.9.0.1/24 dev eth0
+ip link set eth0 up
+soon ip link set veth0 netns "$client"
+client ip address add 10.9.0.2/24 dev veth0
+client ip link set veth0 up
+client ip link set lo up
+nc -ll -p 22 -e echo welcome &
+soon nc -w 1 127.0.0.1 22 </dev/null >/dev/null
+
 check "the guarded port is closed" not connects
 check "a knock opens it" knocks
 check "for one connection" connects

@@ -24,6 +24,8 @@ const SUMMARY: Duration = Duration::from_secs(60);
 /// How many searches for the tag of a port that is not allowed are made in that time: enough for
 /// somebody who mistypes, too few to be a burden.
 const CURIOSITY: u32 = 60;
+/// How many knocks wait for the disk together at most.
+const BATCH: usize = 256;
 /// How many SYNs in a row without logged options say that the log rule lacks a flag.
 const OPTIONLESS: u32 = 3;
 
@@ -93,6 +95,15 @@ struct Worker {
     channel: End,
     budget: Budget,
     tally: Tally,
+    /// What was accepted and is not on disk yet, in order.
+    knocks: Vec<Knock>,
+}
+
+/// An accepted knock, whose counter is used up in memory.
+struct Knock {
+    entry: Entry,
+    unsealed: Unsealed,
+    allowed: bool,
 }
 
 /// What anybody can cause, counted until it is summed up.
@@ -109,7 +120,7 @@ struct Tally {
 
 impl Worker {
     fn new(config: Config, guests: HashMap<u16, Guest>, channel: End) -> Self {
-        Self { config, guests, channel, budget: Budget::new(), tally: Tally::default() }
+        Self { config, guests, channel, budget: Budget::new(), tally: Tally::default(), knocks: Vec::new() }
     }
 
     /// Follows the log until it or the helper ends.
@@ -121,17 +132,16 @@ impl Worker {
             let [more] =
                 poll::readable([log.fd()], timeout).map_err(|cause| Error::system("wait for the log", cause))?;
             if more {
-                let mut helper_gone = None;
+                let mut settled = Ok(());
                 let notice = log.read(&ports, &mut |record| {
                     if let Some(entry) = record.entry() {
-                        if let Err(error) = self.take(&entry) {
-                            helper_gone = Some(error);
+                        self.take(&entry);
+                        if self.knocks.len() == BATCH && settled.is_ok() {
+                            settled = self.settle();
                         }
                     }
                 })?;
-                if let Some(error) = helper_gone {
-                    return Err(error);
-                }
+                settled.and_then(|()| self.settle())?;
                 match notice {
                     None => {}
                     Some(Notice::Overrun) => self.tally.count(|tally| &mut tally.overruns),
@@ -143,27 +153,25 @@ impl Worker {
         }
     }
 
-    /// One SYN to a knock port. An error says that the helper is gone.
-    fn take(&mut self, entry: &Entry) -> Result<()> {
+    /// One SYN to a knock port.
+    fn take(&mut self, entry: &Entry) {
         let now = Instant::now();
         if entry.options_logged {
             self.tally.optionless_ends();
         }
-        let Some(guest) = self.guests.get_mut(&entry.knock_port) else { return Ok(()) };
+        let Some(guest) = self.guests.get_mut(&entry.knock_port) else { return };
+        let mut accept = |guest: &mut Guest, unsealed, allowed| {
+            guest.accept(entry, unsealed, now);
+            self.knocks.push(Knock { entry: *entry, unsealed, allowed });
+        };
         let far = if self.budget.allows(entry.source, now) { self.config.resync_window } else { 0 };
         let effort = Effort { window: self.config.window, far, curious: self.tally.curious < CURIOSITY };
         match judge(&guest.profile, &guest.memory, entry, &effort, now) {
-            Verdict::Open(unsealed) => {
-                if guest.burn(entry, unsealed, now) {
-                    return open(&self.channel, &self.config, guest, entry, unsealed);
-                }
-            }
+            Verdict::Open(unsealed) => accept(guest, unsealed, true),
             Verdict::CaughtUp(unsealed) => {
                 let behind = u64::from(unsealed.counter()) - guest.profile.counter.next();
-                if guest.burn(entry, unsealed, now) {
-                    say::note(format_args!("caught up with profile {:?}, {behind} counters on", guest.profile.name));
-                    return open(&self.channel, &self.config, guest, entry, unsealed);
-                }
+                say::note(format_args!("caught up with profile {:?}, {behind} counters on", guest.profile.name));
+                accept(guest, unsealed, true);
             }
             Verdict::Ahead(unsealed) => {
                 if let Some(ciphertext) = entry.ciphertext() {
@@ -171,16 +179,7 @@ impl Worker {
                 }
                 self.budget.charge(entry.source, now.elapsed(), now);
             }
-            Verdict::NotAllowed(unsealed) => {
-                if guest.burn(entry, unsealed, now) {
-                    say::warn(format_args!(
-                        "profile {:?} may not open port {} (asked from {})",
-                        guest.profile.name,
-                        unsealed.port(),
-                        entry.source
-                    ));
-                }
-            }
+            Verdict::NotAllowed(unsealed) => accept(guest, unsealed, false),
             Verdict::Same => {}
             Verdict::Replay => self.tally.count(|tally| &mut tally.replays),
             Verdict::WrongTag => {
@@ -196,52 +195,72 @@ impl Worker {
             }
             Verdict::Empty => {}
         }
+    }
+
+    /// Stores the counters of all that was accepted, and only then asks for the openings, in order.
+    ///
+    /// However many knocks there are, each profile's disk is waited for once: else a slow disk would
+    /// have the kernel's log run over while knocks wait in it.
+    fn settle(&mut self) -> Result<()> {
+        for knock in &self.knocks {
+            if let Some(guest) = self.guests.get_mut(&knock.entry.knock_port).filter(|guest| !guest.is_stored()) {
+                guest.store();
+            }
+        }
+        for knock in self.knocks.drain(..) {
+            let Some(guest) = self.guests.get(&knock.entry.knock_port).filter(|guest| guest.is_stored()) else {
+                continue;
+            };
+            if knock.allowed {
+                open(&self.channel, &self.config, guest, &knock)?;
+            } else {
+                let (name, port, source) = (&guest.profile.name, knock.unsealed.port(), knock.entry.source);
+                say::warn(format_args!("profile {name:?} may not open port {port} (asked from {source})"));
+            }
+        }
         Ok(())
     }
 }
 
 impl Guest {
-    /// Uses up the counters up to and with the knock's, on disk. Where that fails the port stays
-    /// closed: `false`, and it was said.
-    fn burn(&mut self, entry: &Entry, unsealed: Unsealed, now: Instant) -> bool {
+    /// Uses up the counters up to and with the knock's, in memory: nothing is accepted twice even
+    /// where the disk refuses.
+    fn accept(&mut self, entry: &Entry, unsealed: Unsealed, now: Instant) {
         hooks::step("worker: judged");
         if let Some(ciphertext) = entry.ciphertext() {
             self.memory.accept(entry, ciphertext, now);
         }
+        self.profile.counter.use_up_to(u64::from(unsealed.counter()) + 1);
+    }
+
+    /// Whether the disk has what memory has.
+    fn is_stored(&self) -> bool {
+        self.profile.counter.kept() == self.profile.counter.next()
+    }
+
+    /// Stores the counter. Where that fails the port stays closed, and it is said.
+    fn store(&mut self) {
         let counter = &mut self.profile.counter;
         let (expected, stored) = (counter.kept(), counter.stored().ok());
         // Whatever happened to the file, it never goes back.
-        let burnt = counter.burn_to((u64::from(unsealed.counter()) + 1).max(stored.unwrap_or_default()));
+        counter.use_up_to(stored.unwrap_or_default());
+        let kept = counter.store();
         let name = &self.profile.name;
-        if !counter.is_linked() {
-            say::error(
-                &Error::content(
-                    counter.path(),
-                    0,
-                    format!("was replaced while profile {name:?} was in use; the port stays closed"),
-                )
-                .advise("send SIGHUP to the daemon to read the profiles again"),
-            );
-            return false;
-        }
-        if let Err(cause) = burnt {
+        if let Err(cause) = kept {
             let path = counter.path();
             say::warn(format_args!("cannot store the counter in {path:?}: {}; the port stays closed", reason(&cause)));
-            return false;
-        }
-        if stored.is_none_or(|stored| stored < expected) {
+        } else if stored.is_none_or(|stored| stored < expected) {
             say::warn(format_args!(
                 "the counter of profile {name:?} had gone backwards on disk, or was damaged; it was put right"
             ));
         }
-        true
     }
 }
 
 /// Asks the helper for the opening and says what came of it.
-fn open(channel: &End, config: &Config, guest: &Guest, entry: &Entry, unsealed: Unsealed) -> Result<()> {
-    let (name, port, source) = (&guest.profile.name, unsealed.port(), entry.source);
-    let Some(request) = Request::new(source, unsealed, config.delay) else {
+fn open(channel: &End, config: &Config, guest: &Guest, knock: &Knock) -> Result<()> {
+    let (name, port, source) = (&guest.profile.name, knock.unsealed.port(), knock.entry.source);
+    let Some(request) = Request::new(source, knock.unsealed, config.delay) else {
         say::warn(format_args!("port {port} stays closed: {source} is no client's address (profile {name:?})"));
         return Ok(());
     };
