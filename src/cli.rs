@@ -1,7 +1,7 @@
 //! The table of applets. Dispatch, usage, help and completions all read it; this file alone names argh.
 
 use crate::applet::daemon::Mouth;
-use crate::applet::{completions, daemon, genprofile, knock};
+use crate::applet::{completions, connect, daemon, genprofile, knock};
 use crate::config::{self, DIRECTORY};
 use crate::error::{Error, Result};
 use crate::knocker::{self, Family};
@@ -64,6 +64,14 @@ const APPLETS: &[Applet] = &[
         letters: "",
         starts: Starts::Bare,
         run: run_genprofile,
+    },
+    Applet {
+        name: "connect",
+        alias: "knockknock-connect",
+        summary: "knock, connect, and join the connection to standard input and output",
+        letters: "46",
+        starts: Starts::Privileged,
+        run: run_connect,
     },
     Applet {
         name: "completions",
@@ -136,6 +144,27 @@ struct Genprofile {
     /// the port that its knocks go to; no other profile may have it
     #[argh(positional)]
     knockport: String,
+}
+
+/// Knocks, connects, and joins the connection to standard input and output. A host without a
+/// profile is connected without a knock. In ~/.ssh/config: ProxyCommand knockknock connect %h %p
+#[derive(FromArgs)]
+struct Connect {
+    /// where the profiles are (default: ~/.knockknock)
+    #[argh(option)]
+    dir: Option<PathBuf>,
+    /// use the host's IPv4 addresses
+    #[argh(switch, short = '4')]
+    ipv4: bool,
+    /// use the host's IPv6 addresses
+    #[argh(switch, short = '6')]
+    ipv6: bool,
+    /// the host, as its profile is called
+    #[argh(positional)]
+    host: String,
+    /// the port to open and to connect to
+    #[argh(positional)]
+    port: String,
 }
 
 /// Prints completions for a shell.
@@ -352,6 +381,14 @@ fn run_genprofile(args: &[&str]) -> Result<u8> {
     })
 }
 
+fn run_connect(args: &[&str]) -> Result<u8> {
+    applet!("knockknock connect", Connect, args, |to| {
+        let port = config::typed_port(&to.port)?;
+        let directory = to.dir.unwrap_or_else(knocker::directory);
+        connect::run(&directory, &to.host, port, family(to.ipv4, to.ipv6)?).map(|()| 0)
+    })
+}
+
 fn run_completions(args: &[&str]) -> Result<u8> {
     applet!("knockknock completions", Completions, args, |wanted| {
         let applets: Vec<_> = APPLETS.iter().filter(|applet| !applet.summary.is_empty()).map(described).collect();
@@ -391,6 +428,7 @@ fn described(applet: &Applet) -> completions::Described {
         "knock" => Knock::from_args(&[applet.alias], &["--help"]).err(),
         "daemon" => Daemon::from_args(&[applet.alias], &["--help"]).err(),
         "genprofile" => Genprofile::from_args(&[applet.alias], &["--help"]).err(),
+        "connect" => Connect::from_args(&[applet.alias], &["--help"]).err(),
         _ => None,
     };
     completions::Described {

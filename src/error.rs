@@ -83,6 +83,14 @@ impl Error {
         }
     }
 
+    /// The kind of the system's reason, where it is one.
+    pub fn kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::System { cause, .. } => Some(cause.kind()),
+            _ => None,
+        }
+    }
+
     /// The exit code: 2 for usage, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {

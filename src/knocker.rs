@@ -11,7 +11,7 @@ use crate::wire::stack::{Settings, Way};
 use crate::wire::{Stack, Syn, Wire};
 use std::env;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 /// `net.ipv4.ip_local_port_range` where it cannot be read.
@@ -48,9 +48,15 @@ impl Knocker {
     /// Opens the raw sockets, gives up everything that was needed for it, and becomes the one who
     /// typed the command. Profiles are read only after this.
     pub fn open() -> Result<Self> {
-        let knocker = Self::open_as_is()?;
-        become_caller()?;
-        Ok(knocker)
+        Self::open_as(None)
+    }
+
+    /// The same, but becomes `user` where one is given.
+    pub fn open_as(user: Option<User>) -> Result<Self> {
+        let knocker = Self::open_as_is();
+        // Without raw sockets too: what needs none goes on as nobody special.
+        give_up_privileges(user.or_else(caller))?;
+        knocker
     }
 
     /// Opens the raw sockets and leaves privileges to the caller.
@@ -240,13 +246,27 @@ fn caller() -> Option<User> {
     }
 }
 
-/// Gives up every privilege: becomes the caller, or stays who it is without capabilities.
-fn become_caller() -> Result<()> {
-    let dropped = match caller() {
+/// Gives up every privilege: becomes `user`, or stays who it is without capabilities.
+fn give_up_privileges(user: Option<User>) -> Result<()> {
+    let dropped = match user {
         Some(user) => privilege::become_user(user, &[user.gid], &[]),
         None => privilege::keep_only(&[]),
     };
     dropped.map_err(|cause| Error::system("give up root's privileges", cause))
+}
+
+/// The addresses of `host` that the system's resolver gives in `family`, with `port`; at least one.
+pub fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>> {
+    let found = (host, port)
+        .to_socket_addrs()
+        .map_err(|cause| Error::system(format!("find the address of {host:?}"), cause))?;
+    let addresses: Vec<_> = found.filter(|address| family.has(address)).collect();
+    if addresses.is_empty() {
+        return Err(
+            Error::refused(format!("{host:?} has no address of the family asked for")).advise("leave out -4 or -6")
+        );
+    }
+    Ok(addresses)
 }
 
 /// Where a client's profiles are unless `--dir` says otherwise: `.knockknock` in the home of the one

@@ -38,4 +38,5 @@ pub mod knocker;
 pub mod profile;
 pub mod say;
 pub mod sys;
+pub mod tunnel;
 pub mod wire;

@@ -6,11 +6,13 @@
 mod address;
 #[cfg(feature = "hooks")]
 pub mod attempt;
+pub mod epoll;
 pub mod file;
 pub mod inotify;
 pub mod memory;
 pub mod netlink;
 mod option;
+pub mod pipe;
 pub mod poll;
 pub mod privilege;
 pub mod process;
@@ -19,6 +21,7 @@ pub mod route;
 pub mod sandbox;
 pub mod socketpair;
 pub mod sysctl;
+pub mod tcp;
 
 use std::io;
 

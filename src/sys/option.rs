@@ -1,10 +1,10 @@
-//! The options of sockets (getsockopt(2)) whose value is a number.
+//! The options of sockets (getsockopt(2)).
 
 use super::check;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Reads an option.
+/// Reads an option that is a number.
 pub(super) fn get(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut size = size_of_val(&value) as libc::socklen_t;
@@ -14,7 +14,7 @@ pub(super) fn get(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int) 
 }
 
 /// Sets an option.
-pub(super) fn set(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set<T>(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: T) -> io::Result<()> {
     let size = size_of_val(&value) as libc::socklen_t;
     // SAFETY: value is valid for reads of its size.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) }).map(drop)

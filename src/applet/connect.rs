@@ -1,0 +1,123 @@
+//! connect: one knock, one connection, joined to standard input and output.
+
+use crate::error::{Error, Result};
+use crate::knocker::{self, Family, Knocker};
+use crate::sys::epoll::Epoll;
+use crate::sys::pipe::Pipe;
+use crate::sys::process;
+use crate::tunnel::{self, Key, Progress, Race, Turnstile};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often to look whether the turnstile is free, and how long at most.
+const LOOK: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The stack of the thread that sends.
+const STACK: usize = 1 << 16;
+/// What is moved at once where the kernel does not do it.
+const BUFFER: usize = 1 << 16;
+
+/// Connects to `port` of `host`, behind a knock where `directory` has a profile for it, and moves
+/// bytes until both ways have ended.
+pub fn run(directory: &Path, host: &str, port: u16, family: Family) -> Result<()> {
+    // Where there is no profile, raw sockets are not needed.
+    let knocker = Knocker::open();
+    let found = tunnel::find(directory, host)?;
+    let addresses = knocker::resolve(host, port, family)?;
+    let stream = match found {
+        None => race(&addresses, None),
+        Some(found) => match tunnel::profile_for(&found, port)? {
+            None => race(&addresses, None),
+            Some(profile) => {
+                let turnstile = Turnstile::new(&found);
+                let pass = wait_for(&turnstile)?;
+                race(&addresses, Some(Key { knocker: Rc::new(knocker?), profile, pass, pace: turnstile.pace() }))
+            }
+        },
+    };
+    join(&stream?)
+}
+
+fn wait_for(turnstile: &Turnstile) -> Result<tunnel::Pass> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match turnstile.try_pass()? {
+            Some(pass) => return Ok(pass),
+            None if Instant::now() > until => {
+                return Err(Error::refused("somebody else is knocking there and does not get through"));
+            }
+            None => thread::sleep(LOOK),
+        }
+    }
+}
+
+fn race(addresses: &[SocketAddr], key: Option<Key>) -> Result<TcpStream> {
+    let asked = |cause| Error::system("wait for connections", cause);
+    let epoll = Epoll::new().map_err(asked)?;
+    let mut race = Race::new(addresses, key);
+    let mut ready = Vec::new();
+    loop {
+        match race.run(&epoll, 0) {
+            Progress::Won(stream, _) => return Ok(stream),
+            Progress::Lost(error) => return Err(error),
+            Progress::Running(until) => epoll.wait(&mut ready, Some(until)).map_err(asked)?,
+        }
+    }
+}
+
+/// A thread sends and this one receives: standard input and output may be of any kind, and none is
+/// made non-blocking, because others may share them.
+fn join(stream: &TcpStream) -> Result<()> {
+    let broken = |cause| Error::system("go on with the connection", cause);
+    stream.set_nonblocking(false).map_err(broken)?;
+    let _ = stream.set_nodelay(true);
+    let (input, output) = (File::from(process::inherited(0)), File::from(process::inherited(1)));
+    let typed = input.is_terminal();
+    let sender = stream.try_clone().map_err(broken)?;
+    let sending = thread::Builder::new().stack_size(STACK).spawn(move || send(&input, &sender)).map_err(broken)?;
+    copy(stream, &output, is_spliced(&output)).map_err(broken)?;
+    // Whoever reads our output learns of its end now, and may go on sending.
+    drop(output);
+    // A person at a terminal has nothing more to say to a server that is gone.
+    if typed { Ok(()) } else { sending.join().unwrap_or(Ok(())).map_err(broken) }
+}
+
+fn send(input: &File, stream: &TcpStream) -> io::Result<()> {
+    copy(input, stream, is_spliced(input))?;
+    stream.shutdown(Shutdown::Write)
+}
+
+/// Whether the kernel moves bytes from and to `file` by itself, whatever flags it has.
+fn is_spliced(file: &File) -> bool {
+    file.metadata().is_ok_and(|found| found.file_type().is_fifo() || found.file_type().is_socket())
+}
+
+/// Moves bytes until `from` ends.
+fn copy<F: AsFd, T: AsFd>(from: &F, to: &T, spliced: bool) -> io::Result<()>
+where
+    for<'a> &'a F: Read,
+    for<'a> &'a T: Write,
+{
+    let pipe = Pipe::waiting()?;
+    let mut buffer = if spliced { Vec::new() } else { vec![0; BUFFER] };
+    loop {
+        let mut held = if spliced { pipe.fill(from) } else { (&*from).read(&mut buffer) }?;
+        if held == 0 {
+            return Ok(());
+        }
+        if spliced {
+            while held > 0 {
+                held -= pipe.drain(to, held)?;
+            }
+        } else {
+            (&*to).write_all(buffer.get(..held).unwrap_or_default())?;
+        }
+    }
+}

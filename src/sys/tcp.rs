@@ -1,0 +1,65 @@
+//! TCP connections, where std would wait or cannot say it.
+
+use super::address::{Address, family};
+use super::check;
+use super::option::set;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Begins to connect to `to`, from `from`'s address where one is given, and does not wait. The stream
+/// is writable when the connection is there or has failed.
+pub fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket takes three numbers and returns a new descriptor.
+    let fd = check(unsafe { libc::socket(family(to), kind, 0) })?;
+    // SAFETY: `fd` was just opened and is owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    if let Some(mut from) = from {
+        from.set_port(0);
+        // The port is chosen by connect, as for any connection; a kernel that cannot chooses it here.
+        let _ = set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
+        let from = Address::from(from);
+        let (name, size) = from.parts();
+        // SAFETY: the address is valid for reads of the size given.
+        check(unsafe { libc::bind(socket.as_raw_fd(), name, size) })?;
+    }
+    let to = Address::from(to);
+    let (name, size) = to.parts();
+    // SAFETY: as above.
+    match check(unsafe { libc::connect(socket.as_raw_fd(), name, size) }) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(TcpStream::from(socket)),
+    }
+}
+
+/// Has the connection closed with an RST: the other side is not to take what it got for all there is.
+pub fn reset(stream: &TcpStream) -> io::Result<()> {
+    set(stream, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })
+}
+
+/// Has the kernel find out, in its own time, when the other side is gone without a word.
+pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    set(stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    #[test]
+    fn connects_from_where_it_is_told_and_resets() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let from = SocketAddr::from(([127, 0, 0, 9], 1));
+        let stream = connect(listener.local_addr().unwrap(), Some(from)).unwrap();
+        let (mut accepted, peer) = listener.accept().unwrap();
+        assert_eq!(peer.ip(), from.ip());
+        assert_ne!(peer.port(), from.port());
+        keep_alive(&stream).unwrap();
+        reset(&stream).unwrap();
+        drop(stream);
+        assert_eq!(accepted.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+}

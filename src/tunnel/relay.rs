@@ -1,0 +1,169 @@
+//! Moving bytes between two connections, both ways, without taking them out of the kernel.
+//!
+//! A pipe is borrowed while bytes are on their way and no longer: what a connection costs that says
+//! nothing is its two sockets. One way is full when its pipe is, and then its sender has to wait.
+
+use crate::sys::epoll::Event;
+use crate::sys::pipe::Pipe;
+use crate::sys::tcp;
+use std::io;
+use std::net::{Shutdown, TcpStream};
+
+/// How often one way is filled before others have their turn: 64 KiB each time at most.
+const TURN: usize = 16;
+/// How many pipes are kept for the next one.
+const SPARES: usize = 16;
+
+/// Empty pipes, lent to ways that have something to move.
+#[derive(Default)]
+pub struct Spares(Vec<Pipe>);
+
+impl Spares {
+    fn lend(&mut self) -> io::Result<Pipe> {
+        self.0.pop().map_or_else(Pipe::new, Ok)
+    }
+
+    fn take_back(&mut self, pipe: Pipe) {
+        if self.0.len() < SPARES {
+            self.0.push(pipe);
+        }
+    }
+}
+
+/// One of the two that are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Who came to us.
+    Client,
+    /// Whom we went to.
+    Server,
+}
+
+/// What a relay is to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// Wait until the epoll tells of it.
+    All,
+    /// Go on, when others had their turn.
+    Some,
+    /// Nothing more: both ways have ended, or one side has failed.
+    Over,
+}
+
+/// Two connections made one.
+pub struct Relay {
+    client: End,
+    server: End,
+    up: Way,
+    down: Way,
+}
+
+struct End {
+    stream: TcpStream,
+    readable: bool,
+    writable: bool,
+    failed: bool,
+}
+
+#[derive(Default)]
+struct Way {
+    /// What is on the way, and how much of it.
+    held: Option<(Pipe, usize)>,
+    ended: bool,
+}
+
+impl Relay {
+    /// Of two non-blocking streams that an epoll watches.
+    pub fn new(client: TcpStream, server: TcpStream) -> Self {
+        let end = |stream: TcpStream| {
+            // Whoever sent bytes in one piece wants them there at once.
+            let _ = stream.set_nodelay(true);
+            let _ = tcp::keep_alive(&stream);
+            End { stream, readable: true, writable: true, failed: false }
+        };
+        Self { client: end(client), server: end(server), up: Way::default(), down: Way::default() }
+    }
+
+    /// Takes in what the epoll told of one side.
+    pub fn note(&mut self, side: Side, event: Event) {
+        let end = match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        };
+        end.readable |= event.readable;
+        end.writable |= event.writable;
+        end.failed |= event.failed;
+    }
+
+    /// Moves what there is. An end of one side's bytes is passed on when all of them are, and the
+    /// other way lives on; a failure of one side is passed on at once, as a reset.
+    pub fn run(&mut self, spares: &mut Spares) -> Moved {
+        let Self { client, server, up, down } = self;
+        let moved = up.run(client, server, spares).and_then(|first| Ok(first | down.run(server, client, spares)?));
+        match moved {
+            Ok(_) if up.ended && down.ended => Moved::Over,
+            Ok(false) => Moved::All,
+            Ok(true) => Moved::Some,
+            Err(_) => {
+                for end in [client, server] {
+                    let _ = tcp::reset(&end.stream);
+                }
+                Moved::Over
+            }
+        }
+    }
+}
+
+impl Way {
+    /// Says whether there may be more to move.
+    fn run(&mut self, from: &mut End, to: &mut End, spares: &mut Spares) -> io::Result<bool> {
+        for _ in 0..TURN {
+            if self.held.is_none() && !self.fill(from, to, spares)? || !self.drain(to, spares)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Says whether something came.
+    fn fill(&mut self, from: &mut End, to: &End, spares: &mut Spares) -> io::Result<bool> {
+        if self.ended {
+            // Nobody reads here any more, so nobody else would see it.
+            return if from.failed { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(false) };
+        }
+        if !from.readable {
+            return Ok(false);
+        }
+        let pipe = spares.lend()?;
+        match pipe.fill(&from.stream) {
+            Ok(0) => {
+                self.ended = true;
+                let _ = to.stream.shutdown(Shutdown::Write);
+            }
+            Ok(length) => {
+                self.held = Some((pipe, length));
+                return Ok(true);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => from.readable = false,
+            Err(error) => return Err(error),
+        }
+        spares.take_back(pipe);
+        Ok(false)
+    }
+
+    /// Says whether all of it went.
+    fn drain(&mut self, to: &mut End, spares: &mut Spares) -> io::Result<bool> {
+        while let Some((pipe, held)) = self.held.take_if(|_| to.writable) {
+            match pipe.drain(&to.stream, held) {
+                Ok(length) if length < held => self.held = Some((pipe, held - length)),
+                Ok(_) => spares.take_back(pipe),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    to.writable = false;
+                    self.held = Some((pipe, held));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.held.is_none())
+    }
+}

@@ -1,0 +1,125 @@
+"""Real services for real clients: sshd, and a web server that answers with what it is told to."""
+
+import functools
+import http.server
+import os
+import socket
+import subprocess
+import threading
+import time
+
+# Clients that leave the test's machine alone: no configuration, no keys and no known hosts of its own.
+SSH_OPTIONS = ["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+               "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10"]
+
+
+class Sshd:
+    """An OpenSSH server with a key of its own for its only user, the one who runs the tests."""
+
+    def __init__(self, machine, directory, port):
+        directory.mkdir()
+        directory.chmod(0o755)
+        self.port, self.key = port, directory / "client_key"
+        for path in (self.key, directory / "host_key"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+        (directory / "authorized_keys").write_text((directory / "client_key.pub").read_text())
+        config = directory / "sshd_config"
+        config.write_text(f"""
+            Port {port}
+            HostKey {directory}/host_key
+            AuthorizedKeysFile {directory}/authorized_keys
+            PidFile none
+            StrictModes no
+            UsePAM no
+            PermitRootLogin yes
+            Subsystem sftp internal-sftp
+            MaxStartups 200
+        """)
+        os.makedirs("/run/sshd", exist_ok=True)
+        self._process = machine.start("/usr/sbin/sshd", "-D", "-e", "-f", config, stderr=subprocess.PIPE)
+        while b"listening on" not in (line := self._process.stderr.readline()):
+            assert line, "sshd ended"
+        self._reader = threading.Thread(target=self._process.stderr.read, daemon=True)
+        self._reader.start()
+
+    def options(self, proxy_command):
+        """What ssh and scp need to reach it."""
+        return [*SSH_OPTIONS, "-i", str(self.key), "-o", f"ProxyCommand={proxy_command}"]
+
+    def close(self):
+        self._process.terminate()
+        self._process.wait()
+        self._reader.join()
+        self._process.stderr.close()
+
+
+class Web:
+    """An HTTP server on IPv4 and IPv6 that serves a directory."""
+
+    def __init__(self, machine, directory, port):
+        directory.mkdir()
+        self.directory = directory
+
+        class Quiet(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            address_family, request_queue_size, daemon_threads = socket.AF_INET6, 1000, True
+
+        with machine.inside():
+            self._server = Server(("::", port), functools.partial(Quiet, directory=directory))
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Plain:
+    """A TCP service, IPv4 and IPv6, that runs `serve` with each connection in a thread of its own."""
+
+    def __init__(self, machine, port, serve):
+        self._listener = machine.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("::", port))
+        self._listener.listen(1000)
+        self._serve = serve
+        self.accepted = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            threading.Thread(target=self._run, args=[connection], daemon=True).start()
+
+    def _run(self, connection):
+        with connection:
+            try:
+                self._serve(connection)
+            except OSError:
+                pass
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def echo(connection):
+    """Sends back what comes, and ends when it does."""
+    while octets := connection.recv(1 << 16):
+        connection.sendall(octets)
+
+
+def wait_until(condition, timeout=5):
+    """Waits until `condition` holds; fails where it does not in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.01)

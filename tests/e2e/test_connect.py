@@ -1,0 +1,279 @@
+"""connect: knocks, connects, and joins the connection to standard input and output."""
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+import pytest
+
+from services import Plain, Sshd, echo, wait_until
+from stage import BINARY, CLIENT6, SERVER, SERVER6, Capture, Service, status
+
+ECHO, SSH, PLAIN, MUTE = 4000, 2222, 4001, 4002
+
+
+@pytest.fixture
+def door(stage, firewall):
+    """Guarded services, and one that is not."""
+    stage.open_up(firewall, guard=f"{stage.PORT}, {stage.FENCE_PORT}, {ECHO}, {SSH}, {MUTE}")
+    stage.keep(Plain(stage.server, ECHO, echo))
+    stage.keep(Plain(stage.server, PLAIN, echo))
+    return stage
+
+
+def connect(stage, *arguments, **options):
+    return stage.client.run(BINARY, "connect", "--dir", stage.client_dir, *arguments, **options)
+
+
+def start(stage, *arguments):
+    return stage.client.start(BINARY, "connect", "--dir", stage.client_dir, *arguments,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_it_knocks_and_connects(door):
+    assert not door.connects()
+    assert connect(door, SERVER, door.PORT).stdout == Service.GREETING.decode()
+    assert not door.connects()
+    assert door.gate.client_counter == door.gate.counter == 1
+
+
+def test_the_end_of_the_input_is_passed_on_and_the_answer_still_comes(door):
+    text = "one line\n" * 100_000
+    assert connect(door, SERVER, ECHO, input=text).stdout == text
+
+
+def test_input_and_output_may_be_files(door):
+    source, target = door.directory / "source", door.directory / "target"
+    source.write_bytes(os.urandom(3_000_000))
+    for mode in ("wb", "ab"):  # splice(2) refuses what is open for appending
+        with source.open("rb") as given, target.open(mode) as taken:
+            process = door.client.start(BINARY, "connect", "--dir", door.client_dir, SERVER, ECHO, stdin=given, stdout=taken)
+            assert process.wait(20) == 0
+    assert target.read_bytes() == source.read_bytes() * 2
+
+
+def test_both_ways_are_full_and_neither_waits_for_the_other(door):
+    """The peer reads nothing until all of its own is written."""
+    process = start(door, SERVER, ECHO)
+    sent = os.urandom(1 << 20)
+    while_blocked = len(sent)
+    os.set_blocking(process.stdin.fileno(), False)
+    at = 0
+    while at < while_blocked:
+        try:
+            at += os.write(process.stdin.fileno(), sent[at:at + 65536])
+        except BlockingIOError:
+            break
+        time.sleep(0.001)
+    received = b""
+    while len(received) < at:
+        received += os.read(process.stdout.fileno(), 65536)
+    assert received == sent[:at]
+    process.stdin.close()
+    assert process.wait(5) == 0
+
+
+def test_the_end_of_the_output_is_passed_on_while_input_goes_on(door):
+    taken = []
+
+    def serve(connection):
+        connection.sendall(b"bye")
+        connection.shutdown(socket.SHUT_WR)
+        while octets := connection.recv(100):
+            taken.append(octets)
+        taken.append(None)
+
+    door.keep(Plain(door.server, MUTE, serve))
+    process = start(door, SERVER, MUTE)
+    assert process.stdout.read() == b"bye"
+    process.stdin.write(b"still here")
+    process.stdin.close()
+    assert process.wait(5) == 0
+    wait_until(lambda: taken[-1:] == [None])
+    assert b"".join(taken[:-1]) == b"still here"
+
+
+def test_a_reset_is_an_error_and_ends_it(door):
+    def serve(connection):
+        connection.recv(1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    door.keep(Plain(door.server, MUTE, serve))
+    process = start(door, SERVER, MUTE)
+    process.stdin.write(b"x")
+    process.stdin.flush()
+    assert process.wait(5) == 1
+    assert process.stderr.read() == b"knockknock-connect: cannot go on with the connection: connection reset by peer\n"
+    process.stdin.close()
+
+
+def test_a_host_without_a_profile_is_connected_without_a_knock(door):
+    capture = door.keep(Capture(door.client))
+    (door.gate.client_path).rename(door.client_dir / "elsewhere")
+    assert connect(door, SERVER, PLAIN, input="x").stdout == "x"
+    assert connect(door, "--dir", "/nonexistent", SERVER, PLAIN, input="x").stdout == "x"
+    assert capture.sent(door.gate.knock_port) == []
+
+
+def test_a_port_that_the_profile_may_not_open_is_connected_without_a_knock(door):
+    with (door.gate.client_path / "config").open("a") as config:
+        config.write(f"ports = {ECHO}\n")
+    assert connect(door, SERVER, PLAIN, input="x").stdout == "x"
+    assert door.gate.client_counter == 0
+    assert connect(door, SERVER, ECHO, input="x").stdout == "x"
+    assert door.gate.client_counter == 1
+
+
+@pytest.mark.parametrize("what, why", [
+    ([SERVER, "0"], "\"0\" is no port from 1 to 65535"),
+    ([SERVER], "Required positional arguments not provided"),
+    (["-4", "-6", SERVER, "22"], "-4 and -6 exclude each other")])
+def test_usage(door, what, why):
+    done = connect(door, *what, check=False)
+    assert done.returncode == 2 and why in done.stderr
+
+
+def test_a_refused_connection_without_a_knock_is_said_at_once(door):
+    (door.gate.client_path).rename(door.client_dir / "elsewhere")
+    began = time.monotonic()
+    done = connect(door, SERVER, PLAIN + 7, check=False)
+    assert time.monotonic() - began < 0.5
+    assert (done.returncode, done.stderr) == (
+        1, f"knockknock-connect: cannot connect to {SERVER}:{PLAIN + 7}: connection refused\n")
+
+
+def test_three_unanswered_knocks_are_an_error(door):
+    """Nobody listens for knocks; the guard drops."""
+    door.daemon.stop()
+    capture = door.keep(Capture(door.client))
+    began = time.monotonic()
+    done = connect(door, SERVER, ECHO, check=False)
+    assert 3 < time.monotonic() - began < 6
+    assert done.returncode == 1
+    assert f"cannot connect to {SERVER}:{ECHO}: timed out\n" in done.stderr
+    assert "3 knocks went unanswered" in done.stderr
+    assert len(capture.sent(door.gate.knock_port)) == 3
+    assert door.gate.client_counter == 3
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_a_lost_knock_is_made_good_by_the_next(door):
+    door.server.run("nft", "-f", "-", input=f"""
+        table inet loss {{ chain input {{ type filter hook prerouting priority raw;
+            tcp dport {door.gate.knock_port} limit rate over 1/day burst 2 packets accept
+            tcp dport {door.gate.knock_port} drop }} }}""")
+    began = time.monotonic()
+    assert connect(door, SERVER, ECHO, input="x").stdout == "x"
+    assert 1.9 < time.monotonic() - began < 2.5
+    assert door.gate.client_counter == 3
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+@pytest.mark.parametrize("answer", ["tcp reset", "icmp type port-unreachable", "icmp type admin-prohibited"])
+def test_a_refusal_while_the_port_is_closed_means_try_again(door, answer):
+    """The guard drops; here another firewall rejects what was not knocked for."""
+    door.daemon.stop()
+    door.configure(firewall="nft", guard=door.FENCE_PORT)
+    door.start_daemon()
+    door.server.run("nft", "-f", "-", input=f"""
+        table inet reject {{ chain input {{ type filter hook input priority filter;
+            ct state established accept
+            ct mark and 0x08000000 != 0 accept
+            tcp dport {ECHO} reject with {answer} }} }}""")
+    for _ in range(5):
+        assert connect(door, SERVER, ECHO, input="x").stdout == "x"
+    assert door.gate.client_counter == 5
+
+
+def test_few_packets_are_sent(door):
+    capture = door.keep(Capture(door.client))
+    for _ in range(20):
+        connect(door, SERVER, ECHO, input="x")
+    assert len(capture.sent(door.gate.knock_port)) == 20
+    # Two attempts at the most where the answer is immediate; each connection sends five to eight more packets.
+    capture = door.keep(Capture(door.client))
+    connect(door, SERVER, ECHO, input="x")
+    starts = [packet for packet in capture.sent(ECHO) if packet.flags == 2]
+    assert 1 <= len(starts) <= 4
+
+
+def test_ten_at_once_take_turns(door):
+    began = time.monotonic()
+    assert connect(door, SERVER, ECHO, input="x").stdout == "x"
+    one = time.monotonic() - began
+    began = time.monotonic()
+    processes = [start(door, SERVER, ECHO) for _ in range(10)]
+    for number, process in enumerate(processes):
+        assert process.communicate(b"%d" % number, 20)[0] == b"%d" % number
+    assert time.monotonic() - began < max(10 * one, 1)
+    assert door.gate.client_counter == 11
+
+
+def test_one_that_is_stopped_at_the_turnstile_holds_up_nobody_else_once_it_is_killed(door):
+    door.daemon.stop()
+    first = start(door, SERVER, ECHO)
+    wait_until(lambda: door.gate.client_counter == 1)
+    os.kill(first.pid, signal.SIGSTOP)
+    door.start_daemon()
+    second = start(door, SERVER, ECHO)
+    time.sleep(0.2)
+    assert second.poll() is None
+    first.kill()
+    first.communicate()
+    assert second.communicate(b"x", 5)[0] == b"x"
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_by_ipv6(door):
+    (door.gate.client_path).rename(door.client_dir / SERVER6)
+    assert connect(door, SERVER6, ECHO, input="x").stdout == "x"
+    assert door.daemon.wait_for(f"opened port {ECHO} to {CLIENT6} ")
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_knock_and_connection_leave_from_the_same_address(door):
+    """With privacy addresses the next packet may leave from another."""
+    for number in range(2, 8):
+        door.client.run("ip", "address", "add", f"fd09::2:{number}/64", "dev", "eth0", "nodad")
+        mac = door.client.run("cat", "/sys/class/net/eth0/address").stdout.strip()
+        door.server.run("ip", "neighbour", "add", f"fd09::2:{number}", "lladdr", mac, "dev", "eth0", "nud", "permanent")
+    (door.gate.client_path).rename(door.client_dir / SERVER6)
+    assert connect(door, SERVER6, ECHO, input="x").stdout == "x"
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_a_dead_ipv6_address_costs_a_quarter_of_a_second(door):
+    hosts = door.directory / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\nfd09::dead host.example\n{SERVER} host.example\n")
+    door.client.run("mount", "--bind", hosts, "/etc/hosts")
+    (door.gate.client_path).rename(door.client_dir / "host.example")
+    began = time.monotonic()
+    assert connect(door, "host.example", ECHO, input="x").stdout == "x"
+    assert 0.2 < time.monotonic() - began < 0.6
+    assert door.gate.client_counter == 2, "one knock for each address"
+    assert connect(door, "-4", "host.example", ECHO, input="x").stdout == "x"
+    assert door.gate.client_counter == 3
+
+
+def test_ssh_and_scp_behind_the_guard(door):
+    sshd = door.keep(Sshd(door.server, door.directory / "sshd", SSH))
+    options = sshd.options(f"{BINARY} connect --dir {door.client_dir} %h %p")
+    assert door.client.run("ssh", *options, "-p", SSH, f"root@{SERVER}", "echo $SSH_CONNECTION").stdout.endswith(f"{SSH}\n")
+    source, target = door.directory / "source", door.directory / "target"
+    source.write_bytes(os.urandom(100 << 20))
+    door.client.run("scp", *options, "-P", SSH, source, f"root@{SERVER}:{target}", timeout=100)
+    assert target.read_bytes() == source.read_bytes()
+    assert not door.connects(SSH)
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_it_keeps_no_privilege(door):
+    process = start(door, SERVER, ECHO)
+    wait_until(lambda: door.gate.client_counter == 1)
+    state = status(process.pid)
+    assert {int(state[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert state["NoNewPrivs"] == "1"
+    process.communicate(b"", 5)
