@@ -111,7 +111,7 @@ impl Knocker {
 }
 
 /// `address` with `port`, and an IPv4 address that was written as one of IPv6 as what it is.
-fn canonical(mut address: SocketAddr, port: u16) -> SocketAddr {
+pub fn canonical(mut address: SocketAddr, port: u16) -> SocketAddr {
     address.set_port(port);
     match address.ip().to_canonical() {
         IpAddr::V4(v4) => (v4, port).into(),

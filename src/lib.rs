@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | top | [`cli`] | the table of applets: argv → applet → exit code |
 //! | 3 | [`applet`] | the programs, one file or folder each; none imports another |
-//! | 2 | [`knocker`] | what several programs share: one knock |
+//! | 2 | [`knocker`], [`tunnel`] | what several programs share: one knock; a connection behind one |
 //! | 1 | [`profile`], [`config`], [`klog`], [`firewall`], [`say`] | keys on disk, the daemon's config, the kernel's log, the firewall, the one mouth |
 //! | 0 | [`wire`], [`ini`], [`sys`] | pure values; the lines of an INI file; the kernel's calls, the only unsafe code |
 //!

@@ -2,7 +2,7 @@
 
 use super::Pass;
 use crate::error::{Error, Result};
-use crate::knocker::Knocker;
+use crate::knocker::{Knocker, canonical};
 use crate::profile::Profile;
 use crate::sys::epoll::Epoll;
 use crate::sys::tcp;
@@ -77,7 +77,8 @@ pub enum Progress {
 impl Race {
     /// To one of `addresses`, behind a knock where there is a key.
     pub fn new(addresses: &[SocketAddr], key: Option<Key>) -> Self {
-        let addresses: VecDeque<_> = alternating(addresses).into_iter().take(ADDRESSES).collect();
+        let mut addresses = alternating(addresses);
+        addresses.truncate(ADDRESSES);
         let untried = addresses.len();
         Self { addresses, untried, rounds: 0, key, round: None, attempts: Vec::new(), failure: None }
     }
@@ -209,17 +210,79 @@ fn failed(address: SocketAddr, cause: io::Error) -> Error {
 }
 
 /// The same addresses with their families in turn, the first one's first (RFC 8305, section 4).
-fn alternating(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
-    let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
+fn alternating(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
+    let addresses = || addresses.iter().map(|&address| canonical(address, address.port()));
+    let first = addresses().next().is_some_and(|address| address.is_ipv6());
     let (mut ones, mut others): (VecDeque<_>, VecDeque<_>) =
-        addresses.iter().partition(|address| address.is_ipv6() == first);
-    let mut all = Vec::with_capacity(addresses.len());
+        addresses().partition(|address| address.is_ipv6() == first);
+    let mut all = VecDeque::new();
     while let Some(one) = ones.pop_front() {
-        all.push(one);
+        all.push_back(one);
         std::mem::swap(&mut ones, &mut others);
         if ones.is_empty() {
             std::mem::swap(&mut ones, &mut others);
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn run(race: &mut Race) -> Result<TcpStream> {
+        let (epoll, mut ready) = (Epoll::new().unwrap(), Vec::new());
+        loop {
+            match race.run(&epoll, 0) {
+                Progress::Running(until) => epoll.wait(&mut ready, Some(until)).unwrap(),
+                Progress::Won(stream, _) => return Ok(stream),
+                Progress::Lost(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A port of loopback's that nobody listens at.
+    fn closed() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    #[test]
+    fn a_refusal_without_a_knock_moves_on_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let began = Instant::now();
+        let stream = run(&mut Race::new(&[closed(), closed(), open], None)).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), open);
+        assert!(began.elapsed() < Duration::from_millis(200));
+    }
+
+    #[test]
+    fn the_refusal_is_what_is_told() {
+        let unreachable = "[100::1]:1".parse().unwrap();
+        let error = run(&mut Race::new(&[closed(), unreachable], None)).unwrap_err();
+        assert_eq!(error.kind(), Some(io::ErrorKind::ConnectionRefused));
+        assert!(run(&mut Race::new(&[], None)).is_err());
+    }
+
+    #[test]
+    fn an_address_that_says_nothing_costs_a_quarter_of_a_second() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Nobody accepts here, and the queue is full.
+        let full = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mute = full.local_addr().unwrap();
+        let _queue: Vec<_> = (0..4200).map_while(|_| tcp::connect(mute, None).ok()).collect();
+        let began = Instant::now();
+        run(&mut Race::new(&[mute, listener.local_addr().unwrap()], None)).unwrap();
+        assert!((240..600).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let [a, b, c, d]: [SocketAddr; 4] =
+            ["[::1]:1", "[::2]:1", "1.0.0.1:1", "[::3]:1"].map(|text| text.parse().unwrap());
+        assert_eq!(alternating(&[a, b, c, d]), [a, c, b, d]);
+        assert_eq!(alternating(&[c, a]), [c, a]);
+        assert_eq!(alternating(&[]), []);
+    }
 }

@@ -167,3 +167,105 @@ impl Way {
         Ok(self.held.is_none())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::epoll::Epoll;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// A connection: who began it and who accepted it.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (one, listener.accept().unwrap().0)
+    }
+
+    /// Client and server of a relay that runs in a thread until it is over; it gives its spare pipes.
+    fn relayed() -> (TcpStream, TcpStream, thread::JoinHandle<usize>) {
+        let ((client, near), (far, server)) = (pair(), pair());
+        let thread = thread::spawn(move || {
+            let (epoll, mut ready, mut spares) = (Epoll::new().unwrap(), Vec::new(), Spares::default());
+            for (token, stream) in [(0, &near), (1, &far)] {
+                stream.set_nonblocking(true).unwrap();
+                epoll.add(stream, token).unwrap();
+            }
+            let mut relay = Relay::new(near, far);
+            loop {
+                match relay.run(&mut spares) {
+                    Moved::Over => return spares.0.len(),
+                    Moved::Some => {}
+                    Moved::All => {
+                        epoll.wait(&mut ready, Some(Instant::now() + Duration::from_secs(5))).unwrap();
+                        assert!(!ready.is_empty(), "it hangs");
+                        for event in &ready {
+                            relay.note(if event.token == 0 { Side::Client } else { Side::Server }, *event);
+                        }
+                    }
+                }
+            }
+        });
+        (client, server, thread)
+    }
+
+    #[test]
+    fn both_ways_are_whole_and_end_one_by_one() {
+        let (mut client, mut server, relay) = relayed();
+        let sent: Vec<u8> = (0..5_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+        let expected = sent.clone();
+        let mut sender = client.try_clone().unwrap();
+        let sending = thread::spawn(move || {
+            sender.write_all(&sent).unwrap();
+            sender.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut received = Vec::new();
+        server.read_to_end(&mut received).unwrap();
+        sending.join().unwrap();
+        assert!(received == expected);
+        server.write_all(&received).unwrap();
+        drop(server);
+        received.clear();
+        client.read_to_end(&mut received).unwrap();
+        assert!(received == expected);
+        assert_eq!(relay.join().unwrap(), 1, "one pipe did it all");
+    }
+
+    #[test]
+    fn who_does_not_read_holds_up_who_writes() {
+        let (mut client, mut server, relay) = relayed();
+        client.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        let (piece, mut sent) = (vec![7; 1 << 16], 0);
+        while let Ok(length) = client.write(&piece) {
+            sent += length;
+            assert!(sent < 100 << 20, "somebody holds it all");
+        }
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut received = Vec::new();
+        server.read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), sent);
+        drop((client, server));
+        relay.join().unwrap();
+    }
+
+    #[test]
+    fn a_reset_is_passed_on() {
+        for finished in [false, true] {
+            let (mut client, mut server, relay) = relayed();
+            if finished {
+                server.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(client.read(&mut [0]).unwrap(), 0);
+            } else {
+                client.write_all(b"x").unwrap();
+                server.read_exact(&mut [0]).unwrap();
+            }
+            tcp::reset(&server).unwrap();
+            drop(server);
+            relay.join().unwrap();
+            let failure = client.write(b"x").and_then(|_| client.read(&mut [0])).unwrap_err();
+            assert!(matches!(failure.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{failure}");
+        }
+    }
+}

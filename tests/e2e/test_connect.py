@@ -24,13 +24,18 @@ def door(stage, firewall):
     return stage
 
 
-def connect(stage, *arguments, **options):
-    return stage.client.run(BINARY, "connect", "--dir", stage.client_dir, *arguments, **options)
+def connect(stage, *arguments, directory=None, **options):
+    return stage.client.run(BINARY, "connect", "--dir", directory or stage.client_dir, *arguments, **options)
 
 
 def start(stage, *arguments):
     return stage.client.start(BINARY, "connect", "--dir", stage.client_dir, *arguments,
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def call_profile(stage, host):
+    """Gives the client's profile another name."""
+    stage.gate.client_path = stage.gate.client_path.rename(stage.client_dir / host)
 
 
 def test_it_knocks_and_connects(door):
@@ -112,9 +117,9 @@ def test_a_reset_is_an_error_and_ends_it(door):
 
 def test_a_host_without_a_profile_is_connected_without_a_knock(door):
     capture = door.keep(Capture(door.client))
-    (door.gate.client_path).rename(door.client_dir / "elsewhere")
+    call_profile(door, "elsewhere")
     assert connect(door, SERVER, PLAIN, input="x").stdout == "x"
-    assert connect(door, "--dir", "/nonexistent", SERVER, PLAIN, input="x").stdout == "x"
+    assert connect(door, SERVER, PLAIN, directory="/nonexistent", input="x").stdout == "x"
     assert capture.sent(door.gate.knock_port) == []
 
 
@@ -137,7 +142,7 @@ def test_usage(door, what, why):
 
 
 def test_a_refused_connection_without_a_knock_is_said_at_once(door):
-    (door.gate.client_path).rename(door.client_dir / "elsewhere")
+    call_profile(door, "elsewhere")
     began = time.monotonic()
     done = connect(door, SERVER, PLAIN + 7, check=False)
     assert time.monotonic() - began < 0.5
@@ -163,8 +168,9 @@ def test_three_unanswered_knocks_are_an_error(door):
 def test_a_lost_knock_is_made_good_by_the_next(door):
     door.server.run("nft", "-f", "-", input=f"""
         table inet loss {{ chain input {{ type filter hook prerouting priority raw;
-            tcp dport {door.gate.knock_port} limit rate over 1/day burst 2 packets accept
-            tcp dport {door.gate.knock_port} drop }} }}""")
+            tcp dport {door.gate.knock_port} limit rate 1/day burst 2 packets drop
+            }}
+        }}""")
     began = time.monotonic()
     assert connect(door, SERVER, ECHO, input="x").stdout == "x"
     assert 1.9 < time.monotonic() - began < 2.5
@@ -179,10 +185,12 @@ def test_a_refusal_while_the_port_is_closed_means_try_again(door, answer):
     door.configure(firewall="nft", guard=door.FENCE_PORT)
     door.start_daemon()
     door.server.run("nft", "-f", "-", input=f"""
-        table inet reject {{ chain input {{ type filter hook input priority filter;
+        table inet other {{ chain input {{ type filter hook input priority filter;
             ct state established accept
             ct mark and 0x08000000 != 0 accept
-            tcp dport {ECHO} reject with {answer} }} }}""")
+            tcp dport {ECHO} reject with {answer}
+            }}
+        }}""")
     for _ in range(5):
         assert connect(door, SERVER, ECHO, input="x").stdout == "x"
     assert door.gate.client_counter == 5
@@ -228,7 +236,7 @@ def test_one_that_is_stopped_at_the_turnstile_holds_up_nobody_else_once_it_is_ki
 
 @pytest.mark.parametrize("firewall", ["nft"])
 def test_by_ipv6(door):
-    (door.gate.client_path).rename(door.client_dir / SERVER6)
+    call_profile(door, SERVER6)
     assert connect(door, SERVER6, ECHO, input="x").stdout == "x"
     assert door.daemon.wait_for(f"opened port {ECHO} to {CLIENT6} ")
 
@@ -236,12 +244,16 @@ def test_by_ipv6(door):
 @pytest.mark.parametrize("firewall", ["nft"])
 def test_knock_and_connection_leave_from_the_same_address(door):
     """With privacy addresses the next packet may leave from another."""
-    for number in range(2, 8):
-        door.client.run("ip", "address", "add", f"fd09::2:{number}/64", "dev", "eth0", "nodad")
-        mac = door.client.run("cat", "/sys/class/net/eth0/address").stdout.strip()
-        door.server.run("ip", "neighbour", "add", f"fd09::2:{number}", "lladdr", mac, "dev", "eth0", "nud", "permanent")
-    (door.gate.client_path).rename(door.client_dir / SERVER6)
-    assert connect(door, SERVER6, ECHO, input="x").stdout == "x"
+    mac = door.client.run("cat", "/sys/class/net/eth0/address").stdout.strip()
+    call_profile(door, SERVER6)
+    used = set()
+    for number in range(3, 9):
+        address = f"fd09::2:{number}"
+        door.server.run("ip", "neighbour", "add", address, "lladdr", mac, "dev", "eth0", "nud", "permanent")
+        door.client.run("ip", "address", "add", f"{address}/64", "dev", "eth0", "nodad")
+        assert connect(door, SERVER6, ECHO, input="x").stdout == "x"
+        used.add(door.daemon.wait_for(f"opened port {ECHO} to "))
+    assert len(used) > 1, "it did change"
 
 
 @pytest.mark.parametrize("firewall", ["nft"])
@@ -249,7 +261,7 @@ def test_a_dead_ipv6_address_costs_a_quarter_of_a_second(door):
     hosts = door.directory / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\nfd09::dead host.example\n{SERVER} host.example\n")
     door.client.run("mount", "--bind", hosts, "/etc/hosts")
-    (door.gate.client_path).rename(door.client_dir / "host.example")
+    call_profile(door, "host.example")
     began = time.monotonic()
     assert connect(door, "host.example", ECHO, input="x").stdout == "x"
     assert 0.2 < time.monotonic() - began < 0.6
