@@ -77,6 +77,7 @@ class Packet:
             addresses, family = ip[8:40], socket.AF_INET6
             header = 0
         half = len(addresses) // 2
+        self.source_octets = addresses[:half]
         self.source, self.destination = (socket.inet_ntop(family, part) for part in (addresses[:half], addresses[half:]))
         segment = frame[self._tcp:end]
         self._end = end
@@ -122,4 +123,4 @@ class Packet:
             blank += [(self._timestamp_at, 4)]
         for at, length in blank:
             octets[at:at + length] = bytes(length)
-        return octets[self._ip:].hex(" ", -4)
+        return octets[self._ip:].hex()
