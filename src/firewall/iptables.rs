@@ -14,11 +14,15 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// Our chains in table mangle: what PREROUTING and INPUT jump to, and what those jump to.
+/// Our chains in table mangle: what PREROUTING, INPUT and FORWARD jump to, and what those jump to.
 const PREROUTING: &str = "KNOCKKNOCK";
 const INPUT: &str = "KNOCKKNOCK-INPUT";
+const FORWARD: &str = "KNOCKKNOCK-FORWARD";
 const KNOCK: &str = "KNOCKKNOCK-KNOCK";
 const ADMIT: &str = "KNOCKKNOCK-ADMIT";
+/// The kernel's chains, and ours that each jumps to.
+const JUMPS: [(&str, &str); 3] = [("PREROUTING", PREROUTING), ("INPUT", INPUT), ("FORWARD", FORWARD)];
+const CHAINS: [&str; 5] = [PREROUTING, INPUT, FORWARD, KNOCK, ADMIT];
 
 /// iptables or ip6tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,7 +80,7 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
             )
         };
         process::run(family.restore(), &["-w", "--noflush"], &script(family, rules)).map_err(failed)?;
-        for (from, to) in [("PREROUTING", PREROUTING), ("INPUT", INPUT)] {
+        for (from, to) in JUMPS {
             if mangle(family, &["-C", from, "-j", to]).is_err() {
                 mangle(family, &["-I", from, "1", "-j", to]).map_err(failed)?;
             }
@@ -91,14 +95,13 @@ pub(super) fn remove() {
         if mangle(family, &["-S", PREROUTING]).is_err() {
             continue;
         }
-        for (from, to) in [("PREROUTING", PREROUTING), ("INPUT", INPUT)] {
+        for (from, to) in JUMPS {
             while mangle(family, &["-D", from, "-j", to]).is_ok() {}
         }
-        let chains = [PREROUTING, INPUT, KNOCK, ADMIT];
-        for chain in chains {
+        for chain in CHAINS {
             let _ = mangle(family, &["-F", chain]);
         }
-        for chain in chains {
+        for chain in CHAINS {
             let _ = mangle(family, &["-X", chain]);
         }
     }
@@ -112,13 +115,13 @@ fn mangle(family: Family, args: &[&str]) -> io::Result<()> {
 /// emptied first.
 fn script(family: Family, rules: &Rules) -> String {
     let mut text = String::from("*mangle\n");
-    for chain in [PREROUTING, INPUT, KNOCK, ADMIT] {
+    for chain in CHAINS {
         text.push_str(&format!(":{chain} - [0:0]\n"));
     }
     let mut rule = |chain: &str, rule: &str| text.push_str(&format!("-A {chain} {rule}\n"));
     let mark = format!("{0:#010x}/{0:#010x}", rules.mark);
 
-    for chain in [PREROUTING, INPUT] {
+    for chain in [PREROUTING, INPUT, FORWARD] {
         rule(chain, "! -p tcp -j RETURN");
         rule(chain, "-i lo -j RETURN");
     }
@@ -143,6 +146,11 @@ fn script(family: Family, rules: &Rules) -> String {
             rule(PREROUTING, &format!("{on}-p tcp --dport {port} -j DROP"));
             // What reaches a guarded port by another way: a redirect, a virtual address.
             rule(INPUT, &format!("{on}-p tcp --syn --dport {port} -m connmark ! --mark {mark} -j DROP"));
+            // Others may send elsewhere what came for a guarded port at an address that is not ours.
+            for chain in [INPUT, FORWARD] {
+                let sent_on = format!("-m conntrack --ctstate DNAT --ctorigdstport {port}");
+                rule(chain, &format!("{on}-p tcp --syn {sent_on} -m connmark ! --mark {mark} -j DROP"));
+            }
         }
     }
 

@@ -89,19 +89,14 @@ impl Backend {
     /// Makes our rules, or makes them again: in one transaction that leaves the openings alone. What
     /// the other backend may have left behind is swept away.
     pub fn make(self, rules: &Rules) -> Result<()> {
+        // In this order: for a moment both may guard, but never neither.
         match self {
-            Self::Nft => {
-                iptables::remove();
-                nft::make(rules)
-            }
-            Self::Iptables => {
-                nft::remove();
-                iptables::make(rules)
-            }
+            Self::Nft => nft::make(rules).map(|()| iptables::remove()),
+            Self::Iptables => iptables::make(rules).map(|()| nft::remove()),
         }
     }
 
-    /// The ports of `ports` that an opening can be made for; iptables needs a list that is there.
+    /// Whether `port` can be opened: iptables needs a list that is there.
     pub fn can_open(self, rules: &Rules, port: u16) -> bool {
         self == Self::Nft || rules.guard.contains(port)
     }

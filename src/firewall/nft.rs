@@ -93,8 +93,12 @@ fn script(rules: &Rules, seed: u32) -> String {
         quiet("ip6 saddr & ffff:ffff:ffff:ffff::"),
         log,
     ];
+    let unmarked = format!("{SYN} ct mark & {mark} != {mark}");
+    // A rule of others may send elsewhere what came for a guarded port at an address that is not ours.
+    let sent_on = format!("{unmarked} ct status dnat ct original proto-dst @guarded drop");
     // What reaches a guarded port by another way: a redirect, a virtual address.
-    let input = [format!("{elsewhere} return"), format!("tcp dport @guarded {SYN} ct mark & {mark} != {mark} drop")];
+    let input = [format!("{elsewhere} return"), format!("{unmarked} tcp dport @guarded drop"), sent_on.clone()];
+    let forward = [format!("{elsewhere} return"), sent_on];
     // A set with the flag timeout is a hash: thousands of ports take a tenth of a bitmap's time to add.
     let mut text = format!(
         "add table inet {TABLE}\n\
@@ -105,16 +109,19 @@ fn script(rules: &Rules, seed: u32) -> String {
          add set inet {TABLE} loud {{ type mark; flags dynamic,timeout; timeout 1m; size 8192; }}\n\
          add chain inet {TABLE} prerouting {{ type filter hook prerouting priority mangle - 10; policy accept; }}\n\
          add chain inet {TABLE} input {{ type filter hook input priority mangle - 10; policy accept; }}\n\
+         add chain inet {TABLE} forward {{ type filter hook forward priority mangle - 10; policy accept; }}\n\
          add chain inet {TABLE} knock\n\
          flush chain inet {TABLE} prerouting\n\
          flush chain inet {TABLE} input\n\
+         flush chain inet {TABLE} forward\n\
          flush chain inet {TABLE} knock\n\
          flush set inet {TABLE} knock_ports\n\
          flush set inet {TABLE} guarded\n"
     );
     text.push_str(&elements("knock_ports", &rules.knock_ports));
     text.push_str(&elements("guarded", &rules.guard));
-    for (chain, lines) in [("prerouting", &prerouting[..]), ("knock", &knock), ("input", &input)] {
+    for (chain, lines) in [("prerouting", &prerouting[..]), ("knock", &knock), ("input", &input), ("forward", &forward)]
+    {
         for line in lines {
             text.push_str(&format!("add rule inet {TABLE} {chain} {line}\n"));
         }

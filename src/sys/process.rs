@@ -29,6 +29,9 @@ impl Signals {
     /// Holds back SIGHUP, SIGTERM, SIGINT and SIGCHLD from now on.
     pub fn hold() -> io::Result<Self> {
         let signals = set(&[libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGCHLD]);
+        // Whoever started us may have ignored it, and then children could not be waited for.
+        // SAFETY: SIG_DFL is no function of ours.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         mask(libc::SIG_BLOCK, &signals)?;
         Ok(Self(signals))
     }
@@ -152,6 +155,20 @@ fn silence(descriptors: RangeInclusive<libc::c_int>) -> io::Result<()> {
     for descriptor in descriptors {
         // SAFETY: dup2 takes two descriptors and touches no memory.
         check(unsafe { libc::dup2(null.as_raw_fd(), descriptor) })?;
+    }
+    Ok(())
+}
+
+/// Closes every descriptor but 0, 1 and 2: whoever started us may have left some open.
+pub fn close_inherited() -> io::Result<()> {
+    // Listed first and then closed, since the list is a descriptor too.
+    let open: Vec<libc::c_int> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&fd| fd > 2)
+        .collect();
+    for fd in open {
+        // SAFETY: close touches no memory, and nothing of ours is open yet.
+        unsafe { libc::close(fd) };
     }
     Ok(())
 }

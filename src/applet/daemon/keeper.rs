@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 /// The longest wait before rules that somebody keeps removing are made again: within a second.
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
+/// How often a repair is tried before the daemon gives up.
+const REPAIRS: u32 = 20;
 /// Repairs further apart than this are each said; of others, one in this time.
 const CALM: Duration = Duration::from_secs(60);
 
@@ -161,6 +163,7 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
             Error::refused("the daemon must be started as root").advise("it gives root up where it meets the network")
         );
     }
+    process::close_inherited().map_err(|cause| Error::system("close what was left open", cause))?;
     // First of all: a SIGHUP that comes early waits, and does not end what is just starting.
     let signals = Signals::hold().map_err(|cause| Error::system("hold signals back", cause))?;
     let _lock = lock(directory)?;
@@ -188,16 +191,19 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     loop {
         match wait(&signals, directory, &mut children)? {
             Event::Reload(read) => {
+                // The new rules first: a guard that cannot be made leaves the old one, and the daemon, as they are.
+                if let Err(error) = read.backend.make(&read.rules) {
+                    say_unchanged(&error);
+                    continue;
+                }
                 children.stop();
                 orders = *read;
-                orders.backend.make(&orders.rules)?;
                 children = Children::start(directory, &orders, mouth)?;
                 say_ready(&orders);
             }
             Event::RulesGone => {
                 children.stop();
-                let say = repairs.wait();
-                orders.backend.make(&orders.rules)?;
+                let say = repair(&orders, &mut repairs)?;
                 children = Children::start(directory, &orders, mouth)?;
                 if say {
                     say::warn("somebody removed our firewall rules; they were made again");
@@ -222,10 +228,7 @@ fn wait(signals: &Signals, directory: &Path, children: &mut Children) -> Result<
             Signal::End => return Ok(Event::End),
             Signal::Reload => match Orders::read(directory) {
                 Ok(orders) => return Ok(Event::Reload(Box::new(orders))),
-                Err(error) => {
-                    say::error(&error);
-                    say::warn("the configuration stays as it was");
-                }
+                Err(error) => say_unchanged(&error),
             },
             Signal::Child => {
                 let helper = children.helper.try_wait().ok().flatten();
@@ -243,6 +246,24 @@ fn wait(signals: &Signals, directory: &Path, children: &mut Children) -> Result<
             }
         }
     }
+}
+
+/// Makes the rules again, and returns whether that is worth a line. Where it fails, as while somebody
+/// else holds iptables' lock, it is tried again for some seconds.
+fn repair(orders: &Orders, back_off: &mut BackOff) -> Result<bool> {
+    let mut say = back_off.wait();
+    for _ in 1..REPAIRS {
+        if orders.backend.make(&orders.rules).is_ok() {
+            return Ok(say);
+        }
+        say |= back_off.wait();
+    }
+    orders.backend.make(&orders.rules).map(|()| say)
+}
+
+fn say_unchanged(error: &Error) {
+    say::error(error);
+    say::warn("the configuration stays as it was");
 }
 
 /// Only one daemon at a time may use the counters of a directory.

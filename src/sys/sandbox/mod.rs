@@ -8,7 +8,7 @@ pub mod seccomp;
 use super::check;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::DirBuilderExt;
 
 /// Where an empty directory can be made for a moment: the first that can be written to.
@@ -45,7 +45,8 @@ fn gone_directory() -> io::Result<File> {
 pub fn limits() -> io::Result<()> {
     limit(libc::RLIMIT_NPROC as _, 0)?;
     // Whoever has sent our standard error into a file wants all of it.
-    if !std::fs::metadata("/proc/self/fd/2").is_ok_and(|found| found.is_file()) {
+    let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    if !stderr.is_ok_and(|found| found.is_file()) {
         limit(libc::RLIMIT_FSIZE as _, LARGEST_FILE)?;
     }
     // SAFETY: SIG_IGN is no function of ours; a write beyond the limit is then an error and no death.
