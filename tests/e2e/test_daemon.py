@@ -1,6 +1,7 @@
 """The daemon's configuration, its profiles, its signals, its words."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -202,3 +203,62 @@ def test_a_counter_of_the_original_is_taken_and_rewritten(stage):
     stage.client.send(old.packet(7))
     stage.opened()
     assert (old.path / "counter").read_text().split("\n")[0] == "0000000008"
+
+
+def test_a_reload_that_fails_leaves_the_guard_and_the_daemon(stage):
+    stage.open_up("iptables")
+    broken = stage.directory / "nft"
+    broken.write_text("#!/bin/sh\necho no nft today >&2\nexit 1\n")
+    broken.chmod(0o755)
+    stage.server.run("mount", "--bind", broken, shutil.which("nft"))
+    stage.configure(firewall="nft", guard="22")
+    os.kill(stage.daemon.pid, signal.SIGHUP)
+    stage.daemon.wait_for("stays as it was")
+    assert not stage.connects()
+    stage.open_port()
+    assert stage.connects()
+
+
+def test_lines_in_a_file_go_on_beyond_four_kilobytes(stage):
+    """The worker may write only small files; the daemon's words are none of them."""
+    stage.configure(guard="22", log="kmsg", firewall="nft")
+    stage.gate = Profile(stage, "gate")
+    stage.gate.give_to_client()
+    said = stage.directory / "said"
+    with said.open("wb") as file:
+        daemon = stage.server.start(BINARY, "daemon", "--dir", stage.server_dir, stderr=file)
+    try:
+        deadline = time.monotonic() + 10
+        while b": ready" not in said.read_bytes():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for _ in range(70):
+            stage.knock()
+        while said.read_bytes().count(b"opened port 22 ") < 70:
+            assert time.monotonic() < deadline, said.read_text()
+            time.sleep(0.01)
+        assert said.stat().st_size > 4096
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait()
+
+
+def test_no_inherited_descriptor_reaches_the_others(stage):
+    stage.configure(guard="22", log="kmsg", firewall="nft")
+    Profile(stage, "gate")
+    with open("/etc/shadow") as secret:
+        os.set_inheritable(secret.fileno(), True)
+        stage.start_daemon(pass_fds=[secret.fileno()])
+    for pid in (stage.daemon.pid, *stage.daemon.children()):
+        open_files = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        assert "/etc/shadow" not in open_files
+
+
+def test_it_starts_where_its_parent_ignores_sigchld(stage):
+    stage.configure(guard="22", log="kmsg", firewall="nft")
+    Profile(stage, "gate")
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        stage.start_daemon(restore_signals=False)
+    finally:
+        signal.signal(signal.SIGCHLD, previous)

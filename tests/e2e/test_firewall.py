@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stage import BINARY, SERVER, SERVER6, Profile, Service
+from stage import BINARY, SERVER, SERVER6, Machine, Profile, Service
 
 
 def nft(machine, ruleset):
@@ -306,3 +306,30 @@ def test_a_flood_from_one_source_does_not_silence_another(stage):
                      "--destport", stage.gate.knock_port, SERVER, check=False)
     stage.open_port()
     assert stage.connects()
+
+
+def test_a_forwarded_port_is_guarded_at_addresses_that_are_not_ours(stage, firewall):
+    """Port forwards often name no address: what came for another's address is sent on all the same."""
+    inner = stage.keep(Machine())
+    stage.server.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "eth0", "netns", inner.pid)
+    stage.server.run("ip", "-batch", "-", input="address add 10.10.0.1/24 dev lan0\nlink set lan0 up\n")
+    inner.run("ip", "-batch", "-", input="link set lo up\naddress add 10.10.0.2/24 dev eth0\nlink set eth0 up\n"
+                                         "route add default via 10.10.0.1\n")
+    stage.server.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    stage.keep(Service(inner, 22))
+    stage.server.run("nft", "-f", "-", input="""table inet forwards { chain dstnat {
+        type nat hook prerouting priority dstnat
+        iifname "eth0" meta nfproto ipv4 tcp dport 2222 dnat ip to 10.10.0.2:22
+        iifname "eth0" meta nfproto ipv4 tcp dport 2223 redirect to :22
+    }
+    }""")
+    stage.client.run("ip", "route", "add", "203.0.113.0/24", "via", SERVER)
+    stage.open_up(firewall, guard="2222, 2223")
+    for port in (2222, 2223):
+        for address in (SERVER, "203.0.113.9"):
+            assert not stage.client.connect(port, address, timeout=0.5)
+        stage.knock(port)
+        stage.opened(port)
+        with stage.client.connect(port, SERVER, timeout=1) as connection:
+            assert connection.recv(100)
+        assert not stage.client.connect(port, SERVER, timeout=0.5)
