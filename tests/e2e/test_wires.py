@@ -1,5 +1,10 @@
 """Both wires, over IPv4 and IPv6, with every firewall and log; and what does not open on either."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 import packets
@@ -237,3 +242,19 @@ def test_a_stray_syn_without_options_is_not_noticed(stage):
     stage.client.send(stage.fence.packet(0, 7))
     stage.daemon.wait_for("opened port 7 ")
     assert not [line for line in stage.daemon.said if "options" in line]
+
+
+# The format, as written down.
+
+def test_the_vectors_are_those_of_the_script():
+    script = Path(stealth.__file__)
+    made = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert made == script.with_suffix(".tsv").read_text()
+
+
+def test_the_example_of_the_manual_page():
+    page = (Path(__file__).parents[2] / "man/knockknock-wire.7").read_text()
+    text = re.search(r"^\.SS Example\n(.*?)^\.S[SH] ", page, re.M | re.S)[1]
+    cipher_key, mac_key = map(bytes.fromhex, re.findall(r"\b[0-9a-f]{32}\b", text)[:2])
+    for number in stealth.knock(cipher_key, mac_key, 1, 666, 22):
+        assert str(number) in text
