@@ -9,6 +9,7 @@ $KNOCKKNOCK, else the static one in dist/, else target/release's.
 """
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -28,6 +29,7 @@ def main(words):
         sys.exit("bench: needs network namespaces\nrun as root")
     if not BINARY:
         sys.exit("bench: no binary\nbuild it first: make, or make static")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by a signal"))    # and the namespaces with it
     os.makedirs(BUILD, exist_ok=True)
     for program in ("floor", "measure", "flood"):
         command("cc", "-O2", "-Wall", "-o", f"{BUILD}/{program}", f"{os.path.dirname(__file__)}/{program}.c")

@@ -109,7 +109,7 @@ def idle(table, quick):
     os.close(log)
     ours = calls.pop("knockknock")
     table.row(f"**system calls in {seconds} s, idle, all processes** ({others} records by others in the kernel's log)",
-              [ours], "", None, calls, goal="0", met=ours == 0)
+              [ours], "", None, calls, goal="0 while the log is silent", met=None if others else ours == 0)
     ours = memory.pop("knockknock")
     table.row("**memory, PSS of all processes**", [ours], "KB", None, memory, goal="≤ 700 KB", met=ours <= 700)
 

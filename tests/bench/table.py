@@ -3,6 +3,7 @@
 import os
 import re
 import statistics
+import subprocess
 import time
 
 HEAD = "what", "median", "p90", "n", "best peer", "to peer", "floor", "to floor", "goal", ""
@@ -13,8 +14,9 @@ class Table:
 
     def __init__(self, path, binary):
         self.path, self.lines = path, []
+        version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
         self.say(f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} processors, "
-                 f"Linux {os.uname().release}, {binary} ({os.path.getsize(binary):,} bytes)\n")
+                 f"Linux {os.uname().release}; {version}, {os.path.getsize(binary):,} bytes\n")
         self.say("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
 
     def say(self, text):
