@@ -158,6 +158,7 @@ class Service:
             except OSError:
                 return
             self.accepted += 1
+            connection.settimeout(2)
             with connection, contextlib.suppress(OSError):
                 connection.sendall(self.GREETING)
                 if self._reset:  # closing sends an RST instead of a FIN
