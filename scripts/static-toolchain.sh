@@ -22,7 +22,7 @@ packages() {
     echo "${0##*/}: apt-get install $*" >&2
     $as_root apt-get -q update >/dev/null
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends --no-remove "$@" >/dev/null ||
-        fail "cannot install $*" "Debian's own rustc and cargo stand in the way of rustc-web and cargo-web: remove those"
+        fail "cannot install $*" "apt says why above; Debian's own rustc and cargo stand in the way of rustc-web and cargo-web"
 }
 
 # The name that rustc has for a short one.

@@ -22,6 +22,7 @@ for name in "$@"; do
     (
         cd "$root"
         CARGO_PROFILE_RELEASE_PANIC=unwind CARGO_PROFILE_RELEASE_LTO=off RUSTFLAGS=$STATIC \
-            cargo-zigbuild test --quiet --release --locked --lib -Zbuild-std=std,panic_unwind --target "$target" -- --skip sys:: --skip tunnel::
+            cargo-zigbuild test --quiet --release --locked --lib -Zbuild-std=std,panic_unwind --target "$target" \
+            -- --skip sys:: --skip tunnel::
     )
 done
