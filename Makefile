@@ -45,7 +45,7 @@ bench: ## measure knockknock beside its peers and the floor (as root, ten minute
 bench-quick: ## the same in under a minute, with less certainty
 bench bench-quick:
 	@scripts/setup.sh build bench
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory $(if $(wildcard dist/x86_64-unknown-linux-musl/knockknock),static,build)
 	$(PYTHON) tests/bench/bench.py $(if $(filter bench-quick,$@),--quick)
 
 .PHONY: lint

@@ -87,10 +87,6 @@ class Knockknock(Contestant):
         fields = self.key.fields(PORT, n + n // 1000 + 2)
         return [packets.syn(source.format(i), SERVER, self.knock_port, next(fields)) for i in range(n)]
 
-    def counter(self):
-        with open(self.path("profiles/0/counter"), encoding="ascii") as file:
-            return int(file.readline())
-
     def client(self):
         """The command line of one knock; its profile lies beside the daemon's."""
         self.key.write(self.path(f"client/{SERVER}"), self.knock_port)
