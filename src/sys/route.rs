@@ -1,12 +1,12 @@
 //! What the kernel would do with a new TCP connection, without a packet sent.
 
-use super::address::{Address, family};
+use super::address::family;
 use super::netlink::{self, Socket, Writer};
 use super::option::{get, set};
-use super::{check, sysctl};
+use super::{sysctl, tcp};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 /// The way of a connection to one destination.
 pub struct Route {
@@ -67,7 +67,7 @@ impl Route {
     /// Asks for the way to `destination`, from `source` where one is wanted.
     pub fn to(destination: SocketAddr, source: Option<SocketAddr>) -> io::Result<Self> {
         let source = source.map(without_port);
-        if let Some(held) = prepare(destination, source)? {
+        if let Some(held) = prepare(destination, source) {
             let local = held.local_addr()?;
             let mut route = Self::of(&held, local, destination);
             (route.port, route._held) = (Some(local.port()), Some(held));
@@ -115,34 +115,18 @@ impl Route {
 }
 
 /// A TCP socket whose connection is ready up to its SYN: fast open (RFC 7413) keeps that back until
-/// there are bytes to send along. `None` where the kernel would not keep it back.
-fn prepare(destination: SocketAddr, source: Option<SocketAddr>) -> io::Result<Option<TcpStream>> {
+/// there are bytes to send along. `None` where the kernel would not keep it back, or has no way.
+fn prepare(destination: SocketAddr, source: Option<SocketAddr>) -> Option<TcpStream> {
     // After a failure elsewhere the kernel may have stopped fast open for this time.
     if sysctl::number("net/ipv4/tcp_fastopen_blackhole_timeout_sec") != Some(0) {
-        return Ok(None);
+        return None;
     }
-    // SAFETY: socket takes three numbers and returns a new descriptor.
-    let fd = check(unsafe { libc::socket(family(destination), libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: `fd` was just opened and is owned by nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let socket = tcp::socket(destination, source).ok()?;
     // Without a cookie: else the kernel would ask the server for one first, by a SYN.
-    let kept_back = set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_NO_COOKIE, 1)
-        .and_then(|()| set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1));
-    if kept_back.is_err() {
-        return Ok(None);
-    }
-    if let Some(source) = source {
-        set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-        let address = Address::from(source);
-        let (name, size) = address.parts();
-        // SAFETY: the address is valid for reads of its size.
-        check(unsafe { libc::bind(socket.as_raw_fd(), name, size) })?;
-    }
-    let address = Address::from(destination);
-    let (name, size) = address.parts();
-    // SAFETY: the address is valid for reads of its size.
-    check(unsafe { libc::connect(socket.as_raw_fd(), name, size) })?;
-    Ok(Some(socket.into()))
+    set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_NO_COOKIE, 1).ok()?;
+    set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1).ok()?;
+    tcp::begin(&socket, destination).ok()?;
+    Some(socket.into())
 }
 
 impl Metrics {

@@ -10,6 +10,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// Begins to connect to `to`, from `from`'s address where one is given, and does not wait. The stream
 /// is writable when the connection is there or has failed.
 pub fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
+    let socket = socket(to, from)?;
+    begin(&socket, to)?;
+    Ok(socket.into())
+}
+
+/// A socket for a connection to `to`, from `from`'s address where one is given, that does not wait.
+pub(super) fn socket(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket takes three numbers and returns a new descriptor.
     let fd = check(unsafe { libc::socket(family(to), kind, 0) })?;
@@ -24,12 +31,17 @@ pub fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream
         // SAFETY: the address is valid for reads of the size given.
         check(unsafe { libc::bind(socket.as_raw_fd(), name, size) })?;
     }
+    Ok(socket)
+}
+
+/// Begins the connection.
+pub(super) fn begin(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
     let to = Address::from(to);
     let (name, size) = to.parts();
-    // SAFETY: as above.
+    // SAFETY: the address is valid for reads of the size given.
     match check(unsafe { libc::connect(socket.as_raw_fd(), name, size) }) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        _ => Ok(TcpStream::from(socket)),
+        _ => Ok(()),
     }
 }
 

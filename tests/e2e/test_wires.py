@@ -11,6 +11,7 @@ import packets
 import stealth
 from stage import BINARY, CLIENT, CLIENT6, FAMILIES, SERVER, SERVER6, Capture, KernelLog, Profile
 
+
 def open_up(stage, *arguments, hosts=(SERVER6,), **keys):
     """The stage with its daemon, and with the client's profile under more of the server's names."""
     stage.open_up(*arguments, **keys)
