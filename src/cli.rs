@@ -366,7 +366,7 @@ fn run_daemon(args: &[&str]) -> Result<u8> {
     applet!("knockknock-daemon", Daemon, args, |options| {
         match (options.check, options.unguard, options.background) {
             (true, false, false) => daemon::check(&options.dir)?,
-            (false, true, false) => daemon::unguard(),
+            (false, true, false) => daemon::unguard(&options.dir)?,
             (false, false, background) => daemon::keeper(&options.dir, background)?,
             _ => return Err(Error::Usage("--check, --unguard and --background exclude each other".into())),
         }

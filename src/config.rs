@@ -80,8 +80,9 @@ impl Config {
     /// Reads `DIR/config`; where there is none, every key has its default. With it come warnings.
     pub fn load(directory: &Path) -> Result<(Self, Vec<String>)> {
         let path = directory.join("config");
-        match fs::read_to_string(&path) {
-            Ok(text) => Self::parse(&text).map_err(|(line, why)| {
+        match fs::read(&path) {
+            // A comment may be in any encoding, as with the original.
+            Ok(bytes) => Self::parse(&String::from_utf8_lossy(&bytes)).map_err(|(line, why)| {
                 Error::content(&path, line, why).advise("see knockknock-daemon(8) for the keys and their values")
             }),
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok((Self::default(), Vec::new())),
@@ -129,8 +130,11 @@ impl Config {
                 "mark" => {
                     config.mark = mark(&value).ok_or_else(|| wrong("one bit is needed, such as 0x08000000".into()))?
                 }
-                "user" if Account::named(&value).is_none() => return Err(wrong("there is no such user".into())),
-                "user" => config.user = Some(value),
+                "user" => match Account::named(&value) {
+                    Some(account) if account.user.uid != 0 => config.user = Some(value),
+                    Some(_) => return Err(wrong("root is what the worker must not be".into())),
+                    None => return Err(wrong("there is no such user".into())),
+                },
                 _ => warnings.push(format!("line {line}: unknown key {key:?} is ignored")),
             }
         }
@@ -226,6 +230,7 @@ mod tests {
             "mark=0",
             "user=",
             "user=no such",
+            "user=root",
             "word",
         ] {
             assert_eq!(Config::parse(&format!("[main]\n\n{bad}\n")).unwrap_err().0, 3, "{bad}");

@@ -38,7 +38,8 @@ pub fn settings(text: &str) -> Result<Vec<Setting>, BadLine> {
         }
         if let Some(section) = trimmed.strip_prefix('[') {
             let end = section.find(']').ok_or(BadLine(number))?;
-            in_main = section.get(..end) == Some("main");
+            // The original's reader takes what stands in [DEFAULT] for every section.
+            in_main = matches!(section.get(..end), Some("main" | "DEFAULT"));
             open = false;
             continue;
         }

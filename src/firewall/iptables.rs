@@ -75,7 +75,7 @@ pub(super) fn works() -> io::Result<()> {
 pub(super) fn make(rules: &Rules) -> Result<()> {
     for &family in families() {
         let failed = |cause| {
-            Error::system(format!("make the rules with {:?}", family.program()), cause).advise(
+            Error::system(format!("make the rules with {:?}", family.restore()), cause).advise(
                 "the kernel needs the matches recent, hashlimit, conntrack, connmark and addrtype, and the target LOG",
             )
         };
@@ -90,7 +90,8 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
 }
 
 /// Takes our chains away, where there are any.
-pub(super) fn remove() {
+pub(super) fn remove() -> io::Result<()> {
+    works()?;
     for &family in families() {
         if mangle(family, &["-S", PREROUTING]).is_err() {
             continue;
@@ -98,13 +99,13 @@ pub(super) fn remove() {
         for (from, to) in JUMPS {
             while mangle(family, &["-D", from, "-j", to]).is_ok() {}
         }
-        for chain in CHAINS {
-            let _ = mangle(family, &["-F", chain]);
-        }
-        for chain in CHAINS {
-            let _ = mangle(family, &["-X", chain]);
+        for flush_or_delete in ["-F", "-X"] {
+            for chain in CHAINS {
+                let _ = mangle(family, &[flush_or_delete, chain]);
+            }
         }
     }
+    Ok(())
 }
 
 fn mangle(family: Family, args: &[&str]) -> io::Result<()> {
@@ -185,6 +186,8 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(guard: &Ports) -> Result<Self> {
+        let files = families().len() * guard.iter().count() + 64;
+        process::allow_files(files as u32).map_err(|cause| Error::system("hold the lists open", cause))?;
         let mut lists = Vec::new();
         for &family in families() {
             for port in guard.iter() {

@@ -9,7 +9,7 @@ mod nft;
 mod origin;
 
 use crate::config::{self, Log};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reason};
 use crate::wire::{Ports, Request};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -72,18 +72,20 @@ impl Backend {
         [Self::Nft, Self::Iptables].into_iter().find(|backend| backend.name() == name)
     }
 
-    /// The backend to use: the configured one, or with `auto` the first that works here.
-    pub fn choose(wanted: config::Firewall) -> Result<Self> {
-        match wanted {
-            config::Firewall::Nft => Ok(Self::Nft),
-            config::Firewall::Iptables => Ok(Self::Iptables),
-            config::Firewall::Auto => {
-                let Err(nft) = nft::works() else { return Ok(Self::Nft) };
-                let Err(iptables) = iptables::works() else { return Ok(Self::Iptables) };
-                let why = format!("no firewall works here: nft: {nft}; iptables: {iptables}");
-                Err(Error::refused(why).advise("install nftables, and run as root with CAP_NET_ADMIN"))
-            }
-        }
+    /// The backend to use for `rules`: the configured one, or with `auto` the first that works here.
+    pub fn choose(wanted: config::Firewall, rules: &Rules) -> Result<Self> {
+        let nft = || nft::works(rules).map(|()| Self::Nft).map_err(|cause| format!("nft: {}", reason(&cause)));
+        let iptables =
+            || iptables::works().map(|()| Self::Iptables).map_err(|cause| format!("iptables: {}", reason(&cause)));
+        let chosen = match wanted {
+            config::Firewall::Nft => nft(),
+            config::Firewall::Iptables => iptables(),
+            config::Firewall::Auto => nft().or_else(|nft| iptables().map_err(|iptables| format!("{nft}; {iptables}"))),
+        };
+        chosen.map_err(|why| {
+            Error::refused(format!("no firewall can be used: {why}"))
+                .advise("install nftables (or iptables) with the kernel's modules for it, and run as root")
+        })
     }
 
     /// Makes our rules, or makes them again: in one transaction that leaves the openings alone. What
@@ -91,8 +93,8 @@ impl Backend {
     pub fn make(self, rules: &Rules) -> Result<()> {
         // In this order: for a moment both may guard, but never neither.
         match self {
-            Self::Nft => nft::make(rules).map(|()| iptables::remove()),
-            Self::Iptables => iptables::make(rules).map(|()| nft::remove()),
+            Self::Nft => nft::make(rules).map(|()| drop(iptables::remove())),
+            Self::Iptables => iptables::make(rules).map(|()| drop(nft::remove())),
         }
     }
 
@@ -110,10 +112,10 @@ impl Backend {
     }
 }
 
-/// Takes all our rules away, whichever firewall holds them.
-pub fn unguard() {
-    nft::remove();
-    iptables::remove();
+/// Takes all our rules away, whichever firewall holds them. An error where neither could be asked.
+pub fn unguard() -> Result<()> {
+    let (nft, iptables) = (nft::remove(), iptables::remove());
+    nft.or(iptables).map_err(|cause| Error::system("take the rules away", cause))
 }
 
 /// What came of a request.

@@ -18,10 +18,24 @@ const TABLE: &str = "knockknock";
 /// A TCP header's flags are a SYN's alone.
 const SYN: &str = "tcp flags & (fin | syn | rst | ack) == syn";
 
-/// Whether nftables can be used: the program is there, and the kernel takes a table like ours.
-pub(super) fn works() -> io::Result<()> {
-    let probe = "add table inet knockknock-probe\ndelete table inet knockknock-probe\n";
-    process::run("nft", &["-f", "-"], probe).map(drop)
+/// What makes a set a turnstile: the limit in each element lets one packet through.
+const OPENING: &str = "flags dynamic,timeout; size 4096; limit rate 1/day burst 1 packets;";
+
+/// Whether nftables can be used: the kernel would take the whole table, and keeps the limit in a set.
+/// Before Linux 5.7 it takes the set without it and without a word.
+pub(super) fn works(rules: &Rules) -> io::Result<()> {
+    nft(&["-c", "-f", "-"], &script(rules, 0))?;
+    let probe = format!(
+        "add table inet {TABLE}-probe\nadd set inet {TABLE}-probe open {{ type ipv4_addr . inet_service; {OPENING} }}\n"
+    );
+    nft(&["-f", "-"], &probe)?;
+    let held = nft(&["list", "table", "inet", "knockknock-probe"], "");
+    nft(&["-f", "-"], &format!("delete table inet {TABLE}-probe\n"))?;
+    if held?.contains("limit rate") { Ok(()) } else { Err(io::Error::other("the kernel is older than 5.7")) }
+}
+
+fn nft(args: &[&str], input: &str) -> io::Result<String> {
+    process::run("nft", args, input)
 }
 
 /// Makes the table, or makes it again around its openings.
@@ -29,24 +43,23 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
     let mut seed = [0; 4];
     getrandom::fill(&mut seed).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
     let text = script(rules, u32::from_ne_bytes(seed));
-    let Err(cause) = process::run("nft", &["-f", "-"], &text) else { return Ok(()) };
+    let Err(cause) = nft(&["-f", "-"], &text) else { return Ok(()) };
     // Sets of another shape, as another version may have left them, cannot be added to.
     let anew = format!("add table inet {TABLE}\ndelete table inet {TABLE}\n{text}");
-    process::run("nft", &["-f", "-"], &anew).map(drop).map_err(|_| {
+    nft(&["-f", "-"], &anew).map(drop).map_err(|_| {
         Error::system("make the nftables table with \"nft -f -\"", cause)
             .advise("install nftables and run as root, or set firewall = iptables in the config")
     })
 }
 
 /// Takes the table away, where there is one.
-pub(super) fn remove() {
-    let _ = process::run("nft", &["-f", "-"], &format!("add table inet {TABLE}\ndelete table inet {TABLE}\n"));
+pub(super) fn remove() -> io::Result<()> {
+    nft(&["-f", "-"], &format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")).map(drop)
 }
 
 /// The whole table as one transaction that leaves the openings alone.
 fn script(rules: &Rules, seed: u32) -> String {
     let mark = format!("{:#010x}", rules.mark);
-    let opening = "flags dynamic,timeout; size 4096; limit rate 1/day burst 1 packets;";
     let elements = |set: &str, ports: &crate::wire::Ports| match ports.is_empty() {
         true => String::new(),
         false => format!("add element inet {TABLE} {set} {{ {ports} }}\n"),
@@ -102,8 +115,8 @@ fn script(rules: &Rules, seed: u32) -> String {
     // A set with the flag timeout is a hash: thousands of ports take a tenth of a bitmap's time to add.
     let mut text = format!(
         "add table inet {TABLE}\n\
-         add set inet {TABLE} open4 {{ type ipv4_addr . inet_service; {opening} }}\n\
-         add set inet {TABLE} open6 {{ type ipv6_addr . inet_service; {opening} }}\n\
+         add set inet {TABLE} open4 {{ type ipv4_addr . inet_service; {OPENING} }}\n\
+         add set inet {TABLE} open6 {{ type ipv6_addr . inet_service; {OPENING} }}\n\
          add set inet {TABLE} knock_ports {{ type inet_service; flags timeout; }}\n\
          add set inet {TABLE} guarded {{ type inet_service; }}\n\
          add set inet {TABLE} loud {{ type mark; flags dynamic,timeout; timeout 1m; size 8192; }}\n\
@@ -131,7 +144,7 @@ fn script(rules: &Rules, seed: u32) -> String {
 
 /// Warnings about rules of others that set our mark's bit: what they mark comes in without a knock.
 pub(super) fn foreign_marks(mark: u32) -> Vec<String> {
-    let rules = process::run("nft", &["list", "ruleset"], "").unwrap_or_default();
+    let rules = nft(&["list", "ruleset"], "").unwrap_or_default();
     let mut table = "";
     let mut warnings = Vec::new();
     for line in rules.lines() {

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// The counter that is never used to seal: a file with it is spent.
 pub const SPENT: u64 = u32::MAX as u64;
 
+/// How long a counter's line is: ten digits and a newline.
+const LINE: usize = 11;
+
 /// A profile's counter file, held open.
 ///
 /// The file has the next value to use in decimal and a newline. Its values are those of 32 bits, and
@@ -67,14 +70,26 @@ impl Counter {
     /// Stores what is used up, in place and for good: returns when the disk has it. A file that is
     /// no longer in its directory is an error, since nobody would ever read it again.
     pub fn store(&mut self) -> io::Result<()> {
-        if self.file.metadata()?.nlink() == 0 {
+        let found = self.file.metadata()?;
+        if found.nlink() == 0 {
             return Err(io::Error::other("the file was replaced (SIGHUP has the daemon read profiles again)"));
         }
+        self.widen(found.size())?;
         // Always eleven bytes, so that the file's size does not change and a full disk does not matter.
         self.file.write_all_at(format!("{:010}\n", self.next).as_bytes(), 0)?;
         self.file.sync_data()?;
         self.kept = self.next;
         Ok(())
+    }
+
+    /// Makes a file that the original wrote as long as ours, behind its first line: if the size changed
+    /// with the number, a power failure between the two would leave the number's leading zeros alone.
+    fn widen(&self, size: u64) -> io::Result<()> {
+        if size >= LINE as u64 {
+            return Ok(());
+        }
+        self.file.write_all_at(&b"\n".repeat(LINE - size as usize), size)?;
+        self.file.sync_data()
     }
 
     /// Waits for the lock that lets one client at a time use the counter, and reads it anew.

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::sys::privilege;
 use crate::wire::Keys;
 use base64ct::{Base64, Encoding};
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -40,6 +40,7 @@ impl Profile {
     /// Reads a profile, secrets and all. The error names the file that is to blame.
     pub fn load(found: &Found) -> Result<Self> {
         let path = &found.path;
+        own(&fs::metadata(path).map_err(|cause| Error::path("look at", path, cause))?, path, OTHERS_WRITE)?;
         Ok(Self {
             name: found.name.clone(),
             terms: Terms::load(path)?,
@@ -75,16 +76,29 @@ fn read_private<'a>(path: &Path, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
     Ok(buffer.get(..length).unwrap_or_default())
 }
 
+/// The modes that let others write, and that let them do anything.
+const OTHERS_WRITE: u32 = 0o022;
+const OTHERS: u32 = 0o077;
+
 /// Refuses a file that somebody else owns, or can read or write, or that is no regular file.
 fn private(file: &File, path: &Path) -> Result<()> {
     let found = file.metadata().map_err(|cause| Error::path("look at", path, cause))?;
     if !found.is_file() {
         return Err(Error::content(path, 0, "is not a regular file"));
     }
-    if found.mode() & 0o077 != 0 {
-        let why = format!("others can read it (mode {:04o})", found.mode() & 0o7777);
-        return Err(Error::content(path, 0, why)
-            .advise(format!("chmod 600 {path:?}, and make new keys if somebody may have seen them")));
+    own(&found, path, OTHERS)
+}
+
+/// Refuses what somebody else owns, or what others can get at by a mode in `forbidden`.
+fn own(found: &Metadata, path: &Path, forbidden: u32) -> Result<()> {
+    let mode = found.mode() & 0o7777;
+    if mode & forbidden != 0 {
+        let (why, advice) = match forbidden {
+            OTHERS => ("read", ", and make new keys if somebody may have seen them"),
+            _ => ("change", ""),
+        };
+        let why = format!("others can {why} it (mode {mode:04o})");
+        return Err(Error::content(path, 0, why).advise(format!("chmod {:03o} {path:?}{advice}", mode & !forbidden)));
     }
     let uids = [0, privilege::effective_uid(), privilege::real_uid()];
     if !uids.contains(&found.uid()) {

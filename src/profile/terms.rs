@@ -21,8 +21,9 @@ impl Terms {
     /// Reads the file `config` in `profile`.
     pub fn load(profile: &Path) -> Result<Self> {
         let path = profile.join("config");
-        let text = fs::read_to_string(&path).map_err(|cause| Error::path("read", &path, cause))?;
-        Self::parse(&text).map_err(|(line, why)| Error::content(&path, line, why))
+        let bytes = fs::read(&path).map_err(|cause| Error::path("read", &path, cause))?;
+        // A comment may be in any encoding, as with the original.
+        Self::parse(&String::from_utf8_lossy(&bytes)).map_err(|(line, why)| Error::content(&path, line, why))
     }
 
     /// Reads the text of a `config`; the error is a line, or 0, and what is wrong. Unknown keys are

@@ -1,6 +1,7 @@
 //! Processes: starting children, waiting for them and for signals, going into the background.
 
 use super::check;
+use std::env;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -93,12 +94,21 @@ pub fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
+/// Where a system has its programs for administration: not on everybody's PATH.
+const ADMINISTRATION: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
+
 /// Runs a program of the system with `input` as its standard input; its standard error on failure.
 pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
-    let mut child =
-        Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = Command::new(program)
+        .args(args)
+        .env("PATH", format!("{}:{ADMINISTRATION}", env::var("PATH").unwrap_or_default()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
     if let Some(mut pipe) = child.stdin.take() {
-        pipe.write_all(input.as_bytes())?;
+        // A program that ends before it has read everything says why on its standard error.
+        let _ = pipe.write_all(input.as_bytes());
     }
     let output = child.wait_with_output()?;
     if output.status.success() {
@@ -174,7 +184,8 @@ pub fn close_inherited() -> io::Result<()> {
 }
 
 /// Lets this process hold `files` descriptors open, where it may not yet.
-pub fn allow_files(files: u64) -> io::Result<()> {
+pub fn allow_files(files: u32) -> io::Result<()> {
+    let files = libc::rlim_t::from(files);
     let mut limit = MaybeUninit::<libc::rlimit>::uninit();
     // SAFETY: getrlimit fills the structure that it is given.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) })?;

@@ -54,8 +54,8 @@ impl Orders {
             say::warn("make one with: knockknock-genprofile NAME KNOCKPORT");
         }
         check_interfaces(&config.interfaces)?;
-        let backend = Backend::choose(config.firewall)?;
         let rules = Rules::new(&config, census.profiles.iter().map(|(_, terms)| terms.knock_port).collect());
+        let backend = Backend::choose(config.firewall, &rules)?;
         let mut allowed = PortSet::empty();
         for (found, terms) in &census.profiles {
             match &terms.ports {
@@ -158,11 +158,7 @@ enum Event {
 
 /// Runs the daemon on `directory`, in the foreground or in the background.
 pub fn run(directory: &Path, background: bool) -> Result<()> {
-    if privilege::effective_uid() != 0 {
-        return Err(
-            Error::refused("the daemon must be started as root").advise("it gives root up where it meets the network")
-        );
-    }
+    must_be_root()?;
     process::close_inherited().map_err(|cause| Error::system("close what was left open", cause))?;
     // First of all: a SIGHUP that comes early waits, and does not end what is just starting.
     let signals = Signals::hold().map_err(|cause| Error::system("hold signals back", cause))?;
@@ -216,6 +212,8 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
             }
             Event::ChildEnded(which, status) => {
                 children.stop();
+                // Whatever it was: the guard is the last thing to see to.
+                orders.backend.make(&orders.rules)?;
                 return Err(Error::refused(format!("the {which} ended ({status}); the guard stays")));
             }
         }
@@ -231,11 +229,15 @@ fn wait(signals: &Signals, directory: &Path, children: &mut Children) -> Result<
                 Err(error) => say_unchanged(&error),
             },
             Signal::Child => {
-                let helper = children.helper.try_wait().ok().flatten();
+                let worker = children.worker.try_wait().ok().flatten();
+                // Without the worker the helper ends too; why it did, where it was the first, counts more.
+                let helper = match worker {
+                    Some(_) => children.helper.wait().ok(),
+                    None => children.helper.try_wait().ok().flatten(),
+                };
                 if helper.is_some_and(|status| status.code() == Some(RULES_GONE.into())) {
                     return Ok(Event::RulesGone);
                 }
-                let worker = children.worker.try_wait().ok().flatten();
                 // A helper that finds nobody at the other end says nothing new.
                 if let Some(status) = worker {
                     return Ok(Event::ChildEnded("worker", status));
@@ -266,8 +268,16 @@ fn say_unchanged(error: &Error) {
     say::warn("the configuration stays as it was");
 }
 
+/// Making rules and becoming others is root's.
+pub(super) fn must_be_root() -> Result<()> {
+    if privilege::effective_uid() == 0 {
+        return Ok(());
+    }
+    Err(Error::refused("the daemon must be started as root").advise("it gives root up where it meets the network"))
+}
+
 /// Only one daemon at a time may use the counters of a directory.
-fn lock(directory: &Path) -> Result<File> {
+pub(super) fn lock(directory: &Path) -> Result<File> {
     let opened = File::open(directory).map_err(|cause| {
         Error::path("open", directory, cause).advise("make a first profile with: knockknock-genprofile NAME KNOCKPORT")
     })?;

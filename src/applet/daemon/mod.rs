@@ -98,10 +98,13 @@ fn confine(directory: Option<&Path>, calls: &[&[libc::c_long]]) {
     }
 }
 
-/// Takes the guard and all our rules away.
-pub fn unguard() {
-    firewall::unguard();
+/// Takes the guard and all our rules away, where no daemon on `directory` would make them again.
+pub fn unguard(directory: &Path) -> Result<()> {
+    keeper::must_be_root()?;
+    let _lock = if directory.exists() { Some(keeper::lock(directory)?) } else { None };
+    firewall::unguard()?;
     say::note("the guard is gone: guarded ports are open to everybody, until the daemon starts");
+    Ok(())
 }
 
 /// What the keeper may know of the profiles.

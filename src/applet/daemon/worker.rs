@@ -75,7 +75,7 @@ struct Guest {
 fn load(directory: &Path) -> Result<HashMap<u16, Guest>> {
     // The keeper has said which are left out for their terms.
     let profiles = Census::take(directory)?.profiles;
-    process::allow_files(profiles.len() as u64 + 64).map_err(|cause| Error::system("hold the counters open", cause))?;
+    process::allow_files(profiles.len() as u32 + 64).map_err(|cause| Error::system("hold the counters open", cause))?;
     let mut guests = HashMap::with_capacity(profiles.len());
     for (found, _) in profiles {
         match Profile::load(&found) {
@@ -94,6 +94,8 @@ struct Worker {
     guests: HashMap<u16, Guest>,
     channel: End,
     budget: Budget,
+    /// Whether the log has ever shown TCP options: then its rule has the flag for them.
+    options_seen: bool,
     tally: Tally,
     /// What was accepted and is not on disk yet, in order.
     knocks: Vec<Knock>,
@@ -120,7 +122,15 @@ struct Tally {
 
 impl Worker {
     fn new(config: Config, guests: HashMap<u16, Guest>, channel: End) -> Self {
-        Self { config, guests, channel, budget: Budget::new(), tally: Tally::default(), knocks: Vec::new() }
+        Self {
+            config,
+            guests,
+            channel,
+            budget: Budget::new(),
+            options_seen: false,
+            tally: Tally::default(),
+            knocks: Vec::new(),
+        }
     }
 
     /// Follows the log until it or the helper ends.
@@ -132,16 +142,19 @@ impl Worker {
             let [more] =
                 poll::readable([log.fd()], timeout).map_err(|cause| Error::system("wait for the log", cause))?;
             if more {
-                let mut settled = Ok(());
+                let mut settled = true;
                 let notice = log.read(&ports, &mut |record| {
                     if let Some(entry) = record.entry() {
                         self.take(&entry);
-                        if self.knocks.len() == BATCH && settled.is_ok() {
-                            settled = self.settle();
+                        if self.knocks.len() == BATCH {
+                            settled &= self.settle();
                         }
                     }
                 })?;
-                settled.and_then(|()| self.settle())?;
+                // Without the helper it ends too; why, the keeper says.
+                if !(self.settle() && settled) {
+                    return Ok(1);
+                }
                 match notice {
                     None => {}
                     Some(Notice::Overrun) => self.tally.count(|tally| &mut tally.overruns),
@@ -156,9 +169,7 @@ impl Worker {
     /// One SYN to a knock port.
     fn take(&mut self, entry: &Entry) {
         let now = Instant::now();
-        if entry.options_logged {
-            self.tally.optionless_ends();
-        }
+        self.options_seen |= entry.options_logged;
         let Some(guest) = self.guests.get_mut(&entry.knock_port) else { return };
         let mut accept = |guest: &mut Guest, unsealed, allowed| {
             guest.accept(entry, unsealed, now);
@@ -190,7 +201,7 @@ impl Worker {
                 }
             }
             // Packets that were handed over whole have what options they have.
-            Verdict::Empty if !entry.options_logged && !matches!(self.config.log, Log::Nflog(_)) => {
+            Verdict::Empty if !self.options_seen && !matches!(self.config.log, Log::Nflog(_)) => {
                 self.tally.count_optionless(entry.knock_port);
             }
             Verdict::Empty => {}
@@ -200,8 +211,8 @@ impl Worker {
     /// Stores the counters of all that was accepted, and only then asks for the openings, in order.
     ///
     /// However many knocks there are, each profile's disk is waited for once: else a slow disk would
-    /// have the kernel's log run over while knocks wait in it.
-    fn settle(&mut self) -> Result<()> {
+    /// have the kernel's log run over while knocks wait in it. `false` when the helper is gone.
+    fn settle(&mut self) -> bool {
         for knock in &self.knocks {
             if let Some(guest) = self.guests.get_mut(&knock.entry.knock_port).filter(|guest| !guest.is_stored()) {
                 guest.store();
@@ -212,13 +223,15 @@ impl Worker {
                 continue;
             };
             if knock.allowed {
-                open(&self.channel, &self.config, guest, &knock)?;
+                if !open(&self.channel, &self.config, guest, &knock) {
+                    return false;
+                }
             } else {
                 let (name, port, source) = (&guest.profile.name, knock.unsealed.port(), knock.entry.source);
                 say::warn(format_args!("profile {name:?} may not open port {port} (asked from {source})"));
             }
         }
-        Ok(())
+        true
     }
 }
 
@@ -257,20 +270,21 @@ impl Guest {
     }
 }
 
-/// Asks the helper for the opening and says what came of it.
-fn open(channel: &End, config: &Config, guest: &Guest, knock: &Knock) -> Result<()> {
+/// Asks the helper for the opening and says what came of it; `false` when the helper is gone.
+fn open(channel: &End, config: &Config, guest: &Guest, knock: &Knock) -> bool {
     let (name, port, source) = (&guest.profile.name, knock.unsealed.port(), knock.entry.source);
     let Some(request) = Request::new(source, knock.unsealed, config.delay) else {
         say::warn(format_args!("port {port} stays closed: {source} is no client's address (profile {name:?})"));
-        return Ok(());
+        return true;
     };
-    let gone = |cause| Error::system("ask the helper", cause);
     hooks::step("worker: stored");
-    channel.send(&request.to_bytes()).map_err(gone)?;
+    if channel.send(&request.to_bytes()).is_err() {
+        return false;
+    }
     hooks::step("worker: asked");
     let mut answer = [0; 1];
-    let length = channel.receive(&mut answer).map_err(gone)?;
-    match answer.first().filter(|_| length == 1).and_then(|&byte| Answer::from_byte(byte)) {
+    let answered = channel.receive(&mut answer).is_ok_and(|length| length == answer.len());
+    match answer.first().filter(|_| answered).and_then(|&byte| Answer::from_byte(byte)) {
         Some(Answer::Opened) => {
             hooks::step("worker: opened");
             say::note(format_args!("opened port {port} to {source} for {} s (profile {name:?})", request.seconds()));
@@ -280,9 +294,9 @@ fn open(channel: &End, config: &Config, guest: &Guest, knock: &Knock) -> Result<
                 "port {port} stays closed to {source}: the firewall takes no such opening now (profile {name:?})"
             ));
         }
-        None => return Err(Error::refused("the helper is gone")),
+        None => return false,
     }
-    Ok(())
+    true
 }
 
 impl Tally {
@@ -300,12 +314,6 @@ impl Tally {
                 "{OPTIONLESS} SYNs in a row to knock port {knock_port} were logged without TCP options, which stealth \
                  knocks need: nft log flags tcp sequence,options; iptables --log-tcp-sequence --log-tcp-options"
             ));
-        }
-    }
-
-    fn optionless_ends(&mut self) {
-        if self.optionless < OPTIONLESS {
-            self.optionless = 0;
         }
     }
 
