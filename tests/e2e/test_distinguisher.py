@@ -185,8 +185,8 @@ def test_the_judge_of_uniformity_can_say_no():
 def test_one_pair_of_addresses_over_time(street, family, timestamps):
     """Does one who knows the timestamps of a pair's connections know the knocks by theirs?
 
-    Linux before March 2026 (165573e41f2f) has one clock for each pair of addresses, and with tcp_timestamps=2 every
-    Linux has one for all: a knock does not follow it. Later ones add an offset that differs from port to port."""
+    Older kernels (without 165573e41f2f: 6.1.176 is one, 6.18.44 is not) have one clock for each pair of addresses, and with
+    tcp_timestamps=2 every kernel has one for all: a knock does not follow it. Newer ones add an offset of each port's own."""
     host, _ = FAMILIES[family]
     street.client.run("sysctl", "-qw", f"net.ipv4.tcp_timestamps={timestamps}")
     capture, sent = street.keep(Capture(street.client)), []
