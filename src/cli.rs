@@ -20,8 +20,23 @@ const NO_SUCH_APPLET: u8 = 127;
 enum Starts {
     /// Without any capability.
     Bare,
-    /// As it was started: it needs raw sockets, or root.
-    Privileged,
+    /// As it was started, set-uid root too: it needs a raw socket, and then becomes its caller.
+    RawSocket,
+    /// As root itself.
+    Root,
+}
+
+impl Starts {
+    /// Sees to it before an argument is parsed. A set-uid binary does for strangers nothing but knock.
+    fn enforce(self) -> Result<()> {
+        if self != Self::RawSocket && privilege::real_uid() != privilege::effective_uid() {
+            return Err(Error::refused("a set-uid binary only knocks").advise("start it as root itself"));
+        }
+        match self {
+            Self::Bare => privilege::keep_only(&[]).map_err(|cause| Error::system("give up capabilities", cause)),
+            Self::RawSocket | Self::Root => Ok(()),
+        }
+    }
 }
 
 /// A program in the binary.
@@ -46,7 +61,7 @@ const APPLETS: &[Applet] = &[
         alias: "knockknock",
         summary: "send one knock, which opens a port for one connection",
         letters: "p:46",
-        starts: Starts::Privileged,
+        starts: Starts::RawSocket,
         run: run_knock,
     },
     Applet {
@@ -54,7 +69,7 @@ const APPLETS: &[Applet] = &[
         alias: "knockknock-daemon",
         summary: "tail the kernel's log and open ports for knocks",
         letters: "",
-        starts: Starts::Privileged,
+        starts: Starts::Root,
         run: run_daemon,
     },
     Applet {
@@ -70,7 +85,7 @@ const APPLETS: &[Applet] = &[
         alias: "knockknock-connect",
         summary: "knock, connect, and join the connection to standard input and output",
         letters: "46",
-        starts: Starts::Privileged,
+        starts: Starts::RawSocket,
         run: run_connect,
     },
     Applet {
@@ -81,8 +96,8 @@ const APPLETS: &[Applet] = &[
         starts: Starts::Bare,
         run: run_completions,
     },
-    Applet { name: "worker", alias: "", summary: "", letters: "", starts: Starts::Privileged, run: run_worker },
-    Applet { name: "helper", alias: "", summary: "", letters: "", starts: Starts::Privileged, run: run_helper },
+    Applet { name: "worker", alias: "", summary: "", letters: "", starts: Starts::Root, run: run_worker },
+    Applet { name: "helper", alias: "", summary: "", letters: "", starts: Starts::Root, run: run_helper },
 ];
 
 /// Sends one knock to a host that you have a profile for. The port that it opens stays open for one
@@ -270,11 +285,7 @@ fn through_links(program: &Path) -> Option<String> {
 
 fn run(applet: &'static Applet, args: &[&str]) -> u8 {
     say::set_name(if applet.alias.is_empty() { "knockknock-daemon" } else { applet.alias });
-    let bare = match applet.starts {
-        Starts::Bare => privilege::keep_only(&[]),
-        Starts::Privileged => Ok(()),
-    };
-    let done = bare.map_err(|cause| Error::system("give up capabilities", cause)).and_then(|()| {
+    let done = applet.starts.enforce().and_then(|()| {
         let args = split(applet.letters, args);
         (applet.run)(&args.iter().map(String::as_str).collect::<Vec<_>>())
     });
@@ -398,15 +409,21 @@ fn run_completions(args: &[&str]) -> Result<u8> {
 }
 
 fn run_worker(args: &[&str]) -> Result<u8> {
-    let refused = || Error::Usage("the keeper starts the worker".into());
-    let [directory, mouth] = args else { return Err(refused()) };
-    daemon::worker(Path::new(directory), Mouth::named(mouth).ok_or_else(refused)?)
+    by_keeper(args, |keeper, mouth, directory| daemon::worker(keeper, mouth, Path::new(directory)))
 }
 
 fn run_helper(args: &[&str]) -> Result<u8> {
-    let refused = || Error::Usage("the keeper starts the helper".into());
-    let [backend, mouth] = args else { return Err(refused()) };
-    daemon::helper(backend, Mouth::named(mouth).ok_or_else(refused)?)
+    by_keeper(args, daemon::helper)
+}
+
+/// Runs what the keeper alone starts: its process id, where lines go, and one thing more.
+fn by_keeper(args: &[&str], run: impl FnOnce(u32, Mouth, &str) -> Result<u8>) -> Result<u8> {
+    if let [keeper, mouth, last] = *args {
+        if let (Ok(keeper), Some(mouth)) = (keeper.parse(), Mouth::named(mouth)) {
+            return run(keeper, mouth, last);
+        }
+    }
+    Err(Error::Usage("the daemon's keeper starts this".into()))
 }
 
 fn typed_wire(name: &str) -> Result<Wire> {

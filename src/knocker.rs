@@ -241,7 +241,7 @@ fn caller() -> Option<User> {
             let uid = number("SUDO_UID").filter(|&uid: &u32| uid != 0)?;
             Some(User { uid, gid: number("SUDO_GID")? })
         }
-        (real, effective) if real != effective => Account::of(real).map(|account| account.user),
+        (real, effective) if real != effective => Some(User { uid: real, gid: privilege::real_gid() }),
         _ => None,
     }
 }

@@ -24,6 +24,9 @@ const ADMIT: &str = "KNOCKKNOCK-ADMIT";
 const JUMPS: [(&str, &str); 3] = [("PREROUTING", PREROUTING), ("INPUT", INPUT), ("FORWARD", FORWARD)];
 const CHAINS: [&str; 5] = [PREROUTING, INPUT, FORWARD, KNOCK, ADMIT];
 
+/// How many sources are counted apart: when all places are taken, new ones are not heard.
+const TABLE: &str = "--hashlimit-htable-size 4096 --hashlimit-htable-max 65536 --hashlimit-htable-expire 2000";
+
 /// iptables or ip6tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
@@ -97,7 +100,8 @@ pub(super) fn remove() -> io::Result<()> {
             continue;
         }
         for (from, to) in JUMPS {
-            while mangle(family, &["-D", from, "-j", to]).is_ok() {}
+            // As often as it is there; hardly ever more than once.
+            let _ = (0..16).try_for_each(|_| mangle(family, &["-D", from, "-j", to]));
         }
         for flush_or_delete in ["-F", "-X"] {
             for chain in CHAINS {
@@ -160,7 +164,7 @@ fn script(family: Family, rules: &Rules) -> String {
         KNOCK,
         &format!(
             "-m hashlimit --hashlimit-name knockknock{} --hashlimit-mode srcip{by_network} \
-             --hashlimit-above 100/second --hashlimit-burst 200 -j RETURN",
+             --hashlimit-above 100/second --hashlimit-burst 200 {TABLE} -j RETURN",
             if family == Family::V6 { "6" } else { "" }
         ),
     );

@@ -64,11 +64,12 @@ fn script(rules: &Rules, seed: u32) -> String {
         true => String::new(),
         false => format!("add element inet {TABLE} {set} {{ {ports} }}\n"),
     };
-    let elsewhere = if rules.interfaces.is_empty() {
-        "iifname \"lo\"".to_owned()
-    } else {
-        format!("iifname != {{ \"{}\" }}", rules.interfaces.join("\", \""))
+    // Where the guard applies; knocks are heard everywhere.
+    let on = match rules.interfaces.is_empty() {
+        true => String::new(),
+        false => format!("iifname {{ \"{}\" }} ", rules.interfaces.join("\", \"")),
     };
+    let loopback = "iifname \"lo\" return".to_owned();
     let admit = format!("meta mark set meta mark or {mark}");
     let log = match rules.group {
         // Headers are enough: 60 bytes of IPv4 or 40 of IPv6, and 60 of TCP.
@@ -82,7 +83,7 @@ fn script(rules: &Rules, seed: u32) -> String {
     };
     let prerouting = [
         "meta l4proto != tcp return".to_owned(),
-        format!("{elsewhere} return"),
+        loopback.clone(),
         // Not "related": a SYN is never established to us.
         "ct state established tcp flags & (fin | syn | rst | ack) != syn return".to_owned(),
         // What only passes through is not ours.
@@ -97,7 +98,7 @@ fn script(rules: &Rules, seed: u32) -> String {
         format!(
             "{SYN} ip6 saddr . tcp dport @open6 delete @open6 {{ ip6 saddr . tcp dport }} {admit} ct mark set ct mark or {mark} accept"
         ),
-        "tcp dport @guarded drop".to_owned(),
+        format!("{on}tcp dport @guarded drop"),
     ];
     let knock = [
         "tcp dport != @knock_ports return".to_owned(),
@@ -106,12 +107,12 @@ fn script(rules: &Rules, seed: u32) -> String {
         quiet("ip6 saddr & ffff:ffff:ffff:ffff::"),
         log,
     ];
-    let unmarked = format!("{SYN} ct mark & {mark} != {mark}");
+    let unmarked = format!("{on}{SYN} ct mark & {mark} != {mark}");
     // A rule of others may send elsewhere what came for a guarded port at an address that is not ours.
     let sent_on = format!("{unmarked} ct status dnat ct original proto-dst @guarded drop");
     // What reaches a guarded port by another way: a redirect, a virtual address.
-    let input = [format!("{elsewhere} return"), format!("{unmarked} tcp dport @guarded drop"), sent_on.clone()];
-    let forward = [format!("{elsewhere} return"), sent_on];
+    let input = [loopback.clone(), format!("{unmarked} tcp dport @guarded drop"), sent_on.clone()];
+    let forward = [loopback, sent_on];
     // A set with the flag timeout is a hash: thousands of ports take a tenth of a bitmap's time to add.
     let mut text = format!(
         "add table inet {TABLE}\n\
@@ -144,7 +145,7 @@ fn script(rules: &Rules, seed: u32) -> String {
 
 /// Warnings about rules of others that set our mark's bit: what they mark comes in without a knock.
 pub(super) fn foreign_marks(mark: u32) -> Vec<String> {
-    let rules = nft(&["list", "ruleset"], "").unwrap_or_default();
+    let rules = nft(&["-t", "list", "ruleset"], "").unwrap_or_default();
     let mut table = "";
     let mut warnings = Vec::new();
     for line in rules.lines() {
@@ -290,6 +291,8 @@ impl Changes {
     pub(super) fn new(ours: fn(&str, Option<&str>) -> bool) -> Result<Self> {
         let socket = Socket::open(libc::NETLINK_NETFILTER);
         let joined = socket.and_then(|socket| socket.join(libc::NFNLGRP_NFTABLES).map(|()| socket));
+        // As somebody's blocklist of a hundred thousand addresses, loaded anew, takes.
+        let joined = joined.and_then(|socket| socket.receive_buffer(1 << 20).map(|()| socket));
         Ok(Self { socket: joined.map_err(|cause| Error::system("watch nf_tables for changes", cause))?, ours })
     }
 

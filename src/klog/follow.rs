@@ -66,7 +66,9 @@ impl Follow {
         }
         if let Some(open) = &mut follow.open {
             open.offset = open.file.seek(SeekFrom::End(0)).map_err(failed)?;
-            follow.group = Some(open.file.metadata().map_err(failed)?.gid());
+            let found = open.file.metadata().map_err(failed)?;
+            // The group is needed where not everybody may read; root's is nobody's to have.
+            follow.group = Some(found.gid()).filter(|&gid| gid != 0 && found.mode() & 0o004 == 0);
         } else {
             follow.group = privilege::group(LOG_READERS);
         }

@@ -70,7 +70,7 @@ impl Account {
         look: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
     ) -> Option<Self> {
         let mut row = MaybeUninit::<libc::passwd>::zeroed();
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; 16384];
         let mut result = ptr::null_mut();
         if look(row.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut result) != 0 || result.is_null() {
             return None;
@@ -91,7 +91,7 @@ impl Account {
 pub fn group(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     let mut row = MaybeUninit::<libc::group>::zeroed();
-    let mut buffer = [0; 4096];
+    let mut buffer = [0; 16384];
     let mut result = ptr::null_mut();
     // SAFETY: getgrnam_r fills the row and the buffer, which it is given with its length.
     let failed = unsafe {
@@ -111,6 +111,12 @@ pub fn effective_uid() -> u32 {
 pub fn real_uid() -> u32 {
     // SAFETY: getuid takes nothing and cannot fail.
     unsafe { libc::getuid() }
+}
+
+/// This process's real group id.
+pub fn real_gid() -> u32 {
+    // SAFETY: getgid takes nothing and cannot fail.
+    unsafe { libc::getgid() }
 }
 
 /// Gives up every capability but `keep`, for good: the bounding and ambient sets are emptied and no
@@ -150,8 +156,8 @@ pub fn not_dumpable() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0)
 }
 
-/// Dies with the parent; fails where the parent is gone already.
-pub fn die_with_parent(parent: u32) -> io::Result<()> {
+/// Dies with `parent`; fails where that is gone already.
+pub fn die_with(parent: u32) -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)?;
     // SAFETY: getppid takes nothing and cannot fail.
     let now = unsafe { libc::getppid() };

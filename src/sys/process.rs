@@ -2,7 +2,7 @@
 
 use super::check;
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
@@ -52,9 +52,16 @@ impl Signals {
     }
 }
 
-/// Lets every signal through again; a child inherits what its keeper held back.
-pub fn release_signals() -> io::Result<()> {
-    mask(libc::SIG_SETMASK, &set(&[]))
+/// What a child does about signals, having inherited what its keeper held back: SIGTERM ends it;
+/// reloading and a terminal's ^C stay the keeper's affair.
+pub fn leave_signals_to_keeper() -> io::Result<()> {
+    mask(libc::SIG_SETMASK, &set(&[libc::SIGHUP, libc::SIGINT]))
+}
+
+/// Calls this process `name` in `ps` and `top`, in at most 15 bytes.
+pub fn set_name(name: &CStr) {
+    // SAFETY: the name is a C string that lives through the call.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
 fn set(signals: &[libc::c_int]) -> libc::sigset_t {
@@ -148,9 +155,10 @@ impl Background {
         }
     }
 
-    /// Lets the process that was started end, and lets go of its terminal.
-    pub fn ready(mut self) -> io::Result<()> {
-        silence(0..=2)?;
+    /// Lets the process that was started end, and lets go of its terminal; standard input is kept
+    /// where that is the log.
+    pub fn ready(mut self, keep_input: bool) -> io::Result<()> {
+        silence(if keep_input { 1..=2 } else { 0..=2 })?;
         self.0.write_all(b"+")
     }
 }

@@ -143,7 +143,7 @@ pub fn entry(packet: &[u8]) -> Option<Entry> {
     };
     let (&[s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, words, flags, w0, w1, _, _, _, _], _) =
         segment.split_first_chunk::<{ tcp::HEADER }>()?;
-    if flags & FIN_SYN_RST_ACK & !0x10 != SYN || flags & 0x10 != 0 {
+    if flags & FIN_SYN_RST_ACK != SYN {
         return None;
     }
     let list = segment.get(tcp::HEADER..usize::from(words >> 4) * 4)?;

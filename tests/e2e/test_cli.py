@@ -193,3 +193,25 @@ def test_a_missing_directory_of_profiles_is_named(tmp_path):
     done = run("-p", "22", "--dir", tmp_path / "none", "127.0.0.1")
     assert done.returncode == 1
     assert str(tmp_path / "none") in done.stderr
+
+
+def test_a_set_uid_binary_does_nothing_for_strangers_but_knock(tmp_path):
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:  # pytest's directories are root's alone
+        if parent.name.startswith("pytest-"):
+            parent.chmod(0o755)
+    binary = tmp_path / "knockknock"
+    shutil.copy(BINARY, binary)
+    binary.chmod(0o4755)
+
+    def stranger(*arguments):
+        return subprocess.run(["setpriv", "--reuid", "65432", "--regid", "65432", "--clear-groups", binary, *arguments],
+                              capture_output=True, text=True, timeout=10)
+
+    for arguments in (["daemon", "--unguard"], ["daemon"], ["genprofile", "x", "77", "--dir", tmp_path / "d"]):
+        done = stranger(*arguments)
+        assert done.returncode == 1 and "set-uid" in done.stderr
+    assert not (tmp_path / "d").exists()
+    (tmp_path / "secret").mkdir(mode=0o700)
+    done = stranger("-p", "22", "--dir", tmp_path / "secret", "127.0.0.1")
+    assert done.returncode == 1 and "permission denied" in done.stderr, "it reads as the stranger"

@@ -24,12 +24,12 @@ const CALLS: &[&[libc::c_long]] = &[calls::LIVE, calls::WAIT, calls::READ_WRITE,
 
 /// Runs the helper: descriptor 0 is the socket to the worker, descriptor 1 a pipe to the keeper.
 /// Returns its exit code.
-pub fn run(backend: &str, mouth: Mouth) -> Result<u8> {
+pub fn run(keeper: u32, mouth: Mouth, backend: &str) -> Result<u8> {
     mouth.open();
+    process::set_name(c"knock-helper");
     let backend = Backend::named(backend).ok_or_else(|| Error::Usage("the keeper starts the helper".into()))?;
-    let (channel, keeper) = (End::from(process::inherited(0)), File::from(process::inherited(1)));
-    let parent = std::os::unix::process::parent_id();
-    process::release_signals().map_err(|cause| Error::system("let signals through", cause))?;
+    let (channel, ready) = (End::from(process::inherited(0)), File::from(process::inherited(1)));
+    process::leave_signals_to_keeper().map_err(|cause| Error::system("let signals through", cause))?;
 
     let mut bytes = vec![0; Plan::BYTES];
     let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read the plan", cause))?;
@@ -39,26 +39,26 @@ pub fn run(backend: &str, mouth: Mouth) -> Result<u8> {
     let user = helper_user();
     mouth.let_go().map_err(|cause| Error::system("let go of the terminal", cause))?;
     sandbox::empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
-    drop_privileges(user, backend, parent)?;
+    drop_privileges(user, backend, keeper)?;
     confine(None, CALLS);
     hooks::attempt("helper");
 
-    let mut ready = [0; 1];
-    if channel.receive(&mut ready).ok() != Some(READY.len()) || ready != *READY {
+    let mut said = [0; 1];
+    if channel.receive(&mut said).ok() != Some(READY.len()) || said != *READY {
         return Err(Error::refused("the worker did not start"));
     }
-    { keeper }.write_all(READY).map_err(|cause| Error::system("tell the keeper", cause))?;
+    { ready }.write_all(READY).map_err(|cause| Error::system("tell the keeper", cause))?;
     serve(&channel, &plan, &mut door)
 }
 
-fn drop_privileges(user: User, backend: Backend, parent: u32) -> Result<()> {
+fn drop_privileges(user: User, backend: Backend, keeper: u32) -> Result<()> {
     let keep: &[Capability] = match backend {
         Backend::Nft => &[Capability::NetAdmin],
         Backend::Iptables => &[],
     };
     let dropped = privilege::become_user(user, &[], keep)
         .and_then(|()| privilege::not_dumpable())
-        .and_then(|()| privilege::die_with_parent(parent));
+        .and_then(|()| privilege::die_with(keeper));
     dropped.map_err(|cause| Error::system("give up root's privileges", cause))
 }
 

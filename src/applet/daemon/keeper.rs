@@ -119,13 +119,14 @@ impl Children {
         // Left in the socket before the worker exists, so that no worker can have written it.
         to_helper.send(&orders.plan.to_bytes()).map_err(failed)?;
         let (mut ready, tells) = UnixStream::pair().map_err(failed)?;
-        let helper = ["helper", orders.backend.name(), mouth.name()].map(OsStr::new);
+        let keeper = std::process::id().to_string();
+        let helper = ["helper", &keeper, mouth.name(), orders.backend.name()].map(OsStr::new);
         let mut helper = process::restart_self(&helper, Some(to_worker.into()), tells.into()).map_err(failed)?;
         let log = match orders.config.log {
             Log::Input => None,
             _ => Some(OwnedFd::from(File::open("/dev/null").map_err(failed)?)),
         };
-        let worker = [OsStr::new("worker"), directory.as_os_str(), OsStr::new(mouth.name())];
+        let worker = [OsStr::new("worker"), OsStr::new(&keeper), OsStr::new(mouth.name()), directory.as_os_str()];
         let mut worker = match process::restart_self(&worker, log, to_helper.into()) {
             Ok(worker) => worker,
             Err(cause) => {
@@ -180,7 +181,9 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     let mut children = Children::start(directory, &orders, mouth)?;
     say_ready(&orders);
     if let Some(background) = background {
-        background.ready().map_err(|cause| Error::system("let go of the terminal", cause))?;
+        background
+            .ready(orders.config.log == Log::Input)
+            .map_err(|cause| Error::system("let go of the terminal", cause))?;
     }
 
     let mut repairs = BackOff::default();

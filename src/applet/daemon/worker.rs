@@ -35,11 +35,11 @@ const CALLS: &[&[libc::c_long]] =
 
 /// Runs the worker: descriptor 0 is the log where that is standard input, descriptor 1 the socket to
 /// the helper. Returns its exit code.
-pub fn run(directory: &Path, mouth: Mouth) -> Result<u8> {
+pub fn run(keeper: u32, mouth: Mouth, directory: &Path) -> Result<u8> {
     mouth.open();
+    process::set_name(c"knock-worker");
     let channel = End::from(process::inherited(1));
-    let parent = std::os::unix::process::parent_id();
-    process::release_signals().map_err(|cause| Error::system("let signals through", cause))?;
+    process::leave_signals_to_keeper().map_err(|cause| Error::system("let signals through", cause))?;
 
     let (config, _) = Config::load(directory)?;
     let user = worker_user(&config);
@@ -51,7 +51,7 @@ pub fn run(directory: &Path, mouth: Mouth) -> Result<u8> {
     sandbox::empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
     let dropped = privilege::become_user(user, &groups, &[])
         .and_then(|()| privilege::not_dumpable())
-        .and_then(|()| privilege::die_with_parent(parent));
+        .and_then(|()| privilege::die_with(keeper));
     dropped.map_err(|cause| Error::system("give up root's privileges", cause))?;
 
     match log {
