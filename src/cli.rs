@@ -1,7 +1,7 @@
 //! The table of applets. Dispatch, usage, help and completions all read it; this file alone names argh.
 
 use crate::applet::daemon::Mouth;
-use crate::applet::{completions, connect, daemon, genprofile, knock};
+use crate::applet::{completions, connect, daemon, genprofile, knock, proxy};
 use crate::config::{self, DIRECTORY};
 use crate::error::{Error, Result};
 use crate::knocker::{self, Family};
@@ -87,6 +87,14 @@ const APPLETS: &[Applet] = &[
         letters: "46",
         starts: Starts::RawSocket,
         run: run_connect,
+    },
+    Applet {
+        name: "proxy",
+        alias: "knockknock-proxy",
+        summary: "be a SOCKS proxy that knocks for those who connect through it",
+        letters: "",
+        starts: Starts::Privileged,
+        run: run_proxy,
     },
     Applet {
         name: "completions",
@@ -180,6 +188,30 @@ struct Connect {
     /// the port to open and to connect to
     #[argh(positional)]
     port: String,
+}
+
+/// A SOCKS proxy (4, 4a and 5) that knocks before it connects to a host with a profile, and connects to
+/// any other as it is.
+#[derive(FromArgs)]
+struct Proxy {
+    /// the address to listen on (default: 127.0.0.1)
+    #[argh(option, default = "\"127.0.0.1\".into()")]
+    listen: String,
+    /// where the profiles are (default: ~/.knockknock)
+    #[argh(option)]
+    dir: Option<PathBuf>,
+    /// whom to become (default: the one who started it)
+    #[argh(option)]
+    user: Option<String>,
+    /// serve other machines too, and connect them to hosts with profiles only
+    #[argh(switch)]
+    allow_remote: bool,
+    /// go into the background and log to syslog
+    #[argh(switch)]
+    background: bool,
+    /// the port to listen on
+    #[argh(positional)]
+    listenport: String,
 }
 
 /// Prints completions for a shell.
@@ -400,6 +432,15 @@ fn run_connect(args: &[&str]) -> Result<u8> {
     })
 }
 
+fn run_proxy(args: &[&str]) -> Result<u8> {
+    applet!("knockknock-proxy", Proxy, args, |wanted| {
+        let (port, address) = (config::typed_port(&wanted.listenport)?, proxy::typed_address(&wanted.listen)?);
+        let Proxy { dir: directory, user, allow_remote, background, .. } = wanted;
+        let listen = (address, port).into();
+        proxy::run(proxy::Options { listen, directory, user, allow_remote, background }).map(|()| 0)
+    })
+}
+
 fn run_completions(args: &[&str]) -> Result<u8> {
     applet!("knockknock completions", Completions, args, |wanted| {
         let applets: Vec<_> = APPLETS.iter().filter(|applet| !applet.summary.is_empty()).map(described).collect();
@@ -446,6 +487,7 @@ fn described(applet: &Applet) -> completions::Described {
         "daemon" => Daemon::from_args(&[applet.alias], &["--help"]).err(),
         "genprofile" => Genprofile::from_args(&[applet.alias], &["--help"]).err(),
         "connect" => Connect::from_args(&[applet.alias], &["--help"]).err(),
+        "proxy" => Proxy::from_args(&[applet.alias], &["--help"]).err(),
         _ => None,
     };
     completions::Described {

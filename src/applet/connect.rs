@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::knocker::{self, Family, Knocker};
+use crate::profile::Profile;
 use crate::sys::epoll::Epoll;
 use crate::sys::pipe::Pipe;
 use crate::sys::process;
@@ -32,15 +33,12 @@ pub fn run(directory: &Path, host: &str, port: u16, family: Family) -> Result<()
     let found = tunnel::find(directory, host)?;
     let addresses = knocker::resolve(host, port, family)?;
     let stream = match found {
-        None => race(&addresses, None),
-        Some(found) => match tunnel::profile_for(&found, port)? {
-            None => race(&addresses, None),
-            Some(profile) => {
-                let turnstile = Turnstile::new(&found);
-                let pass = wait_for(&turnstile)?;
-                race(&addresses, Some(Key { knocker: Rc::new(knocker?), profile, pass, pace: turnstile.pace() }))
-            }
-        },
+        Some(found) if tunnel::opens(&found, port)? => {
+            let (profile, turnstile) = (Profile::load(&found)?, Turnstile::new(&found));
+            let (knocker, pass) = (Rc::new(knocker?), wait_for(&turnstile)?);
+            race(&addresses, Some(Key { knocker, profile, pass, pace: turnstile.pace() }))
+        }
+        _ => race(&addresses, None),
     };
     join(&stream?)
 }

@@ -5,3 +5,4 @@ pub mod connect;
 pub mod daemon;
 pub mod genprofile;
 pub mod knock;
+pub mod proxy;

@@ -193,17 +193,31 @@ pub fn close_inherited() -> io::Result<()> {
 
 /// Lets this process hold `files` descriptors open, where it may not yet.
 pub fn allow_files(files: u32) -> io::Result<()> {
-    let files = libc::rlim_t::from(files);
+    let (files, limit) = (libc::rlim_t::from(files), file_limit()?);
+    if limit.rlim_cur >= files {
+        return Ok(());
+    }
+    set_file_limit(libc::rlimit { rlim_cur: files, rlim_max: limit.rlim_max.max(files) })
+}
+
+/// The same as far as it may be; says how many descriptors it comes to.
+pub fn allow_files_up_to(files: u32) -> io::Result<u32> {
+    if allow_files(files).is_err() {
+        let limit = file_limit()?;
+        set_file_limit(libc::rlimit { rlim_cur: limit.rlim_max, ..limit })?;
+    }
+    Ok(u32::try_from(file_limit()?.rlim_cur).unwrap_or(u32::MAX))
+}
+
+fn file_limit() -> io::Result<libc::rlimit> {
     let mut limit = MaybeUninit::<libc::rlimit>::uninit();
     // SAFETY: getrlimit fills the structure that it is given.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) })?;
     // SAFETY: filled above.
-    let mut limit = unsafe { limit.assume_init() };
-    if limit.rlim_cur >= files {
-        return Ok(());
-    }
-    limit.rlim_cur = files;
-    limit.rlim_max = limit.rlim_max.max(limit.rlim_cur);
+    Ok(unsafe { limit.assume_init() })
+}
+
+fn set_file_limit(limit: libc::rlimit) -> io::Result<()> {
     // SAFETY: the structure is valid for reads.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
 }

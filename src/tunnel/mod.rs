@@ -13,7 +13,7 @@ pub use relay::{Moved, Relay, Side, Spares};
 pub use turnstile::{Pass, Turnstile};
 
 use crate::error::Result;
-use crate::profile::{self, Found, Profile};
+use crate::profile::{self, Found, Terms};
 use std::io;
 use std::path::Path;
 
@@ -25,9 +25,7 @@ pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
     }
 }
 
-/// The profile at `found`, if its key may open `port`: to others one connects without a knock.
-pub fn profile_for(found: &Found, port: u16) -> Result<Option<Profile>> {
-    let profile = Profile::load(found)?;
-    let allowed = profile.terms.ports.as_ref().is_none_or(|ports| ports.contains(port));
-    Ok(Some(profile).filter(|_| allowed))
+/// Whether the profile at `found` may open `port`: to others one connects without a knock.
+pub fn opens(found: &Found, port: u16) -> Result<bool> {
+    Ok(Terms::load(&found.path)?.ports.is_none_or(|ports| ports.contains(port)))
 }

@@ -1,0 +1,103 @@
+//! Which addresses the hosts with profiles have: a client may ask for an address, or for another name
+//! of such a host.
+
+use super::names::{Addresses, Question};
+use crate::profile;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long addresses are believed. Nothing is asked while nobody connects.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// The addresses of profiles.
+pub struct Book {
+    directory: PathBuf,
+    known: Vec<(IpAddr, String)>,
+    read: Option<Instant>,
+    reading: bool,
+}
+
+impl Book {
+    /// An empty one, of the profiles in `directory`.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory, known: Vec::new(), read: None, reading: false }
+    }
+
+    /// Whether what it says is to be believed.
+    pub fn is_fresh(&self) -> bool {
+        self.read.is_some_and(|read| read.elapsed() < FRESH)
+    }
+
+    /// Reads the names of the profiles anew. Those that are no addresses are to be asked for.
+    pub fn read(&mut self) -> Option<Question> {
+        if self.reading {
+            return None;
+        }
+        let profiles = profile::list(&self.directory).unwrap_or_default();
+        let is_address = |name: &String| name.parse::<IpAddr>().is_ok();
+        let (addresses, names): (Vec<_>, Vec<_>) = profiles.into_iter().map(|found| found.name).partition(is_address);
+        self.known.retain(|(_, name)| names.contains(name));
+        self.known
+            .extend(addresses.into_iter().filter_map(|name| Some((name.parse::<IpAddr>().ok()?.to_canonical(), name))));
+        self.reading = !names.is_empty();
+        if names.is_empty() {
+            self.read = Some(Instant::now());
+            return None;
+        }
+        Some(Question::Profiles(names))
+    }
+
+    /// Takes the answer. Names that nobody answers for keep the addresses that they had.
+    pub fn fill(&mut self, found: Addresses) {
+        let answered = |name: &String| found.iter().any(|(other, addresses)| other == name && !addresses.is_empty());
+        self.known.retain(|(_, name)| !answered(name));
+        for (name, addresses) in found {
+            let address = |address: SocketAddr| (address.ip().to_canonical(), name.clone());
+            self.known.extend(addresses.into_iter().map(address));
+        }
+        self.reading = false;
+        self.read = Some(Instant::now());
+    }
+
+    /// The profile that has one of `addresses`, and those of them that it has.
+    pub fn find(&self, addresses: &[SocketAddr]) -> Option<(&str, Vec<SocketAddr>)> {
+        let has = |name: &str, address: &SocketAddr| {
+            self.known.iter().any(|(ip, other)| *ip == address.ip().to_canonical() && other == name)
+        };
+        let (_, name) = self.known.iter().find(|(_, name)| addresses.iter().any(|address| has(name, address)))?;
+        Some((name, addresses.iter().copied().filter(|address| has(name, address)).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_are_found_by_their_addresses() {
+        let directory = std::env::temp_dir().join(format!("knockknock-book-{}", std::process::id()));
+        for name in ["10.9.0.1", "host.example", "gone.example", ".hidden"] {
+            std::fs::create_dir_all(directory.join(name)).unwrap();
+        }
+        let [literal, named, alias, other]: [SocketAddr; 4] =
+            ["10.9.0.1:22", "10.9.0.2:22", "[::ffff:10.9.0.2]:22", "10.9.0.3:22"].map(|text| text.parse().unwrap());
+        let mut book = Book::new(directory.clone());
+        assert!(!book.is_fresh());
+        let Some(Question::Profiles(names)) = book.read() else { panic!("there are names") };
+        assert_eq!(names, ["gone.example", "host.example"]);
+        assert!(book.read().is_none(), "it is being read");
+        book.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![named])]);
+        assert!(book.is_fresh());
+        assert_eq!(book.find(&[literal]), Some(("10.9.0.1", vec![literal])));
+        assert_eq!(book.find(&[other, alias]), Some(("host.example", vec![alias])));
+        assert_eq!(book.find(&[other]), None);
+        // Nobody answers for it now; then it is removed.
+        book.read();
+        book.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![])]);
+        assert!(book.find(&[named]).is_some());
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(book.read().is_none());
+        assert!(book.is_fresh() && book.find(&[named]).is_none() && book.find(&[literal]).is_none());
+    }
+}

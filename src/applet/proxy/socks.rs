@@ -1,0 +1,301 @@
+//! The bytes of SOCKS: version 5 (RFC 1928), and 4 and 4a as their authors wrote them down. Pure:
+//! nothing is read or written here, and nothing that a client sends can do more than be refused.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The most bytes that one message of a client has.
+pub const LONGEST: usize = 600;
+
+/// The longest user name of a version 4 client, which nobody looks at.
+const LONGEST_USER: usize = 255;
+/// The longest name of a host, as version 5 has it.
+const LONGEST_NAME: usize = 255;
+
+/// What a client says it speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// SOCKS 4 or 4a.
+    Four,
+    /// SOCKS 5.
+    Five,
+}
+
+/// Where a client wants to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// To an address.
+    Address(IpAddr),
+    /// To a name that is no address.
+    Name(String),
+}
+
+/// A connection that a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// How to answer it.
+    pub version: Version,
+    /// Where to.
+    pub host: Host,
+    /// The port there.
+    pub port: u16,
+}
+
+/// How a request ended, as version 5 numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Connected.
+    Succeeded = 0,
+    /// None of the others.
+    Failed = 1,
+    /// Not to this host from there.
+    NotAllowed = 2,
+    /// There is no way to its network.
+    NetworkUnreachable = 3,
+    /// It is not there, or nobody knows its name.
+    HostUnreachable = 4,
+    /// Nobody listens there.
+    Refused = 5,
+    /// Nobody answered in time.
+    TimedOut = 6,
+    /// We connect, and do nothing else.
+    CommandNotSupported = 7,
+    /// A kind of address that does not exist.
+    AddressTypeNotSupported = 8,
+}
+
+/// What the first message of a client may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hello {
+    /// Version 5, without authentication: to be answered with [`WELCOME`].
+    Five,
+    /// A request: version 4 makes it at once.
+    Asked(Request),
+}
+
+/// Why there is no message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It is not all there.
+    Short,
+    /// These are our last words.
+    Refused(Vec<u8>),
+}
+
+/// A message, and how many bytes it had.
+pub type Parsed<T> = Result<(T, usize), Failure>;
+
+/// The answer to a version 5 client: no authentication.
+pub const WELCOME: [u8; 2] = [5, 0];
+/// None of the ways that it knows to authenticate will do.
+const UNWELCOME: [u8; 2] = [5, 0xff];
+
+/// Reads a client's first message.
+pub fn hello(bytes: &[u8]) -> Parsed<Hello> {
+    match bytes {
+        [] | [5] => Err(Failure::Short),
+        [5, count, methods @ ..] => {
+            let count = usize::from(*count);
+            let methods = methods.get(..count).ok_or(Failure::Short)?;
+            if methods.contains(&0) { Ok((Hello::Five, 2 + count)) } else { Err(Failure::Refused(UNWELCOME.into())) }
+        }
+        [4, ..] => four(bytes).map(|(request, length)| (Hello::Asked(request), length)),
+        _ => Err(Failure::Refused(Vec::new())),
+    }
+}
+
+/// Reads what a version 5 client asks for.
+pub fn request(bytes: &[u8]) -> Parsed<Request> {
+    let refused = |reply| Err(Failure::Refused(answer(Version::Five, reply, None)));
+    let [version, command, _, kind, rest @ ..] = bytes else { return Err(Failure::Short) };
+    let (host, rest) = match (kind, rest) {
+        _ if *version != 5 => return refused(Reply::Failed),
+        (1, [a, b, c, d, rest @ ..]) => (Some(Host::Address(Ipv4Addr::new(*a, *b, *c, *d).into())), rest),
+        (3, [length, rest @ ..]) => {
+            let (name, rest) = rest.split_at_checked(usize::from(*length)).ok_or(Failure::Short)?;
+            (host(name), rest)
+        }
+        (4, rest) => {
+            let (address, rest) = rest.split_first_chunk::<16>().ok_or(Failure::Short)?;
+            (Some(Host::Address(Ipv6Addr::from(*address).to_canonical())), rest)
+        }
+        (1 | 3, _) => return Err(Failure::Short),
+        _ => return refused(Reply::AddressTypeNotSupported),
+    };
+    let [high, low, behind @ ..] = rest else { return Err(Failure::Short) };
+    match (command, host) {
+        (1, Some(host)) => {
+            let request = Request { version: Version::Five, host, port: u16::from_be_bytes([*high, *low]) };
+            Ok((request, bytes.len() - behind.len()))
+        }
+        (1, None) => refused(Reply::HostUnreachable),
+        _ => refused(Reply::CommandNotSupported),
+    }
+}
+
+/// Version 4: `4, command, port, address, user, 0`, and in 4a `name, 0` behind an address 0.0.0.x.
+fn four(bytes: &[u8]) -> Parsed<Request> {
+    let refused = || Failure::Refused(answer(Version::Four, Reply::Failed, None));
+    let [_, command, high, low, a, b, c, d, rest @ ..] = bytes else { return Err(Failure::Short) };
+    let (_, rest) = string(rest, LONGEST_USER)?;
+    let (host, behind) = if let ([0, 0, 0], true) = ([*a, *b, *c], *d != 0) {
+        let (name, behind) = string(rest, LONGEST_NAME)?;
+        (host(name), behind)
+    } else {
+        (Some(Host::Address(Ipv4Addr::new(*a, *b, *c, *d).into())), rest)
+    };
+    let host = host.filter(|_| *command == 1).ok_or_else(refused)?;
+    let request = Request { version: Version::Four, host, port: u16::from_be_bytes([*high, *low]) };
+    Ok((request, bytes.len() - behind.len()))
+}
+
+/// The bytes before the first zero, and those behind it.
+fn string(bytes: &[u8], longest: usize) -> Result<(&[u8], &[u8]), Failure> {
+    match bytes.iter().position(|&byte| byte == 0) {
+        Some(end) if end <= longest => {
+            Ok((bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default()))
+        }
+        None if bytes.len() <= longest => Err(Failure::Short),
+        _ => Err(Failure::Refused(answer(Version::Four, Reply::Failed, None))),
+    }
+}
+
+/// A name that could be a host's: some do write addresses as names.
+fn host(name: &[u8]) -> Option<Host> {
+    let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty() && !name.contains(char::is_control))?;
+    Some(
+        name.parse::<IpAddr>()
+            .map_or_else(|_| Host::Name(name.into()), |address| Host::Address(address.to_canonical())),
+    )
+}
+
+/// The answer to a request; `bound` is our end of the connection.
+pub fn answer(version: Version, reply: Reply, bound: Option<SocketAddr>) -> Vec<u8> {
+    let bound = bound.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
+    let port = bound.port().to_be_bytes();
+    match (version, bound.ip()) {
+        (Version::Five, IpAddr::V4(address)) => [&[5, reply as u8, 0, 1][..], &address.octets(), &port].concat(),
+        (Version::Five, IpAddr::V6(address)) => [&[5, reply as u8, 0, 4][..], &address.octets(), &port].concat(),
+        (Version::Four, address) => {
+            let address = if let IpAddr::V4(address) = address { address } else { Ipv4Addr::UNSPECIFIED };
+            let granted = if reply == Reply::Succeeded { 90 } else { 91 };
+            [&[0, granted][..], &port, &address.octets()].concat()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn five(host: &str, port: u16) -> Request {
+        let host = host.parse().map_or_else(|_| Host::Name(host.into()), Host::Address);
+        Request { version: Version::Five, host, port }
+    }
+
+    /// Every message and what it comes to.
+    fn messages() -> Vec<(Vec<u8>, Request)> {
+        let name = "n".repeat(255);
+        let four = |host: &str| Request { version: Version::Four, ..five(host, 80) };
+        let v6 = [&[5, 1, 0, 4][..], &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &[0, 80]].concat();
+        vec![
+            (vec![5, 1, 0, 1, 10, 9, 0, 1, 0, 22], five("10.9.0.1", 22)),
+            ([&[5, 1, 0, 3, 4][..], b"host", &[1, 0xbb]].concat(), five("host", 443)),
+            ([&[5, 1, 0, 3, 255][..], name.as_bytes(), &[0, 22]].concat(), five(&name, 22)),
+            ([&[5, 1, 0, 3, 8][..], b"10.9.0.1", &[0, 22]].concat(), five("10.9.0.1", 22)),
+            (v6, five("2001:db8::1", 80)),
+            (vec![4, 1, 0, 80, 10, 9, 0, 1, 0], four("10.9.0.1")),
+            (b"\x04\x01\x00\x50\x0a\x09\x00\x01user\x00".into(), four("10.9.0.1")),
+            (b"\x04\x01\x00\x50\x00\x00\x00\x01user\x00host\x00".into(), four("host")),
+            (b"\x04\x01\x00\x50\x00\x00\x00\xff\x00fd09::1\x00".into(), four("fd09::1")),
+        ]
+    }
+
+    fn parse(bytes: &[u8]) -> Parsed<Request> {
+        if bytes.first() == Some(&5) {
+            return request(bytes);
+        }
+        hello(bytes).map(|(hello, length)| match hello {
+            Hello::Asked(request) => (request, length),
+            Hello::Five => panic!("version 4 was sent"),
+        })
+    }
+
+    #[test]
+    fn messages_are_read_whole_and_not_beyond() {
+        for (mut bytes, request) in messages() {
+            let length = bytes.len();
+            for end in 0..length {
+                assert_eq!(parse(&bytes[..end]), Err(Failure::Short), "{:?}", &bytes[..end]);
+            }
+            bytes.extend(b"payload");
+            assert_eq!(parse(&bytes), Ok((request, length)));
+        }
+    }
+
+    #[test]
+    fn greetings() {
+        assert_eq!(hello(&[5, 1, 0]), Ok((Hello::Five, 3)));
+        assert_eq!(hello(&[5, 2, 2, 0, 5]), Ok((Hello::Five, 4)));
+        let all: Vec<u8> = [5, 255].into_iter().chain((0..255).rev()).collect();
+        assert_eq!(hello(&all), Ok((Hello::Five, 257)));
+        for (bytes, failure) in [
+            (&[5, 2, 0][..], Failure::Short),
+            (&[5, 0], Failure::Refused(vec![5, 0xff])),
+            (&[5, 1, 2], Failure::Refused(vec![5, 0xff])),
+            (b"GET / HTTP/1.1\r\n", Failure::Refused(vec![])),
+            (&[0], Failure::Refused(vec![])),
+        ] {
+            assert_eq!(hello(bytes), Err(failure), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_we_do_not_do_is_refused_by_its_number() {
+        let v5 = |reply: u8| Err(Failure::Refused(vec![5, reply, 0, 1, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(request(&[5, 2, 0, 1, 1, 2, 3, 4, 0, 80]), v5(7), "BIND");
+        assert_eq!(request(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]), v5(7), "UDP ASSOCIATE");
+        assert_eq!(request(&[5, 1, 0, 2, 0]), v5(8), "no such kind of address");
+        assert_eq!(request(&[5, 1, 0, 3, 0, 0, 80]), v5(4), "no name");
+        assert_eq!(request(b"\x05\x01\x00\x03\x03a\0b\x00\x50"), v5(4), "a name with NUL");
+        assert_eq!(request(b"\x05\x01\x00\x03\x01\xff\x00\x50"), v5(4), "no UTF-8");
+        assert_eq!(request(&[6, 1, 0, 1, 1]), v5(1));
+        let v4 = Err(Failure::Refused(vec![0, 91, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(hello(&[4, 2, 0, 80, 1, 2, 3, 4, 0]), v4, "BIND");
+        assert_eq!(hello(&[4, 1, 0, 80, 0, 0, 0, 1, 0, 0]), v4, "no name");
+        assert_eq!(hello(&[&[4, 1, 0, 80, 1, 2, 3, 4][..], &[b'u'; 256]].concat()), v4, "an endless user");
+        assert_eq!(hello(&[&[4, 1, 0, 80, 0, 0, 0, 1, 0][..], &[b'n'; 256]].concat()), v4, "an endless name");
+    }
+
+    #[test]
+    fn nothing_stays_short_for_ever() {
+        // Whatever comes, with LONGEST bytes it is a message or it is refused.
+        let mut seed = 1_u32;
+        for _ in 0..20_000 {
+            let bytes: Vec<u8> = (0..LONGEST)
+                .map(|at| {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    match at {
+                        0 => 4 + (seed >> 31) as u8,
+                        1..4 if seed >> 30 != 0 => (seed >> 8) as u8 % 5,
+                        _ => (seed >> 24) as u8 | u8::from(seed & 0x100 == 0),
+                    }
+                })
+                .collect();
+            for parsed in [hello(&bytes).map(|(_, length)| length), request(&bytes).map(|(_, length)| length)] {
+                assert_ne!(parsed, Err(Failure::Short), "{bytes:?}");
+                assert!(parsed.is_err() || parsed.is_ok_and(|length| length <= LONGEST));
+            }
+        }
+    }
+
+    #[test]
+    fn answers() {
+        let v4 = Some("10.9.0.2:258".parse().unwrap());
+        let v6 = Some("[::1]:258".parse().unwrap());
+        assert_eq!(answer(Version::Five, Reply::Succeeded, v4), [5, 0, 0, 1, 10, 9, 0, 2, 1, 2]);
+        assert_eq!(answer(Version::Five, Reply::Succeeded, v6)[..4], [5, 0, 0, 4]);
+        assert_eq!(answer(Version::Five, Reply::Succeeded, v6).len(), 22);
+        assert_eq!(answer(Version::Four, Reply::Succeeded, v4), [0, 90, 1, 2, 10, 9, 0, 2]);
+        assert_eq!(answer(Version::Four, Reply::Refused, None), [0, 91, 0, 0, 0, 0, 0, 0]);
+    }
+}

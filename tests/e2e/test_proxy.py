@@ -1,0 +1,665 @@
+"""The SOCKS proxy: real clients, rude clients, many clients."""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from services import Plain, Sshd, Web, echo, wait_until
+from stage import BINARY, CLIENT, SERVER, SERVER6, Capture, status
+
+PROXY, WEB, ECHO, SSH, PLAIN, OTHER = 1080, 8000, 4000, 2222, 4001, 4002
+GRANTED, FAILED, NOT_ALLOWED, NET, HOST, REFUSED, TIMED_OUT, COMMAND, KIND = range(9)
+
+
+class Proxy:
+    """A running knockknock-proxy on a machine."""
+
+    def __init__(self, machine, directory, *arguments, wrap=(), **options):
+        self.machine, self.said = machine, []
+        self.process = machine.start(*wrap, BINARY, "proxy", "--dir", directory, *arguments, PROXY,
+                                     stderr=subprocess.PIPE, text=True, **options)
+        self.pid = self.process.pid
+        while ": ready" not in (line := self.process.stderr.readline()):
+            assert line, f"the proxy ended: {self.said}"
+            self.said.append(line)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        self.said += self.process.stderr
+
+    def socket(self, timeout=10, address="127.0.0.1"):
+        """A fresh connection to it."""
+        client = self.machine.socket(socket.AF_INET, socket.SOCK_STREAM)
+        client.settimeout(timeout)
+        client.connect((address, PROXY))
+        return client
+
+    def ask(self, host, port, timeout=10):
+        """A socket that has asked for a connection by SOCKS 5, and the reply's number."""
+        client = self.socket(timeout)
+        client.sendall(b"\x05\x01\x00")
+        assert exactly(client, 2) == b"\x05\x00"
+        client.sendall(request(host, port))
+        return client, reply(client)
+
+    def files(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def memory(self):
+        """Kilobytes in use."""
+        return int(status(self.pid)["VmRSS"].split()[0])
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait()
+        self._reader.join()
+        self.process.stderr.close()
+
+
+def request(host, port, command=1):
+    """The bytes of a SOCKS 5 request."""
+    kind, octets = 3, bytes([len(host)]) + host.encode()
+    for number, family in ((1, socket.AF_INET), (4, socket.AF_INET6)):
+        with contextlib.suppress(OSError, ValueError):
+            kind, octets = number, socket.inet_pton(family, host)
+    return bytes([5, command, 0, kind]) + octets + struct.pack("!H", port)
+
+
+def exactly(client, count):
+    octets = b""
+    while len(octets) < count and (more := client.recv(count - len(octets))):
+        octets += more
+    return octets
+
+
+def reply(client):
+    head = exactly(client, 4)
+    assert head[:1] == b"\x05" and head[2:3] == b"\0", head
+    exactly(client, {1: 4, 4: 16}[head[3]] + 2)
+    return head[1]
+
+
+def rest(client):
+    """What comes until the end."""
+    octets = b""
+    while more := client.recv(1 << 16):
+        octets += more
+    return octets
+
+
+@pytest.fixture
+def firewall():
+    """One is enough here: what the firewalls do is tried elsewhere."""
+    return "nft"
+
+
+@pytest.fixture
+def door(stage, firewall):
+    """Guarded services, and one that is not guarded."""
+    stage.open_up(firewall, guard=f"{stage.PORT}, {stage.FENCE_PORT}, {WEB}, {ECHO}, {SSH}, {OTHER}")
+    stage.keep(Plain(stage.server, ECHO, echo))
+    stage.keep(Plain(stage.server, PLAIN, echo))
+    return stage
+
+
+@pytest.fixture
+def proxy(door):
+    return door.keep(Proxy(door.client, door.client_dir))
+
+
+def call_profile(stage, host):
+    """Gives the client's profile another name."""
+    stage.gate.client_path = stage.gate.client_path.rename(stage.client_dir / host)
+
+
+def give_names(stage, **names):
+    """The client's /etc/hosts."""
+    hosts = stage.directory / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n" + "".join(
+        f"{address} {name.replace('_', '.')}\n" for name, addresses in names.items() for address in addresses))
+    stage.client.run("mount", "--bind", hosts, "/etc/hosts")
+
+
+# Real clients
+
+HOSTS = SERVER, "four.example", "both.example", "six.example", f"[{SERVER6}]"
+
+
+@pytest.mark.parametrize("scheme, host", [
+    *(("socks5", host) for host in HOSTS), *(("socks5h", host) for host in HOSTS),
+    *(("socks4", host) for host in HOSTS[:3]), *(("socks4a", host) for host in HOSTS[:4])])  # 4 has no IPv6 addresses
+def test_curl(door, scheme, host):
+    give_names(door, four_example=[SERVER], six_example=[SERVER6], both_example=[SERVER6, SERVER])
+    call_profile(door, host.strip("[]"))
+    web = door.keep(Web(door.server, door.directory / "web", WEB))
+    content = os.urandom(1_000_000)
+    (web.directory / "file").write_bytes(content)
+    door.keep(Proxy(door.client, door.client_dir))
+    assert not door.connects(WEB)
+    target = door.directory / "target"
+    for number in range(1, 3):
+        door.client.run("curl", "-sSf", "-x", f"{scheme}://127.0.0.1:{PROXY}", "-o", target, f"http://{host}:{WEB}/file")
+        assert target.read_bytes() == content
+        assert door.gate.client_counter == number, "one connection, one knock"
+
+
+def test_ssh_and_scp(door, proxy):
+    sshd = door.keep(Sshd(door.server, door.directory / "sshd", SSH))
+    options = sshd.options(f"socat - SOCKS4A:127.0.0.1:%h:%p,socksport={PROXY}")
+    assert door.client.run("ssh", *options, "-p", SSH, f"root@{SERVER}", "echo hello").stdout == "hello\n"
+    source, target, back = (door.directory / name for name in ("source", "target", "back"))
+    source.write_bytes(os.urandom(100 << 20))
+    door.client.run("scp", *options, "-P", SSH, source, f"root@{SERVER}:{target}", timeout=100)
+    assert target.read_bytes() == source.read_bytes()
+    door.client.run("scp", *options, "-P", SSH, f"root@{SERVER}:{target}", back, timeout=100)
+    assert back.read_bytes() == source.read_bytes()
+    assert door.gate.client_counter == 3
+
+
+# Which host has a profile
+
+def test_an_address_of_a_profile_with_a_name_is_knocked_for(door):
+    give_names(door, host_example=[SERVER], alias_example=[SERVER])
+    call_profile(door, "host.example")
+    proxy = door.keep(Proxy(door.client, door.client_dir))
+    for number, host in enumerate([SERVER, "alias.example", "host.example", "HOST.Example"], 1):
+        client, answer = proxy.ask(host, ECHO)
+        assert (answer, door.gate.client_counter) == (GRANTED, number), host
+        client.close()
+
+
+def test_a_name_that_is_not_known_does_not_keep_addresses_from_being_served(door):
+    """The profile's name cannot be asked for."""
+    call_profile(door, "no.such.host.invalid")
+    proxy = door.keep(Proxy(door.client, door.client_dir))
+    client, answer = proxy.ask(SERVER, PLAIN)
+    assert answer == GRANTED
+    client.close()
+
+
+def test_a_profile_that_appears_is_used_at_once(door, proxy):
+    path = door.gate.client_path
+    hidden = path.rename(door.directory / "hidden")
+    client, answer = proxy.ask(SERVER, PLAIN)
+    assert answer == GRANTED
+    client.close()
+    hidden.rename(path)
+    client, answer = proxy.ask(SERVER, ECHO)
+    assert (answer, door.gate.client_counter) == (GRANTED, 1)
+    client.close()
+
+
+def test_other_hosts_and_ports_are_connected_without_a_knock(door, proxy):
+    with (door.gate.client_path / "config").open("a") as config:
+        config.write(f"ports = {ECHO}\n")
+    capture = door.keep(Capture(door.client))
+    for host in (SERVER, SERVER6):
+        client, answer = proxy.ask(host, PLAIN)
+        assert answer == GRANTED
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        client.close()
+    assert capture.sent(door.gate.knock_port) == []
+
+
+def test_a_damaged_profile_is_an_error_and_never_passed_over(door, proxy):
+    (door.gate.client_path / "mac.key").chmod(0o644)
+    client, answer = proxy.ask(SERVER, ECHO)
+    assert (answer, door.gate.client_counter) == (FAILED, 0)
+    client.close()
+    wait_until(lambda: any("mac.key" in line for line in proxy.said))
+
+
+# Replies
+
+def test_each_failure_has_its_reply(door, proxy):
+    give_names(door, dead_example=["100::1"])
+    door.gate.client_path.rename(door.directory / "hidden")
+    for host, expected in [("100::1", NET), ("dead.example", NET), ("203.0.113.1", NET), ("no.such.host.invalid", HOST), ("", HOST), ("a\0b", HOST)]:
+        client, answer = proxy.ask(host, 22)
+        assert answer == expected, host
+        assert rest(client) == b""
+        client.close()
+    for port in (0, PLAIN + 7):
+        client, answer = proxy.ask(SERVER, port)
+        assert (answer, rest(client)) == (REFUSED, b"")
+        client.close()
+    door.server.run("nft", "-f", "-", input=f"""
+        table inet other {{ chain input {{ type filter hook input priority filter;
+            tcp dport {OTHER + 1} reject with icmp type host-unreachable
+            }}
+        }}""")
+    client, answer = proxy.ask(SERVER, OTHER + 1)
+    assert (answer, rest(client)) == (HOST, b"")
+    client.close()
+
+
+@pytest.mark.parametrize("command", [2, 3, 9])
+def test_other_commands_are_refused(proxy, command):
+    with proxy.socket() as client:
+        client.sendall(b"\x05\x01\x00" + request(SERVER, ECHO, command))
+        assert exactly(client, 2) == b"\x05\x00"
+        assert reply(client) == COMMAND
+        assert rest(client) == b""
+
+
+@pytest.mark.parametrize("sent, answer", [
+    (b"\x05\x01\x02", b"\x05\xff"),
+    (b"\x05\x00", b"\x05\xff"),
+    (b"\x05\xff" + bytes(range(1, 256)), b"\x05\xff"),
+    (b"\x05\xff" + bytes(range(255)) + b"\x05\x01\x00\x05", b"\x05\x00\x05\x08\x00\x01\0\0\0\0\0\0"),
+    (b"\x04\x02\x00\x16\x0a\x09\x00\x01\x00", b"\x00\x5b\0\0\0\0\0\0"),
+    (b"\x04\x01\x00\x16\x00\x00\x00\x01\x00\x00", b"\x00\x5b\0\0\0\0\0\0"),
+    (b"\x04\x01\x00\x16\x0a\x09\x00\x01" + b"u" * 10000, b"\x00\x5b\0\0\0\0\0\0"),
+    (b"\x05\x01\x00\x05\x01\x00\x03\xff" + b"n" * 255 + b"\x00\x16", b"\x05\x00\x05\x04\x00\x01\0\0\0\0\0\0"),
+], ids=["password only", "no methods", "255 methods but none", "no such address", "4: bind", "4a: no name",
+        "4: endless user", "a name of 255 bytes"])
+def test_refusals_are_said_and_heard(proxy, sent, answer):
+    with proxy.socket(20) as client:
+        client.sendall(sent)
+        assert rest(client) == answer
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"\0", os.urandom(5000).replace(b"\4", b"\0").replace(b"\5", b"\0")])
+def test_what_is_not_socks_is_closed(proxy, sent):
+    with proxy.socket() as client, contextlib.suppress(ConnectionResetError):
+        client.sendall(sent)
+        assert client.recv(100) == b""
+
+
+def test_one_byte_at_a_time(door, proxy):
+    for opening, answers in [(b"\x05\x03\x01\x00\x02" + request(SERVER, ECHO), [b"\x05\x00", b"\x05\x00\x00\x01"]),
+                             (b"\x04\x01" + struct.pack("!H", ECHO) + b"\0\0\0\1user\0" + SERVER.encode() + b"\0", [b"\0\x5a"])]:
+        with proxy.socket() as client:
+            for octet in opening:
+                client.sendall(bytes([octet]))
+                time.sleep(0.002)
+            for expected in answers:
+                assert exactly(client, len(expected)) == expected
+            exactly(client, 6)
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+
+
+def test_what_is_sent_behind_the_request_is_the_servers(proxy):
+    with proxy.socket() as client:
+        client.sendall(b"\x05\x01\x00" + request(SERVER, ECHO) + b"payload")
+        assert exactly(client, 2) == b"\x05\x00" and reply(client) == GRANTED
+        assert exactly(client, 7) == b"payload"
+
+
+def test_a_thousand_rude_clients_leave_nothing_behind(door, proxy):
+    web = request(SERVER, PLAIN)
+    whole = b"\x05\x01\x00" + web
+    four = b"\x04\x01\x00\x16\x0a\x09\x00\x01user\x00"
+    openings = [whole[:cut] for cut in range(len(whole) + 1)] + [four[:cut] for cut in range(len(four))] + [
+        b"\x05\xff" + b"\x01" * 255, b"GET / HTTP/1.0\r\n\r\n", b"\x05\x01\x00" + request("no.such.host.invalid", 22),
+        b"\x05\x01\x00" + request("", 22), b"\x05\x01\x00" + request("a\0b", 22), os.urandom(300), b"\x05\x01\x00" + request(SERVER, ECHO)]
+    door.gate.client_path.rename(door.directory / "hidden")
+    client, _ = proxy.ask(SERVER, PLAIN)
+    client.close()
+    wait_until(lambda: proxy.files() <= 12)
+    before, memory = proxy.files(), proxy.memory()
+    kept = []
+    for number in range(1000):
+        client = proxy.socket()
+        with contextlib.suppress(OSError):
+            client.sendall(openings[number % len(openings)])
+            if number % 3 == 0:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            elif number % 3 == 1:
+                client.shutdown(socket.SHUT_WR)
+        kept.append(client)
+        if len(kept) == 50:
+            random.shuffle(kept)
+            for client in kept:
+                client.close()
+            kept.clear()
+    wait_until(lambda: proxy.files() <= before, 20)
+    assert proxy.memory() < memory + 1000
+    client, answer = proxy.ask(SERVER, PLAIN)
+    assert answer == GRANTED
+    client.close()
+
+
+def test_who_says_nothing_is_sent_away(proxy):
+    with proxy.socket(40) as mute, proxy.socket(40) as half:
+        half.sendall(b"\x05\x01")
+        began = time.monotonic()
+        assert (rest(mute), rest(half)) == (b"", b"")
+        assert 25 < time.monotonic() - began < 35
+
+
+# The relay
+
+def test_both_directions_end_one_by_one(door, proxy):
+    client, _ = proxy.ask(SERVER, ECHO)
+    sent = os.urandom(5_000_000)
+
+    def send():
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    received = rest(client)
+    sender.join()
+    assert received == sent
+    client.close()
+
+
+def test_the_end_of_the_servers_bytes_leaves_the_other_way_open(door, proxy):
+    taken = []
+
+    def serve(connection):
+        connection.sendall(b"bye")
+        connection.shutdown(socket.SHUT_WR)
+        taken.append(rest(connection))
+
+    door.keep(Plain(door.server, OTHER, serve))
+    client, _ = proxy.ask(SERVER, OTHER)
+    assert rest(client) == b"bye"
+    client.sendall(b"still here")
+    time.sleep(0.1)
+    client.close()
+    wait_until(lambda: taken == [b"still here"])
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_a_reset_is_passed_on(door, proxy, who):
+    at_server = []
+    done = threading.Event()
+
+    def serve(connection):
+        connection.sendall(b"x")
+        try:
+            if who == "server":
+                connection.recv(1)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
+                at_server.append(rest(connection))
+        except OSError as error:
+            at_server.append(type(error))
+        finally:
+            done.set()
+
+    door.keep(Plain(door.server, OTHER, serve))
+    client, _ = proxy.ask(SERVER, OTHER)
+    assert client.recv(1) == b"x"
+    if who == "server":
+        client.sendall(b"y")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    else:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    assert done.wait(5)
+    assert at_server == ([ConnectionResetError] if who == "client" else [])
+
+
+def test_a_client_that_does_not_read_holds_up_its_server_only(door, proxy):
+    sent = []
+
+    def serve(connection):
+        connection.settimeout(1)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                sent.append(connection.send(bytes(1 << 16)))
+
+    door.keep(Plain(door.server, OTHER, serve))
+    lazy, _ = proxy.ask(SERVER, OTHER)
+    memory = proxy.memory()
+    wait_until(lambda: sent and sum(sent) > 100_000)
+    for _ in range(20):
+        other, answer = proxy.ask(SERVER, PLAIN)
+        other.sendall(b"x")
+        assert answer == GRANTED and other.recv(1) == b"x"
+        other.close()
+    time.sleep(1.5)
+    assert proxy.memory() < memory + 500
+    total = sum(sent)
+    assert total < 50 << 20
+    assert len(rest(lazy)) == total
+    lazy.close()
+
+
+# Many
+
+def test_five_hundred_at_once(door, proxy):
+    door.gate.client_path.rename(door.directory / "hidden")
+    proxy.ask(SERVER, PLAIN)[0].close()
+    before = proxy.memory()
+    clients = [proxy.socket(30) for _ in range(500)]
+    opening = b"\x05\x01\x00" + request(SERVER, PLAIN)
+    for client in clients:
+        client.sendall(opening)
+    for number, client in enumerate(clients):
+        assert exactly(client, 2) == b"\x05\x00" and reply(client) == GRANTED
+        client.sendall(b"%04d" % number * 1000)
+    during = proxy.memory()
+    for number, client in enumerate(clients):
+        assert exactly(client, 4000) == b"%04d" % number * 1000
+        client.close()
+    wait_until(lambda: proxy.files() < 40)
+    print(f"memory: {before} kB before, {during} kB with 500 connections, {proxy.memory()} kB after")
+    assert during - before < 1000 and proxy.memory() - before < 1000
+
+
+def test_five_hundred_at_once_behind_the_guard(door, proxy):
+    clients = [proxy.socket(60) for _ in range(500)]
+    opening = b"\x05\x01\x00" + request(SERVER, ECHO)
+    began = time.monotonic()
+    for client in clients:
+        client.sendall(opening)
+    for number, client in enumerate(clients):
+        assert exactly(client, 2) == b"\x05\x00" and reply(client) == GRANTED
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+    print(f"500 knocks and connections took {time.monotonic() - began:.1f} s, {door.gate.client_counter} counters")
+    assert door.gate.client_counter < 510
+    for client in clients:
+        client.close()
+
+
+def test_ten_at_once_to_one_port_take_turns(door, proxy):
+    spent = []
+    for _ in range(20):
+        began = time.monotonic()
+        proxy.ask(SERVER, ECHO)[0].close()
+        spent.append(time.monotonic() - began)
+    for _ in range(5):
+        clients = [proxy.socket() for _ in range(10)]
+        began = time.monotonic()
+        for client in clients:
+            client.sendall(b"\x05\x01\x00" + request(SERVER, ECHO))
+        for client in clients:
+            assert exactly(client, 2) == b"\x05\x00" and reply(client) == GRANTED
+        assert time.monotonic() - began < 10 * max(spent)
+        for client in clients:
+            client.close()
+    assert door.gate.client_counter == 70, "one connection, one counter"
+
+
+def test_the_command_line_and_the_proxy_share_a_profile(door, proxy):
+    clients, processes = [], []
+    for _ in range(20):
+        clients.append(proxy.socket(30))
+        clients[-1].sendall(b"\x05\x01\x00" + request(SERVER, ECHO))
+        processes.append(door.client.start(BINARY, "connect", "--dir", door.client_dir, SERVER, ECHO,
+                                           stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    for client in clients:
+        assert exactly(client, 2) == b"\x05\x00" and reply(client) == GRANTED
+        client.close()
+    for process in processes:
+        assert process.communicate(b"x", 30)[0] == b"x"
+    assert door.gate.client_counter == door.gate.counter == 40
+
+
+def test_beyond_the_limit_clients_are_refused(door):
+    """Sixteen connections are what few descriptors come to; root could have more, but not without this capability."""
+    few = ["setpriv", "--bounding-set=-sys_resource", "prlimit", "--nofile=600:600"]
+    door.gate.client_path.rename(door.directory / "hidden")
+    proxy = door.keep(Proxy(door.client, door.client_dir, wrap=few))
+    clients = [proxy.ask(SERVER, PLAIN) for _ in range(16)]
+    assert [answer for _, answer in clients] == [GRANTED] * 16
+    for _ in range(3):
+        client, answer = proxy.ask(SERVER, PLAIN)
+        assert (answer, rest(client)) == (FAILED, b"")
+        client.close()
+    wait_until(lambda: sum("others are refused" in line for line in proxy.said) == 1)
+    for client, _ in clients:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        client.close()
+    wait_until(lambda: proxy.files() < 20)
+    client, answer = proxy.ask(SERVER, PLAIN)
+    assert answer == GRANTED
+    client.close()
+
+
+# The turnstile
+
+def test_unanswered_knocks_are_an_error_and_a_back_off(door, proxy):
+    door.daemon.stop()
+    waiting = [proxy.socket(20) for _ in range(3)]
+    began = time.monotonic()
+    for client in waiting:
+        client.sendall(b"\x05\x01\x00" + request(SERVER, ECHO))
+    for client in waiting:
+        assert exactly(client, 2) == b"\x05\x00" and reply(client) == TIMED_OUT
+        client.close()
+    assert 3 < time.monotonic() - began < 6
+    assert door.gate.client_counter == 3, "who waited is refused as well"
+    client, answer = proxy.ask(SERVER, ECHO)
+    assert (answer, door.gate.client_counter) == (TIMED_OUT, 3)
+    client.close()
+    wait_until(lambda: any("3 knocks went unanswered" in line for line in proxy.said))
+    time.sleep(1.1)
+    assert proxy.ask(SERVER, ECHO)[1] == TIMED_OUT
+    assert door.gate.client_counter == 6
+    time.sleep(1.1)
+    assert proxy.ask(SERVER, ECHO)[1] == TIMED_OUT
+    assert door.gate.client_counter == 6, "two seconds the second time"
+    door.start_daemon()
+    time.sleep(1.1)
+    client, answer = proxy.ask(SERVER, ECHO)
+    assert answer == GRANTED
+    client.close()
+
+
+def test_a_client_that_vanishes_in_the_queue_costs_no_counter(door, proxy):
+    door.daemon.stop()
+    clients = [proxy.socket() for _ in range(10)]
+    for client in clients:
+        client.sendall(b"\x05\x01\x00" + request(SERVER, ECHO))
+        assert exactly(client, 2) == b"\x05\x00"
+    wait_until(lambda: door.gate.client_counter == 1)
+    for client in reversed(clients):
+        client.close()
+    time.sleep(0.3)
+    assert door.gate.client_counter == 1
+    door.start_daemon()
+    client, answer = proxy.ask(SERVER, ECHO)
+    assert (answer, door.gate.client_counter) == (GRANTED, 2)
+    client.close()
+
+
+# The process
+
+def test_it_does_nothing_while_nothing_happens(door, proxy):
+    client, _ = proxy.ask(SERVER, ECHO)
+    other, _ = proxy.ask("no.such.host.invalid", ECHO)
+    other.close()
+    time.sleep(0.5)
+    trace = door.directory / "trace"
+    strace = subprocess.Popen(["strace", "-f", "-qq", "-o", trace, "-p", str(proxy.pid)], stderr=subprocess.DEVNULL)
+    time.sleep(5)
+    strace.send_signal(signal.SIGINT)
+    strace.wait()
+    calls = [line for line in trace.read_text().splitlines() if "epoll_wait(" not in line and "resumed" not in line]
+    assert calls == []
+    assert len(trace.read_text().splitlines()) <= 1
+    assert len(os.listdir(f"/proc/{proxy.pid}/task")) == 1, "no thread stays"
+    client.close()
+
+
+@pytest.fixture
+def public(door):
+    """The profiles where another user can read them, and theirs."""
+    def give(user):
+        for path in [door.client_dir, *door.client_dir.rglob("*")]:
+            os.chown(path, user, user)
+        for path in [door.directory, *door.directory.parents]:
+            if path.stat().st_mode & 0o777 == 0o700:
+                path.chmod(0o711)
+        return user
+    return give
+
+
+@pytest.mark.parametrize("how", ["sudo", "--user"])
+def test_it_becomes_another_user_and_keeps_nothing(door, public, how):
+    user = public(2 if how == "--user" else 65432)
+    arguments = ["--user", "bin"] if how == "--user" else []
+    environment = {**os.environ, "SUDO_UID": str(user), "SUDO_GID": str(user)} if how == "sudo" else os.environ
+    proxy = door.keep(Proxy(door.client, door.client_dir, *arguments, env=environment))
+    state = status(proxy.pid)
+    assert set(state["Uid"].split()) == set(state["Gid"].split()) == {str(user)}
+    client, answer = proxy.ask(SERVER, ECHO)
+    assert answer == GRANTED
+    client.close()
+
+
+def test_root_stays_root_without_capabilities(proxy):
+    state = status(proxy.pid)
+    assert set(state["Uid"].split()) == {"0"}
+    assert {int(state[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert state["NoNewPrivs"] == "1"
+
+
+def test_it_listens_elsewhere_only_when_told_twice(door):
+    done = door.client.run(BINARY, "proxy", "--dir", door.client_dir, "--listen", "0.0.0.0", PROXY, check=False)
+    assert done.returncode == 1 and "--allow-remote" in done.stderr
+    proxy = door.keep(Proxy(door.client, door.client_dir, "--listen", "0.0.0.0", "--allow-remote"))
+    for host, expected in [("127.0.0.1", NOT_ALLOWED), (CLIENT, NOT_ALLOWED), (SERVER6, NOT_ALLOWED),
+                           ("localhost", NOT_ALLOWED), (SERVER, GRANTED)]:
+        client, answer = proxy.ask(host, ECHO)
+        assert answer == expected, host
+        client.close()
+
+
+@pytest.mark.parametrize("arguments, why", [
+    (["0"], "is no port"), (["x"], "is no port"), (["--listen", "here", "1080"], "is no address"),
+    (["--user", "no such user", "1080"], "there is no user"), ([], "listenport")])
+def test_usage(door, arguments, why):
+    done = door.client.run(BINARY, "proxy", *arguments, check=False)
+    assert done.returncode == 2 and why in done.stderr, done.stderr
+
+
+def test_a_port_that_is_taken_is_an_error(door, proxy):
+    done = door.client.run(BINARY, "proxy", "--dir", door.client_dir, PROXY, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"knockknock-proxy: cannot listen on 127.0.0.1:{PROXY}: address already in use\n"
+
+
+def test_background(door):
+    door.client.run(BINARY, "proxy", "--dir", door.client_dir, "--background", PROXY)
+    [pid] = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
+             if path.read_bytes().find(b"--background") > 0 and str(door.client_dir).encode() in path.read_bytes()]
+    try:
+        with door.client.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+            client.connect(("127.0.0.1", PROXY))
+            client.sendall(b"\x05\x01\x00")
+            assert exactly(client, 2) == b"\x05\x00"
+    finally:
+        os.kill(pid, signal.SIGTERM)
