@@ -93,7 +93,7 @@ const APPLETS: &[Applet] = &[
         alias: "knockknock-proxy",
         summary: "be a SOCKS proxy that knocks for those who connect through it",
         letters: "",
-        starts: Starts::Privileged,
+        starts: Starts::Root,
         run: run_proxy,
     },
     Applet {

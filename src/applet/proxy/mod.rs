@@ -61,7 +61,7 @@ pub fn run(options: Options) -> Result<()> {
         .map_err(|cause| Error::system("wait for connections", cause))?;
     if let Some(background) = background {
         say::use_syslog();
-        background.ready().map_err(|cause| Error::system("let go of the terminal", cause))?;
+        background.ready(false).map_err(|cause| Error::system("let go of the terminal", cause))?;
     }
     say::note(format_args!("ready on {listen}, for {most} connections at once"));
     proxy.serve().map_err(|cause| Error::system("wait for connections", cause))
