@@ -40,6 +40,12 @@ e2e: ## run the end-to-end tests only: namespaces, real firewalls, the real kern
 	@$(MAKE) --no-print-directory build
 	$(PYTHON) -B -m pytest tests/e2e
 
+SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: ## let cargo-fuzz look for inputs that break a parser's law, SECONDS (60) for each target
+	tests/fuzz/run.sh $(SECONDS)
+
 .PHONY: bench bench-quick
 bench: ## measure knockknock beside its peers and the floor (as root, ten minutes; dist/'s static file where there is one)
 bench-quick: ## the same in under a minute, with less certainty

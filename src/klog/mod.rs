@@ -5,7 +5,7 @@
 //! clock polls anything.
 
 mod follow;
-mod kmsg;
+pub mod kmsg;
 mod lines;
 mod nflog;
 

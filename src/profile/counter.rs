@@ -42,6 +42,14 @@ impl Counter {
         Ok(counter)
     }
 
+    /// The number in the first line; the original may leave older digits behind it.
+    pub fn parse(bytes: &[u8]) -> Option<u64> {
+        let line = bytes.split(|&byte| byte == b'\n').next()?.trim_ascii();
+        let digits = !line.is_empty() && line.len() <= 20 && line.iter().all(u8::is_ascii_digit);
+        let number: u64 = std::str::from_utf8(line).ok().filter(|_| digits)?.parse().ok()?;
+        (number <= SPENT + 1).then_some(number)
+    }
+
     /// The next value to use, up to 2^32.
     pub fn next(&self) -> u64 {
         self.next
@@ -56,7 +64,7 @@ impl Counter {
     pub fn stored(&self) -> Result<u64> {
         let mut bytes = [0; 32];
         let length = self.file.read_at(&mut bytes, 0).map_err(|cause| Error::path("read", &self.path, cause))?;
-        parse(bytes.get(..length).unwrap_or_default()).ok_or_else(|| {
+        Self::parse(bytes.get(..length).unwrap_or_default()).ok_or_else(|| {
             Error::content(&self.path, 0, "is no counter: a number up to 4294967295 is needed")
                 .advise("restore it from a backup of this machine and add to it, or make a new profile on both sides")
         })
@@ -110,30 +118,22 @@ impl Counter {
     }
 }
 
-/// The number in the first line; the original may leave older digits behind it.
-fn parse(bytes: &[u8]) -> Option<u64> {
-    let line = bytes.split(|&byte| byte == b'\n').next()?.trim_ascii();
-    let digits = !line.is_empty() && line.len() <= 20 && line.iter().all(u8::is_ascii_digit);
-    let number: u64 = std::str::from_utf8(line).ok().filter(|_| digits)?.parse().ok()?;
-    (number <= SPENT + 1).then_some(number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_the_first_line_counts() {
-        assert_eq!(parse(b"7\n"), Some(7));
-        assert_eq!(parse(b"9\n0\n"), Some(9), "stale digits of a longer number");
-        assert_eq!(parse(b"0000000012\n"), Some(12));
-        assert_eq!(parse(b"4294967296\n"), Some(SPENT + 1));
+        assert_eq!(Counter::parse(b"7\n"), Some(7));
+        assert_eq!(Counter::parse(b"9\n0\n"), Some(9), "stale digits of a longer number");
+        assert_eq!(Counter::parse(b"0000000012\n"), Some(12));
+        assert_eq!(Counter::parse(b"4294967296\n"), Some(SPENT + 1));
     }
 
     #[test]
     fn what_is_no_counter_is_refused() {
         for bad in ["", "\n", "-1\n", "+1\n", "1x\n", "\0\0\0", "4294967297\n", "99999999999999999999\n", "1 2\n"] {
-            assert_eq!(parse(bad.as_bytes()), None, "{bad:?}");
+            assert_eq!(Counter::parse(bad.as_bytes()), None, "{bad:?}");
         }
     }
 }

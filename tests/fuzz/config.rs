@@ -1,0 +1,33 @@
+//! A config that is taken is within its bounds, and says the same with comments around its lines; one
+//! that is refused is refused with a line that is there.
+#![no_main]
+
+use knockknock::config::Config;
+use knockknock::ini;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    match Config::parse(text) {
+        Ok((config, warnings)) => {
+            assert!((1..=900).contains(&config.delay) && (1..=10_000).contains(&config.window));
+            assert!(config.resync_window <= 1_000_000);
+            assert!(config.mark.is_power_of_two());
+            assert!(!config.guard.contains(0));
+            let fits =
+                |name: &String| (1..=15).contains(&name.len()) && !name.contains(['"', '\\', '/', ' ', '\n', ';']);
+            assert!(config.interfaces.iter().all(fits), "{:?}", config.interfaces);
+            assert!(warnings.iter().all(|warning| !warning.is_empty()));
+            // Comments and empty lines change nothing, not even where a value is continued.
+            let commented: String = text.lines().map(|line| format!("# comment\n{line}\n\n; comment\n")).collect();
+            let (again, warned) = Config::parse(&commented).unwrap();
+            assert_eq!(again, config, "{text:?}");
+            assert_eq!(warned.len(), warnings.len());
+        }
+        Err((line, why)) => assert!(line <= text.lines().count() && !why.is_empty()),
+    }
+    for setting in ini::settings(text).unwrap_or_default() {
+        assert!(!setting.key.is_empty() && setting.key == setting.key.trim());
+        assert!(setting.value == setting.value.trim() && !setting.value.contains('\n'));
+        assert!((1..=text.lines().count()).contains(&setting.line));
+    }
+});

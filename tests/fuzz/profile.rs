@@ -1,0 +1,34 @@
+//! A profile's config says the same when it is written again; a counter is what a slow reader makes of it.
+#![no_main]
+
+use knockknock::profile::{Counter, Terms};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        match Terms::parse(text) {
+            Ok(terms) => {
+                assert!(terms.knock_port != 0);
+                assert!(terms.ports.as_ref().is_none_or(|ports| !ports.is_empty() && !ports.contains(0)));
+                assert_eq!(Terms::parse(&terms.to_text()), Ok(terms));
+            }
+            Err((line, why)) => assert!(line <= text.lines().count() && !why.is_empty()),
+        }
+    }
+    let counter = Counter::parse(bytes);
+    assert_eq!(counter, slow(bytes), "{:?}", String::from_utf8_lossy(bytes));
+    if let Some(counter) = counter {
+        assert_eq!(Counter::parse(format!("{counter:010}\n").as_bytes()), Some(counter));
+    }
+});
+
+fn slow(bytes: &[u8]) -> Option<u64> {
+    let first: Vec<u8> = bytes.iter().copied().take_while(|&byte| byte != b'\n').collect();
+    let text = String::from_utf8(first).ok()?;
+    let digits = text.trim_matches(|char: char| char.is_ascii_whitespace());
+    if digits.is_empty() || digits.len() > 20 || digits.chars().any(|char| !char.is_ascii_digit()) {
+        return None;
+    }
+    let number: u128 = digits.parse().unwrap();
+    (number <= 1 << 32).then_some(number as u64)
+}
