@@ -129,7 +129,8 @@ impl Entry {
 }
 
 /// The destination port that a line names, found without reading the line: a quick look for those
-/// who want to skip foreign lines. A line that [`Entry::parse`] takes gives the same port.
+/// who want to skip foreign lines. A line that [`Entry::parse`] takes gives the same port, unless the log
+/// rule's prefix has one of its own.
 pub fn knock_port(line: &[u8]) -> Option<u16> {
     let at = line.windows(5).position(|five| five == b" DPT=")?;
     let digits = line.get(at + 5..)?;
@@ -193,6 +194,13 @@ mod tests {
 
     fn parse(line: &str) -> Option<Entry> {
         Entry::parse(line.as_bytes())
+    }
+
+    #[test]
+    fn a_port_in_the_log_prefix_is_never_the_packets() {
+        let line = LINE.replace("knockknock ", "IN= DPT=22 ");
+        assert_eq!(knock_port(line.as_bytes()), Some(22));
+        assert_eq!(parse(&line).unwrap().knock_port, 666);
     }
 
     /// The line with one part of it replaced, and nothing taken from it.
