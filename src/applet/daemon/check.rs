@@ -1,6 +1,6 @@
 //! `--check`: reads everything and says what the daemon would do.
 
-use super::keeper::Orders;
+use super::keeper::{self, Orders};
 use super::say_left_out;
 use crate::error::{Error, Result};
 use crate::klog;
@@ -12,6 +12,7 @@ use std::path::Path;
 
 /// Checks the configuration in `directory` and prints what it comes to. Nothing is changed.
 pub fn run(directory: &Path) -> Result<()> {
+    keeper::open(directory)?;
     let orders = Orders::read(directory)?;
     klog::check(&orders.config.log)?;
     let mut text = String::new();

@@ -1,7 +1,8 @@
 //! Where tests take hold of a running process, in builds with the feature `hooks`; else nothing.
 //!
 //! The environment says where: `KNOCKKNOCK_STOP="worker: stored"` stops the worker there until somebody
-//! kills it, `KNOCKKNOCK_ATTEMPT="worker: execve"` has it try that and say what came of it.
+//! kills it, `KNOCKKNOCK_ATTEMPT="worker: execve"` has it try that when it is confined, and say what came
+//! of it; `"worker: stored: execve"` when it has come to that place.
 
 /// A process has come to a place with a name.
 #[cfg(not(feature = "hooks"))]
@@ -18,6 +19,7 @@ pub fn step(place: &str) {
         crate::say::note(format_args!("stops at {place:?}"));
         while crate::sys::poll::readable([], None).is_ok() {}
     }
+    attempt(place);
 }
 
 /// A process, named with how far it has got, is ready to be tried.

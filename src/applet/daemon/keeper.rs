@@ -136,8 +136,8 @@ impl Children {
         };
         let mut said = [0; 1];
         if ready.read(&mut said).ok() != Some(READY.len()) || said != *READY {
-            process::end(&mut worker);
-            process::end(&mut helper);
+            // Each ends by itself when the other has, and says why.
+            let _ = (worker.wait(), helper.wait());
             return Err(Error::refused("the worker and the helper could not start; see above"));
         }
         Ok(Self { worker, helper })
@@ -279,11 +279,16 @@ pub(super) fn must_be_root() -> Result<()> {
     Err(Error::refused("the daemon must be started as root").advise("it gives root up where it meets the network"))
 }
 
+/// Opens the directory of the config and the profiles.
+pub(super) fn open(directory: &Path) -> Result<File> {
+    File::open(directory).map_err(|cause| {
+        Error::path("open", directory, cause).advise("make a first profile with: knockknock-genprofile NAME KNOCKPORT")
+    })
+}
+
 /// Only one daemon at a time may use the counters of a directory.
 pub(super) fn lock(directory: &Path) -> Result<File> {
-    let opened = File::open(directory).map_err(|cause| {
-        Error::path("open", directory, cause).advise("make a first profile with: knockknock-genprofile NAME KNOCKPORT")
-    })?;
+    let opened = open(directory)?;
     file::try_lock(&opened).map_err(|_| {
         Error::refused(format!("another daemon runs on {directory:?}"))
             .advise("stop it first, or send it SIGHUP to read its configuration again")

@@ -1,0 +1,270 @@
+"""A world that means harm: firewalls flushed under the daemon, logs that misbehave, floods, damaged directories."""
+
+import base64
+import os
+import re
+import signal
+import stat
+import subprocess
+import time
+
+import pytest
+
+from stage import BINARY, CLIENT, SERVER, Daemon, Profile, status
+from test_faults import process
+
+
+def memory(daemon):
+    """The resident memory of all three processes, in KB."""
+    return sum(int(status(pid)["VmRSS"].split()[0]) for pid in [daemon.pid, *daemon.children()])
+
+
+def handle(machine, chain):
+    """The handle of a chain's first rule."""
+    listing = machine.run("nft", "-a", "list", "chain", "inet", "knockknock", chain).stdout
+    return re.search(r" # handle (\d+)\n(?!.*type filter)", listing.split("{", 1)[1])[1]
+
+
+def repaired(stage):
+    """The guard is back within a second, and a knock opens; the worker and the helper are started anew, so
+    that a knock may come between."""
+    damaged = time.monotonic()
+    while stage.connects(timeout=0.1):
+        assert time.monotonic() - damaged < 1, "still open"
+    while not stage.connects(timeout=0.1):
+        assert time.monotonic() - damaged < 3, "no knock opens; it said:\n" + "\n".join(stage.daemon.said)
+        stage.knock()
+        time.sleep(0.05)
+    while stage.connects(timeout=0.1):  # further knocks have been on their way
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("what", [
+    "delete rule inet knockknock prerouting handle {rule}",
+    "delete element inet knockknock knock_ports {{ {knock_port} }}",
+    "delete element inet knockknock guarded {{ 22 }}",
+    "flush set inet knockknock knock_ports",
+    "flush chain inet knockknock input",
+    "delete chain inet knockknock input",
+])
+def test_whatever_is_taken_from_our_table_is_made_again(stage, what):
+    stage.open_up("nft")
+    stage.open_port()
+    what = what.format(rule=handle(stage.server, "prerouting"), knock_port=stage.gate.knock_port)
+    stage.server.run("nft", what)
+    stage.daemon.wait_for("made again", timeout=1)
+    assert stage.connects(), "the opening is still there"
+    repaired(stage)
+
+
+@pytest.mark.parametrize("what", ["-F", "-F KNOCKKNOCK", "-D PREROUTING -j KNOCKKNOCK"])
+def test_what_is_taken_from_our_iptables_chains_is_made_again(stage, what):
+    stage.open_up("iptables")
+    stage.server.run("iptables", "-t", "mangle", *what.split())
+    repaired(stage)
+    stage.daemon.wait_for("made again")
+
+
+def test_a_set_that_is_replaced_by_another_shape_is_made_again(stage):
+    """A table of our name that is not ours any more: everything of it goes, and ours comes back."""
+    stage.open_up("nft")
+    stage.server.run("nft", "-f", "-", input="delete table inet knockknock\nadd table inet knockknock\n"
+                     "add set inet knockknock guarded { type ipv4_addr; }\n")
+    repaired(stage)
+    stage.daemon.wait_for("made again")
+
+
+def test_rules_that_are_removed_again_and_again_come_back_each_time_and_are_mentioned_once(stage):
+    stage.open_up("nft")
+    for _ in range(6):
+        stage.server.run("nft", "flush", "ruleset")
+        repaired(stage)
+    stage.daemon.unheard()
+    assert len([line for line in stage.daemon.said if "made again" in line]) == 1
+
+
+def test_the_ring_of_the_kernels_log_runs_over(stage):
+    stage.open_up()
+    worker = process(stage.daemon, "worker")
+    os.kill(worker, signal.SIGSTOP)
+    with open("/dev/kmsg", "wb", buffering=0) as kmsg:
+        for _ in range(3000):
+            kmsg.write(b"<7>knockknock-test: " + b"x" * 900)
+    stage.client.send(stage.gate.packet(0))
+    os.kill(worker, signal.SIGCONT)
+    stage.opened()
+    assert stage.connects()
+
+
+@pytest.mark.parametrize("becomes", ["a directory", "a FIFO", "a link to nowhere"])
+def test_a_log_file_that_becomes_something_else_is_waited_for(stage, becomes):
+    stage.open_up(log="file")
+    path = stage.log.path
+    path.rename(path.with_suffix(".old"))
+    if becomes == "a directory":
+        path.mkdir()
+    elif becomes == "a FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere")
+    if becomes != "a link to nowhere":
+        assert "waiting for it" in stage.daemon.wait_for("the log cannot be read")
+    time.sleep(0.2)
+    path.rmdir() if becomes == "a directory" else path.unlink()
+    stage.log.reopen()
+    stage.open_port()
+    assert stage.connects()
+
+
+@pytest.mark.parametrize("kind", ["a directory", "a FIFO", "a device"])
+def test_a_log_that_is_no_file_is_an_error_at_the_start(stage, kind):
+    path = stage.log_dir / "kern.log"
+    {"a directory": path.mkdir, "a FIFO": lambda: os.mkfifo(path), "a device": lambda: path.symlink_to("/dev/zero")}[kind]()
+    Profile(stage, "gate")
+    stage.configure(firewall="nft", guard="22", log=path)
+    for arguments in ([], ["--check"]):
+        done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, *arguments, check=False)
+        assert done.returncode == 1
+        assert str(path) in done.stderr and "regular file" in done.stderr
+
+
+def test_standard_input_that_ends_ends_the_daemon_and_leaves_the_guard(stage, firewall):
+    stage.open_up(firewall, log="-")
+    stage.log.close()
+    stage.log.close = lambda: None
+    assert stage.daemon.wait_for_end() == 1
+    assert any("standard input has ended" in line for line in stage.daemon.said)
+    assert not stage.connects()
+
+
+def test_a_flood_of_wrong_tags_costs_neither_memory_nor_lines_nor_the_owners_knock(stage):
+    """One source, as fast as it can, at the owner's own knock port."""
+    stage.open_up("nft")
+    stage.open_port()
+    assert stage.connects()
+    before, lines = memory(stage.daemon), len(stage.daemon.said)
+    flood = stage.client.start("hping3", "--syn", "--flood", "--spoof", "10.9.0.77",
+                               "--setack", 7, "--destport", stage.gate.knock_port, SERVER,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(5):
+            time.sleep(0.4)
+            stage.open_port()
+            assert stage.connects()
+    finally:
+        flood.kill()
+        flood.wait()
+    assert len(stage.daemon.said) - lines <= 6, "five openings and at most one sum"
+    assert memory(stage.daemon) - before <= 512
+
+
+def test_a_flood_in_the_log_costs_no_memory(stage):
+    """What a log rule without a limit would let through: 200,000 lines with wrong tags, of as many sources."""
+    path = stage.log_dir / "messages"
+    path.write_bytes(b"")
+    path.chmod(0o644)
+    stage.open_up(log=path)
+    template = ("Nov 22 10:01:42 host kernel: [  836.6] knockknock IN=eth0 OUT= MAC= SRC={source} DST=10.9.0.1 LEN=40 "
+                "TOS=0x00 PREC=0x00 TTL=64 ID={id} DF PROTO=TCP SPT=4000 DPT={port} SEQ={seq} ACK=77 WINDOW=9 RES=0x00 "
+                "SYN URGP=0 \n")
+    port = stage.gate.knock_port
+    lines = "".join(template.format(source=f"11.{n >> 16}.{n >> 8 & 255}.{n & 255}", id=n % 65535 + 1, seq=n * 7, port=port)
+                    for n in range(20000)).encode()
+    with open(path, "ab", buffering=0) as log:
+        log.write(lines)
+    before = None
+    for _ in range(9):
+        with open(path, "ab", buffering=0) as log:
+            log.write(lines)
+        time.sleep(0.5)
+        before = before or memory(stage.daemon)
+    fields = stage.gate.fields(0)
+    with open(path, "ab", buffering=0) as log:
+        log.write(template.format(source=CLIENT, id=fields.identification, seq=fields.sequence, port=port).replace(
+            "ACK=77", f"ACK={fields.acknowledgment}").replace("WINDOW=9", f"WINDOW={fields.window}").encode())
+    stage.daemon.wait_for(f"opened port 22 to {CLIENT} ", timeout=60)
+    assert memory(stage.daemon) - before <= 512
+    assert len([line for line in stage.daemon.said if "ready" not in line and "confined" not in line]) <= 3
+
+
+def test_ten_thousand_profiles(stage):
+    """Made without genprofile, which would take a process each."""
+    for number in range(10000):
+        path = stage.server_dir / "profiles" / f"p{number:05}"
+        path.mkdir(parents=True)
+        for name, content in (("config", f"[main]\nknock_port = {20000 + number}\nports = 22\n"), ("counter", "0000000000\n"),
+                              ("cipher.key", base64.b64encode(os.urandom(16)).decode() + "\n"),
+                              ("mac.key", base64.b64encode(os.urandom(16)).decode() + "\n")):
+            file = path / name
+            file.write_text(content)
+            file.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    began = time.monotonic()
+    stage.daemon = stage.keep(Daemon(stage.server, stage.server_dir, ready=False))
+    stage.daemon.wait_for(": ready", timeout=20)
+    took = time.monotonic() - began
+    used = memory(stage.daemon)
+    print(f"10,000 profiles: ready after {took:.2f} s, {used} KB resident in all three processes")
+    assert took < 10 and used < 64 << 10
+    last = stage.server_dir / "profiles/p09999"
+    profile = Profile.__new__(Profile)
+    profile.path, profile.knock_port = last, 29999
+    stage.client.send(profile.packet(0))
+    stage.opened()
+    assert stage.connects()
+
+
+def test_keys_that_others_can_read_are_refused_with_what_to_do(stage):
+    stage.gate = Profile(stage, "gate")
+    Profile(stage, "other")
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    key = stage.gate.path / "cipher.key"
+    key.chmod(0o644)
+    daemon = stage.start_daemon()
+    said = "\n".join(daemon.said)
+    assert f'"{key}"' in said and f'chmod 600 "{key}"' in said
+    stage.client.send(stage.gate.packet(0))
+    time.sleep(0.3)
+    assert stage.gate.counter == 0 and not stage.connects()
+
+
+def test_keys_of_somebody_else_are_refused(stage):
+    stage.gate = Profile(stage, "gate")
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    for name in ("cipher.key", "mac.key", "counter"):
+        os.chown(stage.gate.path / name, 12345, 12345)
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
+    assert done.returncode == 1
+    assert "belongs to user 12345" in done.stderr and "chown 0 " in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["config is a directory", "config is not text", "profiles is a file", "no directory"])
+def test_a_damaged_directory_is_a_clear_error(stage, damage):
+    Profile(stage, "gate")
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    directory, config = stage.server_dir, stage.server_dir / "config"
+    if damage == "config is a directory":
+        config.unlink()
+        config.mkdir()
+    elif damage == "config is not text":
+        config.write_bytes(b"[main]\n\xff\xfe = 1\n")
+    elif damage == "profiles is a file":
+        (directory / "profiles").rename(directory / "away")
+        (directory / "profiles").write_text("")
+    else:
+        directory = stage.directory / "nowhere"
+    for arguments in ([], ["--check"]):
+        done = stage.server.run(BINARY, "daemon", "--dir", directory, *arguments, check=False, timeout=5)
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.startswith("knockknock-daemon: ") and str(directory) in done.stderr
+        assert len(done.stderr.splitlines()) <= 3, done.stderr
+
+
+def test_nonsense_from_a_worker_ends_everything(stage, hooked):
+    """The worker's end of the socket is the helper's only source; what no worker could send is an attack."""
+    environment = {**os.environ, "KNOCKKNOCK_ATTEMPT": "worker: stored: nonsense"}
+    stage.open_up("nft", daemon_options={"binary": hooked, "env": environment})
+    stage.knock()
+    assert stage.daemon.wait_for_end() == 1
+    assert any("the worker sent nonsense; everything ends" in line for line in stage.daemon.said)
+    assert not stage.connects()

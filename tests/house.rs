@@ -1,0 +1,241 @@
+//! The house stands as it was drawn: who imports whom, where `unsafe` is, who may start processes.
+//!
+//! Read from the sources' own lines, tests in them left out.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The floors, from the ground up: a file imports only from floors below its own, and from its own module.
+const FLOORS: &[&[&str]] = &[
+    &["error"],
+    &["wire", "ini", "sys"],
+    &["say"],
+    &["config"],
+    &["profile", "klog", "firewall"],
+    &["knocker"],
+    &["tunnel"],
+    &["applet"],
+    &["cli"],
+];
+
+/// A source file: its path below src, and its lines without comments and without its tests.
+struct Source {
+    path: String,
+    code: String,
+}
+
+impl Source {
+    /// The module of the library that it belongs to.
+    fn module(&self) -> &str {
+        self.path.split('/').next().unwrap().trim_end_matches(".rs")
+    }
+
+    /// The applet that it belongs to.
+    fn applet(&self) -> Option<&str> {
+        self.path.strip_prefix("applet/").map(|rest| rest.split('/').next().unwrap().trim_end_matches(".rs"))
+    }
+
+    /// The words behind `crate::`, wherever they stand; of a list in braces each.
+    fn imports(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for (at, start) in self.code.match_indices("crate::") {
+            let rest = &self.code[at + start.len()..];
+            let names = match rest.strip_prefix('{') {
+                Some(list) => list.split('}').next().unwrap(),
+                None => rest,
+            };
+            let word = |text: &str| {
+                text.trim().split(|char: char| !char.is_alphanumeric() && char != '_').next().unwrap().to_owned()
+            };
+            match rest.starts_with('{') {
+                true => found.extend(names.split(',').map(word).filter(|name| !name.is_empty())),
+                false => drop(found.insert(word(names))),
+            }
+        }
+        found
+    }
+
+    fn names(&self, word: &str) -> bool {
+        let boundary = |char: Option<char>| !char.is_some_and(|char| char.is_alphanumeric() || char == '_');
+        self.code.match_indices(word).any(|(at, _)| {
+            boundary(self.code[..at].chars().next_back()) && boundary(self.code[at + word.len()..].chars().next())
+        })
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = vec![root.clone()];
+    let mut found = Vec::new();
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(source(&root, path));
+        }
+    }
+    assert!(found.len() > 30, "the sources were found");
+    found
+}
+
+fn source(root: &Path, path: PathBuf) -> Source {
+    let text = fs::read_to_string(&path).unwrap();
+    let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+    let code: Vec<&str> = lines.filter(|line| !line.trim_start().starts_with("//")).collect();
+    Source { path: path.strip_prefix(root).unwrap().to_str().unwrap().to_owned(), code: code.join("\n") }
+}
+
+fn floor(module: &str) -> usize {
+    FLOORS
+        .iter()
+        .position(|modules| modules.contains(&module))
+        .unwrap_or_else(|| panic!("{module:?} stands on no floor"))
+}
+
+/// What is wrong, one line each; a test fails with the whole list.
+fn none(wrong: Vec<String>) {
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_file_imports_only_from_floors_below() {
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| !["lib.rs", "main.rs"].contains(&source.path.as_str())) {
+        let own = source.module();
+        for import in source.imports() {
+            if import != own && floor(&import) >= floor(own) {
+                wrong.push(format!("{} imports {import}", source.path));
+            }
+        }
+    }
+    none(wrong);
+}
+
+#[test]
+fn no_applet_imports_another() {
+    let sources = sources();
+    let applets: BTreeSet<&str> = sources.iter().filter_map(Source::applet).filter(|name| *name != "mod").collect();
+    let mut wrong = Vec::new();
+    for source in &sources {
+        let Some(own) = source.applet() else { continue };
+        for other in applets.iter().filter(|other| **other != own) {
+            if source.code.contains(&format!("applet::{other}"))
+                || source.code.contains(&format!("super::super::{other}"))
+            {
+                wrong.push(format!("{} imports applet {other}", source.path));
+            }
+        }
+    }
+    none(wrong);
+}
+
+/// Those who hold privileges never name keys, and who reads what strangers wrote never names the firewall.
+#[test]
+fn the_two_doors_are_locked() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let privileged = source.path.starts_with("firewall/")
+            || ["applet/daemon/keeper.rs", "applet/daemon/helper.rs"].contains(&source.path.as_str());
+        for secret in ["Keys", "Profile", "Counter", "unseal", "seal"].iter().filter(|_| privileged) {
+            if source.names(secret) {
+                wrong.push(format!("{} names {secret}", source.path));
+            }
+        }
+        let exposed = ["applet/daemon/worker.rs", "applet/daemon/judge.rs", "applet/daemon/budget.rs"];
+        if exposed.contains(&source.path.as_str())
+            && (source.imports().contains("firewall") || source.code.contains("firewall::"))
+        {
+            wrong.push(format!("{} names firewall", source.path));
+        }
+        // The helper never sees the log, nor the keeper a line of it.
+        if source.path == "applet/daemon/helper.rs" && source.names("klog") {
+            wrong.push(format!("{} names klog", source.path));
+        }
+    }
+    none(wrong);
+}
+
+#[test]
+fn unsafe_is_in_sys_alone_and_each_has_its_reason() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let inside = source.path.starts_with("sys/");
+        if source.names("unsafe") && !inside {
+            wrong.push(format!("{} has unsafe", source.path));
+        }
+        if source.code.contains("allow(unsafe_code)") && source.path != "sys/mod.rs" {
+            wrong.push(format!("{} allows unsafe", source.path));
+        }
+    }
+    none(wrong);
+}
+
+#[test]
+fn wire_is_pure() {
+    let impure =
+        ["std::fs", "std::net::Tcp", "std::net::Udp", "std::time", "std::process", "std::env", "std::os", "libc"];
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| source.module() == "wire") {
+        wrong.extend(
+            impure
+                .iter()
+                .filter(|word| source.code.contains(**word))
+                .map(|word| format!("{} uses {word}", source.path)),
+        );
+        if source.imports().iter().any(|import| import != "wire") {
+            wrong.push(format!("{} imports {:?}", source.path, source.imports()));
+        }
+    }
+    none(wrong);
+}
+
+#[test]
+fn one_file_each_names_argh_ends_the_process_or_prints() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        for (word, places) in [
+            ("argh", &["cli.rs"][..]),
+            ("process::exit", &[]),
+            ("ExitCode", &["main.rs"]),
+            ("io::stdout", &["say.rs"]),
+            ("io::stderr", &["say.rs", "sys/sandbox/mod.rs"]),
+        ] {
+            if source.names(word) && !places.contains(&source.path.as_str()) {
+                wrong.push(format!("{} names {word}", source.path));
+            }
+        }
+    }
+    none(wrong);
+}
+
+#[test]
+fn child_processes_are_started_in_sys_for_firewall_and_keeper_alone() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        if source.names("Command") && !source.path.starts_with("sys/") {
+            wrong.push(format!("{} names Command", source.path));
+        }
+        if source.code.contains("process::run(") && !source.path.starts_with("firewall/") {
+            wrong.push(format!("{} runs a program", source.path));
+        }
+        if source.names("restart_self")
+            && !["sys/process.rs", "applet/daemon/keeper.rs"].contains(&source.path.as_str())
+        {
+            wrong.push(format!("{} starts the binary again", source.path));
+        }
+    }
+    none(wrong);
+}
+
+#[test]
+fn what_runs_for_tests_is_never_in_a_release() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("\nhooks = []\n"));
+    assert!(!manifest.contains("default ="), "no feature is on by itself");
+    for source in sources().iter().filter(|source| source.names("attempt::attempt")) {
+        assert!(source.code.contains("#[cfg(feature = \"hooks\")]"), "{}", source.path);
+    }
+}
