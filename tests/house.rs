@@ -239,3 +239,29 @@ fn what_runs_for_tests_is_never_in_a_release() {
         assert!(source.code.contains("#[cfg(feature = \"hooks\")]"), "{}", source.path);
     }
 }
+
+#[test]
+fn every_test_that_the_security_list_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let mut tests = String::new();
+    let mut paths = vec![root.join("src"), root.join("tests")];
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "py") {
+            tests += &fs::read_to_string(&path).unwrap();
+        }
+    }
+    let rows = list.lines().skip_while(|line| !line.starts_with("| weakness")).skip(2);
+    let mut wrong = Vec::new();
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let shown: Vec<&str> = row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2).collect();
+        if shown.is_empty() {
+            wrong.push(format!("no test in {row}"));
+        }
+        let there = |name: &str| tests.contains(&format!("def {name}(")) || tests.contains(&format!("fn {name}("));
+        wrong.extend(shown.iter().filter(|name| !there(name)).map(|name| format!("no test is called {name}")));
+    }
+    none(wrong);
+}
