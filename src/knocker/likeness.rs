@@ -1,0 +1,99 @@
+//! What the SYN of an ordinary connection of this machine has: a knock is to look like one.
+
+use crate::error::{Error, Result};
+use crate::sys::route::Route;
+use crate::sys::sysctl;
+use crate::wire::Stack;
+use crate::wire::stack::{Settings, Way};
+use std::io;
+use std::net::SocketAddr;
+
+/// `net.ipv4.ip_local_port_range` where it cannot be read.
+const EPHEMERAL: (u16, u16) = (32768, 60999);
+
+/// What the kernel would send over `route`.
+pub(super) fn stack(route: &Route, noise: &Noise) -> Stack {
+    let way = Way {
+        v6: route.source.is_ipv6(),
+        mtu: route.mtu,
+        ttl: route.ttl,
+        dont_fragment: route.dont_fragment,
+        advmss: route.metrics.advmss,
+        window: route.metrics.window,
+        first_window: route.metrics.first_window,
+        ecn: route.metrics.asks_for_ecn(),
+    };
+    Stack::new(&settings(route.largest_buffer), &way, noise.timestamp)
+}
+
+fn settings(largest_buffer: u32) -> Settings {
+    let usual = Settings::default();
+    let rmem = sysctl::numbers("net/ipv4/tcp_rmem");
+    let number = |name: &str, usual| sysctl::number(name).unwrap_or(usual);
+    let flag = |name: &str, usual| sysctl::number(name).map_or(usual, |number| number != 0);
+    Settings {
+        receive_buffer: rmem.get(1).copied().unwrap_or(usual.receive_buffer),
+        largest_buffer: rmem.get(2).copied().unwrap_or(usual.largest_buffer).max(largest_buffer),
+        window_scaling: flag("net/ipv4/tcp_window_scaling", usual.window_scaling),
+        sack: flag("net/ipv4/tcp_sack", usual.sack),
+        timestamps: flag("net/ipv4/tcp_timestamps", usual.timestamps),
+        ecn: sysctl::number("net/ipv4/tcp_ecn") == Some(1),
+        signed_windows: flag("net/ipv4/tcp_workaround_signed_windows", usual.signed_windows),
+        least_mss_v4: number("net/ipv4/route/min_adv_mss", usual.least_mss_v4),
+        least_mss_v6: number("net/ipv6/route/min_adv_mss", usual.least_mss_v6),
+    }
+}
+
+/// Refuses the stealth wire where this machine's own SYNs lack a field that it needs.
+pub(super) fn can_hide(stack: &Stack, destination: SocketAddr) -> Result<()> {
+    if stack.options.timestamp.is_none() {
+        let why = "the stealth wire needs TCP timestamps, and this machine sends none";
+        return Err(Error::refused(why).advise("sysctl net.ipv4.tcp_timestamps=1, or knock with --wire classic"));
+    }
+    // 1 and 3 are those with which every connection gets a label (linux/ipv6.h, IP6_AUTO_FLOW_LABEL_…).
+    let labels = sysctl::number("net/ipv6/auto_flowlabels").is_none_or(|number| matches!(number, 1 | 3));
+    if destination.is_ipv6() && !labels {
+        let why = "the stealth wire needs IPv6 flow labels, and this machine sends none";
+        return Err(Error::refused(why).advise("sysctl net.ipv6.auto_flowlabels=1, or knock with -4 or --wire classic"));
+    }
+    Ok(())
+}
+
+/// What a SYN has that carries nothing and is never the same.
+pub(super) struct Noise {
+    port: u16,
+    timestamp: u32,
+    flow: u8,
+}
+
+impl Noise {
+    pub(super) fn new() -> Result<Self> {
+        let mut bytes = [0; 7];
+        getrandom::fill(&mut bytes).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
+        let [p0, p1, t0, t1, t2, t3, flow] = bytes;
+        Ok(Self {
+            port: u16::from_be_bytes([p0, p1]),
+            timestamp: u32::from_be_bytes([t0, t1, t2, t3]),
+            flow: flow & 0x0f,
+        })
+    }
+
+    /// The top 4 bits of a flow label; the first says that nobody has reserved it, where labels are
+    /// split so (`ip6_make_flowlabel` in include/net/ipv6.h).
+    pub(super) fn flow_high(&self) -> u8 {
+        let split = sysctl::number("net/ipv6/flowlabel_state_ranges").is_some_and(|number| number != 0);
+        if split { self.flow | 8 } else { self.flow }
+    }
+
+    /// A source port of the machine's ephemeral range, of the parity that connect() takes first
+    /// (`__inet_hash_connect` in net/ipv4/inet_hashtables.c).
+    pub(super) fn port(&self) -> u16 {
+        let range = sysctl::numbers("net/ipv4/ip_local_port_range");
+        let (low, high) = match range[..] {
+            [low, high] => (u16::try_from(low).unwrap_or(EPHEMERAL.0), u16::try_from(high).unwrap_or(EPHEMERAL.1)),
+            _ => EPHEMERAL,
+        };
+        let pairs = u32::from(high.saturating_sub(low)).div_ceil(2);
+        low.saturating_add((u32::from(self.port) % pairs.max(1) * 2) as u16)
+    }
+}
