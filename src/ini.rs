@@ -19,10 +19,12 @@ pub struct Setting {
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadLine(pub usize);
 
-/// The settings of section `[main]`, in their order; other sections are passed over.
+/// The settings of section `[main]`, in their order, behind those of `[DEFAULT]`, which the original takes
+/// for every section; other sections are passed over.
 pub fn settings(text: &str) -> Result<Vec<Setting>, BadLine> {
-    let mut settings: Vec<Setting> = Vec::new();
-    let mut in_main = false;
+    let mut settings: Vec<(bool, Setting)> = Vec::new();
+    // `Some(true)` in [main], `Some(false)` in [DEFAULT].
+    let mut section = None;
     // Whether the line before can be continued.
     let mut open = false;
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
@@ -31,15 +33,17 @@ pub fn settings(text: &str) -> Result<Vec<Setting>, BadLine> {
             continue;
         }
         if line.starts_with([' ', '\t']) && open {
-            if let Some(last) = settings.last_mut().filter(|_| in_main) {
+            if let Some((_, last)) = settings.last_mut().filter(|_| section.is_some()) {
                 last.value = format!("{} {}", last.value, without_comment(trimmed)).trim().into();
             }
             continue;
         }
-        if let Some(section) = trimmed.strip_prefix('[') {
-            let end = section.find(']').ok_or(BadLine(number))?;
-            // The original's reader takes what stands in [DEFAULT] for every section.
-            in_main = matches!(section.get(..end), Some("main" | "DEFAULT"));
+        if let Some(name) = trimmed.strip_prefix('[') {
+            section = match name.split_once(']').ok_or(BadLine(number))?.0 {
+                "main" => Some(true),
+                "DEFAULT" => Some(false),
+                _ => None,
+            };
             open = false;
             continue;
         }
@@ -48,12 +52,14 @@ pub fn settings(text: &str) -> Result<Vec<Setting>, BadLine> {
             return Err(BadLine(number));
         }
         open = true;
-        if in_main {
+        if let Some(in_main) = section {
             let value = without_comment(value);
-            settings.push(Setting { key: key.trim().to_lowercase(), value, line: number });
+            settings.push((in_main, Setting { key: key.trim().to_lowercase(), value, line: number }));
         }
     }
-    Ok(settings)
+    // What comes later counts, so the defaults of all sections come first.
+    settings.sort_by_key(|&(in_main, _)| in_main);
+    Ok(settings.into_iter().map(|(_, setting)| setting).collect())
 }
 
 fn is_rem(line: &str) -> bool {
@@ -96,6 +102,14 @@ mod tests {
     #[test]
     fn other_sections_are_passed_over() {
         assert_eq!(pairs("a = 1\n[other]\nb = 2\n  more\n[main]\nc = 3\n[x]\nd = 4"), [("c".into(), "3".into())]);
+    }
+
+    #[test]
+    fn defaults_come_first_wherever_they_stand() {
+        assert_eq!(
+            pairs("[main]\ndelay = 5\n[DEFAULT]\ndelay = 9\nmark = 1"),
+            [("delay".into(), "9".into()), ("mark".into(), "1".into()), ("delay".into(), "5".into())]
+        );
     }
 
     #[test]

@@ -94,7 +94,6 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
 
 /// Takes our chains away, where there are any.
 pub(super) fn remove() -> io::Result<()> {
-    works()?;
     for &family in families() {
         if mangle(family, &["-S", PREROUTING]).is_err() {
             continue;
@@ -107,6 +106,9 @@ pub(super) fn remove() -> io::Result<()> {
             for chain in CHAINS {
                 let _ = mangle(family, &[flush_or_delete, chain]);
             }
+        }
+        if mangle(family, &["-S", PREROUTING]).is_ok() {
+            return Err(io::Error::other(format!("chain {PREROUTING} is still in use")));
         }
     }
     Ok(())

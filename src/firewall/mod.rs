@@ -112,10 +112,10 @@ impl Backend {
     }
 }
 
-/// Takes all our rules away, whichever firewall holds them. An error where neither could be asked.
+/// Takes all our rules away, whichever firewall holds them.
 pub fn unguard() -> Result<()> {
     let (nft, iptables) = (nft::remove(), iptables::remove());
-    nft.or(iptables).map_err(|cause| Error::system("take the rules away", cause))
+    nft.and(iptables).map_err(|cause| Error::system("take the rules away", cause))
 }
 
 /// What came of a request.

@@ -24,7 +24,8 @@ const OPENING: &str = "flags dynamic,timeout; size 4096; limit rate 1/day burst 
 /// Whether nftables can be used: the kernel would take the whole table, and keeps the limit in a set.
 /// Before Linux 5.7 it takes the set without it and without a word.
 pub(super) fn works(rules: &Rules) -> io::Result<()> {
-    nft(&["-c", "-f", "-"], &script(rules, 0))?;
+    // Checked beside no table of ours: one that another version left may have sets of another shape.
+    nft(&["-c", "-f", "-"], &anew(&script(rules, 0)))?;
     let probe = format!(
         "add table inet {TABLE}-probe\nadd set inet {TABLE}-probe open {{ type ipv4_addr . inet_service; {OPENING} }}\n"
     );
@@ -45,8 +46,7 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
     let text = script(rules, u32::from_ne_bytes(seed));
     let Err(cause) = nft(&["-f", "-"], &text) else { return Ok(()) };
     // Sets of another shape, as another version may have left them, cannot be added to.
-    let anew = format!("add table inet {TABLE}\ndelete table inet {TABLE}\n{text}");
-    nft(&["-f", "-"], &anew).map(drop).map_err(|_| {
+    nft(&["-f", "-"], &anew(&text)).map(drop).map_err(|_| {
         Error::system("make the nftables table with \"nft -f -\"", cause)
             .advise("install nftables and run as root, or set firewall = iptables in the config")
     })
@@ -54,7 +54,16 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
 
 /// Takes the table away, where there is one.
 pub(super) fn remove() -> io::Result<()> {
-    nft(&["-f", "-"], &format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")).map(drop)
+    let table = ["table", "inet", TABLE];
+    match nft(&[&["list"], &table[..]].concat(), "") {
+        Ok(_) => nft(&[&["delete"], &table[..]].concat(), "").map(drop),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The transaction that makes a table where there may be another.
+fn anew(script: &str) -> String {
+    format!("add table inet {TABLE}\ndelete table inet {TABLE}\n{script}")
 }
 
 /// The whole table as one transaction that leaves the openings alone.

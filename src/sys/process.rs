@@ -108,7 +108,7 @@ const ADMINISTRATION: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
 pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     let mut child = Command::new(program)
         .args(args)
-        .env("PATH", format!("{}:{ADMINISTRATION}", env::var("PATH").unwrap_or_default()))
+        .env("PATH", env::var("PATH").map_or(ADMINISTRATION.into(), |path| format!("{path}:{ADMINISTRATION}")))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -9,7 +9,7 @@ mod socks;
 use crate::error::{Error, Result};
 use crate::knocker::{self, Knocker};
 use crate::say;
-use crate::sys::privilege::Account;
+use crate::sys::privilege::{self, Account};
 use crate::sys::process::{self, Background};
 use serve::Proxy;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -43,6 +43,9 @@ pub fn run(options: Options) -> Result<()> {
     if remote && !options.allow_remote {
         return Err(Error::refused(format!("whoever reaches {} could connect as if from this machine", listen.ip()))
             .advise("listen on 127.0.0.1, or add --allow-remote: then only hosts with profiles are connected to"));
+    }
+    if options.user.is_some() && privilege::real_uid() != 0 {
+        return Err(Error::refused("only root may become another user").advise("leave out --user, or start it as root"));
     }
     let account = options
         .user
