@@ -106,9 +106,12 @@ const ADMINISTRATION: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
 
 /// Runs a program of the system with `input` as its standard input; its standard error on failure.
 pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
+    // An empty PATH would mean the working directory.
+    let path = env::var("PATH").ok().filter(|path| !path.is_empty());
+    let path = path.map_or(ADMINISTRATION.into(), |path| format!("{path}:{ADMINISTRATION}"));
     let mut child = Command::new(program)
         .args(args)
-        .env("PATH", env::var("PATH").map_or(ADMINISTRATION.into(), |path| format!("{path}:{ADMINISTRATION}")))
+        .env("PATH", path)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

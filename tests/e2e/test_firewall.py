@@ -333,3 +333,22 @@ def test_a_forwarded_port_is_guarded_at_addresses_that_are_not_ours(stage, firew
         with stage.client.connect(port, SERVER, timeout=1) as connection:
             assert connection.recv(100)
         assert not stage.client.connect(port, SERVER, timeout=0.5)
+
+
+def test_a_table_that_an_older_version_left_is_replaced(stage):
+    nft(stage.server, "table inet knockknock { set knock_ports { type inet_service; }; set open4 { type ipv4_addr; }; }")
+    stage.open_up("nft")
+    stage.open_port()
+    assert stage.connects()
+
+
+def test_without_a_path_no_program_of_the_working_directory_is_run(stage):
+    trap = stage.directory / "trap"
+    trap.mkdir()
+    (trap / "nft").write_text(f"#!/bin/sh\ntouch {trap}/sprung\n")
+    (trap / "nft").chmod(0o755)
+    for path in ({}, {"PATH": ""}):
+        done = stage.server.run("env", "-i", *(f"{key}={value}" for key, value in path.items()), "/bin/sh", "-c",
+                                f"cd {trap} && exec {BINARY} daemon --unguard --dir {stage.server_dir}")
+        assert "the guard is gone" in done.stderr
+    assert not (trap / "sprung").exists()
