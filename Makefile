@@ -40,6 +40,21 @@ e2e: ## run the end-to-end tests only: namespaces, real firewalls, the real kern
 	@$(MAKE) --no-print-directory build
 	$(PYTHON) -B -m pytest tests/e2e
 
+HOST := x86_64-unknown-linux-gnu
+
+.PHONY: sanitize
+sanitize: ## run the tests of sys/, the only unsafe code, under valgrind and AddressSanitizer
+	@scripts/setup.sh build sanitize
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind -q --error-exitcode=1" \
+		cargo test --locked --lib --target $(HOST) sys::
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/sanitize \
+		cargo test --locked --lib --target $(HOST) sys::
+
+.PHONY: deny
+deny: ## check the dependencies' licences, sources and doubles with cargo-deny (advisories too, where their database can be had)
+	cargo deny check --hide-inclusion-graph licenses sources bans
+	cargo deny check advisories || echo "deny: no advisories were checked"
+
 SECONDS ?= 60
 
 .PHONY: fuzz

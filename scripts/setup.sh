@@ -19,6 +19,7 @@ needs() {
         /usr/bin/pytest-3:python3-pytest ;;
     systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox-static ;;
     cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips cpio:cpio ;;
+    sanitize) echo valgrind:valgrind ;;
     lint) echo rust-lint shellcheck:shellcheck ;;
     *)
         echo "setup.sh: no such task: \"$1\"" >&2

@@ -10,7 +10,8 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 /// What [`Signals::wait`] woke for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,17 @@ pub fn restart_self(args: &[&OsStr], input: Option<OwnedFd>, output: OwnedFd) ->
         command.stdin(input);
     }
     command.spawn()
+}
+
+/// A child's end, where it comes within half a second.
+pub fn ended_soon(child: &mut Child) -> Option<ExitStatus> {
+    for _ in 0..50 {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    None
 }
 
 /// Ends a child at once and waits until it is gone.

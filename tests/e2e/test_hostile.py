@@ -238,7 +238,7 @@ def test_keys_of_somebody_else_are_refused(stage):
     assert "belongs to user 12345" in done.stderr and "chown 0 " in done.stderr
 
 
-@pytest.mark.parametrize("damage", ["config is a directory", "config is not text", "profiles is a file", "no directory"])
+@pytest.mark.parametrize("damage", ["config is a directory", "config is no config", "profiles is a file", "no directory"])
 def test_a_damaged_directory_is_a_clear_error(stage, damage):
     Profile(stage, "gate")
     stage.configure(firewall="nft", guard="22", log="kmsg")
@@ -246,8 +246,8 @@ def test_a_damaged_directory_is_a_clear_error(stage, damage):
     if damage == "config is a directory":
         config.unlink()
         config.mkdir()
-    elif damage == "config is not text":
-        config.write_bytes(b"[main]\n\xff\xfe = 1\n")
+    elif damage == "config is no config":
+        config.write_bytes(b"\xff\xfe\0\0" * 100)
     elif damage == "profiles is a file":
         (directory / "profiles").rename(directory / "away")
         (directory / "profiles").write_text("")

@@ -136,8 +136,10 @@ impl Children {
         };
         let mut said = [0; 1];
         if ready.read(&mut said).ok() != Some(READY.len()) || said != *READY {
-            // Each ends by itself when the other has, and says why.
-            let _ = (worker.wait(), helper.wait());
+            // Whoever cannot go on ends by itself, once it has said why.
+            let _ = (process::ended_soon(&mut worker), process::ended_soon(&mut helper));
+            process::end(&mut worker);
+            process::end(&mut helper);
             return Err(Error::refused("the worker and the helper could not start; see above"));
         }
         Ok(Self { worker, helper })
@@ -235,7 +237,7 @@ fn wait(signals: &Signals, directory: &Path, children: &mut Children) -> Result<
                 let worker = children.worker.try_wait().ok().flatten();
                 // Without the worker the helper ends too; why it did, where it was the first, counts more.
                 let helper = match worker {
-                    Some(_) => children.helper.wait().ok(),
+                    Some(_) => process::ended_soon(&mut children.helper),
                     None => children.helper.try_wait().ok().flatten(),
                 };
                 if helper.is_some_and(|status| status.code() == Some(RULES_GONE.into())) {
