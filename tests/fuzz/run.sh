@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 seconds=$1
 shift
-[ $# -gt 0 ] || set -- line kmsg request profile config syn netlink
+[ $# -gt 0 ] || set -- line kmsg request profile config syn netlink socks
 command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 # The sanitizers are unstable flags, which any stable compiler takes when told so.
 export RUSTC_BOOTSTRAP=1

@@ -4,7 +4,7 @@
 mod book;
 mod names;
 mod serve;
-mod socks;
+pub mod socks;
 
 use crate::error::{Error, Result};
 use crate::knocker::{self, Knocker};
