@@ -43,6 +43,8 @@ struct Open {
 impl Follow {
     /// Moves into the file's directory and opens it at its end. A file that is not there is waited for.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        // A link is rotated where it points to.
+        let path = &path.canonicalize().unwrap_or_else(|_| path.into());
         let (directory, name) = split(path)?;
         std::env::set_current_dir(directory).map_err(|cause| Error::path("move into", directory, cause))?;
         let failed = |cause| Error::path("watch", directory, cause);

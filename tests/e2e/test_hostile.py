@@ -116,6 +116,19 @@ def test_a_log_file_that_becomes_something_else_is_waited_for(stage, becomes):
     assert stage.connects()
 
 
+def test_a_log_file_that_is_a_link_is_followed_through_rotation_where_it_points(stage):
+    (stage.log_dir / "elsewhere").mkdir()
+    (stage.log_dir / "kern.log").symlink_to("elsewhere/kern.log")
+    (stage.log_dir / "elsewhere/kern.log").touch()
+    stage.open_up(log="file")
+    for number in (1, 2):
+        stage.open_port()
+        (stage.log_dir / "elsewhere/kern.log").rename(stage.log_dir / f"elsewhere/kern.log.{number}")
+        stage.log.reopen()
+    stage.open_port()
+    assert stage.connects()
+
+
 @pytest.mark.parametrize("kind", ["a directory", "a FIFO", "a device"])
 def test_a_log_that_is_no_file_is_an_error_at_the_start(stage, kind):
     path = stage.log_dir / "kern.log"
