@@ -69,6 +69,12 @@ bench bench-quick:
 	@$(MAKE) --no-print-directory $(if $(wildcard dist/x86_64-unknown-linux-musl/knockknock),static,build)
 	$(PYTHON) tests/bench/bench.py $(if $(filter bench-quick,$@),--quick)
 
+.PHONY: bench-proxy
+bench-proxy: ## measure the proxy beside a direct connection and microsocks (as root, three minutes)
+	@scripts/setup.sh build bench
+	@$(MAKE) --no-print-directory build
+	$(PYTHON) tests/bench/proxy.py
+
 .PHONY: lint
 lint: ## check format, lints, shell scripts and the documentation
 	@scripts/setup.sh build lint

@@ -12,7 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// When to try after a knock, in milliseconds, behind the first attempt.
+/// When to try after a knock, in milliseconds, behind the first and the second attempt.
 const ATTEMPTS: [u64; 8] = [3, 6, 10, 20, 40, 100, 250, 500];
 /// How many knocks are tried.
 const KNOCKS: usize = 3;
@@ -136,8 +136,9 @@ impl Race {
             source = Some(key.knocker.knock(&mut key.profile, wire, port, address, None)?);
             // Where the knock could not be sent, no other is tried.
             self.addresses.push_back(address);
-            offsets = VecDeque::from([key.pace]);
-            let soonest = key.pace + Duration::from_millis(1);
+            let second = key.pace + (key.pace / 2).max(Duration::from_millis(1));
+            offsets = VecDeque::from([key.pace, second]);
+            let soonest = second + Duration::from_millis(1);
             let latest = if self.untried > 0 { NEXT_ADDRESS } else { NEXT_KNOCK };
             let later = ATTEMPTS.map(Duration::from_millis).into_iter();
             offsets.extend(later.filter(|&offset| offset > soonest && offset < latest));

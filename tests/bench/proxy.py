@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""What going through the proxy costs: beside a direct connection and microsocks, in turns, in one run.
+
+    proxy.py [--quick]
+
+Needs root; works in network namespaces of its own. Prints one table and writes it to
+target/bench/proxy.md.
+"""
+
+import collections
+import contextlib
+import ctypes
+import fcntl
+import os
+import random
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+
+from contestants import BINARY, DISK, GROUP, PORT, TMPFS, Knockknock
+from table import Table, median
+from world import BUILD, SERVER, Network, Process, command
+
+GREETER, SOURCE = PORT + 1, PORT + 2       # not guarded; PORT greets too
+OURS, MICROSOCKS = 1080, 1081
+FAR, FAR_CLIENT = "10.94.0.1", "10.94.0.2"
+PIECE, CLONE_NEWNET = 1 << 20, 0x40000000
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 2, 0x1000
+
+
+def serve(amount):
+    """Greets at two ports and sends `amount` bytes at the third."""
+    def run(port, answer):
+        with socket.create_server(("", port), backlog=100) as listener:
+            if port == SOURCE:
+                print("serving", flush=True)
+            while True:
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with connection, contextlib.suppress(OSError):
+                    answer(connection)
+
+    def greet(connection):
+        connection.sendall(b"x")
+        connection.recv(1)
+
+    def send(connection):
+        for _ in range(amount // PIECE):
+            connection.sendall(bytes(PIECE))
+
+    for port in (PORT, GREETER):
+        threading.Thread(target=run, args=(port, greet), daemon=True).start()
+    run(SOURCE, send)
+
+
+@contextlib.contextmanager
+def inside(namespace):
+    """This thread's sockets are made in the namespace meanwhile."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net", encoding="ascii") as home, \
+            open(f"/run/netns/{namespace}", encoding="ascii") as there:
+        libc.setns(there.fileno(), CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            libc.setns(home.fileno(), CLONE_NEWNET)
+
+
+def lay(client, server, milliseconds):
+    """Joins two namespaces by a long cable: each frame arrives that much later (not every kernel has netem)."""
+    ends = []
+    for namespace in (client, server):
+        with inside(namespace):
+            ends.append(os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK))
+            fcntl.ioctl(ends[-1], TUNSETIFF, struct.pack("16sH22x", b"far0", IFF_TAP | IFF_NO_PI))
+    print("laid", flush=True)
+    on_the_way, delay = collections.deque(), milliseconds / 1000
+    while True:
+        wait = max(on_the_way[0][0] - time.monotonic(), 0) if on_the_way else None
+        for end in select.select(ends, [], [], wait)[0]:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    on_the_way.append((time.monotonic() + delay, ends[end == ends[0]], os.read(end, 2048)))
+        while on_the_way and on_the_way[0][0] <= time.monotonic():
+            _, end, frame = on_the_way.popleft()
+            os.write(end, frame)
+
+
+def connect(namespace, port, proxy=None, server=SERVER):
+    """(a socket on its way to the server's port, when it asked)."""
+    with inside(namespace):
+        client = socket.socket()
+    client.settimeout(20)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if not proxy:
+        asked = time.perf_counter()
+        client.connect((server, port))
+        return client, asked
+    client.connect(("127.0.0.1", proxy))
+    client.sendall(b"\x05\x01\x00")
+    assert client.recv(2) == b"\x05\x00"
+    request = b"\x05\x01\x00\x01" + socket.inet_aton(server) + struct.pack("!H", port)
+    asked = time.perf_counter()
+    client.sendall(request)
+    answer = client.recv(10, socket.MSG_WAITALL)
+    if answer[:2] != b"\x05\x00":
+        raise OSError(f"the proxy refused: {answer.hex()}")
+    return client, asked
+
+
+def first_byte(namespace, port, proxy=None, server=SERVER):
+    """Milliseconds from the request to the server's first byte."""
+    client, asked = connect(namespace, port, proxy, server)
+    with client:
+        assert client.recv(1) == b"x"
+        return (time.perf_counter() - asked) * 1000
+
+
+def throughput(namespace, proxy, amount):
+    """Megabytes a second."""
+    client, _ = connect(namespace, SOURCE, proxy)
+    buffer, got, start = bytearray(PIECE), 0, time.perf_counter()
+    with client:
+        while length := client.recv_into(buffer):
+            got += length
+    assert got == amount
+    return got / (time.perf_counter() - start) / 1e6
+
+
+@contextlib.contextmanager
+def world(log, amount, round_trip_ms=0, store=TMPFS):
+    """A server with the daemon; a client with both proxies."""
+    with Network() as network, Knockknock(network, store=store, log=log, ports=PORT) as ours, contextlib.ExitStack() as stack:
+        def start(label, namespace, *words, **options):
+            process = Process(label, [str(word) for word in words], namespace=namespace, **options)
+            stack.callback(process.stop)
+            return process
+
+        if round_trip_ms:
+            words = [sys.executable, __file__, "lay", network.client, network.server, str(round_trip_ms / 2)]
+            stack.callback(Process("cable", words, ready="laid").stop)
+            for namespace, address in ((network.client, FAR_CLIENT), (network.server, FAR)):
+                network.run(namespace, "ip", "address", "add", f"{address}/24", "dev", "far0")
+                network.run(namespace, "ip", "link", "set", "far0", "up")
+        server = FAR if round_trip_ms else SERVER
+        ours.key.write(ours.path(f"client/{server}"), Knockknock.knock_port, ports=PORT)
+        start("server", network.server, sys.executable, __file__, "serve", amount, ready="serving")
+        proxy = start("proxy", network.client, BINARY, "proxy", "--dir", ours.path("client"), OURS, ready="ready")
+        micro = start("microsocks", network.client, "microsocks", "-i", "127.0.0.1", "-p", MICROSOCKS, pause=0.3)
+        yield network.client, proxy, micro
+
+
+def latency(table, log, round_trip_ms, n, goal, store):
+    ways = {"direct": (GREETER, None), "microsocks": (GREETER, MICROSOCKS), "without a knock": (GREETER, OURS),
+            "with a knock": (PORT, OURS)}
+    values = {way: [] for way in ways}
+    server = FAR if round_trip_ms else SERVER
+    with world(log, PIECE, round_trip_ms, store) as (client, _, _):
+        for _ in range(5):                      # the proxy learns when openings usually are there
+            first_byte(client, PORT, OURS, server)
+        for _ in range(n):
+            for way, (port, proxy) in ways.items():
+                time.sleep(random.uniform(0.02, 0.08))
+                values[way].append(first_byte(client, port, proxy, server))
+    where = "disk" if store == DISK else "tmpfs"
+    name = f"request → first byte, {log.split(':')[0]}, counters on {where}, round trip {round_trip_ms} ms"
+    direct = median(values["direct"])
+    for way, found in values.items():
+        more = median(found) - direct
+        bold = "**" if way.startswith("with") else ""
+        limit = {"with a knock": goal, "without a knock": None}.get(way)
+        table.row(f"{bold}{name}: {way}{bold}", found, "ms", n,
+                  {"microsocks": median(values["microsocks"])} if bold else None, direct,
+                  f"≤ {limit} ms more than direct ({more:+.2f})" if limit else "", more <= limit if limit else None)
+
+
+def processor_seconds(process):
+    """Of all its threads, those that are gone too."""
+    with open(f"/proc/{process.popen.pid}/stat", encoding="ascii") as file:
+        return sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def bytes_a_second(table, n, amount):
+    ways = {"direct": None, "microsocks": MICROSOCKS, "knockknock-proxy": OURS}
+    values, used = {way: [] for way in ways}, {}
+    with world("kmsg", amount) as (client, ours, micro):
+        processes = {"microsocks": micro, "knockknock-proxy": ours}
+        for _ in range(n):
+            for way, proxy in ways.items():
+                before = processor_seconds(processes[way]) if proxy else 0
+                values[way].append(throughput(client, proxy, amount))
+                if proxy:
+                    used[way] = used.get(way, 0) + processor_seconds(processes[way]) - before
+    peer = {"microsocks": median(values["microsocks"])}
+    for way, found in values.items():
+        cost = f" ({used[way] / n / amount * 1e9:.2f} s of processor a GB)" if way in used else ""
+        is_ours = way == "knockknock-proxy"
+        table.row(f"{'**' * is_ours}bytes through: {way}{cost}{'**' * is_ours}", found, "MB/s", n, peer if is_ours else None,
+                  median(values["direct"]), "≥ microsocks" if is_ours else "",
+                  median(found) >= peer["microsocks"] if is_ours else None)
+
+
+def many(table, n):
+    """Memory with many idle connections."""
+    with world("kmsg", PIECE) as (client, ours, micro):
+        for way, proxy, process in (("microsocks", MICROSOCKS, micro), ("**knockknock-proxy**", OURS, ours)):
+            before, clients = process.pss_kb(), []
+            for _ in range(n):
+                clients.append(connect(client, GREETER, proxy)[0])
+            each = (process.pss_kb() - before) / n
+            table.row(f"memory: {way}, PSS {before:,} kB, with {n} connections {process.pss_kb():,} kB; for each of them",
+                      [each], "kB")
+            for each in clients:
+                each.close()
+
+
+def main(words):
+    if words[:1] == ["serve"]:
+        return serve(int(words[1]))
+    if words[:1] == ["lay"]:
+        return lay(words[1], words[2], float(words[3]))
+    quick = "--quick" in words
+    if os.geteuid() or not BINARY:
+        sys.exit("bench: needs root, and a binary\nrun as root after: make, or make static")
+    os.makedirs(BUILD, exist_ok=True)
+    command("sysctl", "-qw", "net.netfilter.nf_log_all_netns=1")
+    table = Table(f"{BUILD}/proxy.md", BINARY)
+    n = 15 if quick else 60
+    for round_trip_ms in (0, 50):
+        for log, goal in (("kmsg", 8), (f"nflog:{GROUP}", 3)):
+            for store in (DISK, TMPFS):
+                latency(table, log, round_trip_ms, n, goal, store)
+    bytes_a_second(table, 3 if quick else 9, 1 << 30)
+    many(table, 50 if quick else 200)
+    print(f"written to {BUILD}/proxy.md")
+    return None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
