@@ -4,12 +4,15 @@ import base64
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import time
 
 import pytest
 
+import classic
+import packets
 from stage import BINARY, CLIENT, SERVER, Daemon, Profile, status
 from test_faults import process
 
@@ -198,6 +201,27 @@ def test_a_flood_in_the_log_costs_no_memory(stage):
     stage.daemon.wait_for(f"opened port 22 to {CLIENT} ", timeout=60)
     assert memory(stage.daemon) - before <= 512
     assert len([line for line in stage.daemon.said if "ready" not in line and "confined" not in line]) <= 3
+
+
+def test_a_full_set_of_openings_is_a_no_and_nobody_dies(stage):
+    """4,096 live openings are the most; the next is refused, and there is room again when one is used."""
+    stage.open_up("nft", delay=900)
+    fields = classic.knocks(*stage.gate.keys, range(4100), 22)
+    port = stage.gate.knock_port
+    with stage.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        for number in range(4096):
+            source = f"10.99.{number >> 8}.{number & 255 or 1}" if number & 255 else f"10.98.{number >> 8}.1"
+            raw.sendto(packets.tcp(source, SERVER, 40000, port, fields[number]), (SERVER, 0))
+            if number % 200 == 199:
+                stage.daemon.wait_for(f"opened port 22 to {source} ")
+        stage.daemon.wait_for(f"opened port 22 to {source} ")
+        raw.sendto(packets.tcp("10.97.0.1", SERVER, 40000, port, fields[4096]), (SERVER, 0))
+    stage.daemon.wait_for("port 22 stays closed to 10.97.0.1: the firewall takes no such opening now")
+    stage.server.run("nft", "delete", "element", "inet", "knockknock", "open4", "{ 10.99.0.1 . 22 }")
+    stage.client.send(packets.tcp(CLIENT, SERVER, 40000, port, fields[4097]))
+    stage.opened()
+    assert stage.connects()
+    assert not stage.connects()
 
 
 def test_ten_thousand_profiles(stage):

@@ -83,12 +83,16 @@ impl Mouth {
     }
 }
 
-/// Puts up the walls that stand by name and not by user: system calls, files, processes. One that this
-/// kernel lacks is a warning.
+/// Puts up the walls that stand by name and not by user: system calls, files, processes. One that cannot
+/// be had is a warning; Landlock only where the log's `directory` is open, which leads out of an empty root.
 fn confine(directory: Option<&Path>, calls: &[&[libc::c_long]]) {
+    let files = match sandbox::landlock::restrict(directory) {
+        Err(_) if directory.is_none() && sandbox::landlock::version().is_err() => Ok(()),
+        closed => closed,
+    };
     let walls = [
         ("limit its resources", sandbox::limits()),
-        ("close the file system to it (Landlock)", sandbox::landlock::restrict(directory)),
+        ("close what the log's directory leads to (Landlock)", files),
         ("filter its system calls (seccomp)", sandbox::seccomp::allow(calls)),
     ];
     for (wall, built) in walls {
