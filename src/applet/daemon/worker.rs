@@ -14,7 +14,7 @@ use crate::sys::sandbox::{self, calls};
 use crate::sys::socketpair::End;
 use crate::sys::{poll, process};
 use crate::wire::{Entry, PortSet, Request, Unsealed};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ const SUMMARY: Duration = Duration::from_secs(60);
 const CURIOSITY: u32 = 60;
 /// How many knocks wait for the disk together at most.
 const BATCH: usize = 256;
+/// How many SYNs wait for a search far ahead at most.
+const ASIDE: usize = 64;
 /// How many SYNs in a row without logged options say that the log rule lacks a flag.
 const OPTIONLESS: u32 = 3;
 
@@ -99,6 +101,8 @@ struct Worker {
     tally: Tally,
     /// What was accepted and is not on disk yet, in order.
     knocks: Vec<Knock>,
+    /// What a search far ahead may explain, in order; made while nothing waits in the log.
+    aside: VecDeque<Entry>,
 }
 
 /// An accepted knock, whose counter is used up in memory.
@@ -130,6 +134,7 @@ impl Worker {
             options_seen: false,
             tally: Tally::default(),
             knocks: Vec::new(),
+            aside: VecDeque::new(),
         }
     }
 
@@ -138,14 +143,17 @@ impl Worker {
         let mut ports = PortSet::empty();
         ports.extend(self.guests.keys().copied());
         loop {
-            let timeout = self.tally.since.map(|since| SUMMARY.saturating_sub(since.elapsed()));
+            let timeout = match self.aside.is_empty() {
+                true => self.tally.since.map(|since| SUMMARY.saturating_sub(since.elapsed())),
+                false => Some(Duration::ZERO),
+            };
             let [more] =
                 poll::readable([log.fd()], timeout).map_err(|cause| Error::system("wait for the log", cause))?;
             if more {
                 let mut settled = true;
                 let notice = log.read(&ports, &mut |record| {
                     if let Some(entry) = record.entry() {
-                        self.take(&entry);
+                        self.take(&entry, 0);
                         if self.knocks.len() == BATCH {
                             settled &= self.settle();
                         }
@@ -161,13 +169,18 @@ impl Worker {
                     Some(Notice::Ended) => return Err(Error::refused(Notice::Ended.to_string())),
                     Some(notice) => say::warn(notice),
                 }
+            } else if let Some(entry) = self.aside.pop_front() {
+                self.take(&entry, self.config.resync_window);
+                if !self.settle() {
+                    return Ok(1);
+                }
             }
             self.tally.sum_up();
         }
     }
 
-    /// One SYN to a knock port.
-    fn take(&mut self, entry: &Entry) {
+    /// One SYN to a knock port, searched for `far` counters ahead of the window.
+    fn take(&mut self, entry: &Entry, far: u32) {
         let now = Instant::now();
         self.options_seen |= entry.options_logged;
         let Some(guest) = self.guests.get_mut(&entry.knock_port) else { return };
@@ -175,8 +188,8 @@ impl Worker {
             guest.accept(entry, unsealed, now);
             self.knocks.push(Knock { entry: *entry, unsealed, allowed });
         };
-        let far = if self.budget.allows(entry.source, now) { self.config.resync_window } else { 0 };
-        let effort = Effort { window: self.config.window, far, curious: self.tally.curious < CURIOSITY };
+        let curious = far == 0 && self.tally.curious < CURIOSITY;
+        let effort = Effort { window: self.config.window, far, curious };
         match judge(&guest.profile, &guest.memory, entry, &effort, now) {
             Verdict::Open(unsealed) => accept(guest, unsealed, true),
             Verdict::CaughtUp(unsealed) => {
@@ -193,11 +206,13 @@ impl Worker {
             Verdict::NotAllowed(unsealed) => accept(guest, unsealed, false),
             Verdict::Same => {}
             Verdict::Replay => self.tally.count(|tally| &mut tally.replays),
+            Verdict::WrongTag if far > 0 => self.budget.charge(entry.source, now.elapsed(), now),
             Verdict::WrongTag => {
                 self.tally.count(|tally| &mut tally.wrong_tags);
                 self.tally.curious = self.tally.curious.saturating_add(1);
-                if far > 0 {
-                    self.budget.charge(entry.source, now.elapsed(), now);
+                let room = self.config.resync_window > 0 && self.aside.len() < ASIDE;
+                if room && self.budget.allows(entry.source, now) {
+                    self.aside.push_back(*entry);
                 }
             }
             // Packets that were handed over whole have what options they have.
