@@ -4,7 +4,7 @@ use super::address::{Address, family};
 use super::check;
 use super::option::set;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Begins to connect to `to`, from `from`'s address where one is given, and does not wait. The stream
@@ -45,6 +45,12 @@ pub(super) fn begin(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// Has the kernel hold as many connections that are not accepted yet as it would (std asks for 128).
+pub fn hold_all(listener: &TcpListener) -> io::Result<()> {
+    // SAFETY: listen takes two numbers.
+    check(unsafe { libc::listen(listener.as_raw_fd(), libc::c_int::MAX) }).map(drop)
+}
+
 /// Has the connection closed with an RST: the other side is not to take what it got for all there is.
 pub fn reset(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })
@@ -59,7 +65,6 @@ pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::net::TcpListener;
 
     #[test]
     fn connects_from_where_it_is_told_and_resets() {

@@ -7,8 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long addresses are believed. Nothing is asked while nobody connects.
+/// How long addresses are believed. Then they are asked for again, when somebody connects, who goes by
+/// the old ones; unless they are older than this.
 const FRESH: Duration = Duration::from_secs(60);
+const USABLE: Duration = Duration::from_secs(600);
 
 /// The addresses of profiles.
 pub struct Book {
@@ -24,14 +26,15 @@ impl Book {
         Self { directory, known: Vec::new(), read: None, reading: false }
     }
 
-    /// Whether what it says is to be believed.
-    pub fn is_fresh(&self) -> bool {
-        self.read.is_some_and(|read| read.elapsed() < FRESH)
+    /// Whether one can go by what it says.
+    pub fn is_usable(&self) -> bool {
+        self.read.is_some_and(|read| read.elapsed() < USABLE)
     }
 
-    /// Reads the names of the profiles anew. Those that are no addresses are to be asked for.
+    /// Reads the names of the profiles anew, where it is time. Those that are no addresses are to be
+    /// asked for.
     pub fn read(&mut self) -> Option<Question> {
-        if self.reading {
+        if self.reading || self.read.is_some_and(|read| read.elapsed() < FRESH) {
             return None;
         }
         let profiles = profile::list(&self.directory).unwrap_or_default();
@@ -83,21 +86,25 @@ mod tests {
         let [literal, named, alias, other]: [SocketAddr; 4] =
             ["10.9.0.1:22", "10.9.0.2:22", "[::ffff:10.9.0.2]:22", "10.9.0.3:22"].map(|text| text.parse().unwrap());
         let mut book = Book::new(directory.clone());
-        assert!(!book.is_fresh());
+        let long_ago = |book: &mut Book| book.read = Instant::now().checked_sub(FRESH);
+        assert!(!book.is_usable());
         let Some(Question::Profiles(names)) = book.read() else { panic!("there are names") };
         assert_eq!(names, ["gone.example", "host.example"]);
         assert!(book.read().is_none(), "it is being read");
         book.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![named])]);
-        assert!(book.is_fresh());
+        assert!(book.is_usable());
+        assert!(book.read().is_none(), "it has just been read");
         assert_eq!(book.find(&[literal]), Some(("10.9.0.1", vec![literal])));
         assert_eq!(book.find(&[other, alias]), Some(("host.example", vec![alias])));
         assert_eq!(book.find(&[other]), None);
         // Nobody answers for it now; then it is removed.
-        book.read();
+        long_ago(&mut book);
+        assert!(book.read().is_some() && book.is_usable());
         book.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![])]);
         assert!(book.find(&[named]).is_some());
         std::fs::remove_dir_all(&directory).unwrap();
+        long_ago(&mut book);
         assert!(book.read().is_none());
-        assert!(book.is_fresh() && book.find(&[named]).is_none() && book.find(&[literal]).is_none());
+        assert!(book.is_usable() && book.find(&[named]).is_none() && book.find(&[literal]).is_none());
     }
 }

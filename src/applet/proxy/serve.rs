@@ -8,6 +8,7 @@ use crate::knocker::Knocker;
 use crate::profile::{Found, Profile};
 use crate::say;
 use crate::sys::epoll::{Epoll, Event};
+use crate::sys::tcp;
 use crate::tunnel::{self, Key, Moved, Progress, Race, Relay, Side, Spares, Turnstile};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -129,6 +130,7 @@ impl Proxy {
     ) -> io::Result<Self> {
         let (epoll, resolver) = (Epoll::new()?, Resolver::new()?);
         listener.set_nonblocking(true)?;
+        tcp::hold_all(&listener)?;
         epoll.add(&listener, LISTENER)?;
         epoll.add(&resolver.bell, BELL)?;
         Ok(Self {
@@ -380,12 +382,10 @@ impl Proxy {
             Ok(None) => {}
             Err(error) => return self.fail(id, asking, &error),
         }
-        if !self.book.is_fresh() {
-            if let Some(question) = self.book.read() {
-                self.resolver.ask(question);
-            }
+        if let Some(question) = self.book.read() {
+            self.resolver.ask(question);
         }
-        if self.book.is_fresh() {
+        if self.book.is_usable() {
             return self.decide(id, asking, addresses);
         }
         asking.stage = Stage::Locating(addresses);
