@@ -24,16 +24,16 @@ procd_close_service() {
 	service_triggers
 	[ -n "$command" ] && [ ! -e $noted/dry ] || return 0
 	procd_running "$service" && return # the real one compares the old with the new
-	touch "$noted/$service.wanted"
-	while [ -e "$noted/$service.wanted" ]; do
+	echo $$ >"$noted/$service.wanted"
+	while wanted; do
 		$command 2>>"$noted/$service.stderr" &
 		echo $! >"$noted/$service.pid"
 		wait $!
-		echo "ended with $?" >>"$noted/$service.ends"
-		sleep "$pause"
+		if wanted; then sleep "$pause"; fi
 	done </dev/null >/dev/null 2>&1 &
 }
 
+wanted() { [ "$(cat "$noted/$service.wanted" 2>/dev/null)" = $$ ]; } # by this start, and no later one
 procd_running() { [ -e "$noted/$1.wanted" ]; }
 procd_kill() {
 	procd_running "$1" || return
