@@ -1,9 +1,11 @@
 """The command line: applets, usage, exit statuses, and errors that say what to do."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -215,3 +217,35 @@ def test_a_set_uid_binary_does_nothing_for_strangers_but_knock(tmp_path):
     (tmp_path / "secret").mkdir(mode=0o700)
     done = stranger("-p", "22", "--dir", tmp_path / "secret", "127.0.0.1")
     assert done.returncode == 1 and "permission denied" in done.stderr, "it reads as the stranger"
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = {"knock": "knockknock.1", "daemon": "knockknock-daemon.8", "genprofile": "knockknock-genprofile.1",
+         "connect": "knockknock-connect.1", "proxy": "knockknock-proxy.1"}
+
+
+def page(name):
+    """A manual page's text without its escapes."""
+    return (ROOT / "man" / name).read_text().replace("\\-", "-").replace("\\&", "")
+
+
+def test_every_applet_has_its_manual_page():
+    applets = re.findall(r"^  (\w+) ", run("--help").stdout, re.M)
+    assert sorted(applets) == sorted(PAGES)
+
+
+@pytest.mark.parametrize("applet", PAGES)
+def test_help_and_manual_page_have_the_same_options(applet):
+    in_help = set(re.findall(r"(?<!\w)--[a-z][a-z0-9-]*", run(applet, "--help").stdout))
+    ours = re.sub(r"^iptables .*$", "", page(PAGES[applet]), flags=re.M)
+    in_page = set(re.findall(r"(?<!\w)--[a-z][a-z0-9-]*", ours))
+    assert in_help <= in_page
+    assert in_page - in_help <= {"--version"}
+
+
+def test_readme_and_manual_page_have_every_key_of_the_config():
+    keys = re.findall(r"^    /// `(\w+)`", (ROOT / "src/config.rs").read_text(), re.M)
+    assert len(keys) == 9
+    for key in keys:
+        assert f"| `{key}` |" in (ROOT / "README.md").read_text()
+        assert re.search(rf"^\.BR {key} ", page("knockknock-daemon.8"), re.M)
