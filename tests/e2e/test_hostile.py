@@ -68,6 +68,22 @@ def test_what_is_taken_from_our_iptables_chains_is_made_again(stage, what):
     stage.daemon.wait_for("made again")
 
 
+def test_iptables_of_the_old_kind_tells_nobody_and_a_sighup_repairs(stage):
+    programs = stage.directory / "bin"
+    programs.mkdir()
+    for name in ("iptables", "iptables-restore", "ip6tables", "ip6tables-restore"):
+        (programs / name).symlink_to("/usr/sbin/" + name.replace("tables", "tables-legacy"))
+    stage.open_up("iptables", daemon_options={"env": {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}})
+    stage.server.run("iptables-legacy", "-t", "mangle", "-F")
+    time.sleep(1)
+    assert stage.connects(), "nobody has noticed"
+    stage.daemon.process.send_signal(signal.SIGHUP)
+    stage.daemon.wait_for(": ready")
+    assert not stage.connects()
+    stage.open_port()
+    assert stage.connects()
+
+
 def test_a_set_that_is_replaced_by_another_shape_is_made_again(stage):
     """A table of our name that is not ours any more: everything of it goes, and ours comes back."""
     stage.open_up("nft")
@@ -265,10 +281,11 @@ def test_keys_that_others_can_read_are_refused_with_what_to_do(stage):
     assert stage.gate.counter == 0 and not stage.connects()
 
 
-def test_keys_of_somebody_else_are_refused(stage):
+@pytest.mark.parametrize("whose", ["files", "directory"])
+def test_keys_of_somebody_else_are_refused(stage, whose):
     stage.gate = Profile(stage, "gate")
     stage.configure(firewall="nft", guard="22", log="kmsg")
-    for name in ("cipher.key", "mac.key", "counter"):
+    for name in ("cipher.key", "mac.key", "counter") if whose == "files" else ("",):
         os.chown(stage.gate.path / name, 12345, 12345)
     done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
     assert done.returncode == 1
