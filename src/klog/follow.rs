@@ -44,8 +44,8 @@ impl Follow {
     /// Moves into the file's directory and opens it at its end. A file that is not there is waited for.
     pub(super) fn open(path: &Path) -> Result<Self> {
         // A link is rotated where it points to.
-        let path = &path.canonicalize().unwrap_or_else(|_| path.into());
-        let (directory, name) = split(path)?;
+        let real = path.canonicalize().unwrap_or_else(|_| path.into());
+        let (directory, name) = split(&real)?;
         std::env::set_current_dir(directory).map_err(|cause| Error::path("move into", directory, cause))?;
         let failed = |cause| Error::path("watch", directory, cause);
         let inotify = Inotify::new().map_err(failed)?;
