@@ -52,7 +52,7 @@ pub struct Proxy {
     relays: HashMap<u64, Relay>,
     last: u64,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
-    gates: HashMap<String, Gate>,
+    gates: Vec<Gate>,
     /// Gates that somebody has left.
     free: Vec<String>,
     /// Relays with something to move.
@@ -60,7 +60,7 @@ pub struct Proxy {
     spares: Spares,
     resolver: Resolver,
     /// Who waits for the addresses of a name.
-    named: HashMap<String, Vec<u64>>,
+    named: Vec<(String, u64)>,
     book: Book,
     /// Who waits for the book.
     readers: Vec<u64>,
@@ -107,6 +107,7 @@ struct Errand {
 
 /// A profile's turnstile and the clients in front of it.
 struct Gate {
+    name: String,
     turnstile: Turnstile,
     waiting: VecDeque<u64>,
     passing: bool,
@@ -145,12 +146,12 @@ impl Proxy {
             relays: HashMap::new(),
             last: 0,
             timers: BinaryHeap::new(),
-            gates: HashMap::new(),
+            gates: Vec::new(),
             free: Vec::new(),
             moving: Vec::new(),
             spares: Spares::default(),
             resolver,
-            named: HashMap::new(),
+            named: Vec::new(),
             readers: Vec::new(),
             knocked: true,
             resting: None,
@@ -331,11 +332,10 @@ impl Proxy {
                 asking.stage = Stage::Naming { port };
                 asking.deadline = Instant::now() + NAMING;
                 self.keep(id, asking);
-                let asked = self.named.entry(name.clone()).or_default();
-                asked.push(id);
-                if asked.len() == 1 {
-                    self.resolver.ask(Question::Host(name));
+                if self.named.iter().all(|(asked, _)| *asked != name) {
+                    self.resolver.ask(Question::Host(name.clone()));
                 }
+                self.named.push((name, id));
             }
         }
     }
@@ -344,7 +344,10 @@ impl Proxy {
         for answer in self.resolver.answers() {
             match answer {
                 Answer::Host(name, addresses) => {
-                    for id in self.named.remove(&name).unwrap_or_default() {
+                    let named = std::mem::take(&mut self.named).into_iter();
+                    let (these, others): (Vec<_>, Vec<_>) = named.partition(|(asked, _)| *asked == name);
+                    self.named = others;
+                    for (_, id) in these {
                         self.named(id, &name, &addresses);
                     }
                 }
@@ -412,13 +415,17 @@ impl Proxy {
             Ok(false) => self.set_out(id, asking, None, Race::new(&addresses, None)),
             Ok(true) => {
                 let since = Instant::now();
-                let gate = self.gates.entry(found.name.clone()).or_insert_with(|| Gate {
-                    turnstile: Turnstile::new(&found),
-                    waiting: VecDeque::new(),
-                    passing: false,
-                });
-                gate.waiting.push_back(id);
-                self.free.push(found.name.clone());
+                let name = found.name.clone();
+                match gate(&mut self.gates, &name) {
+                    Some(gate) => gate.waiting.push_back(id),
+                    None => self.gates.push(Gate {
+                        name: name.clone(),
+                        turnstile: Turnstile::new(&found),
+                        waiting: VecDeque::from([id]),
+                        passing: false,
+                    }),
+                }
+                self.free.push(name);
                 asking.stage = Stage::Waiting(Errand { found, addresses, since });
                 asking.deadline = since + PATIENCE;
                 self.keep(id, asking);
@@ -428,7 +435,7 @@ impl Proxy {
 
     /// Lets the next one through a gate.
     fn admit(&mut self, name: &str) {
-        while let Some(gate) = self.gates.get_mut(name).filter(|gate| !gate.passing) {
+        while let Some(gate) = gate(&mut self.gates, name).filter(|gate| !gate.passing) {
             let Some(&id) = gate.waiting.front() else { return };
             let Some(mut asking) = self.asking.remove(&id) else {
                 gate.waiting.pop_front();
@@ -477,8 +484,8 @@ impl Proxy {
 
     /// Goes on connecting.
     fn race(&mut self, id: u64, mut asking: Asking) {
-        let Stage::Racing(gate, race) = &mut asking.stage else { return self.keep(id, asking) };
-        let turnstile = gate.as_ref().and_then(|name| Some(&mut self.gates.get_mut(name)?.turnstile));
+        let Stage::Racing(name, race) = &mut asking.stage else { return self.keep(id, asking) };
+        let turnstile = name.as_ref().and_then(|name| Some(&mut gate(&mut self.gates, name)?.turnstile));
         match race.run(&self.epoll, id << 1 | 1) {
             Progress::Running(until) => {
                 asking.deadline = until;
@@ -499,7 +506,7 @@ impl Proxy {
                 if let Some(turnstile) = turnstile.filter(|_| race.knocks() > 0) {
                     turnstile.unanswered();
                 }
-                if gate.is_some() && error.kind() != Some(io::ErrorKind::NetworkUnreachable) {
+                if name.is_some() && error.kind() != Some(io::ErrorKind::NetworkUnreachable) {
                     say::error(&error);
                 }
                 self.refuse(id, asking, reply(&error));
@@ -509,7 +516,7 @@ impl Proxy {
 
     fn leave_gate(&mut self, stage: Stage) {
         if let Stage::Racing(Some(name), _) = stage {
-            if let Some(gate) = self.gates.get_mut(&name) {
+            if let Some(gate) = gate(&mut self.gates, &name) {
                 gate.passing = false;
             }
             self.free.push(name);
@@ -557,6 +564,11 @@ impl Proxy {
             Some(Moved::All) | None => {}
         }
     }
+}
+
+/// The gate of a profile.
+fn gate<'a>(gates: &'a mut [Gate], name: &str) -> Option<&'a mut Gate> {
+    gates.iter_mut().find(|gate| gate.name == name)
 }
 
 /// What a client is told of an error.
