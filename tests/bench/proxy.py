@@ -164,7 +164,11 @@ def latency(table, log, round_trip_ms, n, goal, store):
         for _ in range(n):
             for way, (port, proxy) in ways.items():
                 time.sleep(random.uniform(0.02, 0.08))
-                values[way].append(first_byte(client, port, proxy, server))
+                try:
+                    values[way].append(first_byte(client, port, proxy, server))
+                except OSError as error:        # no answer to three knocks: it backs off
+                    print(f"{way}: {error}", file=sys.stderr)
+                    time.sleep(3)
     where = "disk" if store == DISK else "tmpfs"
     name = f"request → first byte, {log.split(':')[0]}, counters on {where}, round trip {round_trip_ms} ms"
     direct = median(values["direct"])
