@@ -52,6 +52,7 @@ sanitize: ## run the tests of sys/, the only unsafe code, under valgrind and Add
 
 .PHONY: deny
 deny: ## check the dependencies' licences, sources and doubles with cargo-deny (advisories too, where their database can be had)
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny check --hide-inclusion-graph licenses sources bans
 	cargo deny check advisories || echo "deny: no advisories were checked"
 
