@@ -34,7 +34,7 @@ TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 2, 0x1000
 def serve(amount):
     """Greets at two ports and sends `amount` bytes at the third."""
     def run(port, answer):
-        with socket.create_server(("", port), backlog=100) as listener:
+        with socket.create_server(("", port), backlog=1000) as listener:
             if port == SOURCE:
                 print("serving", flush=True)
             while True:
