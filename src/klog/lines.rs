@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// How much is read at once, and the longest line that is taken; a longer one is passed over.
-const BUFFER: usize = 1 << 16;
+const BUFFER: usize = 1 << 15;
 
 /// The lines of a stream.
 pub struct Lines {
