@@ -10,7 +10,8 @@ fuzz_target!(|line: &[u8]| {
     assert!(read == expected, "{:?}", String::from_utf8_lossy(line));
     if let (Some(entry), Some(port)) = (read, entry::knock_port(line)) {
         // A log prefix may name a port of its own, and is then taken at its word: the line may be passed over.
-        let packet = line.windows(4).position(|four| four == b" IN=").unwrap_or_default();
+        let at = |start: &[u8]| line.windows(start.len()).position(|window| window == start);
+        let packet = at(b" IN=").or_else(|| at(b"IN=")).unwrap();
         assert!(entry.knock_port == port || line[..packet].windows(5).any(|five| five == b" DPT="));
     }
 });
