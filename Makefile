@@ -137,9 +137,9 @@ install: $(BINARY) ## install below DESTDIR and PREFIX (/usr/local); profiles ar
 	for page in $(PAGES); do install -D -m 644 $$page $(mandir)/man$${page##*.}/$${page##*/} || exit 1; done
 	install -d $(unitdir) $(bashdir) $(zshdir) $(fishdir)
 	sed 's,/usr/local/bin/,$(PREFIX)/bin/,' scripts/systemd/knockknock-daemon.service >$(unitdir)/knockknock-daemon.service
-	$(BINARY) completions bash >$(bashdir)/knockknock
-	$(BINARY) completions zsh >$(zshdir)/_knockknock
-	$(BINARY) completions fish >$(fishdir)/knockknock.fish
+	scripts/completions.sh $(BINARY) bash >$(bashdir)/knockknock
+	scripts/completions.sh $(BINARY) zsh >$(zshdir)/_knockknock
+	scripts/completions.sh $(BINARY) fish >$(fishdir)/knockknock.fish
 	chmod 644 $(unitdir)/knockknock-daemon.service $(bashdir)/knockknock $(zshdir)/_knockknock $(fishdir)/knockknock.fish
 	for applet in $(APPLETS); do ln -sf knockknock $(bashdir)/$$applet && ln -sf knockknock.fish $(fishdir)/$$applet.fish || exit 1; done
 

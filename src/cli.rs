@@ -1,7 +1,7 @@
-//! The table of applets. Dispatch, usage, help and completions all read it; this file alone names argh.
+//! The table of applets. Dispatch, usage and help all read it; this file alone names argh.
 
 use crate::applet::daemon::Mouth;
-use crate::applet::{completions, connect, daemon, genprofile, knock, proxy};
+use crate::applet::{connect, daemon, genprofile, knock, proxy};
 use crate::config::{self, DIRECTORY};
 use crate::error::{Error, Result};
 use crate::knocker::{self, Family};
@@ -95,14 +95,6 @@ const APPLETS: &[Applet] = &[
         letters: "",
         starts: Starts::Root,
         run: run_proxy,
-    },
-    Applet {
-        name: "completions",
-        alias: "knockknock-completions",
-        summary: "",
-        letters: "",
-        starts: Starts::Bare,
-        run: run_completions,
     },
     Applet { name: "worker", alias: "", summary: "", letters: "", starts: Starts::Root, run: run_worker },
     Applet { name: "helper", alias: "", summary: "", letters: "", starts: Starts::Root, run: run_helper },
@@ -212,14 +204,6 @@ struct Proxy {
     /// the port to listen on
     #[argh(positional)]
     listenport: String,
-}
-
-/// Prints completions for a shell.
-#[derive(FromArgs)]
-struct Completions {
-    /// bash, zsh or fish
-    #[argh(positional)]
-    shell: String,
 }
 
 /// What [`parse`] found.
@@ -441,14 +425,6 @@ fn run_proxy(args: &[&str]) -> Result<u8> {
     })
 }
 
-fn run_completions(args: &[&str]) -> Result<u8> {
-    applet!("knockknock completions", Completions, args, |wanted| {
-        let applets: Vec<_> = APPLETS.iter().filter(|applet| !applet.summary.is_empty()).map(described).collect();
-        say::answer(&completions::script(&wanted.shell, &applets)?);
-        Ok(0)
-    })
-}
-
 fn run_worker(args: &[&str]) -> Result<u8> {
     by_keeper(args, |keeper, mouth, directory| daemon::worker(keeper, mouth, Path::new(directory)))
 }
@@ -477,24 +453,6 @@ fn family(v4: bool, v6: bool) -> Result<Family> {
         (true, false) => Ok(Family::V4),
         (false, true) => Ok(Family::V6),
         (true, true) => Err(Error::Usage("-4 and -6 exclude each other".into())),
-    }
-}
-
-/// An applet with the options that its own help lists.
-fn described(applet: &Applet) -> completions::Described {
-    let help = match applet.name {
-        "knock" => Knock::from_args(&[applet.alias], &["--help"]).err(),
-        "daemon" => Daemon::from_args(&[applet.alias], &["--help"]).err(),
-        "genprofile" => Genprofile::from_args(&[applet.alias], &["--help"]).err(),
-        "connect" => Connect::from_args(&[applet.alias], &["--help"]).err(),
-        "proxy" => Proxy::from_args(&[applet.alias], &["--help"]).err(),
-        _ => None,
-    };
-    completions::Described {
-        name: applet.name,
-        alias: applet.alias,
-        summary: applet.summary,
-        help: help.map(|exit| exit.output).unwrap_or_default(),
     }
 }
 

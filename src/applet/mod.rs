@@ -1,6 +1,5 @@
 //! Floor 3: the programs, one file or folder each. None imports another.
 
-pub mod completions;
 pub mod connect;
 pub mod daemon;
 pub mod genprofile;
