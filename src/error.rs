@@ -43,26 +43,31 @@ pub enum Error {
 
 impl Error {
     /// A failed call: `cannot WHAT: CAUSE`.
+    #[cold]
     pub fn system(what: impl Into<String>, cause: io::Error) -> Self {
         Self::System { what: what.into(), cause, advice: String::new() }
     }
 
     /// A failed call on a path: `cannot VERB "PATH": CAUSE`.
+    #[cold]
     pub fn path(verb: &str, path: &Path, cause: io::Error) -> Self {
         Self::system(format!("{verb} {path:?}"), cause)
     }
 
     /// A file's content: `"PATH": WHY`, or `"PATH", line LINE: WHY` where `line` is not 0.
+    #[cold]
     pub fn content(path: &Path, line: usize, why: impl Into<String>) -> Self {
         Self::Content { path: path.into(), line, why: why.into(), advice: String::new() }
     }
 
     /// A refusal.
+    #[cold]
     pub fn refused(why: impl Into<String>) -> Self {
         Self::Refused { why: why.into(), advice: String::new() }
     }
 
     /// The same error with what to do on its second line.
+    #[cold]
     pub fn advise(mut self, text: impl Into<String>) -> Self {
         match &mut self {
             Self::Usage(_) => {}
@@ -116,7 +121,9 @@ impl std::error::Error for Error {}
 /// The system's words without the number that Rust puts behind them, in lower case.
 pub fn reason(cause: &io::Error) -> String {
     let text = cause.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+    let mut text = text.split(" (os error").next().unwrap_or_default().to_owned();
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    text
 }

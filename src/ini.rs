@@ -54,12 +54,12 @@ pub fn settings(text: &str) -> Result<Vec<Setting>, BadLine> {
         open = true;
         if let Some(in_main) = section {
             let value = without_comment(value);
-            settings.push((in_main, Setting { key: key.trim().to_lowercase(), value, line: number }));
+            settings.push((in_main, Setting { key: key.trim().to_ascii_lowercase(), value, line: number }));
         }
     }
     // What comes later counts, so the defaults of all sections come first.
-    settings.sort_by_key(|&(in_main, _)| in_main);
-    Ok(settings.into_iter().map(|(_, setting)| setting).collect())
+    let (main, defaults): (Vec<_>, Vec<_>) = settings.into_iter().partition(|&(in_main, _)| in_main);
+    Ok(defaults.into_iter().chain(main).map(|(_, setting)| setting).collect())
 }
 
 fn is_rem(line: &str) -> bool {

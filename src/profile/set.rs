@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A profile's place; nothing of it is read yet.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its name.
     pub name: String,
@@ -25,7 +25,7 @@ pub fn list(directory: &Path) -> Result<Vec<Found>> {
             found.push(Found { name: name.into(), path });
         }
     }
-    found.sort();
+    found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     Ok(found)
 }
 

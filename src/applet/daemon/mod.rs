@@ -27,7 +27,6 @@ use crate::profile::{self, Found, Terms};
 use crate::say;
 use crate::sys::privilege::{Account, User};
 use crate::sys::{process, sandbox};
-use std::collections::HashMap;
 use std::path::Path;
 
 /// The users that the worker and the helper become where the system has no account for them: ids
@@ -113,7 +112,7 @@ pub fn unguard(directory: &Path) -> Result<()> {
 
 /// What the keeper may know of the profiles.
 struct Census {
-    /// Names and terms, one for each knock port.
+    /// Names and terms, one for each knock port, in the order of these.
     profiles: Vec<(Found, Terms)>,
     /// Those that cannot be had, and why.
     left_out: Vec<(Found, Error)>,
@@ -124,22 +123,24 @@ impl Census {
     fn take(directory: &Path) -> Result<Self> {
         let directory = directory.join("profiles");
         let found = if directory.exists() { profile::list(&directory)? } else { Vec::new() };
-        let (mut profiles, mut left_out) = (Vec::with_capacity(found.len()), Vec::new());
-        let mut first_on: HashMap<u16, String> = HashMap::with_capacity(found.len());
+        let (mut claims, mut left_out) = (Vec::with_capacity(found.len()), Vec::new());
         for found in found {
-            let terms = Terms::load(&found.path).and_then(|terms| match first_on.get(&terms.knock_port) {
-                None => Ok(terms),
-                Some(first) => {
-                    let why = format!("profile {first:?} has knock port {} already", terms.knock_port);
-                    Err(Error::refused(why).advise("give one of them another knock port, on both sides"))
-                }
-            });
-            match terms {
-                Ok(terms) => {
-                    first_on.insert(terms.knock_port, found.name.clone());
-                    profiles.push((found, terms));
-                }
+            match Terms::load(&found.path) {
+                Ok(terms) => claims.push((found, terms)),
                 Err(error) => left_out.push((found, error)),
+            }
+        }
+        // Of several on one knock port the first by name has it.
+        claims.sort_by_key(|(_, terms)| terms.knock_port);
+        let mut profiles: Vec<(Found, Terms)> = Vec::with_capacity(claims.len());
+        for (found, terms) in claims {
+            match profiles.last().filter(|(_, taken)| taken.knock_port == terms.knock_port) {
+                None => profiles.push((found, terms)),
+                Some((first, _)) => {
+                    let why = format!("profile {:?} has knock port {} already", first.name, terms.knock_port);
+                    let error = Error::refused(why).advise("give one of them another knock port, on both sides");
+                    left_out.push((found, error));
+                }
             }
         }
         Ok(Self { profiles, left_out })

@@ -14,7 +14,7 @@ use crate::sys::sandbox::{self, calls};
 use crate::sys::socketpair::End;
 use crate::sys::{poll, process};
 use crate::wire::{Entry, PortSet, Request, Unsealed};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -56,6 +56,8 @@ pub fn run(keeper: u32, mouth: Mouth, directory: &Path) -> Result<u8> {
         .and_then(|()| privilege::die_with(keeper));
     dropped.map_err(|cause| Error::system("give up root's privileges", cause))?;
 
+    // While there are still random numbers to be had.
+    let mut worker = Worker::new(config, guests, channel);
     match log {
         // The working directory is the log's: a file made anew is opened by its name.
         Klog::File(_) => confine(Some(Path::new(".")), &[CALLS, &[calls::OPEN, calls::WATCH]].concat()),
@@ -63,8 +65,8 @@ pub fn run(keeper: u32, mouth: Mouth, directory: &Path) -> Result<u8> {
     }
     hooks::attempt("worker");
 
-    channel.send(READY).map_err(|cause| Error::system("tell the helper", cause))?;
-    Worker::new(config, guests, channel).follow(&mut log)
+    worker.channel.send(READY).map_err(|cause| Error::system("tell the helper", cause))?;
+    worker.follow(&mut log)
 }
 
 /// A profile, and what was accepted of late.
@@ -73,27 +75,31 @@ struct Guest {
     memory: Memory,
 }
 
-/// Loads the profiles by knock port. One that cannot be read is named and left out.
-fn load(directory: &Path) -> Result<HashMap<u16, Guest>> {
+/// Loads the profiles, in the order of their knock ports. One that cannot be read is named and left out.
+fn load(directory: &Path) -> Result<Vec<Guest>> {
     // The keeper has said which are left out for their terms.
     let profiles = Census::take(directory)?.profiles;
     process::allow_files(profiles.len() as u32 + 64).map_err(|cause| Error::system("hold the counters open", cause))?;
-    let mut guests = HashMap::with_capacity(profiles.len());
+    let mut guests = Vec::with_capacity(profiles.len());
     for (found, _) in profiles {
         match Profile::load(&found) {
-            Ok(profile) => {
-                guests.insert(profile.terms.knock_port, Guest { profile, memory: Memory::default() });
-            }
+            Ok(profile) => guests.push(Guest { profile, memory: Memory::default() }),
             Err(error) => say_left_out(&found, &error),
         }
     }
     Ok(guests)
 }
 
+/// The one whose knock port that is.
+fn on(guests: &mut [Guest], knock_port: u16) -> Option<&mut Guest> {
+    let place = guests.binary_search_by_key(&knock_port, |guest| guest.profile.terms.knock_port).ok()?;
+    guests.get_mut(place)
+}
+
 /// The worker after it has given up everything.
 struct Worker {
     config: Config,
-    guests: HashMap<u16, Guest>,
+    guests: Vec<Guest>,
     channel: End,
     budget: Budget,
     /// Whether the log has ever shown TCP options: then its rule has the flag for them.
@@ -125,7 +131,7 @@ struct Tally {
 }
 
 impl Worker {
-    fn new(config: Config, guests: HashMap<u16, Guest>, channel: End) -> Self {
+    fn new(config: Config, guests: Vec<Guest>, channel: End) -> Self {
         Self {
             config,
             guests,
@@ -141,7 +147,7 @@ impl Worker {
     /// Follows the log until it or the helper ends.
     fn follow(&mut self, log: &mut Klog) -> Result<u8> {
         let mut ports = PortSet::empty();
-        ports.extend(self.guests.keys().copied());
+        ports.extend(self.guests.iter().map(|guest| guest.profile.terms.knock_port));
         loop {
             let timeout = match self.aside.is_empty() {
                 true => self.tally.since.map(|since| SUMMARY.saturating_sub(since.elapsed())),
@@ -183,7 +189,7 @@ impl Worker {
     fn take(&mut self, entry: &Entry, far: u32) {
         let now = Instant::now();
         self.options_seen |= entry.options_logged;
-        let Some(guest) = self.guests.get_mut(&entry.knock_port) else { return };
+        let Some(guest) = on(&mut self.guests, entry.knock_port) else { return };
         let mut accept = |guest: &mut Guest, unsealed, allowed| {
             guest.accept(entry, unsealed, now);
             self.knocks.push(Knock { entry: *entry, unsealed, allowed });
@@ -229,12 +235,12 @@ impl Worker {
     /// have the kernel's log run over while knocks wait in it. `false` when the helper is gone.
     fn settle(&mut self) -> bool {
         for knock in &self.knocks {
-            if let Some(guest) = self.guests.get_mut(&knock.entry.knock_port).filter(|guest| !guest.is_stored()) {
+            if let Some(guest) = on(&mut self.guests, knock.entry.knock_port).filter(|guest| !guest.is_stored()) {
                 guest.store();
             }
         }
         for knock in self.knocks.drain(..) {
-            let Some(guest) = self.guests.get(&knock.entry.knock_port).filter(|guest| guest.is_stored()) else {
+            let Some(guest) = on(&mut self.guests, knock.entry.knock_port).filter(|guest| guest.is_stored()) else {
                 continue;
             };
             if knock.allowed {
