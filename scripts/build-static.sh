@@ -11,14 +11,15 @@ for name in "$@"; do
     target=$(target "$name")
     built=$CARGO_TARGET_DIR/$target/release/knockknock
     file=$root/dist/$target/knockknock
-    outlined=() # makes one function of instructions that stand in many places; MIPS has no such pass
-    [[ $target != x86_64-* ]] || outlined=(-C llvm-args=-enable-machine-outliner=always)
+    # Fewer copies: what stands in many places becomes one function, less is inlined. MIPS has no such pass.
+    fewer=()
+    [[ $target != x86_64-* ]] || fewer=(-C 'llvm-args=-enable-machine-outliner=always -inline-threshold=30')
     (
         cd "$root"
         # With its symbols: scripts/size.sh reads them.
         RUSTFLAGS="$STATIC $SMALL" CARGO_PROFILE_RELEASE_STRIP=none \
             cargo-zigbuild rustc --quiet --release --locked --bin knockknock \
-            -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size --target "$target" -- "${outlined[@]}"
+            -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size --target "$target" -- "${fewer[@]}"
     )
     mkdir -p "${file%/*}"
     # .pdr is 67 KB of what MIPS debuggers look at; strip alone leaves it.
