@@ -11,6 +11,7 @@ use crate::wire::seal::Fields;
 use crate::wire::{Syn, Wire};
 use likeness::Noise;
 use std::env;
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
@@ -169,16 +170,23 @@ fn give_up_privileges(user: Option<User>) -> Result<()> {
 
 /// The addresses of `host` that the system's resolver gives in `family`, with `port`; at least one.
 pub fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>> {
-    let found = (host, port)
-        .to_socket_addrs()
-        .map_err(|cause| Error::system(format!("find the address of {host:?}"), cause))?;
-    let addresses: Vec<_> = found.filter(|address| family.has(address)).collect();
+    let mut addresses =
+        addresses(host, port).map_err(|cause| Error::system(format!("find the address of {host:?}"), cause))?;
+    addresses.retain(|address| family.has(address));
     if addresses.is_empty() {
         return Err(
             Error::refused(format!("{host:?} has no address of the family asked for")).advise("leave out -4 or -6")
         );
     }
     Ok(addresses)
+}
+
+/// All addresses of `host` that the system's resolver gives. A name is asked for in lower case: to
+/// musl's resolver others do not stand in /etc/hosts.
+pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    // What stands behind a % is the name of an interface, which is as it is.
+    let name = if host.contains('%') { host.to_owned() } else { host.to_ascii_lowercase() };
+    (name.as_str(), port).to_socket_addrs().map(Iterator::collect)
 }
 
 /// Where a client's profiles are unless `--dir` says otherwise: `.knockknock` in the home of the one

@@ -1,9 +1,10 @@
 //! The addresses of names. The system's resolver makes its caller wait, so threads ask it: a few with
 //! small stacks, started when there is something to ask and gone when there is nothing.
 
+use crate::knocker;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -112,7 +113,7 @@ impl Shared {
 }
 
 fn addresses(name: &str) -> Vec<SocketAddr> {
-    (name, 0).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
+    knocker::addresses(name, 0).unwrap_or_default()
 }
 
 #[cfg(test)]
