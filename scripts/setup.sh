@@ -15,7 +15,7 @@ needs() {
         mkfs.ext4:e2fsprogs /usr/bin/pytest-3:python3-pytest ;;
     bench) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps openssl:openssl strace:strace \
         python3:python3 microsocks:microsocks fwknopd:fwknop-server fwknop:fwknop-client knockd:knockd ;;
-    router) echo ip:iproute2 nft:nftables readelf:binutils /usr/share/doc/busybox-static:busybox-static \
+    router) echo ip:iproute2 nft:nftables /usr/sbin/xtables-legacy-multi:iptables readelf:binutils /usr/share/doc/busybox-static:busybox-static \
         /usr/bin/pytest-3:python3-pytest ;;
     systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox-static ;;
     cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips cpio:cpio ;;
