@@ -80,19 +80,35 @@ fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
         if text.get(at.saturating_sub(2)..at + 3) != Some(b" SYN ") {
             continue;
         }
-        let before = text.get(at.saturating_sub(REACH)..at).unwrap_or_default();
-        let before = before.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
-        let named = before.windows(5).rposition(|five| five == b" DPT=");
-        let port = named.and_then(|named| entry::knock_port(before.get(named..)?));
-        if !port.is_some_and(|port| ports.contains(port)) {
+        let (before, after) = text.split_at(at);
+        let Some(named) = last_port(before).filter(|&named| {
+            let port = before.get(named..).and_then(entry::knock_port);
+            port.is_some_and(|port| ports.contains(port))
+        }) else {
+            continue;
+        };
+        let start = memory::find_last_byte(before, b'\n').map_or(0, |newline| newline + 1);
+        if start > named {
             continue;
         }
-        let (before, after) = text.split_at(at);
-        let start = memory::find_last_byte(before, b'\n').map_or(0, |newline| newline + 1);
         let end = at + memory::find_byte(after, b'\n').unwrap_or(after.len());
         each(Record::Line(text.get(start..end).unwrap_or_default()));
         from = end;
     }
+}
+
+/// Where the last ` DPT=` stands within [`REACH`] of the end of `text`, in whatever line.
+fn last_port(text: &[u8]) -> Option<usize> {
+    let far = text.len().saturating_sub(REACH);
+    let mut near = text.get(far..)?;
+    // What stands between the two words has a P in PSH only.
+    while let Some(at) = near.iter().rposition(|&byte| byte == b'P') {
+        if near.get(at.saturating_sub(2)..at + 3) == Some(b" DPT=") {
+            return Some(far + at - 2);
+        }
+        near = near.get(..at)?;
+    }
+    None
 }
 
 /// Standard input as a log, for `logread -f |` and `journalctl -kf |`.
@@ -147,9 +163,9 @@ mod tests {
     #[test]
     fn the_lines_that_name_a_wanted_port_whatever_the_pieces() {
         let text = b"a DPT=666 SYN b\nc DPT=667 SYN d\n DPT=666 SYN \nno port SYN \nY\nx DPT=66 SYN \n\
-            y DPT=6660 SYN z\n DPT=1 DPT=666 SYN \n DPT=666 ACK \nhalf DPT=666 SYN ";
+            y DPT=6660 SYN z\n DPT=1 DPT=666 SYN \n DPT=666 ACK \nnone SYN \n DPT=666 PSH P SYN \nhalf DPT=666 SYN ";
         for step in [1, 2, 3, 7, 100, 1000] {
-            let wanted = ["a DPT=666 SYN b", " DPT=666 SYN ", " DPT=1 DPT=666 SYN "];
+            let wanted = ["a DPT=666 SYN b", " DPT=666 SYN ", " DPT=1 DPT=666 SYN ", " DPT=666 PSH P SYN "];
             assert_eq!(read(text, step), wanted, "steps of {step}");
         }
     }

@@ -1,11 +1,13 @@
 """A world that means harm: firewalls flushed under the daemon, logs that misbehave, floods, damaged directories."""
 
 import base64
+import ipaddress
 import os
 import re
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import time
 
@@ -321,4 +323,44 @@ def test_nonsense_from_a_worker_ends_everything(stage, hooked):
     stage.knock()
     assert stage.daemon.wait_for_end() == 1
     assert any("the worker sent nonsense; everything ends" in line for line in stage.daemon.said)
+    assert not stage.connects()
+
+
+def request(port, source, seconds=15):
+    """A worker's message to the helper (src/wire/request.rs)."""
+    address = ipaddress.ip_address(source)
+    return struct.pack(">BBHHH16s", 1, address.version, port, seconds, 0, address.packed)
+
+
+@pytest.mark.parametrize("firewall", ["nft", "iptables"])
+def test_the_helper_refuses_by_itself_what_a_worker_may_not_ask(stage, firewall):
+    """The test plays the worker, with a helper of its own beside the daemon."""
+    stage.open_up(firewall)
+
+    def asked(message):
+        """What the helper says to a worker's message: its answer, and its exit code if it has ended."""
+        worker, helpers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        reader, writer = os.pipe()
+        allowed, guarded = bytearray(8192), bytearray(8192)
+        for ports, port in ((allowed, 22), (guarded, 22), (guarded, 7)):
+            ports[port // 8] |= 1 << port % 8
+        with worker, helpers, os.fdopen(reader, "rb"), os.fdopen(writer, "wb"):
+            worker.send(allowed + guarded)
+            worker.send(b"+")
+            worker.send(message)
+            with stage.server.start(BINARY, "helper", os.getpid(), "stderr", firewall, stdin=helpers, stdout=writer,
+                                    stderr=subprocess.DEVNULL) as helper:
+                helpers.close()
+                answer = worker.recv(100)
+                worker.close()
+                return answer, helper.wait(5)
+
+    assert asked(request(7, CLIENT)) == (b"n", 1), "a guarded port that no profile may open"
+    assert asked(request(22, SERVER)) == (b"n", 1), "one of its own addresses"
+    for nonsense in (request(22, "127.0.0.1"), request(22, "224.0.0.1"), request(22, "::1"), request(0, CLIENT),
+                     request(22, CLIENT, 901), request(22, CLIENT, 0), request(22, CLIENT)[:-1], request(22, CLIENT) + b"\0", b"+"):
+        assert asked(nonsense) == (b"", 1), nonsense
+    assert not stage.connects()
+    assert asked(request(22, CLIENT)) == (b"y", 1)
+    assert stage.connects()
     assert not stage.connects()
