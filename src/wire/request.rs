@@ -101,7 +101,7 @@ mod tests {
 
     fn unsealed(port: u16) -> Unsealed {
         let keys = Keys::new(&[1; 16], &[2; 16]);
-        keys.unseal(&keys.seal(Wire::Classic, 0, 666, port), 0, 666, None).unwrap()
+        keys.unseal(&keys.seal(Wire::Classic, 0, 666, port), 0..=0, 666, None).unwrap()
     }
 
     #[test]

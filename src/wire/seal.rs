@@ -12,14 +12,18 @@
 use super::Wire;
 use super::ports::Ports;
 use aes::Aes128;
-use aes::cipher::{InnerIvInit, KeyInit, StreamCipher, StreamCipherCoreWrapper};
-use ctr::{Ctr32BE, CtrCore};
+use aes::cipher::{Block, InnerIvInit, KeyInit, StreamCipherCore};
+use ctr::{CtrCore, flavors::Ctr32BE};
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
+use std::ops::RangeInclusive;
 use zeroize::Zeroizing;
 
 /// What a stealth tag covers before the numbers: it binds a tag to its wire.
 const STEALTH: &[u8] = b"knockknock stealth 1";
+
+/// How many counters' blocks are encrypted together: as many as AES instructions work on side by side.
+const AT_ONCE: usize = 8;
 
 /// A profile's two keys, expanded. Without `Debug`: no key is printed anywhere.
 pub struct Keys {
@@ -86,7 +90,9 @@ impl Keys {
         let mut message = [0; 12];
         let bytes = port.to_be_bytes().into_iter().chain(tag);
         message.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-        self.keystream(wire, counter, &mut message);
+        let mut keystream = Block::<Aes128>::default();
+        self.keystream(wire, counter).write_keystream_block(&mut keystream);
+        apply(&mut message, &keystream);
         match wire {
             Wire::Classic => Ciphertext::Classic(message),
             Wire::Stealth => {
@@ -96,62 +102,79 @@ impl Keys {
         }
     }
 
-    /// Decrypts `ciphertext` with `counter` and verifies its tag in constant time.
+    /// Decrypts `ciphertext` with each of `counters` in turn and verifies the tags in constant time;
+    /// the first that is right is it.
     ///
-    /// `only`, where given, are the ports worth a tag: another port is `None` without the cost of
+    /// `only`, where given, are the ports worth a tag: another port is passed over without the cost of
     /// an HMAC. Port 0 is never unsealed.
     pub fn unseal(
         &self,
         ciphertext: &Ciphertext,
-        counter: u32,
+        counters: RangeInclusive<u32>,
         knock_port: u16,
         only: Option<&Ports>,
     ) -> Option<Unsealed> {
         match ciphertext {
-            Ciphertext::Classic(bytes) => self.open(Wire::Classic, *bytes, counter, knock_port, only),
-            Ciphertext::Stealth(bytes) => self.open(Wire::Stealth, *bytes, counter, knock_port, only),
+            Ciphertext::Classic(bytes) => self.open(Wire::Classic, bytes, counters, knock_port, only),
+            Ciphertext::Stealth(bytes) => self.open(Wire::Stealth, bytes, counters, knock_port, only),
         }
     }
 
     fn open<const N: usize>(
         &self,
         wire: Wire,
-        mut message: [u8; N],
-        counter: u32,
+        ciphertext: &[u8; N],
+        mut counters: RangeInclusive<u32>,
         knock_port: u16,
         only: Option<&Ports>,
     ) -> Option<Unsealed> {
-        self.keystream(wire, counter, &mut message);
-        let (port, tag) = message.split_first_chunk()?;
-        let port = u16::from_be_bytes(*port);
-        if port == 0 || only.is_some_and(|only| !only.contains(port)) {
-            return None;
+        let mut keystream = self.keystream(wire, *counters.start());
+        loop {
+            let mut blocks = [Block::<Aes128>::default(); AT_ONCE];
+            keystream.write_keystream_blocks(&mut blocks);
+            for block in &blocks {
+                let counter = counters.next()?;
+                let mut message = *ciphertext;
+                apply(&mut message, block);
+                let (port, tag) = message.split_first_chunk()?;
+                let port = u16::from_be_bytes(*port);
+                let worth = port != 0 && only.is_none_or(|only| only.contains(port));
+                if worth && self.tag(wire, counter, knock_port, port).verify_truncated_left(tag).is_ok() {
+                    return Some(Unsealed { port, counter });
+                }
+            }
         }
-        self.tag(wire, counter, knock_port, port).verify_truncated_left(tag).ok()?;
-        Some(Unsealed { port, counter })
     }
 
-    fn keystream(&self, wire: Wire, counter: u32, message: &mut [u8]) {
+    /// The keystream from `counter`'s block on; the next block is the next counter's.
+    fn keystream(&self, wire: Wire, counter: u32) -> CtrCore<&Aes128, Ctr32BE> {
         let mut block = [0; 16];
         block[0] = match wire {
             Wire::Classic => 0,
             Wire::Stealth => 1,
         };
         block[12..].copy_from_slice(&counter.to_be_bytes());
-        let core = CtrCore::inner_iv_init(&self.cipher, &block.into());
-        Ctr32BE::apply_keystream(&mut StreamCipherCoreWrapper::from_core(core), message);
+        CtrCore::inner_iv_init(&self.cipher, &block.into())
     }
 
     fn tag(&self, wire: Wire, counter: u32, knock_port: u16, port: u16) -> Hmac<Sha1> {
         let mut mac = self.mac.clone();
-        if wire == Wire::Stealth {
-            mac.update(STEALTH);
-            mac.update(&counter.to_be_bytes());
-            mac.update(&knock_port.to_be_bytes());
+        let [c0, c1, c2, c3] = counter.to_be_bytes();
+        let ([k0, k1], [p0, p1]) = (knock_port.to_be_bytes(), port.to_be_bytes());
+        match wire {
+            Wire::Classic => mac.update(&[p0, p1]),
+            Wire::Stealth => {
+                mac.update(STEALTH);
+                mac.update(&[c0, c1, c2, c3, k0, k1, p0, p1]);
+            }
         }
-        mac.update(&port.to_be_bytes());
         mac
     }
+}
+
+/// Encrypts or decrypts `message`, which is shorter than a block.
+fn apply(message: &mut [u8], keystream: &Block<Aes128>) {
+    message.iter_mut().zip(keystream).for_each(|(byte, key)| *byte ^= key);
 }
 
 impl Ciphertext {
@@ -224,7 +247,7 @@ mod tests {
             let sealed = keys.seal(Wire::Classic, counter, 666, port as u16);
             assert!(sealed == Ciphertext::from_fields(&fields).unwrap());
             assert!(sealed.fields() == (id != 0).then_some(fields), "an identification of 0 is not sent");
-            let unsealed = keys.unseal(&sealed, counter, 666, None);
+            let unsealed = keys.unseal(&sealed, counter..=counter, 666, None);
             assert_eq!(unsealed, (port != 0).then_some(Unsealed { port: port as u16, counter }));
         }
     }
@@ -238,7 +261,7 @@ mod tests {
             let fields = Fields { id: id as u16, seq, ack: 0, win: None, timestamp: Some(timestamp) };
             let sealed = keys.seal(Wire::Stealth, counter, knock_port as u16, port as u16);
             assert!(sealed == Ciphertext::from_fields(&fields).unwrap());
-            let unsealed = keys.unseal(&sealed, counter, knock_port as u16, None);
+            let unsealed = keys.unseal(&sealed, counter..=counter, knock_port as u16, None);
             assert_eq!(unsealed, (port != 0).then_some(Unsealed { port: port as u16, counter }));
         }
     }
@@ -248,8 +271,8 @@ mod tests {
         let keys = Keys::new(&[7; 16], &[9; 16]);
         for wire in [Wire::Classic, Wire::Stealth] {
             let sealed = keys.seal(wire, 1000, 666, 22);
-            assert!(keys.unseal(&sealed, 999, 666, None).is_none());
-            assert!(keys.unseal(&sealed, 1001, 666, None).is_none());
+            assert!(keys.unseal(&sealed, 999..=999, 666, None).is_none());
+            assert!(keys.unseal(&sealed, 1001..=1001, 666, None).is_none());
             for bit in 0..96 {
                 let flipped = match sealed {
                     Ciphertext::Classic(mut bytes) => {
@@ -261,11 +284,28 @@ mod tests {
                         Ciphertext::Stealth(bytes)
                     }
                 };
-                assert!(keys.unseal(&flipped, 1000, 666, None).is_none());
+                assert!(keys.unseal(&flipped, 1000..=1000, 666, None).is_none());
             }
         }
         let sealed = keys.seal(Wire::Stealth, 1000, 666, 22);
-        assert!(keys.unseal(&sealed, 1000, 667, None).is_none(), "a stealth tag covers the knock port");
+        assert!(keys.unseal(&sealed, 1000..=1000, 667, None).is_none(), "a stealth tag covers the knock port");
+    }
+
+    #[test]
+    fn among_many_counters_the_right_one_is_found() {
+        let keys = Keys::new(&[7; 16], &[9; 16]);
+        for wire in [Wire::Classic, Wire::Stealth] {
+            for first in [0, 1000, u32::MAX - 30] {
+                for counter in first..=first + 30 {
+                    let sealed = keys.seal(wire, counter, 666, 22);
+                    let found = keys.unseal(&sealed, first..=first + 30, 666, None);
+                    assert_eq!(found, Some(Unsealed { port: 22, counter }));
+                    if counter > first {
+                        assert!(keys.unseal(&sealed, first..=counter - 1, 666, None).is_none());
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -273,7 +313,7 @@ mod tests {
         let keys = Keys::new(&[7; 16], &[9; 16]);
         let sealed = keys.seal(Wire::Classic, 5, 666, 22);
         let listed = Ports::parse("22,443").unwrap();
-        assert_eq!(keys.unseal(&sealed, 5, 666, Some(&listed)), Some(Unsealed { port: 22, counter: 5 }));
-        assert!(keys.unseal(&sealed, 5, 666, Some(&Ports::parse("443").unwrap())).is_none());
+        assert_eq!(keys.unseal(&sealed, 5..=5, 666, Some(&listed)), Some(Unsealed { port: 22, counter: 5 }));
+        assert!(keys.unseal(&sealed, 5..=5, 666, Some(&Ports::parse("443").unwrap())).is_none());
     }
 }

@@ -244,7 +244,7 @@ mod tests {
             let line = Entry::parse(logged(&packet).as_bytes()).unwrap();
             assert!(entry(&packet).unwrap() == line, "the packet and its line are one entry");
             assert_eq!(line.source.to_string(), source);
-            let unsealed = keys.unseal(&line.ciphertext().unwrap(), counter, line.knock_port, None);
+            let unsealed = keys.unseal(&line.ciphertext().unwrap(), counter..=counter, line.knock_port, None);
             assert_eq!(unsealed.map(|unsealed| (unsealed.port(), unsealed.counter())), Some((port, counter)));
         }
     }

@@ -1,6 +1,6 @@
 //! What a SYN to a knock port means. Deciding only: nothing here reads, writes or asks.
 
-use crate::profile::{Profile, SPENT};
+use crate::profile::Profile;
 use crate::wire::{Ciphertext, Entry, Ports, Unsealed};
 use std::time::{Duration, Instant};
 
@@ -87,8 +87,9 @@ pub fn judge(profile: &Profile, memory: &Memory, entry: &Entry, effort: &Effort,
     let knock_port = profile.terms.knock_port;
     let allowed = profile.terms.ports.as_ref();
     let search = |from: u64, number: u32, only: Option<&Ports>| {
-        let mut counters = (from..=SPENT).take(number as usize).filter_map(|counter| u32::try_from(counter).ok());
-        counters.find_map(|counter| profile.keys.unseal(&ciphertext, counter, knock_port, only))
+        let first = u32::try_from(from).ok()?;
+        let last = first.saturating_add(number.checked_sub(1)?);
+        profile.keys.unseal(&ciphertext, first..=last, knock_port, only)
     };
     let next = profile.counter.next();
     if let Some(unsealed) = search(next, effort.window, allowed) {
