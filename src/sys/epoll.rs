@@ -114,17 +114,23 @@ mod tests {
         let (one, _other) = UnixStream::pair().unwrap();
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
         let short = Duration::from_micros(2500);
-        for wait in [Epoll::wait_exactly, Epoll::wait_roughly] {
+        let mut ways = vec![Epoll::wait_roughly as fn(&Epoll, &mut _, _) -> _];
+        // An old kernel does not have it, and an old valgrind does not know it.
+        match epoll.wait_exactly(&mut events, Some(Duration::ZERO)) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
+            nothing => {
+                assert_eq!(nothing.unwrap(), 0);
+                ways.push(Epoll::wait_exactly);
+            }
+        }
+        for wait in ways {
             let began = Instant::now();
             assert_eq!(wait(&epoll, &mut events, Some(short)).unwrap(), 0);
             assert!(began.elapsed() >= short);
+            let (one, _other) = UnixStream::pair().unwrap();
+            epoll.add(&one, 7).unwrap();
+            assert_eq!(wait(&epoll, &mut events, None).unwrap(), 1);
         }
-        epoll.add(&one, 7).unwrap();
-        assert_eq!(epoll.wait_exactly(&mut events, None).unwrap(), 1);
-        drop(one);
-        let (one, _other) = UnixStream::pair().unwrap();
-        epoll.add(&one, 7).unwrap();
-        assert_eq!(epoll.wait_roughly(&mut events, None).unwrap(), 1);
     }
 
     #[test]
