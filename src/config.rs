@@ -77,17 +77,22 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads `DIR/config`; where there is none, every key has its default. With it come warnings.
-    pub fn load(directory: &Path) -> Result<(Self, Vec<String>)> {
+    /// The text of `DIR/config`; empty where there is none. A comment may be in any encoding, as with the original.
+    pub fn read(directory: &Path) -> Result<String> {
         let path = directory.join("config");
         match fs::read(&path) {
-            // A comment may be in any encoding, as with the original.
-            Ok(bytes) => Self::parse(&String::from_utf8_lossy(&bytes)).map_err(|(line, why)| {
-                Error::content(&path, line, why).advise("see knockknock-daemon(8) for the keys and their values")
-            }),
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok((Self::default(), Vec::new())),
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             Err(cause) => Err(Error::path("read", &path, cause)),
         }
+    }
+
+    /// What the text of `DIR/config` says; a key that it does not have has its default. With it come warnings.
+    pub fn of(directory: &Path, text: &str) -> Result<(Self, Vec<String>)> {
+        Self::parse(text).map_err(|(line, why)| {
+            let path = directory.join("config");
+            Error::content(&path, line, why).advise("see knockknock-daemon(8) for the keys and their values")
+        })
     }
 
     /// Reads the text of a config. The error is a line, or 0, and what is wrong with it.
@@ -169,7 +174,7 @@ fn mark(value: &str) -> Option<u32> {
 
 /// The guarded ports that a new profile may open by default: the config's `guard`, where there is one.
 pub fn guard(directory: &Path) -> Result<Option<Ports>> {
-    let (config, _) = Config::load(directory)?;
+    let (config, _) = Config::of(directory, &Config::read(directory)?)?;
     Ok(Some(config.guard).filter(|guard| !guard.is_empty()))
 }
 

@@ -92,6 +92,16 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
     Ok(())
 }
 
+/// Whether our chains stand whole: as many rules as were made, and what jumps to them.
+pub(super) fn stands(rules: &Rules) -> bool {
+    families().iter().all(|&family| {
+        let listed = process::run(family.program(), &["-w", "-t", "mangle", "-S"], "").unwrap_or_default();
+        let ours = |line: &&str| line.starts_with(&format!("-A {PREROUTING}"));
+        let jumps = JUMPS.iter().all(|(from, to)| listed.lines().any(|line| line == format!("-A {from} -j {to}")));
+        jumps && listed.lines().filter(ours).count() == script(family, rules).lines().filter(ours).count()
+    })
+}
+
 /// Takes our chains away, where there are any.
 pub(super) fn remove() -> io::Result<()> {
     for &family in families() {

@@ -98,6 +98,14 @@ impl Backend {
         }
     }
 
+    /// Whether the rules that were made still stand whole.
+    pub fn stands(self, rules: &Rules) -> bool {
+        match self {
+            Self::Nft => nft::stands(rules),
+            Self::Iptables => iptables::stands(rules),
+        }
+    }
+
     /// Whether `port` can be opened: iptables needs a list that is there.
     pub fn can_open(self, rules: &Rules, port: u16) -> bool {
         self == Self::Nft || rules.guard.contains(port)

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import time
 
@@ -203,6 +205,30 @@ def test_a_counter_of_the_original_is_taken_and_rewritten(stage):
     stage.client.send(old.packet(7))
     stage.opened()
     assert (old.path / "counter").read_text().split("\n")[0] == "0000000008"
+
+
+@pytest.mark.parametrize("log", ["/nowhere/kern.log", "nflog:93"])
+def test_a_reload_with_a_log_that_is_not_to_be_had_leaves_the_daemon(stage, log):
+    stage.open_up("nft")
+    # Somebody else has the group: nfnetlink_log's NFULNL_CFG_CMD_BIND, in linux/netfilter/nfnetlink_log.h.
+    with stage.server.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as taken:
+        taken.send(struct.pack("=IHHII", 28, 4 << 8 | 1, 5, 1, 0) + struct.pack(">BBH", 0, 0, 93) + struct.pack("=HHB3x", 5, 1, 1))
+        assert struct.unpack_from("=i", taken.recv(100), 16) == (0,)
+        stage.configure(firewall="nft", guard="22, 7", log=log)
+        os.kill(stage.daemon.pid, signal.SIGHUP)
+        stage.daemon.wait_for("the configuration stays as it was")
+        if log == "nflog:93":
+            stage.daemon.wait_for(": ready")
+    stage.open_port()
+
+
+def test_a_config_that_was_not_reloaded_counts_for_nobody(stage):
+    """The rules are made again, and the worker and the helper are started again, by what the keeper knows."""
+    stage.open_up("nft")
+    (stage.server_dir / "config").write_text("[main]\ndelay = half a")
+    stage.server.run("nft", "flush", "ruleset")
+    stage.daemon.wait_for("made again", timeout=3)
+    stage.open_port()
 
 
 def test_a_reload_that_fails_leaves_the_guard_and_the_daemon(stage):

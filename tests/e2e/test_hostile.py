@@ -104,6 +104,22 @@ def test_rules_that_are_removed_again_and_again_come_back_each_time_and_are_ment
     assert len([line for line in stage.daemon.said if "made again" in line]) == 1
 
 
+@pytest.mark.parametrize("firewall, flush, look", [
+    ("nft", "nft flush ruleset", "nft list table inet knockknock"),
+    ("iptables", "printf '*mangle\\nCOMMIT\\n' | iptables-restore", "iptables -t mangle -S KNOCKKNOCK"),
+])
+def test_rules_that_are_removed_before_the_helper_listens_come_back(stage, firewall, flush, look):
+    """As nftables.service does when it is restarted: it flushes twice."""
+    stage.open_up(firewall)
+    for _ in range(8):
+        stage.server.run("sh", "-c", f"{flush}; until {look} >/dev/null 2>&1; do :; done; {flush}")
+        deadline = time.monotonic() + 3
+        while stage.server.run(*look.split(), check=False).returncode != 0:
+            assert time.monotonic() < deadline, "gone for good; it said:\n" + "\n".join(stage.daemon.said)
+            time.sleep(0.02)
+    repaired(stage)
+
+
 def test_the_ring_of_the_kernels_log_runs_over(stage):
     stage.open_up()
     worker = process(stage.daemon, "worker")

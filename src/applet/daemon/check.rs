@@ -14,7 +14,6 @@ use std::path::Path;
 pub fn run(directory: &Path) -> Result<()> {
     keeper::open(directory)?;
     let orders = Orders::read(directory)?;
-    klog::check(&orders.config.log)?;
     let mut text = String::new();
     let mut left_out = orders.census.left_out.len();
     let ports = |ports: &crate::wire::Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };

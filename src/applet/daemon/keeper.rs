@@ -2,7 +2,7 @@
 //! signals and children. Nothing that came over a network ever reaches it.
 
 use super::helper::RULES_GONE;
-use super::messages::{Plan, READY};
+use super::messages::{CONFIG, Plan, READY};
 use super::{Census, Mouth, say_left_out};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::sys::{file, sandbox, socketpair};
 use crate::wire::{PortSet, Ports};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -31,6 +31,8 @@ const CALM: Duration = Duration::from_secs(60);
 
 /// What the keeper works by: the configuration and what it comes to.
 pub(super) struct Orders {
+    /// The configuration as it is written: the worker's copy.
+    text: String,
     pub(super) config: Config,
     pub(super) backend: Backend,
     pub(super) rules: Rules,
@@ -41,7 +43,11 @@ pub(super) struct Orders {
 impl Orders {
     /// Reads the configuration, and of the profiles only their terms.
     pub(super) fn read(directory: &Path) -> Result<Self> {
-        let (config, warnings) = Config::load(directory)?;
+        let text = Config::read(directory)?;
+        if text.len() > CONFIG {
+            return Err(Error::content(&directory.join("config"), 0, format!("is longer than {CONFIG} bytes")));
+        }
+        let (config, warnings) = Config::of(directory, &text)?;
         for warning in warnings {
             say::warn(format_args!("{:?}, {warning}", directory.join("config")));
         }
@@ -54,6 +60,7 @@ impl Orders {
             say::warn("make one with: knockknock-genprofile NAME KNOCKPORT");
         }
         check_interfaces(&config.interfaces)?;
+        klog::check(&config.log)?;
         let rules = Rules::new(&config, census.profiles.iter().map(|(_, terms)| terms.knock_port).collect());
         let backend = Backend::choose(config.firewall, &rules)?;
         let mut allowed = PortSet::empty();
@@ -70,7 +77,7 @@ impl Orders {
             }
         }
         let plan = Plan { allowed, guard: config.guard.clone() };
-        Ok(Self { config, backend, rules, plan, census })
+        Ok(Self { text, config, backend, rules, plan, census })
     }
 }
 
@@ -116,8 +123,9 @@ impl Children {
     fn start(directory: &Path, orders: &Orders, mouth: Mouth) -> Result<Self> {
         let failed = |cause| Error::system("start the worker and the helper", cause);
         let (to_helper, to_worker) = socketpair::pair().map_err(failed)?;
-        // Left in the socket before the worker exists, so that no worker can have written it.
+        // Left in the socket before either exists, so that neither can have written it.
         to_helper.send(&orders.plan.to_bytes()).map_err(failed)?;
+        to_worker.send(orders.text.as_bytes()).map_err(failed)?;
         let (mut ready, tells) = UnixStream::pair().map_err(failed)?;
         let keeper = std::process::id().to_string();
         let helper = ["helper", &keeper, mouth.name(), orders.backend.name()].map(OsStr::new);
@@ -127,7 +135,7 @@ impl Children {
             _ => Some(OwnedFd::from(File::open("/dev/null").map_err(failed)?)),
         };
         let worker = [OsStr::new("worker"), OsStr::new(&keeper), OsStr::new(mouth.name()), directory.as_os_str()];
-        let mut worker = match process::restart_self(&worker, log, to_helper.into()) {
+        let worker = match process::restart_self(&worker, log, to_helper.into()) {
             Ok(worker) => worker,
             Err(cause) => {
                 process::end(&mut helper);
@@ -137,10 +145,12 @@ impl Children {
         let mut said = [0; 1];
         if ready.read(&mut said).ok() != Some(READY.len()) || said != *READY {
             // Whoever cannot go on ends by itself, once it has said why.
-            let _ = (process::ended_soon(&mut worker), process::ended_soon(&mut helper));
-            process::end(&mut worker);
-            process::end(&mut helper);
-            return Err(Error::refused("the worker and the helper could not start; see above"));
+            let [worker, helper] = [("worker", worker), ("helper", helper)].map(|(name, mut child)| {
+                let how = process::ended_soon(&mut child).map_or("no answer".into(), |status| status.to_string());
+                process::end(&mut child);
+                format!("the {name} ({how})")
+            });
+            return Err(Error::refused(format!("{worker} and {helper} could not start; see above")));
         }
         Ok(Self { worker, helper })
     }
@@ -176,11 +186,11 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     } else {
         None
     };
-    orders.backend.make(&orders.rules)?;
+    let mut repairs = BackOff::default();
+    let mut children = stand_up(directory, &orders, mouth, &mut repairs, false)?;
     for warning in orders.backend.look_around(&orders.rules) {
         say::warn(warning);
     }
-    let mut children = Children::start(directory, &orders, mouth)?;
     say_ready(&orders);
     if let Some(background) = background {
         background
@@ -188,25 +198,23 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
             .map_err(|cause| Error::system("let go of the terminal", cause))?;
     }
 
-    let mut repairs = BackOff::default();
     loop {
         match wait(&signals, directory, &mut children)? {
             Event::Reload(read) => {
-                // The new rules first: a guard that cannot be made leaves the old one, and the daemon, as they are.
-                if let Err(error) = read.backend.make(&read.rules) {
-                    say_unchanged(&error);
-                    continue;
-                }
                 children.stop();
-                orders = *read;
-                children = Children::start(directory, &orders, mouth)?;
+                let old = std::mem::replace(&mut orders, *read);
+                children = stand_up(directory, &orders, mouth, &mut repairs, false).or_else(|error| {
+                    say_unchanged(&error);
+                    orders = old;
+                    stand_up(directory, &orders, mouth, &mut repairs, false)
+                })?;
                 say_ready(&orders);
             }
             Event::RulesGone => {
                 children.stop();
-                let say = repair(&orders, &mut repairs)?;
-                children = Children::start(directory, &orders, mouth)?;
-                if say {
+                repairs.wait();
+                children = stand_up(directory, &orders, mouth, &mut repairs, true)?;
+                if repairs.is_worth_saying() {
                     say::warn("somebody removed our firewall rules; they were made again");
                 }
             }
@@ -223,6 +231,35 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
             }
         }
     }
+}
+
+/// Makes the rules and starts the other two, until both are there. What somebody took away before the
+/// helper listened nobody has told of: the rules are looked at once it does.
+///
+/// A failure ends it, unless it is `patient`, as while somebody else holds iptables' lock.
+fn stand_up(
+    directory: &Path,
+    orders: &Orders,
+    mouth: Mouth,
+    back_off: &mut BackOff,
+    patient: bool,
+) -> Result<Children> {
+    let mut failure = Error::refused("somebody removes our firewall rules while they are made");
+    for _ in 0..REPAIRS {
+        let started = orders.backend.make(&orders.rules).and_then(|()| Children::start(directory, orders, mouth));
+        match started {
+            Ok(children) if orders.backend.stands(&orders.rules) => return Ok(children),
+            Ok(children) => children.stop(),
+            Err(error) if patient => failure = error,
+            Err(error) => {
+                // Whatever it was: the guard is the last thing to see to.
+                let _ = orders.backend.make(&orders.rules);
+                return Err(error);
+            }
+        }
+        back_off.wait();
+    }
+    Err(failure)
 }
 
 fn wait(signals: &Signals, directory: &Path, children: &mut Children) -> Result<Event> {
@@ -255,19 +292,6 @@ fn wait(signals: &Signals, directory: &Path, children: &mut Children) -> Result<
     }
 }
 
-/// Makes the rules again, and returns whether that is worth a line. Where it fails, as while somebody
-/// else holds iptables' lock, it is tried again for some seconds.
-fn repair(orders: &Orders, back_off: &mut BackOff) -> Result<bool> {
-    let mut say = back_off.wait();
-    for _ in 1..REPAIRS {
-        if orders.backend.make(&orders.rules).is_ok() {
-            return Ok(say);
-        }
-        say |= back_off.wait();
-    }
-    orders.backend.make(&orders.rules).map(|()| say)
-}
-
 fn say_unchanged(error: &Error) {
     say::error(error);
     say::warn("the configuration stays as it was");
@@ -284,7 +308,11 @@ pub(super) fn must_be_root() -> Result<()> {
 /// Opens the directory of the config and the profiles.
 pub(super) fn open(directory: &Path) -> Result<File> {
     File::open(directory).map_err(|cause| {
-        Error::path("open", directory, cause).advise("make a first profile with: knockknock-genprofile NAME KNOCKPORT")
+        let advice = match cause.kind() {
+            io::ErrorKind::PermissionDenied => "run as root",
+            _ => "make a first profile with: knockknock-genprofile NAME KNOCKPORT",
+        };
+        Error::path("open", directory, cause).advise(advice)
     })
 }
 
@@ -321,18 +349,21 @@ struct BackOff {
 }
 
 impl BackOff {
-    /// Waits, and returns whether it is time to say something again.
-    fn wait(&mut self) -> bool {
+    fn wait(&mut self) {
         if self.last.is_none_or(|last| last.elapsed() > CALM) {
             self.next = Duration::ZERO;
         }
         std::thread::sleep(self.next);
         self.next = (2 * self.next).clamp(Duration::from_millis(50), LONGEST_BACK_OFF);
         self.last = Some(Instant::now());
-        let say = self.said.is_none_or(|said| said.elapsed() > CALM);
-        if say {
-            self.said = self.last;
+    }
+
+    /// Whether it is time to say something again.
+    fn is_worth_saying(&mut self) -> bool {
+        let worth = self.said.is_none_or(|said| said.elapsed() > CALM);
+        if worth {
+            self.said = Some(Instant::now());
         }
-        say
+        worth
     }
 }

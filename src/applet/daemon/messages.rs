@@ -1,8 +1,9 @@
-//! Everything that the daemon's processes may say to each other, in fixed bytes.
+//! Everything that the daemon's processes may say to each other; all but the configuration in fixed bytes.
 //!
 //! | from | to | message | bytes |
 //! |---|---|---|---|
 //! | keeper | helper | [`Plan`], once, before the worker exists | 2 × 8192 |
+//! | keeper | worker | the configuration's text, once, before the helper exists | at most [`CONFIG`] |
 //! | worker | helper | [`READY`], once | 1 |
 //! | helper | keeper | [`READY`], once | 1 |
 //! | worker | helper | [`Request`](crate::wire::Request) | 24 |
@@ -13,6 +14,9 @@ use crate::wire::{PortSet, Ports};
 
 /// "I hold what I need, have given up the rest, and listen."
 pub const READY: &[u8] = b"+";
+
+/// The longest configuration, in bytes.
+pub const CONFIG: usize = 1 << 16;
 
 /// What the helper may do at all. The keeper leaves it in the socket before the worker exists.
 pub struct Plan {

@@ -2,7 +2,7 @@
 
 use super::budget::Budget;
 use super::judge::{Effort, Memory, Verdict, judge};
-use super::messages::{Answer, READY};
+use super::messages::{Answer, CONFIG, READY};
 use super::{Census, Mouth, confine, hooks, say_left_out, worker_user};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result, reason};
@@ -43,7 +43,7 @@ pub fn run(keeper: u32, mouth: Mouth, directory: &Path) -> Result<u8> {
     let channel = End::from(process::inherited(1));
     process::leave_signals_to_keeper().map_err(|cause| Error::system("let signals through", cause))?;
 
-    let (config, _) = Config::load(directory)?;
+    let config = told(&channel, directory)?;
     let user = worker_user(&config);
     let guests = load(directory)?;
     let mut log = Klog::open(&config.log)?;
@@ -67,6 +67,14 @@ pub fn run(keeper: u32, mouth: Mouth, directory: &Path) -> Result<u8> {
 
     worker.channel.send(READY).map_err(|cause| Error::system("tell the helper", cause))?;
     worker.follow(&mut log)
+}
+
+/// The configuration that the keeper goes by: the file may be another by now.
+fn told(channel: &End, directory: &Path) -> Result<Config> {
+    let mut text = vec![0; CONFIG];
+    let length = channel.receive(&mut text).map_err(|cause| Error::system("read the configuration", cause))?;
+    let text = text.get(..length).ok_or_else(|| Error::refused("the configuration is too long"))?;
+    Config::of(directory, &String::from_utf8_lossy(text)).map(|(config, _)| config)
 }
 
 /// A profile, and what was accepted of late.
