@@ -271,7 +271,7 @@ def test_a_port_of_a_bridge_is_an_error(stage, firewall):
     Profile(stage, "gate")
     done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, check=False)
     assert done.returncode == 1
-    assert '"eth0"' in done.stderr
+    assert '"eth0" is a port of "br0"' in done.stderr
 
 
 def test_iptables_legacy(stage):

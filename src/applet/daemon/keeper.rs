@@ -14,7 +14,7 @@ use crate::sys::process::{self, Background, Signal, Signals};
 use crate::sys::{file, sandbox, socketpair};
 use crate::wire::{PortSet, Ports};
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -81,15 +81,19 @@ impl Orders {
     }
 }
 
-/// A guard on a port of a bridge would never match. One that is not there yet holds once it is.
+/// A guard on a port of a bridge, a bond or a team would never match: what comes in there is its master's.
+/// One that is not there yet holds once it is.
 fn check_interfaces(names: &[String]) -> Result<()> {
     for name in names {
         let interface = Path::new("/sys/class/net").join(name);
-        if interface.join("brport").exists() {
+        // A VRF's packets come by their own interface first.
+        let kind = fs::read_to_string(interface.join("master/uevent")).unwrap_or_default();
+        let master = fs::read_link(interface.join("master")).ok().filter(|_| !kind.contains("DEVTYPE=vrf"));
+        if let Some(master) = master.as_deref().and_then(Path::file_name) {
             return Err(Error::refused(format!(
-                "interface {name:?} is a port of a bridge: the guard would never match"
+                "interface {name:?} is a port of {master:?}: the guard would never match"
             ))
-            .advise("name the bridge itself in the config's \"interfaces\""));
+            .advise(format!("name {master:?} itself in the config's \"interfaces\"")));
         }
         if !interface.exists() {
             say::warn(format_args!("there is no interface {name:?} yet: the guard holds there once it comes"));
