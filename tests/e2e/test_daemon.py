@@ -50,6 +50,15 @@ def test_an_unknown_key_is_a_warning(stage):
     assert "colour" in done.stderr
 
 
+def test_a_guard_that_is_not_in_main_is_not_passed_over_in_silence(stage):
+    Profile(stage, "gate")
+    done = check(stage, "guard = 22\n")
+    assert done.returncode == 1
+    assert f'"{stage.server_dir}/config", line 1: stands before "[main]"' in done.stderr
+    done = check(stage, "[Main]\nguard = 22\n")
+    assert 'line 1: section "Main" is ignored; [main] is what is read' in done.stderr
+
+
 @pytest.mark.parametrize("bad", [
     "delay = soon", "delay = 0", "delay = -1", "delay = 99999999999", "error_window = 0", "error_window = x",
     "guard = 0", "guard = 22, 70000", "guard = ssh!", "firewall = pf", "mark = 0", "mark = 0x1ffffffff", "log = nflog:x",
