@@ -50,7 +50,11 @@ pub fn run(keeper: u32, mouth: Mouth, directory: &Path) -> Result<u8> {
     let groups: Vec<u32> = log.group().into_iter().collect();
     hooks::attempt("unconfined worker");
     mouth.let_go().map_err(|cause| Error::system("let go of the terminal", cause))?;
-    sandbox::empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
+    let empty_root = match log {
+        Klog::File(_) => sandbox::empty_root_but_here,
+        _ => sandbox::empty_root,
+    };
+    empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
     let dropped = privilege::become_user(user, &groups, &[])
         .and_then(|()| privilege::not_dumpable())
         .and_then(|()| privilege::die_with(keeper));
