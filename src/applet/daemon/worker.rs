@@ -180,9 +180,12 @@ impl Worker {
                     Some(notice) => say::warn(notice),
                 }
             } else if let Some(entry) = self.aside.pop_front() {
-                self.take(&entry, self.config.resync_window);
-                if !self.settle() {
-                    return Ok(1);
+                // Those before it may have used up what its source had.
+                if self.budget.allows(entry.source, Instant::now()) {
+                    self.take(&entry, self.config.resync_window);
+                    if !self.settle() {
+                        return Ok(1);
+                    }
                 }
             }
             self.tally.sum_up();
