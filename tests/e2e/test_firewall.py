@@ -210,6 +210,18 @@ def test_a_firewall_that_is_there_admits_by_the_mark(gate, owner):
     assert not gate.connects()
 
 
+def test_chains_of_ours_that_iptables_left_are_nobody_elses(stage):
+    """nft lists what iptables has made; the chain that marks a knocked connection is ours."""
+    stage.open_up("iptables")
+    stage.daemon.stop()
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    assert "KNOCKKNOCK-ADMIT" in stage.server.run("nft", "list", "ruleset").stdout
+    check = (BINARY, "daemon", "--dir", stage.server_dir, "--check")
+    assert "admits without a knock" not in stage.server.run(*check).stderr
+    nft(stage.server, "table inet other { chain mangle { ct mark set ct mark or 0x08000000; }\n }\n")
+    assert "table inet other sets our mark's bit" in stage.server.run(*check).stderr
+
+
 def test_a_port_outside_the_guard_opens_by_the_mark_alone(stage):
     stage.open_up("nft")
     stage.keep(Service(stage.server, 80))
