@@ -21,10 +21,11 @@ def check(stage, config):
 
 def test_check_says_what_it_would_do(stage):
     profile = Profile(stage, "gate")
-    done = check(stage, "[main]\nguard = 22, 443\nlog = kmsg\nfirewall = nft\n")
+    done = check(stage, "[main]\nguard = 22, 443\nlog = kmsg\nfirewall = nft\nerror_window = 31\nresync_window = 77\nuser = nobody\n")
     assert done.returncode == 0
     said = done.stdout + done.stderr
-    for word in ("22", "443", str(profile.knock_port), "kmsg", "nft"):
+    for word in ("22", "443", str(profile.knock_port), "kmsg", "nft", "error_window   31\n", "resync_window  77\n",
+                 "worker's user  uid 65534\n"):
         assert word in said
     assert "knockknock" not in stage.server.run("nft", "list", "ruleset").stdout
 
