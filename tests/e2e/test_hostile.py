@@ -186,6 +186,7 @@ def test_a_flood_of_wrong_tags_costs_neither_memory_nor_lines_nor_the_owners_kno
             time.sleep(0.4)
             stage.open_port()
             assert stage.connects()
+        assert flood.poll() is None, "it still floods"
     finally:
         flood.kill()
         flood.wait()
