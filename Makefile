@@ -20,7 +20,8 @@ fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 .DEFAULT_GOAL := build
 
 .PHONY: build
-build: ## build target/release/knockknock (the default)
+build: ## build target/release/knockknock (the default; installs by apt, where there is one, what it misses)
+	@! command -v apt-get >/dev/null || scripts/setup.sh build
 	cargo build --release --locked
 
 .PHONY: demo
@@ -30,7 +31,7 @@ demo: ## watch a closed port open to one knock, once (as root; installs by apt w
 	@scripts/demo.sh
 
 .PHONY: test
-test: ## run every test: unit, integration, end to end (as root; installs by apt what it misses)
+test: ## run the unit, integration and end-to-end tests (as root; installs by apt what it misses)
 	@scripts/setup.sh build test
 	@scripts/test.sh
 

@@ -29,7 +29,7 @@ trap 'exit 1' INT TERM HUP
 # wait_for TEXT FILE: until FILE contains TEXT, three seconds at most.
 wait_for() {
     for _ in $(seq 100); do
-        if grep -qF "$1" "$2"; then return; fi
+        if grep -qsF "$1" "$2"; then return; fi
         sleep 0.03
     done
     echo "no \"$1\" within three seconds; there was:" >&2

@@ -136,7 +136,7 @@ struct Daemon {
     /// read all configuration, say what it comes to, and end
     #[argh(switch)]
     check: bool,
-    /// take the guard and all our firewall rules away, and end
+    /// take the guard and all our firewall rules away, and end; the daemon must not be running
     #[argh(switch)]
     unguard: bool,
 }
@@ -237,7 +237,12 @@ pub fn main(argv: Vec<OsString>) -> u8 {
             2
         }
         Dispatch::Unknown(name) => {
-            say::error(&Error::refused(format!("there is no applet {name:?}")).advise("knockknock --help lists them"));
+            let advice = match name.starts_with("knockknock-") {
+                true => String::new(),
+                false => format!("to knock: knockknock -p PORT {name}; "),
+            };
+            let error = Error::refused(format!("there is no applet {name:?}"));
+            say::error(&error.advise(advice + "knockknock --help lists the applets"));
             NO_SUCH_APPLET
         }
     }

@@ -97,8 +97,12 @@ impl Config {
 
     /// Reads the text of a config. The error is a line, or 0, and what is wrong with it.
     pub fn parse(text: &str) -> std::result::Result<(Self, Vec<String>), (usize, String)> {
-        let settings = ini::settings(text).map_err(|ini::BadLine(line)| (line, "is no \"key = value\"".into()))?;
-        let (mut config, mut warnings) = (Self::default(), Vec::new());
+        let (settings, ignored) = ini::settings(text)?;
+        let mut config = Self::default();
+        let ignored = ignored.into_iter();
+        let mut warnings: Vec<String> = ignored
+            .map(|(line, name)| format!("line {line}: section {name:?} is ignored; [main] is what is read"))
+            .collect();
         for ini::Setting { key, value, line } in settings {
             let wrong = |wanted: String| (line, format!("{key} = {value:?}: {wanted}"));
             let number = |from: u32, to: u32| {
@@ -215,6 +219,14 @@ mod tests {
         let (config, warnings) = Config::parse("[main]\ndeley = 3\n").unwrap();
         assert_eq!(config, Config::default());
         assert!(warnings[0].contains("deley"));
+    }
+
+    #[test]
+    fn settings_that_are_not_of_main_are_not_passed_over_in_silence() {
+        assert_eq!(Config::parse("guard = 22\n").unwrap_err().0, 1);
+        let (config, warnings) = Config::parse("\n[Main]\nguard = 22\n").unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(warnings, ["line 2: section \"Main\" is ignored; [main] is what is read"]);
     }
 
     #[test]

@@ -15,16 +15,19 @@ pub struct Setting {
     pub line: usize,
 }
 
-/// A line that is nothing of the kind, counted from 1.
-#[derive(Debug, PartialEq, Eq)]
-pub struct BadLine(pub usize);
+/// A section that is passed over: its line, counted from 1, and its name.
+pub type Ignored<'a> = (usize, &'a str);
+
+/// A line that cannot be taken, counted from 1, and what is wrong with it.
+pub type BadLine = (usize, String);
 
 /// The settings of section `[main]`, in their order, behind those of `[DEFAULT]`, which the original takes
-/// for every section; other sections are passed over.
-pub fn settings(text: &str) -> Result<Vec<Setting>, BadLine> {
+/// for every section; and the other sections.
+pub fn settings(text: &str) -> Result<(Vec<Setting>, Vec<Ignored<'_>>), BadLine> {
     let mut settings: Vec<(bool, Setting)> = Vec::new();
-    // `Some(true)` in [main], `Some(false)` in [DEFAULT].
-    let mut section = None;
+    let mut ignored = Vec::new();
+    // `Some(true)` in [main], `Some(false)` in [DEFAULT]; before the first of all there are no settings.
+    let (mut section, mut sections) = (None, 0);
     // Whether the line before can be continued.
     let mut open = false;
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
@@ -39,17 +42,24 @@ pub fn settings(text: &str) -> Result<Vec<Setting>, BadLine> {
             continue;
         }
         if let Some(name) = trimmed.strip_prefix('[') {
-            section = match name.split_once(']').ok_or(BadLine(number))?.0 {
+            sections += 1;
+            section = match name.split_once(']').ok_or_else(|| bad(number))?.0 {
                 "main" => Some(true),
                 "DEFAULT" => Some(false),
-                _ => None,
+                other => {
+                    ignored.push((number, other));
+                    None
+                }
             };
             open = false;
             continue;
         }
-        let (key, value) = trimmed.split_once(['=', ':']).ok_or(BadLine(number))?;
+        let (key, value) = trimmed.split_once(['=', ':']).ok_or_else(|| bad(number))?;
         if key.trim().is_empty() {
-            return Err(BadLine(number));
+            return Err(bad(number));
+        }
+        if sections == 0 {
+            return Err((number, "stands before \"[main]\"".into()));
         }
         open = true;
         if let Some(in_main) = section {
@@ -59,7 +69,11 @@ pub fn settings(text: &str) -> Result<Vec<Setting>, BadLine> {
     }
     // What comes later counts, so the defaults of all sections come first.
     let (main, defaults): (Vec<_>, Vec<_>) = settings.into_iter().partition(|&(in_main, _)| in_main);
-    Ok(defaults.into_iter().chain(main).map(|(_, setting)| setting).collect())
+    Ok((defaults.into_iter().chain(main).map(|(_, setting)| setting).collect(), ignored))
+}
+
+fn bad(line: usize) -> BadLine {
+    (line, "is no \"key = value\"".into())
 }
 
 fn is_rem(line: &str) -> bool {
@@ -80,7 +94,7 @@ mod tests {
     use super::*;
 
     fn pairs(text: &str) -> Vec<(String, String)> {
-        settings(text).unwrap().into_iter().map(|setting| (setting.key, setting.value)).collect()
+        settings(text).unwrap().0.into_iter().map(|setting| (setting.key, setting.value)).collect()
     }
 
     #[test]
@@ -100,8 +114,16 @@ mod tests {
     }
 
     #[test]
-    fn other_sections_are_passed_over() {
-        assert_eq!(pairs("a = 1\n[other]\nb = 2\n  more\n[main]\nc = 3\n[x]\nd = 4"), [("c".into(), "3".into())]);
+    fn other_sections_are_passed_over_and_named() {
+        let text = "[Main]\nb = 2\n  more\n[main]\nc = 3\n[x]\nd = 4";
+        assert_eq!(pairs(text), [("c".into(), "3".into())]);
+        assert_eq!(settings(text).unwrap().1, [(1, "Main"), (6, "x")]);
+    }
+
+    #[test]
+    fn a_setting_before_every_section_is_a_bad_line() {
+        assert_eq!(settings("# c\n\nguard = 22\n[main]\n").unwrap_err().0, 3);
+        assert_eq!(settings(" guard = 22\n").unwrap_err().0, 1);
     }
 
     #[test]
@@ -114,8 +136,8 @@ mod tests {
 
     #[test]
     fn what_is_no_setting_is_named_by_its_line() {
-        assert_eq!(settings("[main]\n\nword\n"), Err(BadLine(3)));
-        assert_eq!(settings("[main\n"), Err(BadLine(1)));
-        assert_eq!(settings("[main]\n= 5\n"), Err(BadLine(2)));
+        for (text, line) in [("[main]\n\nword\n", 3), ("[main\n", 1), ("[main]\n= 5\n", 2), ("word\n", 1)] {
+            assert_eq!(settings(text), Err(bad(line)), "{text:?}");
+        }
     }
 }

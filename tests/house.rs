@@ -38,23 +38,52 @@ impl Source {
         self.path.strip_prefix("applet/").map(|rest| rest.split('/').next().unwrap().trim_end_matches(".rs"))
     }
 
-    /// The words behind `crate::`, wherever they stand; of a list in braces each.
+    /// How many modules deep it is: what stands in the crate itself is 0.
+    fn depth(&self) -> usize {
+        match self.path.trim_end_matches(".rs").trim_end_matches("/mod") {
+            "lib" | "main" => 0,
+            module => 1 + module.matches('/').count(),
+        }
+    }
+
+    /// The modules of the crate that it names, wherever and however it does.
     fn imports(&self) -> BTreeSet<String> {
+        let mut found = self.behind("crate::");
+        found.extend(self.behind(&"super::".repeat(self.depth())));
+        found
+    }
+
+    /// The words behind `prefix`; of a list in braces each.
+    fn behind(&self, prefix: &str) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
-        for (at, start) in self.code.match_indices("crate::") {
-            let rest = &self.code[at + start.len()..];
-            let names = match rest.strip_prefix('{') {
-                Some(list) => list.split('}').next().unwrap(),
-                None => rest,
-            };
+        for (at, _) in self.code.match_indices(prefix).filter(|_| !prefix.is_empty()) {
+            let before = &self.code[..at];
+            if before.ends_with("::") || before.ends_with(|char: char| char.is_alphanumeric() || char == '_') {
+                continue;
+            }
+            let rest = &self.code[at + prefix.len()..];
+            // A list in braces without those within it.
+            let (mut depth, mut list) = (0, String::new());
+            for char in rest.chars() {
+                match char {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    _ if depth == 1 => list.push(char),
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
             let word = |text: &str| {
                 text.trim().split(|char: char| !char.is_alphanumeric() && char != '_').next().unwrap().to_owned()
             };
             match rest.starts_with('{') {
-                true => found.extend(names.split(',').map(word).filter(|name| !name.is_empty())),
-                false => drop(found.insert(word(names))),
+                true => found.extend(list.split(',').map(word)),
+                false => drop(found.insert(word(rest))),
             }
         }
+        found.retain(|word| !["", "super", "self"].contains(&word.as_str()));
         found
     }
 
@@ -101,6 +130,20 @@ fn none(wrong: Vec<String>) {
 }
 
 #[test]
+fn an_import_is_seen_however_it_is_written() {
+    let source = |path: &str, code: &str| Source { path: path.into(), code: code.into() };
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<BTreeSet<_>>();
+    let code = "use crate::{wire::{Keys, ports}, sys,\n say};\nfn f() { crate::klog::open(super::super::knocker::x) }";
+    assert_eq!(source("klog/lines.rs", code).imports(), words(&["wire", "sys", "say", "klog", "knocker"]));
+    assert_eq!(source("config.rs", "use super::{ini, wire::{self}};").imports(), words(&["ini", "wire"]));
+    assert_eq!(source("klog/mod.rs", "use super::cli;").imports(), words(&["cli"]));
+    assert_eq!(source("klog/lines.rs", "use super::cli;").imports(), words(&[]));
+    let code = "use crate::applet::{connect::run, proxy}; use super::daemon;";
+    assert_eq!(source("applet/knock.rs", code).behind("crate::applet::"), words(&["connect", "proxy"]));
+    assert_eq!(source("applet/knock.rs", code).behind("super::"), words(&["daemon"]));
+}
+
+#[test]
 fn a_file_imports_only_from_floors_below() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|source| !["lib.rs", "main.rs"].contains(&source.path.as_str())) {
@@ -121,12 +164,10 @@ fn no_applet_imports_another() {
     let mut wrong = Vec::new();
     for source in &sources {
         let Some(own) = source.applet() else { continue };
-        for other in applets.iter().filter(|other| **other != own) {
-            if source.code.contains(&format!("applet::{other}"))
-                || source.code.contains(&format!("super::super::{other}"))
-            {
-                wrong.push(format!("{} imports applet {other}", source.path));
-            }
+        let mut named = source.behind("crate::applet::");
+        named.extend(source.behind(&"super::".repeat(source.depth() - 1)));
+        for other in applets.iter().filter(|other| **other != own && named.contains(**other)) {
+            wrong.push(format!("{} imports applet {other}", source.path));
         }
     }
     none(wrong);
@@ -169,7 +210,12 @@ fn unsafe_is_in_sys_alone_and_each_has_its_reason() {
         if source.code.contains("allow(unsafe_code)") && source.path != "sys/mod.rs" {
             wrong.push(format!("{} allows unsafe", source.path));
         }
+        if source.names("undocumented_unsafe_blocks") {
+            wrong.push(format!("{} allows unsafe without a reason", source.path));
+        }
     }
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("\nundocumented_unsafe_blocks = \"deny\"\n"), "a reason is asked for by clippy");
     none(wrong);
 }
 

@@ -54,9 +54,16 @@ fi
 tar -C "$stage" --owner=0 --group=0 --numeric-owner -cf - etc lib usr |
 	ssh "$router" 'tar -xf - -C / && /etc/init.d/knockknock enable'
 cat <<EOF
-Copied to $router, and enabled. Next, on the router:
+Copied to $router, and enabled. Next, on the router, with the guard on the WAN alone:
   knockknock-genprofile NAME KNOCKPORT --ports 22
+  . /lib/functions/network.sh; network_flush_cache; network_get_device wan wan
+  uci add_list knockknock.main.interfaces="\$wan"
   uci add_list knockknock.main.guard=22 && uci commit knockknock
   /etc/init.d/knockknock check
+On the client, before the port closes (HOST: the name that it knocks at):
+  mkdir -p ~/.knockknock
+  scp -Or $router:/etc/knockknock.d/profiles/NAME ~/.knockknock/HOST
+And on the router:
   /etc/init.d/knockknock start; /etc/init.d/firewall reload
+After each sysupgrade run this installer again: profiles and configuration are kept, the program is not.
 EOF

@@ -11,7 +11,8 @@ pub fn run(directory: &Path, host: &str, port: u16, family: Family, wire: Option
     let knocker = Knocker::open()?;
     let found = profile::find(directory, host)?.ok_or_else(|| {
         let advice = format!(
-            "copy its directory from the server: scp -r root@{host}:/etc/knockknock.d/profiles/NAME {:?}",
+            "copy its directory from the server: mkdir -p {directory:?} && \
+             scp -r root@{host}:/etc/knockknock.d/profiles/NAME {:?}",
             directory.join(host)
         );
         Error::refused(format!("no profile for {host:?} in {directory:?}")).advise(advice)

@@ -19,7 +19,7 @@ const PREROUTING: &str = "KNOCKKNOCK";
 const INPUT: &str = "KNOCKKNOCK-INPUT";
 const FORWARD: &str = "KNOCKKNOCK-FORWARD";
 const KNOCK: &str = "KNOCKKNOCK-KNOCK";
-const ADMIT: &str = "KNOCKKNOCK-ADMIT";
+pub(super) const ADMIT: &str = "KNOCKKNOCK-ADMIT";
 /// The kernel's chains, and ours that each jumps to.
 const JUMPS: [(&str, &str); 3] = [("PREROUTING", PREROUTING), ("INPUT", INPUT), ("FORWARD", FORWARD)];
 const CHAINS: [&str; 5] = [PREROUTING, INPUT, FORWARD, KNOCK, ADMIT];

@@ -3,6 +3,7 @@
 //! The table is made by `nft -f -`. An opening is one netlink transaction, whose format is that of
 //! linux/netfilter/nf_tables.h, and which is acknowledged before anybody says "opened".
 
+use super::iptables::ADMIT;
 use super::{Opening, Rules};
 use crate::error::{Error, Result};
 use crate::sys::netlink::{self, Socket, Writer};
@@ -164,12 +165,14 @@ fn script(rules: &Rules, seed: u32) -> String {
 /// Warnings about rules of others that set our mark's bit: what they mark comes in without a knock.
 pub(super) fn foreign_marks(mark: u32) -> Vec<String> {
     let rules = nft(&["-t", "list", "ruleset"], "").unwrap_or_default();
-    let mut table = "";
+    let (mut table, mut chain) = ("", "");
     let mut warnings = Vec::new();
     for line in rules.lines() {
         if let Some(name) = line.strip_prefix("table ") {
             table = name.trim_end_matches(" {");
-        } else if table != format!("inet {TABLE}") && sets_mark(line, mark) {
+        } else if let Some(name) = line.strip_prefix("\tchain ") {
+            chain = name.trim_end_matches(" {");
+        } else if table != format!("inet {TABLE}") && chain != ADMIT && sets_mark(line, mark) {
             warnings.push(format!("table {table} sets our mark's bit: {:?} admits without a knock", line.trim()));
         }
     }

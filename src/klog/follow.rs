@@ -27,15 +27,20 @@ pub struct Follow {
     name: OsString,
     path: PathBuf,
     lines: Lines,
+    /// What is read.
     open: Option<Open>,
+    /// What has the name meanwhile and is empty: syslog writes to the other until it is told of the rotation.
+    next: Option<Open>,
     group: Option<u32>,
     /// Whether it was said that the file is missing.
     missed: bool,
 }
 
-/// The file at hand.
+/// An open file.
 struct Open {
     file: File,
+    /// Its device and its inode.
+    id: (u64, u64),
     watch: Watch,
     offset: u64,
 }
@@ -56,6 +61,7 @@ impl Follow {
             path: path.into(),
             lines: Lines::new(),
             open: None,
+            next: None,
             group: None,
             missed: false,
         };
@@ -107,7 +113,7 @@ impl Follow {
         Ok(notice)
     }
 
-    /// Opens whatever has the name now, unless it is what is open already.
+    /// Opens whatever has the name now, unless it is open already.
     fn look(&mut self) -> io::Result<()> {
         let name = Path::new(&self.name);
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(name)?;
@@ -115,21 +121,56 @@ impl Follow {
         if !found.is_file() {
             return Err(io::Error::other("it is no regular file"));
         }
-        if let Some(open) = &self.open {
-            let current = open.file.metadata()?;
-            if (current.dev(), current.ino()) == (found.dev(), found.ino()) {
-                return Ok(());
-            }
-            self.inotify.unwatch(open.watch);
+        let id = (found.dev(), found.ino());
+        let is_open = |open: &Option<Open>| open.as_ref().is_some_and(|open| open.id == id);
+        if is_open(&self.next) {
+            return Ok(());
+        }
+        if is_open(&self.open) {
+            let next = self.next.take();
+            self.close(next);
+            return Ok(());
         }
         let watch = self.inotify.watch(name, inotify::CONTENT)?;
-        self.lines.clear();
-        self.open = Some(Open { file, watch, offset: 0 });
+        // Of three, nobody writes to the oldest any more.
+        if self.open.is_none() || self.next.is_some() {
+            self.turn();
+        }
+        let place = if self.open.is_none() { &mut self.open } else { &mut self.next };
+        *place = Some(Open { file, id, watch, offset: 0 });
         Ok(())
     }
 
-    /// Reads to the end of the file at hand.
+    /// Reads on in the next file.
+    fn turn(&mut self) {
+        let old = std::mem::replace(&mut self.open, self.next.take());
+        self.lines.clear();
+        self.close(old);
+    }
+
+    fn close(&self, old: Option<Open>) {
+        // Where names changed faster than they were looked at, two may have one watch.
+        if let Some(old) = old.filter(|old| self.open.as_ref().is_none_or(|open| open.watch != old.watch)) {
+            self.inotify.unwatch(old.watch);
+        }
+    }
+
+    /// Reads to the end of what is there.
     fn drain(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
+        // Asked first: what was written to the old file before is then read.
+        let begun = match &self.next {
+            Some(next) => next.file.metadata()?.size() > 0,
+            None => false,
+        };
+        self.drain_open(ports, each)?;
+        if begun {
+            self.turn();
+            self.drain_open(ports, each)?;
+        }
+        Ok(())
+    }
+
+    fn drain_open(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         if open.file.metadata()?.size() < open.offset {
             open.file.seek(SeekFrom::Start(0))?;

@@ -23,13 +23,14 @@ impl Terms {
         let path = profile.join("config");
         let bytes = fs::read(&path).map_err(|cause| Error::path("read", &path, cause))?;
         // A comment may be in any encoding, as with the original.
-        Self::parse(&String::from_utf8_lossy(&bytes)).map_err(|(line, why)| Error::content(&path, line, why))
+        Self::parse(&String::from_utf8_lossy(&bytes))
+            .map_err(|(line, why)| Error::content(&path, line, why).advise("correct it, or copy the profile again"))
     }
 
     /// Reads the text of a `config`; the error is a line, or 0, and what is wrong. Unknown keys are
     /// the original's affair and passed over.
     pub fn parse(text: &str) -> std::result::Result<Self, (usize, String)> {
-        let settings = ini::settings(text).map_err(|ini::BadLine(line)| (line, "is no \"key = value\"".into()))?;
+        let (settings, _) = ini::settings(text)?;
         let (mut knock_port, mut allowed, mut wire) = (None, None, Wire::Classic);
         for ini::Setting { key, value, line } in settings {
             match key.as_str() {

@@ -52,6 +52,11 @@ def test_an_unknown_applet_is_127():
     assert '"frobnicate"' in done.stderr
 
 
+def test_a_host_without_p_is_told_how_to_knock():
+    done = run("server.example.org")
+    assert "to knock: knockknock -p PORT server.example.org; knockknock --help lists the applets" in done.stderr
+
+
 @pytest.mark.parametrize("argv", [
     ("--frobnicate",), ("-p",), ("-p", "22"), ("-p", "22", "host", "extra"), ("-x", "22", "host"),
     ("daemon", "--frobnicate"), ("daemon", "extra"), ("daemon", "--dir"), ("genprofile", "one"),
@@ -173,6 +178,7 @@ def test_a_bad_profile_is_one_clear_error(profiles, file, content):
     assert done.returncode == 1
     assert one_clear_line(done.stderr), done.stderr
     assert file in done.stderr
+    assert file != "config" or content is None or "copy the profile again" in done.stderr
     assert {each: each.read_bytes() for each in profile.iterdir()} == before
 
 
@@ -195,6 +201,7 @@ def test_a_missing_directory_of_profiles_is_named(tmp_path):
     done = run("-p", "22", "--dir", tmp_path / "none", "127.0.0.1")
     assert done.returncode == 1
     assert str(tmp_path / "none") in done.stderr
+    assert f'mkdir -p "{tmp_path}/none" && scp -r root@127.0.0.1:' in done.stderr, "scp makes no directories on the way"
 
 
 def test_a_set_uid_binary_does_nothing_for_strangers_but_knock(tmp_path):
@@ -210,13 +217,20 @@ def test_a_set_uid_binary_does_nothing_for_strangers_but_knock(tmp_path):
         return subprocess.run(["setpriv", "--reuid", "65432", "--regid", "65432", "--clear-groups", binary, *arguments],
                               capture_output=True, text=True, timeout=10)
 
-    for arguments in (["daemon", "--unguard"], ["daemon"], ["genprofile", "x", "77", "--dir", tmp_path / "d"]):
+    for arguments in (["daemon", "--unguard"], ["daemon"], ["proxy", "0"], ["genprofile", "x", "77", "--dir", tmp_path / "d"]):
         done = stranger(*arguments)
         assert done.returncode == 1 and "set-uid" in done.stderr
     assert not (tmp_path / "d").exists()
     (tmp_path / "secret").mkdir(mode=0o700)
     done = stranger("-p", "22", "--dir", tmp_path / "secret", "127.0.0.1")
     assert done.returncode == 1 and "permission denied" in done.stderr, "it reads as the stranger"
+    assert run("genprofile", "127.0.0.1", 666, "--dir", tmp_path / "server").returncode == 0
+    own = shutil.copytree(tmp_path / "server/profiles", tmp_path / "own")
+    for path in (own, *own.rglob("*")):
+        os.chown(path, 65432, 65432)
+    done = stranger("-p", "22", "--dir", own, "127.0.0.1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (own / "127.0.0.1/counter").read_text() == "0000000001\n"
 
 
 ROOT = Path(__file__).parents[2]

@@ -10,6 +10,7 @@ import stat
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -201,6 +202,7 @@ def test_a_flood_of_wrong_tags_costs_neither_memory_nor_lines_nor_the_owners_kno
             time.sleep(0.4)
             stage.open_port()
             assert stage.connects()
+        assert flood.poll() is None, "it still floods"
     finally:
         flood.kill()
         flood.wait()
@@ -235,6 +237,36 @@ def test_a_flood_in_the_log_costs_no_memory(stage):
     stage.daemon.wait_for(f"opened port 22 to {CLIENT} ", timeout=60)
     assert memory(stage.daemon) - before <= 512
     assert len([line for line in stage.daemon.said if "ready" not in line and "confined" not in line]) <= 3
+
+
+def test_a_burst_of_wrong_tags_from_one_source_buys_no_search_for_each(stage):
+    """Of 64 that wait for a search far ahead, those that their source cannot pay for any more are dropped."""
+    path = stage.log_dir / "messages"
+    path.write_bytes(b"")
+    path.chmod(0o644)
+    stage.open_up(log=path, resync_window=1000000)
+    worker = process(stage.daemon, "worker")
+
+    def worked():
+        user, system = Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def costs(count, source):
+        start = before = worked()
+        with open(path, "ab", buffering=0) as log:
+            log.write("".join(
+                f"Nov 22 10:01:42 host kernel: [  836.6] knockknock IN=eth0 OUT= MAC= SRC={source} DST=10.9.0.1 LEN=40 "
+                f"TOS=0x00 PREC=0x00 TTL=64 ID={number + 1} DF PROTO=TCP SPT=4000 DPT={stage.gate.knock_port} SEQ={number} "
+                f"ACK=77 WINDOW=9 RES=0x00 SYN URGP=0 \n" for number in range(count)).encode())
+        time.sleep(0.1)
+        while worked() != before:
+            before = worked()
+            time.sleep(0.3)
+        return before - start
+
+    one = costs(1, "11.0.0.1")
+    assert one > 0, "a search is to be seen"
+    assert costs(64, "11.0.0.2") < 4 * one + 0.2
 
 
 def test_a_full_set_of_openings_is_a_no_and_nobody_dies(stage):

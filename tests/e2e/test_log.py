@@ -225,6 +225,53 @@ def test_rotation_by_rename_loses_no_knock(stage, firewall):
     assert stage.gate.counter == 6
 
 
+def test_rotation_that_makes_the_new_file_before_syslog_turns_to_it_loses_no_knock(stage):
+    """logrotate's `create`, which Debian has: the name is the new file's, and the old one is written to."""
+    stage.open_up(log="file")
+    path = stage.log.path
+    for number in (1, 2):
+        path.rename(path.with_suffix(f".log.{number}"))
+        path.touch()
+        for _ in range(2):
+            stage.open_port()
+        if number == 2:
+            path.with_suffix(".log.2").unlink()
+            stage.open_port()
+        stage.log.reopen()
+        for _ in range(2):
+            stage.open_port()
+    assert stage.connects()
+    assert stage.gate.counter == 9
+
+
+def test_a_file_that_is_rotated_while_it_is_empty_loses_no_knock(stage):
+    stage.open_up(log="file")
+    path = stage.log.path
+    for number in (1, 2, 3):
+        path.rename(path.with_suffix(f".log.{number}"))
+        path.touch()
+        time.sleep(0.1)
+        if number < 3:
+            stage.log.reopen()
+    stage.open_port()
+    stage.log.reopen()
+    stage.open_port()
+    assert stage.gate.counter == 2
+
+
+def test_a_file_that_gets_its_name_back_is_followed_on(stage):
+    stage.open_up(log="file")
+    path, aside = stage.log.path, stage.log.path.with_suffix(".log.1")
+    path.rename(aside)
+    path.touch()
+    stage.open_port()
+    aside.rename(path)
+    stage.open_port()
+    os.truncate(path, 0)
+    stage.open_port()
+    assert stage.gate.counter == 3
+
+
 def test_rotation_by_truncation_loses_no_knock(stage, firewall):
     stage.open_up(firewall, log="file")
     for _ in range(3):

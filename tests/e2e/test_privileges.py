@@ -96,6 +96,17 @@ def test_the_keeper_has_no_keys_and_the_helper_no_log(gate):
     assert "/dev/kmsg" not in files(helper)
 
 
+def test_no_working_directory_is_outside_of_the_empty_root(stage, firewall):
+    """Else `../../etc` would lead out where the kernel has neither Landlock nor a filter of system calls."""
+    stage.open_up(firewall)
+    for pid in stage.daemon.children():
+        cwd, root = (os.stat(f"/proc/{pid}/{link}") for link in ("cwd", "root"))
+        assert (cwd.st_dev, cwd.st_ino) == (root.st_dev, root.st_ino)
+        assert not os.listdir(f"/proc/{pid}/cwd")
+    stage.open_port()
+    assert stage.connects()
+
+
 def test_idle_means_no_system_call(namespaces, tmp_path):
     """Ten seconds of all processes, with each log source at once.
 

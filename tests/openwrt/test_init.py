@@ -163,6 +163,25 @@ def test_the_firewall_admits_the_mark_in_use(openwrt, where):
         assert openwrt.read(path) == 'ct mark and 0x00400000 != 0 accept comment "knocked"\n'
 
 
+@pytest.mark.parametrize("line", [
+    "mark = 0x00400000 ; mwan3 has the others", "mark = 0x00400000\t# a=b", "  mark = 0x00400000", "mark = 0x2\nMARK:0x00400000",
+    "mark = 0x00400000\n[other]\nmark = 0x2",
+])
+def test_a_comment_behind_the_mark_does_not_reach_the_firewall(openwrt, line):
+    openwrt.write("etc/knockknock.d/config", f"[main]\n{line}\n")
+    openwrt.init("start")
+    assert openwrt.read(INPUT) == 'ct mark and 0x00400000 != 0 accept comment "knocked"\n'
+
+
+@pytest.mark.parametrize("value", ["", "accept", "0x", "1 2", "0x1; drop"])
+def test_a_mark_that_is_no_number_leaves_the_firewall_as_it_was(openwrt, value):
+    openwrt.write("etc/knockknock.d/config", "[main]\nmark = 0x00400000\n")
+    openwrt.init("start")
+    openwrt.write("etc/knockknock.d/config", f"[main]\nmark = {value}\n")
+    openwrt.init("start")
+    assert openwrt.read(INPUT) == 'ct mark and 0x00400000 != 0 accept comment "knocked"\n'
+
+
 def test_without_fw4_no_file_of_its_is_made(openwrt):
     (openwrt.root / INPUT).unlink()
     assert openwrt.init("start").returncode == 0

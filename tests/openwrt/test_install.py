@@ -55,6 +55,15 @@ def test_installs_everything(tmp_path):
     assert (there.root / "etc").stat().st_uid == 0
 
 
+def test_who_follows_the_hint_closes_the_wan_alone_and_has_a_profile_first(tmp_path):
+    said = Router(tmp_path).install().stdout
+    steps = ["knockknock-genprofile NAME", "network_get_device wan wan\n", 'knockknock.main.interfaces="$wan"\n',
+             "knockknock.main.guard=22", "scp -Or root@router:/etc/knockknock.d/profiles/NAME ", "/etc/init.d/knockknock start",
+             "After each sysupgrade"]
+    places = [said.index(step) for step in steps]
+    assert places == sorted(places)
+
+
 def test_installing_again_keeps_what_is_configured(tmp_path):
     there = Router(tmp_path)
     there.install()

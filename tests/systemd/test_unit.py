@@ -64,7 +64,7 @@ def test_the_score_in_the_comment_is_right():
     assert UNIT.read_text().startswith(f"# systemd-analyze security: {score}.")
 
 
-@pytest.mark.parametrize("firewall", ["nft", "iptables"])
+@pytest.mark.parametrize("firewall", ["nft", "iptables", "iptables-legacy"])
 def test_under_a_real_systemd(root, firewall):
     Path("/proc/sys/net/netfilter/nf_log_all_netns").write_text("1")  # log rules speak from a namespace
     server = root / "etc/knockknock.d"
@@ -72,7 +72,13 @@ def test_under_a_real_systemd(root, firewall):
     knock_port = 30000 + os.getpid() % 10000
     subprocess.run([root / "usr/local/bin/knockknock-genprofile", "gate", str(knock_port), "--dir", server,
                     "--ports", "22"], check=True, capture_output=True)
-    (server / "config").write_text(f"[main]\nguard = 22\nlog = kmsg\nfirewall = {firewall}\n")
+    (server / "config").write_text(f"[main]\nguard = 22\nlog = kmsg\nfirewall = {firewall.removesuffix('-legacy')}\n")
+    if firewall == "iptables-legacy":
+        for program in ("iptables", "ip6tables"):
+            for action in ("", "-restore", "-save"):
+                alternative = root / f"etc/alternatives/{program}{action}"
+                alternative.unlink()
+                alternative.symlink_to(f"/usr/sbin/{program}-legacy{action}")
     shutil.copytree(server / "profiles/gate", root / "root/.knockknock/10.9.0.1")
     shutil.copy(HERE / "scenario.sh", root / "scenario.sh")
     (root / "etc/systemd/system/driver.service").write_text(DRIVER)

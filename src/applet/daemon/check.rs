@@ -25,7 +25,10 @@ pub fn run(directory: &Path) -> Result<()> {
         writeln!(text, "guarded on     {}", if interfaces.is_empty() { "every interface but lo" } else { &interfaces });
     let _ = writeln!(text, "knock ports    {}", ports(&orders.rules.knock_ports));
     let _ = writeln!(text, "delay          {} s", orders.config.delay);
+    let _ = writeln!(text, "error_window   {}", orders.config.window);
+    let _ = writeln!(text, "resync_window  {}", orders.config.resync_window);
     let _ = writeln!(text, "mark           {:#010x}", orders.rules.mark);
+    let _ = writeln!(text, "worker's user  uid {}", super::worker_user(&orders.config).uid);
     let _ = writeln!(text, "confined       {}", sandbox::describe());
     for (found, terms) in &orders.census.profiles {
         match Profile::load(found) {

@@ -50,7 +50,11 @@ pub fn run(keeper: u32, mouth: Mouth, directory: &Path) -> Result<u8> {
     let groups: Vec<u32> = log.group().into_iter().collect();
     hooks::attempt("unconfined worker");
     mouth.let_go().map_err(|cause| Error::system("let go of the terminal", cause))?;
-    sandbox::empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
+    let empty_root = match log {
+        Klog::File(_) => sandbox::empty_root_but_here,
+        _ => sandbox::empty_root,
+    };
+    empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
     let dropped = privilege::become_user(user, &groups, &[])
         .and_then(|()| privilege::not_dumpable())
         .and_then(|()| privilege::die_with(keeper));
@@ -184,9 +188,12 @@ impl Worker {
                     Some(notice) => say::warn(notice),
                 }
             } else if let Some(entry) = self.aside.pop_front() {
-                self.take(&entry, self.config.resync_window);
-                if !self.settle() {
-                    return Ok(1);
+                // Those before it may have used up what its source had.
+                if self.budget.allows(entry.source, Instant::now()) {
+                    self.take(&entry, self.config.resync_window);
+                    if !self.settle() {
+                        return Ok(1);
+                    }
                 }
             }
             self.tally.sum_up();

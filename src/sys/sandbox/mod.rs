@@ -16,9 +16,15 @@ const PLACES: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
 /// The largest file that can be written, in bytes: a counter has eleven.
 const LARGEST_FILE: libc::rlim_t = 4096;
 
-/// Makes a directory that is no longer anywhere the root: nothing is in it, and nothing can ever be
-/// made in it. The working directory stays. To be called while root.
+/// Makes a directory that is no longer anywhere the root and the working directory: nothing is in it,
+/// and nothing can ever be made in it. To be called while root.
 pub fn empty_root() -> io::Result<()> {
+    empty_root_but_here()?;
+    std::env::set_current_dir("/")
+}
+
+/// The same, and the working directory stays: files are opened there by their bare names.
+pub fn empty_root_but_here() -> io::Result<()> {
     let directory = gone_directory()?;
     std::os::unix::fs::chroot(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }
