@@ -437,6 +437,53 @@ def test_a_client_that_does_not_read_holds_up_its_server_only(door, proxy):
     lazy.close()
 
 
+def test_the_failure_of_an_attempt_that_lost_is_not_the_winners(door):
+    """The server resets what was not knocked for. The proxy is held up until two attempts are due: it makes
+    both and learns in one go that one of them got through and the other was reset."""
+    door.daemon.stop()
+    door.configure(firewall="nft", guard=door.FENCE_PORT)
+    door.start_daemon()
+    door.server.run("nft", "-f", "-", input=f"""
+        table inet other {{ chain input {{ type filter hook input priority filter;
+            ct state established accept
+            ct mark and 0x08000000 != 0 accept
+            tcp dport {OTHER} reject with tcp reset
+            }}
+        }}""")
+    taken = []
+
+    def serve(connection):
+        connection.sendall(b"bye")
+        connection.shutdown(socket.SHUT_WR)
+        taken.append(rest(connection))
+
+    def send_all(number):
+        for pid in (door.daemon.pid, *door.daemon.children()):
+            os.kill(pid, number)
+
+    door.keep(Plain(door.server, OTHER, serve))
+    proxy = door.keep(Proxy(door.client, door.client_dir))
+    for number in range(1, 6):
+        send_all(signal.SIGSTOP)
+        client = proxy.socket()
+        client.sendall(b"\x05\x01\x00" + request(SERVER, OTHER))
+        wait_until(lambda: door.gate.client_counter == number)
+        time.sleep(0.03)
+        os.kill(proxy.pid, signal.SIGSTOP)
+        send_all(signal.SIGCONT)
+        door.opened(OTHER)
+        time.sleep(0.3)
+        os.kill(proxy.pid, signal.SIGCONT)
+        assert exactly(client, 2) == b"\x05\x00" and reply(client) == GRANTED
+        assert rest(client) == b"bye"
+        for _ in range(3):
+            client.sendall(b"x")
+            time.sleep(0.01)
+        client.close()
+        wait_until(lambda: len(taken) == number)
+    assert taken == [b"xxx"] * 5
+
+
 # Many
 
 def test_five_hundred_at_once(door, proxy):
