@@ -1,6 +1,7 @@
 """The SOCKS proxy: real clients, rude clients, many clients."""
 
 import contextlib
+import fcntl
 import os
 import re
 import random
@@ -627,6 +628,23 @@ def test_a_client_that_vanishes_in_the_queue_costs_no_counter(door, proxy):
     client, answer = proxy.ask(SERVER, ECHO)
     assert (answer, door.gate.client_counter) == (GRANTED, 2)
     client.close()
+
+
+def test_a_client_that_vanishes_while_another_program_knocks_holds_up_nobody(door, proxy):
+    turnstile = os.open(door.gate.client_path, os.O_RDONLY)
+    fcntl.flock(turnstile, fcntl.LOCK_EX)
+    clients = [proxy.socket() for _ in range(3)]
+    for client in clients:
+        client.sendall(b"\x05\x01\x00" + request(SERVER, ECHO))
+        assert exactly(client, 2) == b"\x05\x00"
+        time.sleep(0.05)
+    for client in clients[:2]:
+        client.close()
+    time.sleep(0.1)
+    os.close(turnstile)
+    assert reply(clients[2]) == GRANTED
+    assert door.gate.client_counter == 1
+    clients[2].close()
 
 
 # The process
