@@ -20,6 +20,8 @@ pub struct Event {
     pub writable: bool,
     /// The other side sends no more.
     pub ended: bool,
+    /// A byte of it is urgent (tcp(7)).
+    pub urgent: bool,
 }
 
 /// A set of descriptors, each with a number. Each change is told once (edge-triggered).
@@ -36,7 +38,7 @@ impl Epoll {
 
     /// Adds a descriptor until it is closed.
     pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLET;
         let mut event = libc::epoll_event { events: events as u32, u64: token };
         let fd = fd.as_fd().as_raw_fd();
         // SAFETY: the event is valid for reads, and the descriptor is borrowed.
@@ -69,6 +71,7 @@ impl Epoll {
                 readable: ended || has(libc::EPOLLIN),
                 writable: hung_up || has(libc::EPOLLOUT),
                 ended,
+                urgent: has(libc::EPOLLPRI),
             }
         }));
         Ok(())
@@ -135,7 +138,7 @@ mod tests {
         epoll.add(&other, 1 << 40).unwrap();
         let (mut ready, soon) = (Vec::new(), || Some(Instant::now() + Duration::from_millis(1)));
         epoll.wait(&mut ready, None).unwrap();
-        let writable = Event { token: 1 << 40, readable: false, writable: true, ended: false };
+        let writable = Event { token: 1 << 40, readable: false, writable: true, ended: false, urgent: false };
         assert_eq!(ready, [writable]);
         epoll.wait(&mut ready, soon()).unwrap();
         assert_eq!(ready, []);

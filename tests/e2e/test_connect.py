@@ -1,10 +1,12 @@
 """connect: knocks, connects, and joins the connection to standard input and output."""
 
+import contextlib
 import os
 import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 
 import pytest
@@ -113,6 +115,71 @@ def test_a_reset_is_an_error_and_ends_it(door):
     assert process.wait(5) == 1
     assert process.stderr.read() == b"knockknock-connect: cannot go on with the connection: connection reset by peer\n"
     process.stdin.close()
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_an_urgent_byte_stops_nothing(door):
+    """Splice stops before one and says that it is the end."""
+    def serve(connection):
+        connection.sendall(b"before")
+        connection.send(b"!", socket.MSG_OOB)
+        time.sleep(0.1)
+        connection.sendall(b"behind")
+
+    door.keep(Plain(door.server, MUTE, serve))
+    assert connect(door, SERVER, MUTE, input="").stdout == "before!behind"
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+@pytest.mark.parametrize("which", ["input", "output"])
+def test_input_and_output_may_be_non_blocking(door, kind, which):
+    """As some leave them that share them with us."""
+    (given, sender), (receiver, taken) = (
+        [end.detach() for end in socket.socketpair()] if kind == "socket" else os.pipe() for _ in range(2))
+    os.set_blocking(given if which == "input" else taken, False)
+    process = door.client.start("timeout", 15, BINARY, "connect", "--dir", door.client_dir, SERVER, ECHO,
+                                stdin=given, stdout=taken, stderr=subprocess.PIPE)
+    os.close(given)
+    os.close(taken)
+    sent = os.urandom(8 << 20)
+
+    def send():
+        with open(sender, "wb", buffering=0) as file:
+            time.sleep(0.5)  # nothing is there when it looks
+            at = 0
+            with contextlib.suppress(BrokenPipeError):
+                while at < len(sent):
+                    at += file.write(sent[at:])
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    time.sleep(1)  # what comes back fills all that there is
+    with open(receiver, "rb") as file:
+        received = file.read()
+    thread.join()
+    assert received == sent
+    assert (process.stderr.read(), process.wait(5)) == (b"", 0)
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_an_input_that_fails_ends_it_and_is_no_end_of_the_input(door):
+    ends = []
+
+    def serve(connection):
+        try:
+            ends.append(connection.recv(1))
+        except OSError as error:
+            ends.append(type(error))
+
+    door.keep(Plain(door.server, MUTE, serve))
+    directory = os.open(door.directory, os.O_RDONLY)  # which nobody can read as a file
+    process = door.client.start(BINARY, "connect", "--dir", door.client_dir, SERVER, MUTE,
+                                stdin=directory, stderr=subprocess.PIPE)
+    os.close(directory)
+    assert process.wait(5) == 1
+    assert process.stderr.read() == b"knockknock-connect: cannot go on with the connection: is a directory\n"
+    wait_until(lambda: ends == [ConnectionResetError])
 
 
 def test_a_host_without_a_profile_is_connected_without_a_knock(door):

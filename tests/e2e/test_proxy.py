@@ -411,6 +411,18 @@ def test_a_reset_is_passed_on(door, proxy, who):
     assert at_server == ([ConnectionResetError] if who == "client" else [])
 
 
+def test_an_urgent_byte_stops_nothing(door, proxy):
+    """As telnet's interrupt and FTP's ABOR are sent."""
+    client, _ = proxy.ask(SERVER, ECHO)
+    for text in (b"one", b"two"):
+        client.sendall(text)
+        client.send(b"!", socket.MSG_OOB)
+        assert exactly(client, 4) == text + b"!"
+    client.sendall(b"three")
+    assert exactly(client, 5) == b"three"
+    client.close()
+
+
 def test_a_client_that_does_not_read_holds_up_its_server_only(door, proxy):
     sent, stopped = [], threading.Event()
 
