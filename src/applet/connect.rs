@@ -38,7 +38,12 @@ pub fn run(directory: &Path, host: &str, port: u16, family: Family) -> Result<()
             let (knocker, pass) = (Rc::new(knocker?), wait_for(&turnstile)?);
             race(&addresses, Some(Key { knocker, profile, pass, pace: turnstile.pace() }))
         }
-        _ => race(&addresses, None),
+        Some(_) => race(&addresses, None),
+        None => race(&addresses, None).map_err(|error| {
+            error.advise(format!(
+                "there is no profile for {host:?} in {directory:?}: it was connected to without a knock"
+            ))
+        }),
     };
     join(&stream?)
 }
