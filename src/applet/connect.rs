@@ -5,7 +5,7 @@ use crate::knocker::{self, Family, Knocker};
 use crate::profile::Profile;
 use crate::sys::epoll::Epoll;
 use crate::sys::pipe::Pipe;
-use crate::sys::process;
+use crate::sys::{poll, process, tcp};
 use crate::tunnel::{self, Key, Progress, Race, Turnstile};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -38,7 +38,12 @@ pub fn run(directory: &Path, host: &str, port: u16, family: Family) -> Result<()
             let (knocker, pass) = (Rc::new(knocker?), wait_for(&turnstile)?);
             race(&addresses, Some(Key { knocker, profile, pass, pace: turnstile.pace() }))
         }
-        _ => race(&addresses, None),
+        Some(_) => race(&addresses, None),
+        None => race(&addresses, None).map_err(|error| {
+            error.advise(format!(
+                "there is no profile for {host:?} in {directory:?}: it was connected to without a knock"
+            ))
+        }),
     };
     join(&stream?)
 }
@@ -76,6 +81,7 @@ fn join(stream: &TcpStream) -> Result<()> {
     let broken = |cause| Error::system("go on with the connection", cause);
     stream.set_nonblocking(false).map_err(broken)?;
     let _ = stream.set_nodelay(true);
+    let _ = tcp::keep_urgent(stream);
     let (input, output) = (File::from(process::inherited(0)), File::from(process::inherited(1)));
     let typed = input.is_terminal();
     let sender = stream.try_clone().map_err(broken)?;
@@ -88,8 +94,13 @@ fn join(stream: &TcpStream) -> Result<()> {
 }
 
 fn send(input: &File, stream: &TcpStream) -> io::Result<()> {
-    copy(input, stream, is_spliced(input))?;
-    stream.shutdown(Shutdown::Write)
+    let sent = copy(input, stream, is_spliced(input)).and_then(|()| stream.shutdown(Shutdown::Write));
+    if sent.is_err() {
+        // The other way ends too, and the server is not to take what it got for all there is.
+        let _ = tcp::reset(stream);
+        let _ = stream.shutdown(Shutdown::Read);
+    }
+    sent
 }
 
 /// Whether the kernel moves bytes from and to `file` by itself, whatever flags it has.
@@ -106,16 +117,36 @@ where
     let pipe = Pipe::waiting()?;
     let mut buffer = if spliced { Vec::new() } else { vec![0; BUFFER] };
     loop {
-        let mut held = if spliced { pipe.fill(from) } else { (&*from).read(&mut buffer) }?;
+        let held = patiently(
+            || match spliced.then(|| pipe.fill(from)) {
+                None => (&*from).read(&mut buffer),
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => pipe.fill_by_reading(from),
+                Some(filled) => filled,
+            },
+            || poll::readable([from.as_fd()], None).map(drop),
+        )?;
         if held == 0 {
             return Ok(());
         }
-        if spliced {
-            while held > 0 {
-                held -= pipe.drain(to, held)?;
-            }
-        } else {
-            (&*to).write_all(buffer.get(..held).unwrap_or_default())?;
+        let mut moved = 0;
+        while moved < held {
+            moved += patiently(
+                || match buffer.get(moved..held) {
+                    Some(rest) => (&*to).write(rest),
+                    None => pipe.drain(to, held - moved),
+                },
+                || poll::writable(to.as_fd()),
+            )?;
+        }
+    }
+}
+
+/// Tries until it is done: others may have made a descriptor non-blocking that they share with us.
+fn patiently(mut attempt: impl FnMut() -> io::Result<usize>, wait: impl Fn() -> io::Result<()>) -> io::Result<usize> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait()?,
+            other => return other,
         }
     }
 }

@@ -20,8 +20,8 @@ pub struct Event {
     pub writable: bool,
     /// The other side sends no more.
     pub ended: bool,
-    /// It has failed.
-    pub failed: bool,
+    /// A byte of it is urgent (tcp(7)).
+    pub urgent: bool,
 }
 
 /// A set of descriptors, each with a number. Each change is told once (edge-triggered).
@@ -38,7 +38,7 @@ impl Epoll {
 
     /// Adds a descriptor until it is closed.
     pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLET;
         let mut event = libc::epoll_event { events: events as u32, u64: token };
         let fd = fd.as_fd().as_raw_fd();
         // SAFETY: the event is valid for reads, and the descriptor is borrowed.
@@ -64,15 +64,14 @@ impl Epoll {
         ready.clear();
         ready.extend(events.iter().take(count).map(|event| {
             let has = |flags: libc::c_int| event.events & flags as u32 != 0;
-            let failed = has(libc::EPOLLERR);
-            let hung_up = failed || has(libc::EPOLLHUP);
+            let hung_up = has(libc::EPOLLERR | libc::EPOLLHUP);
             let ended = hung_up || has(libc::EPOLLRDHUP);
             Event {
                 token: event.u64,
                 readable: ended || has(libc::EPOLLIN),
                 writable: hung_up || has(libc::EPOLLOUT),
                 ended,
-                failed,
+                urgent: has(libc::EPOLLPRI),
             }
         }));
         Ok(())
@@ -139,7 +138,7 @@ mod tests {
         epoll.add(&other, 1 << 40).unwrap();
         let (mut ready, soon) = (Vec::new(), || Some(Instant::now() + Duration::from_millis(1)));
         epoll.wait(&mut ready, None).unwrap();
-        let writable = Event { token: 1 << 40, readable: false, writable: true, ended: false, failed: false };
+        let writable = Event { token: 1 << 40, readable: false, writable: true, ended: false, urgent: false };
         assert_eq!(ready, [writable]);
         epoll.wait(&mut ready, soon()).unwrap();
         assert_eq!(ready, []);

@@ -2,18 +2,21 @@
 //! holds them on the way.
 
 use super::{check, check_length};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 /// The most bytes asked for at once: a pipe's usual size.
 const MOST: usize = 1 << 16;
+/// What an empty pipe takes without waiting, however small it is.
+const PAGE: usize = 4096;
 
 /// An empty or a filled pipe of our own. While splice waits it keeps everybody else out of the pipes
 /// that it is given, so one of the two is always ours.
 pub struct Pipe {
     output: OwnedFd,
-    input: OwnedFd,
+    input: File,
     flags: libc::c_uint,
 }
 
@@ -34,12 +37,27 @@ impl Pipe {
         check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
         // SAFETY: both were just opened and are owned by nobody else.
         let [output, input] = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-        Ok(Self { output, input, flags })
+        Ok(Self { output, input: input.into(), flags })
     }
 
     /// Moves what `from` has into the pipe, which has to be empty; 0 at the end of `from`.
-    pub fn fill(&self, from: impl AsFd) -> io::Result<usize> {
-        splice(from.as_fd(), self.input.as_fd(), MOST, self.flags)
+    pub fn fill<F: AsFd>(&self, from: &F) -> io::Result<usize>
+    where
+        for<'a> &'a F: Read,
+    {
+        match splice(from.as_fd(), self.input.as_fd(), MOST, self.flags) {
+            // It is the end, or an urgent byte of TCP's.
+            Ok(0) => self.fill_by_reading(from),
+            other => other,
+        }
+    }
+
+    /// The same by way of memory: splice never goes past an urgent byte, and may say that it would wait.
+    pub fn fill_by_reading(&self, mut from: impl Read) -> io::Result<usize> {
+        let mut buffer = [0; PAGE];
+        let length = from.read(&mut buffer)?;
+        (&self.input).write_all(buffer.get(..length).unwrap_or_default())?;
+        Ok(length)
     }
 
     /// Moves up to `held` bytes of the pipe to `to`.
@@ -63,7 +81,6 @@ fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize, flags: libc::c_
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     #[test]

@@ -8,7 +8,20 @@ use std::time::Duration;
 /// Sleeps until one of `fds` is readable or hung up, or `timeout` has passed (never, where `None`);
 /// says which of them are. A signal does not wake it.
 pub fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Duration>) -> io::Result<[bool; N]> {
-    let mut polled = fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    poll(fds, libc::POLLIN, timeout)
+}
+
+/// Sleeps until `fd` is writable or hung up.
+pub fn writable(fd: BorrowedFd<'_>) -> io::Result<()> {
+    poll([fd], libc::POLLOUT, None).map(drop)
+}
+
+fn poll<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    events: libc::c_short,
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 });
     // Rounded up, so that a timeout of less than a millisecond does not spin.
     let milliseconds = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
     loop {

@@ -2,6 +2,8 @@
 
 use super::address::{Address, family};
 use super::check;
+#[cfg(test)]
+use super::check_length;
 use super::option::set;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -59,6 +61,18 @@ pub fn reset(stream: &TcpStream) -> io::Result<()> {
 /// Has the kernel find out, in its own time, when the other side is gone without a word.
 pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
+}
+
+/// Has urgent bytes read with all others, in their order.
+pub fn keep_urgent(stream: &TcpStream) -> io::Result<()> {
+    set(stream, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)
+}
+
+/// Sends one byte as an urgent one.
+#[cfg(test)]
+pub fn send_urgent(stream: &TcpStream, byte: u8) -> io::Result<()> {
+    // SAFETY: the byte is valid for reads.
+    check_length(unsafe { libc::send(stream.as_raw_fd(), (&raw const byte).cast(), 1, libc::MSG_OOB) }).map(drop)
 }
 
 #[cfg(test)]

@@ -62,7 +62,8 @@ struct End {
     stream: TcpStream,
     readable: bool,
     writable: bool,
-    failed: bool,
+    /// Splice may be standing before an urgent byte.
+    urgent: bool,
 }
 
 #[derive(Default)]
@@ -79,7 +80,8 @@ impl Relay {
             // Whoever sent bytes in one piece wants them there at once.
             let _ = stream.set_nodelay(true);
             let _ = tcp::keep_alive(&stream);
-            End { stream, readable: true, writable: true, failed: false }
+            let _ = tcp::keep_urgent(&stream);
+            End { stream, readable: true, writable: true, urgent: true }
         };
         Self { client: end(client), server: end(server), up: Way::default(), down: Way::default() }
     }
@@ -92,7 +94,7 @@ impl Relay {
         };
         end.readable |= event.readable;
         end.writable |= event.writable;
-        end.failed |= event.failed;
+        end.urgent |= event.urgent;
     }
 
     /// Moves what there is. An end of one side's bytes is passed on when all of them are, and the
@@ -128,14 +130,21 @@ impl Way {
     /// Says whether something came.
     fn fill(&mut self, from: &mut End, to: &End, spares: &mut Spares) -> io::Result<bool> {
         if self.ended {
-            // Nobody reads here any more, so nobody else would see it.
-            return if from.failed { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(false) };
+            // Nobody reads here any more, so nobody else would see a reset. An event does not prove one: it
+            // may be that of an attempt to connect which had the same token and lost.
+            return from.stream.peer_addr().map(|_| false);
         }
         if !from.readable {
             return Ok(false);
         }
         let pipe = spares.lend()?;
-        match pipe.fill(&from.stream) {
+        let filled = match pipe.fill(&from.stream) {
+            Err(error) if from.urgent && error.kind() == io::ErrorKind::WouldBlock => {
+                pipe.fill_by_reading(&from.stream)
+            }
+            other => other,
+        };
+        match filled {
             Ok(0) => {
                 self.ended = true;
                 let _ = to.stream.shutdown(Shutdown::Write);
@@ -144,7 +153,7 @@ impl Way {
                 self.held = Some((pipe, length));
                 return Ok(true);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => from.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (from.readable, from.urgent) = (false, false),
             Err(error) => return Err(error),
         }
         spares.take_back(pipe);
@@ -247,6 +256,33 @@ mod tests {
         server.read_to_end(&mut received).unwrap();
         assert_eq!(received.len(), sent);
         drop((client, server));
+        relay.join().unwrap();
+    }
+
+    #[test]
+    fn an_urgent_byte_stops_nothing() {
+        let (client, server, relay) = relayed();
+        for (mut one, mut other) in [(&client, &server), (&server, &client)] {
+            for round in 0..100 {
+                one.write_all(b"before").unwrap();
+                tcp::send_urgent(one, b'!').unwrap();
+                if round % 2 == 0 {
+                    one.write_all(b"behind").unwrap();
+                }
+                let mut received = [0; 13];
+                let received = &mut received[..if round % 2 == 0 { 13 } else { 7 }];
+                other.read_exact(received).unwrap();
+                assert_eq!(received, &b"before!behind"[..received.len()]);
+            }
+        }
+        (&client).write_all(b"before").unwrap();
+        tcp::send_urgent(&client, b'!').unwrap();
+        (&client).write_all(b"behind").unwrap();
+        drop(client);
+        let mut received = Vec::new();
+        (&server).read_to_end(&mut received).unwrap();
+        assert_eq!(received, b"before!behind");
+        drop(server);
         relay.join().unwrap();
     }
 

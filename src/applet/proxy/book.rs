@@ -12,10 +12,13 @@ use std::time::{Duration, Instant};
 const FRESH: Duration = Duration::from_secs(60);
 const USABLE: Duration = Duration::from_secs(600);
 
+/// An address, and the interface that a link-local one is behind.
+type Place = (IpAddr, u32);
+
 /// The addresses of profiles.
 pub struct Book {
     directory: PathBuf,
-    known: Vec<(IpAddr, String)>,
+    known: Vec<(Place, String)>,
     read: Option<Instant>,
     reading: bool,
 }
@@ -41,8 +44,8 @@ impl Book {
         let is_address = |name: &String| name.parse::<IpAddr>().is_ok();
         let (addresses, names): (Vec<_>, Vec<_>) = profiles.into_iter().map(|found| found.name).partition(is_address);
         self.known.retain(|(_, name)| names.contains(name));
-        self.known
-            .extend(addresses.into_iter().filter_map(|name| Some((name.parse::<IpAddr>().ok()?.to_canonical(), name))));
+        let literal = |name: String| Some((place(SocketAddr::new(name.parse().ok()?, 0)), name));
+        self.known.extend(addresses.into_iter().filter_map(literal));
         self.reading = !names.is_empty();
         if names.is_empty() {
             self.read = Some(Instant::now());
@@ -56,8 +59,7 @@ impl Book {
         let answered = |name: &String| found.iter().any(|(other, addresses)| other == name && !addresses.is_empty());
         self.known.retain(|(_, name)| !answered(name));
         for (name, addresses) in found {
-            let address = |address: SocketAddr| (address.ip().to_canonical(), name.clone());
-            self.known.extend(addresses.into_iter().map(address));
+            self.known.extend(addresses.into_iter().map(|address| (place(address), name.clone())));
         }
         self.reading = false;
         self.read = Some(Instant::now());
@@ -66,16 +68,37 @@ impl Book {
     /// The profile that has one of `addresses`, and those of them that it has.
     pub fn find(&self, addresses: &[SocketAddr]) -> Option<(&str, Vec<SocketAddr>)> {
         let has = |name: &str, address: &SocketAddr| {
-            self.known.iter().any(|(ip, other)| *ip == address.ip().to_canonical() && other == name)
+            self.known.iter().any(|(known, other)| *known == place(*address) && other == name)
         };
         let (_, name) = self.known.iter().find(|(_, name)| addresses.iter().any(|address| has(name, address)))?;
         Some((name, addresses.iter().copied().filter(|address| has(name, address)).collect()))
     }
 }
 
+/// Where an address is: the same link-local one may be behind each interface, and be another host.
+fn place(address: SocketAddr) -> Place {
+    let zone = match address {
+        SocketAddr::V6(address) if address.ip().is_unicast_link_local() => address.scope_id(),
+        _ => 0,
+    };
+    (address.ip().to_canonical(), zone)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddrV6;
+
+    #[test]
+    fn a_link_local_address_behind_another_interface_is_another_host() {
+        let mut book = Book::new("/nonexistent".into());
+        let behind = |ip: &str, zone| SocketAddr::from(SocketAddrV6::new(ip.parse().unwrap(), 22, 0, zone));
+        let [one, two] = [1, 2].map(|zone| behind("fe80::1", zone));
+        book.fill(vec![("one.example".into(), vec![one]), ("global.example".into(), vec![behind("fd09::1", 1)])]);
+        assert_eq!(book.find(&[two, one]), Some(("one.example", vec![one])));
+        assert_eq!(book.find(&[two]), None);
+        assert!(book.find(&[behind("fd09::1", 0)]).is_some());
+    }
 
     #[test]
     fn profiles_are_found_by_their_addresses() {

@@ -262,14 +262,15 @@ impl Proxy {
                 Stage::Hello | Stage::Request => self.leave(id, asking, &[]),
                 Stage::Naming { .. } => self.refuse(id, asking, Reply::HostUnreachable),
                 Stage::Locating(addresses) => self.decide(id, asking, addresses),
-                Stage::Waiting(errand) if errand.since.elapsed() >= PATIENCE => {
-                    self.refuse(id, asking, Reply::TimedOut);
-                }
                 Stage::Waiting(errand) => {
                     self.free.push(errand.found.name.clone());
                     asking.deadline = errand.since + PATIENCE;
-                    asking.stage = Stage::Waiting(errand);
-                    self.keep(id, asking);
+                    if asking.deadline <= now {
+                        self.refuse(id, asking, Reply::TimedOut);
+                    } else {
+                        asking.stage = Stage::Waiting(errand);
+                        self.keep(id, asking);
+                    }
                 }
                 Stage::Racing(gate, race) => {
                     asking.stage = Stage::Racing(gate, race);
@@ -515,12 +516,18 @@ impl Proxy {
     }
 
     fn leave_gate(&mut self, stage: Stage) {
-        if let Stage::Racing(Some(name), _) = stage {
-            if let Some(gate) = gate(&mut self.gates, &name) {
-                gate.passing = false;
+        let name = match stage {
+            Stage::Racing(Some(name), _) => {
+                if let Some(gate) = gate(&mut self.gates, &name) {
+                    gate.passing = false;
+                }
+                name
             }
-            self.free.push(name);
-        }
+            // While another program has the turnstile, it may have been the only one that looked.
+            Stage::Waiting(errand) => errand.found.name,
+            _ => return,
+        };
+        self.free.push(name);
     }
 
     /// Refuses for a reason that the proxy's owner has to look at.
