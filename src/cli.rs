@@ -237,12 +237,11 @@ pub fn main(argv: Vec<OsString>) -> u8 {
             2
         }
         Dispatch::Unknown(name) => {
-            let advice = match name.starts_with("knockknock-") {
-                true => String::new(),
-                false => format!("to knock: knockknock -p PORT {name}; "),
-            };
             let error = Error::refused(format!("there is no applet {name:?}"));
-            say::error(&error.advise(advice + "knockknock --help lists the applets"));
+            // Under a name of its own the binary has no host.
+            let name = if name.starts_with("knockknock-") { "HOST" } else { &name };
+            let advice = format!("to knock: knockknock -p PORT {name}; knockknock --help lists the applets");
+            say::error(&error.advise(advice));
             NO_SUCH_APPLET
         }
     }

@@ -97,12 +97,8 @@ impl Config {
 
     /// Reads the text of a config. The error is a line, or 0, and what is wrong with it.
     pub fn parse(text: &str) -> std::result::Result<(Self, Vec<String>), (usize, String)> {
-        let (settings, ignored) = ini::settings(text)?;
+        let (settings, mut warnings) = ini::settings(text)?;
         let mut config = Self::default();
-        let ignored = ignored.into_iter();
-        let mut warnings: Vec<String> = ignored
-            .map(|(line, name)| format!("line {line}: section {name:?} is ignored; [main] is what is read"))
-            .collect();
         for ini::Setting { key, value, line } in settings {
             let wrong = |wanted: String| (line, format!("{key} = {value:?}: {wanted}"));
             let number = |from: u32, to: u32| {

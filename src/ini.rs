@@ -15,19 +15,16 @@ pub struct Setting {
     pub line: usize,
 }
 
-/// A section that is passed over: its line, counted from 1, and its name.
-pub type Ignored<'a> = (usize, &'a str);
-
 /// A line that cannot be taken, counted from 1, and what is wrong with it.
 pub type BadLine = (usize, String);
 
 /// The settings of section `[main]`, in their order, behind those of `[DEFAULT]`, which the original takes
-/// for every section; and the other sections.
-pub fn settings(text: &str) -> Result<(Vec<Setting>, Vec<Ignored<'_>>), BadLine> {
+/// for every section. With them come warnings: other sections are passed over.
+pub fn settings(text: &str) -> Result<(Vec<Setting>, Vec<String>), BadLine> {
     let mut settings: Vec<(bool, Setting)> = Vec::new();
-    let mut ignored = Vec::new();
+    let mut warnings = Vec::new();
     // `Some(true)` in [main], `Some(false)` in [DEFAULT]; before the first of all there are no settings.
-    let (mut section, mut sections) = (None, 0);
+    let (mut section, mut begun) = (None, false);
     // Whether the line before can be continued.
     let mut open = false;
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
@@ -42,25 +39,23 @@ pub fn settings(text: &str) -> Result<(Vec<Setting>, Vec<Ignored<'_>>), BadLine>
             continue;
         }
         if let Some(name) = trimmed.strip_prefix('[') {
-            sections += 1;
+            begun = true;
             section = match name.split_once(']').ok_or_else(|| bad(number))?.0 {
                 "main" => Some(true),
                 "DEFAULT" => Some(false),
                 other => {
-                    ignored.push((number, other));
+                    warnings.push(format!("line {number}: section {other:?} is ignored; [main] is what is read"));
                     None
                 }
             };
             open = false;
             continue;
         }
-        let (key, value) = trimmed.split_once(['=', ':']).ok_or_else(|| bad(number))?;
-        if key.trim().is_empty() {
-            return Err(bad(number));
-        }
-        if sections == 0 {
-            return Err((number, "stands before \"[main]\"".into()));
-        }
+        let (key, value) = match trimmed.split_once(['=', ':']) {
+            _ if !begun => return Err((number, "stands before \"[main]\"".into())),
+            Some((key, value)) if !key.trim().is_empty() => (key, value),
+            _ => return Err(bad(number)),
+        };
         open = true;
         if let Some(in_main) = section {
             let value = without_comment(value);
@@ -69,9 +64,10 @@ pub fn settings(text: &str) -> Result<(Vec<Setting>, Vec<Ignored<'_>>), BadLine>
     }
     // What comes later counts, so the defaults of all sections come first.
     let (main, defaults): (Vec<_>, Vec<_>) = settings.into_iter().partition(|&(in_main, _)| in_main);
-    Ok((defaults.into_iter().chain(main).map(|(_, setting)| setting).collect(), ignored))
+    Ok((defaults.into_iter().chain(main).map(|(_, setting)| setting).collect(), warnings))
 }
 
+#[cold]
 fn bad(line: usize) -> BadLine {
     (line, "is no \"key = value\"".into())
 }
@@ -117,7 +113,9 @@ mod tests {
     fn other_sections_are_passed_over_and_named() {
         let text = "[Main]\nb = 2\n  more\n[main]\nc = 3\n[x]\nd = 4";
         assert_eq!(pairs(text), [("c".into(), "3".into())]);
-        assert_eq!(settings(text).unwrap().1, [(1, "Main"), (6, "x")]);
+        let [main, x] = &settings(text).unwrap().1[..] else { panic!() };
+        assert_eq!(main, "line 1: section \"Main\" is ignored; [main] is what is read");
+        assert!(x.starts_with("line 6: section \"x\""));
     }
 
     #[test]
@@ -136,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_no_setting_is_named_by_its_line() {
-        for (text, line) in [("[main]\n\nword\n", 3), ("[main\n", 1), ("[main]\n= 5\n", 2), ("word\n", 1)] {
+        for (text, line) in [("[main]\n\nword\n", 3), ("[main\n", 1), ("[main]\n= 5\n", 2)] {
             assert_eq!(settings(text), Err(bad(line)), "{text:?}");
         }
     }
