@@ -9,8 +9,8 @@ use std::ptr;
 
 /// The most bytes asked for at once: a pipe's usual size.
 const MOST: usize = 1 << 16;
-/// What an empty pipe takes without waiting, however small it is.
-const PAGE: usize = 4096;
+/// What every empty pipe takes at once.
+const FEW: usize = 512;
 
 /// An empty or a filled pipe of our own. While splice waits it keeps everybody else out of the pipes
 /// that it is given, so one of the two is always ours.
@@ -54,10 +54,9 @@ impl Pipe {
 
     /// The same by way of memory: splice never goes past an urgent byte, and may say that it would wait.
     pub fn fill_by_reading(&self, mut from: impl Read) -> io::Result<usize> {
-        let mut buffer = [0; PAGE];
+        let mut buffer = [0; FEW];
         let length = from.read(&mut buffer)?;
-        (&self.input).write_all(buffer.get(..length).unwrap_or_default())?;
-        Ok(length)
+        (&self.input).write(buffer.get(..length).unwrap_or_default())
     }
 
     /// Moves up to `held` bytes of the pipe to `to`.
