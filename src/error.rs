@@ -120,8 +120,11 @@ impl std::error::Error for Error {}
 
 /// The system's words without the number that Rust puts behind them, in lower case.
 pub fn reason(cause: &io::Error) -> String {
-    let text = cause.to_string();
-    let mut text = text.split(" (os error").next().unwrap_or_default().to_owned();
+    let mut text = cause.to_string();
+    if let Some(number) = text.rfind('(').filter(|_| cause.raw_os_error().is_some()) {
+        text.truncate(number);
+        text.truncate(text.trim_end().len());
+    }
     if let Some(first) = text.get_mut(..1) {
         first.make_ascii_lowercase();
     }

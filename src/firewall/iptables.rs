@@ -5,7 +5,7 @@
 //! holds 100 addresses. Everything stands in table mangle, before DNAT.
 
 use super::nft::Changes;
-use super::{Opening, Rules};
+use super::{Opening, Rules, count};
 use crate::error::{Error, Result};
 use crate::sys::process;
 use crate::wire::{Ports, Request};
@@ -96,8 +96,7 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
 pub(super) fn stands(rules: &Rules) -> bool {
     families().iter().all(|&family| {
         let listed = process::run(family.program(), &["-w", "-t", "mangle", "-S"], "").unwrap_or_default();
-        let named = |text: &str| text.matches(PREROUTING).count();
-        named(&listed) >= named(&script(family, rules)) + JUMPS.len()
+        count(&listed, PREROUTING) >= count(&script(family, rules), PREROUTING) + JUMPS.len()
     })
 }
 

@@ -4,7 +4,7 @@
 //! linux/netfilter/nf_tables.h, and which is acknowledged before anybody says "opened".
 
 use super::iptables::ADMIT;
-use super::{Opening, Rules};
+use super::{Opening, Rules, count};
 use crate::error::{Error, Result};
 use crate::sys::netlink::{self, Socket, Writer};
 use crate::sys::process;
@@ -33,7 +33,7 @@ pub(super) fn works(rules: &Rules) -> io::Result<()> {
     nft(&["-f", "-"], &probe)?;
     let held = nft(&["list", "table", "inet", "knockknock-probe"], "");
     nft(&["-f", "-"], &format!("delete table inet {TABLE}-probe\n"))?;
-    if held?.contains("limit rate") { Ok(()) } else { Err(io::Error::other("the kernel is older than 5.7")) }
+    if count(&held?, "limit rate") > 0 { Ok(()) } else { Err(io::Error::other("the kernel is older than 5.7")) }
 }
 
 fn nft(args: &[&str], input: &str) -> io::Result<String> {
@@ -56,8 +56,7 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
 /// Whether the table stands whole: as many things with a handle as were added.
 pub(super) fn stands(rules: &Rules) -> bool {
     let (listed, made) = (nft(&["-a", "-t", "list", "table", "inet", TABLE], ""), script(rules, 0));
-    let handles = listed.unwrap_or_default().matches(" # handle ").count();
-    handles >= made.matches("add ").count() - made.matches("add element ").count()
+    count(&listed.unwrap_or_default(), " # handle ") >= count(&made, "add ") - count(&made, "add element ")
 }
 
 /// Takes the table away, where there is one.
@@ -167,9 +166,9 @@ pub(super) fn foreign_marks(mark: u32) -> Vec<String> {
     let mut warnings = Vec::new();
     for line in rules.lines() {
         if let Some(name) = line.strip_prefix("table ") {
-            table = name.trim_end_matches(" {");
+            table = name.strip_suffix(" {").unwrap_or(name);
         } else if let Some(name) = line.strip_prefix("\tchain ") {
-            chain = name.trim_end_matches(" {");
+            chain = name.strip_suffix(" {").unwrap_or(name);
         } else if table != format!("inet {TABLE}") && chain != ADMIT && sets_mark(line, mark) {
             warnings.push(format!("table {table} sets our mark's bit: {:?} admits without a knock", line.trim()));
         }
@@ -179,8 +178,9 @@ pub(super) fn foreign_marks(mark: u32) -> Vec<String> {
 
 /// Whether a rule as `nft list` writes it sets a bit of `mark` in the connection's mark.
 fn sets_mark(rule: &str, mark: u32) -> bool {
-    let Some((_, value)) = rule.split_once("ct mark set ") else { return false };
-    value.split_whitespace().any(|word| {
+    let words: Vec<&str> = rule.split_whitespace().collect();
+    let set = words.windows(3).position(|words| words == ["ct", "mark", "set"]);
+    set.and_then(|set| words.get(set..)).unwrap_or_default().iter().any(|word| {
         let digits = word.strip_prefix("0x");
         let number = digits.map_or_else(|| word.parse().ok(), |digits| u32::from_str_radix(digits, 16).ok());
         number.is_some_and(|number| number & mark != 0 && number != !mark)

@@ -88,7 +88,8 @@ fn check_interfaces(names: &[String]) -> Result<()> {
         let interface = Path::new("/sys/class/net").join(name);
         // A VRF's packets come by their own interface first.
         let kind = fs::read_to_string(interface.join("master/uevent")).unwrap_or_default();
-        let master = fs::read_link(interface.join("master")).ok().filter(|_| !kind.contains("DEVTYPE=vrf"));
+        let of_a_vrf = kind.lines().any(|line| line == "DEVTYPE=vrf");
+        let master = fs::read_link(interface.join("master")).ok().filter(|_| !of_a_vrf);
         if let Some(master) = master.as_deref().and_then(Path::file_name) {
             return Err(Error::refused(format!(
                 "interface {name:?} is a port of {master:?}: the guard would never match"
@@ -139,7 +140,7 @@ impl Children {
             _ => Some(OwnedFd::from(File::open("/dev/null").map_err(failed)?)),
         };
         let worker = [OsStr::new("worker"), OsStr::new(&keeper), OsStr::new(mouth.name()), directory.as_os_str()];
-        let worker = match process::restart_self(&worker, log, to_helper.into()) {
+        let mut worker = match process::restart_self(&worker, log, to_helper.into()) {
             Ok(worker) => worker,
             Err(cause) => {
                 process::end(&mut helper);
@@ -149,12 +150,14 @@ impl Children {
         let mut said = [0; 1];
         if ready.read(&mut said).ok() != Some(READY.len()) || said != *READY {
             // Whoever cannot go on ends by itself, once it has said why.
-            let [worker, helper] = [("worker", worker), ("helper", helper)].map(|(name, mut child)| {
-                let how = process::ended_soon(&mut child).map_or("no answer".into(), |status| status.to_string());
-                process::end(&mut child);
-                format!("the {name} ({how})")
-            });
-            return Err(Error::refused(format!("{worker} and {helper} could not start; see above")));
+            let how = |child: &mut Child| {
+                let how = process::ended_soon(child).map_or("no answer".into(), |status| status.to_string());
+                process::end(child);
+                how
+            };
+            let (worker, helper) = (how(&mut worker), how(&mut helper));
+            let why = format!("the worker ({worker}) and the helper ({helper}) could not start; see above");
+            return Err(Error::refused(why));
         }
         Ok(Self { worker, helper })
     }
@@ -207,11 +210,14 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
             Event::Reload(read) => {
                 children.stop();
                 let old = std::mem::replace(&mut orders, *read);
-                children = stand_up(directory, &orders, mouth, &mut repairs, false).or_else(|error| {
-                    say_unchanged(&error);
-                    orders = old;
-                    stand_up(directory, &orders, mouth, &mut repairs, false)
-                })?;
+                children = match stand_up(directory, &orders, mouth, &mut repairs, false) {
+                    Ok(children) => children,
+                    Err(error) => {
+                        say_unchanged(&error);
+                        orders = old;
+                        stand_up(directory, &orders, mouth, &mut repairs, false)?
+                    }
+                };
                 say_ready(&orders);
             }
             Event::RulesGone => {

@@ -48,8 +48,8 @@ pub struct Proxy {
     /// Whether to connect to hosts with profiles only.
     profiles_only: bool,
     epoll: Epoll,
-    asking: HashMap<u64, Asking>,
-    relays: HashMap<u64, Relay>,
+    asking: HashMap<u64, Box<Asking>>,
+    relays: HashMap<u64, Box<Relay>>,
     last: u64,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     gates: Vec<Gate>,
@@ -215,7 +215,7 @@ impl Proxy {
                     if added.is_ok() {
                         let deadline = Instant::now() + ASKING;
                         let (version, stage) = (Version::Five, Stage::Hello);
-                        self.keep(self.last, Asking { stream, version, stage, deadline, timed: None });
+                        self.keep(self.last, Box::new(Asking { stream, version, stage, deadline, timed: None }));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -229,7 +229,7 @@ impl Proxy {
         }
     }
 
-    fn keep(&mut self, id: u64, mut asking: Asking) {
+    fn keep(&mut self, id: u64, mut asking: Box<Asking>) {
         if asking.timed != Some(asking.deadline) {
             asking.timed = Some(asking.deadline);
             self.timers.push(Reverse((asking.deadline, id)));
@@ -281,7 +281,7 @@ impl Proxy {
     }
 
     /// Reads a client's messages, and nothing behind them: that is the server's.
-    fn hear(&mut self, id: u64, mut asking: Asking, ended: bool) {
+    fn hear(&mut self, id: u64, mut asking: Box<Asking>, ended: bool) {
         let mut buffer = [0; LONGEST];
         while let Ok(length) = asking.stream.peek(&mut buffer) {
             let bytes = buffer.get(..length).unwrap_or_default();
@@ -317,7 +317,7 @@ impl Proxy {
     }
 
     /// Finds out the addresses of the host.
-    fn name(&mut self, id: u64, mut asking: Asking, request: Request) {
+    fn name(&mut self, id: u64, mut asking: Box<Asking>, request: Request) {
         let full = self.asking.len() + self.relays.len() >= self.most;
         if full && !self.full {
             say::warn(format_args!("there are {} connections: others are refused", self.most));
@@ -358,7 +358,10 @@ impl Proxy {
                         let Some(mut asking) = self.asking.remove(&id) else { continue };
                         match asking.take() {
                             Stage::Locating(addresses) => self.decide(id, asking, addresses),
-                            stage => self.keep(id, Asking { stage, ..asking }),
+                            stage => {
+                                asking.stage = stage;
+                                self.keep(id, asking);
+                            }
                         }
                     }
                 }
@@ -375,12 +378,15 @@ impl Proxy {
                 addresses.iter_mut().for_each(|address| address.set_port(port));
                 self.locate(id, asking, name, addresses);
             }
-            stage => self.keep(id, Asking { stage, ..asking }),
+            stage => {
+                asking.stage = stage;
+                self.keep(id, asking);
+            }
         }
     }
 
     /// Finds out whether there is a profile: by the host's name, or by its addresses.
-    fn locate(&mut self, id: u64, mut asking: Asking, host: &str, addresses: Vec<SocketAddr>) {
+    fn locate(&mut self, id: u64, mut asking: Box<Asking>, host: &str, addresses: Vec<SocketAddr>) {
         match tunnel::find(&self.directory, host) {
             Ok(Some(found)) => return self.line_up(id, asking, found, addresses),
             Ok(None) => {}
@@ -399,7 +405,7 @@ impl Proxy {
     }
 
     /// Goes by what the book says.
-    fn decide(&mut self, id: u64, asking: Asking, addresses: Vec<SocketAddr>) {
+    fn decide(&mut self, id: u64, asking: Box<Asking>, addresses: Vec<SocketAddr>) {
         match self.book.find(&addresses).map(|(name, addresses)| (tunnel::find(&self.directory, name), addresses)) {
             Some((Ok(Some(found)), addresses)) => self.line_up(id, asking, found, addresses),
             Some((Err(error), _)) => self.fail(id, asking, &error),
@@ -409,7 +415,7 @@ impl Proxy {
     }
 
     /// Waits for a turn, where the port is one to knock for.
-    fn line_up(&mut self, id: u64, mut asking: Asking, found: Found, addresses: Vec<SocketAddr>) {
+    fn line_up(&mut self, id: u64, mut asking: Box<Asking>, found: Found, addresses: Vec<SocketAddr>) {
         let port = addresses.first().map_or(0, SocketAddr::port);
         match tunnel::opens(&found, port) {
             Err(error) => self.fail(id, asking, &error),
@@ -447,7 +453,8 @@ impl Proxy {
                 // It is gone.
                 stage => {
                     gate.waiting.pop_front();
-                    self.keep(id, Asking { stage, ..asking });
+                    asking.stage = stage;
+                    self.keep(id, asking);
                     continue;
                 }
             };
@@ -478,13 +485,13 @@ impl Proxy {
         }
     }
 
-    fn set_out(&mut self, id: u64, mut asking: Asking, gate: Option<String>, race: Race) {
+    fn set_out(&mut self, id: u64, mut asking: Box<Asking>, gate: Option<String>, race: Race) {
         asking.stage = Stage::Racing(gate, Box::new(race));
         self.race(id, asking);
     }
 
     /// Goes on connecting.
-    fn race(&mut self, id: u64, mut asking: Asking) {
+    fn race(&mut self, id: u64, mut asking: Box<Asking>) {
         let Stage::Racing(name, race) = &mut asking.stage else { return self.keep(id, asking) };
         let turnstile = name.as_ref().and_then(|name| Some(&mut gate(&mut self.gates, name)?.turnstile));
         match race.run(&self.epoll, id << 1 | 1) {
@@ -499,7 +506,7 @@ impl Proxy {
                 self.leave_gate(asking.take());
                 let words = socks::answer(asking.version, Reply::Succeeded, server.local_addr().ok());
                 if asking.stream.write_all(&words).is_ok() {
-                    self.relays.insert(id, Relay::new(asking.stream, server));
+                    self.relays.insert(id, Box::new(Relay::new(asking.stream, server)));
                     self.moving.push(id);
                 }
             }
@@ -531,18 +538,18 @@ impl Proxy {
     }
 
     /// Refuses for a reason that the proxy's owner has to look at.
-    fn fail(&mut self, id: u64, asking: Asking, error: &Error) {
+    fn fail(&mut self, id: u64, asking: Box<Asking>, error: &Error) {
         say::error(error);
         self.refuse(id, asking, Reply::Failed);
     }
 
-    fn refuse(&mut self, id: u64, asking: Asking, reply: Reply) {
+    fn refuse(&mut self, id: u64, asking: Box<Asking>, reply: Reply) {
         let words = socks::answer(asking.version, reply, None);
         self.leave(id, asking, &words);
     }
 
     /// Says the last words, and waits until they are heard.
-    fn leave(&mut self, id: u64, mut asking: Asking, words: &[u8]) {
+    fn leave(&mut self, id: u64, mut asking: Box<Asking>, words: &[u8]) {
         let stage = asking.take();
         self.leave_gate(stage);
         let said = asking.stream.write_all(words).is_ok();
@@ -553,7 +560,7 @@ impl Proxy {
     }
 
     /// What a client still sends would make the kernel answer with a reset, which overtakes our words.
-    fn wait_for_end(&mut self, id: u64, mut asking: Asking) {
+    fn wait_for_end(&mut self, id: u64, mut asking: Box<Asking>) {
         let mut buffer = [0; 4096];
         for _ in 0..16 {
             match asking.stream.read(&mut buffer) {
