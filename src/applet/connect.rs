@@ -40,9 +40,7 @@ pub fn run(directory: &Path, host: &str, port: u16, family: Family) -> Result<()
         }
         Some(_) => race(&addresses, None),
         None => race(&addresses, None).map_err(|error| {
-            error.advise(format!(
-                "there is no profile for {host:?} in {directory:?}: it was connected to without a knock"
-            ))
+            error.advise(format!("there is no profile for {host:?} in {directory:?}: it was tried without a knock"))
         }),
     };
     join(&stream?)
@@ -146,6 +144,7 @@ fn patiently(mut attempt: impl FnMut() -> io::Result<usize>, wait: impl Fn() -> 
     loop {
         match attempt() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait()?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => return other,
         }
     }
