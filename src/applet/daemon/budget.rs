@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 /// Sources share this many accounts, by a hash that nobody can foresee.
 const ACCOUNTS: usize = 64;
 /// How long an account that is used up takes to fill again.
-const FILL: Duration = Duration::from_secs(60);
+const FILL: Duration = Duration::from_secs(12);
 /// How long it takes to earn a moment of searching: this many such moments. With all accounts in use
-/// without a pause, searching takes a twentieth of a processor.
+/// without a pause, searching takes a twentieth of a processor, and what they hold at first two thirds of a second.
 const PRICE: u32 = 1200;
 
 /// The accounts: when each will be full again.
@@ -74,7 +74,7 @@ mod tests {
         let (mut budget, now) = (Budget::new(), Instant::now());
         let source = IpAddr::from([192, 0, 2, 1]);
         budget.charge(source, Duration::from_millis(300), now);
-        assert!(!budget.allows(source, now + Duration::from_secs(299)));
-        assert!(budget.allows(source, now + Duration::from_secs(301)));
+        assert!(!budget.allows(source, now + Duration::from_secs(347)));
+        assert!(budget.allows(source, now + Duration::from_secs(349)));
     }
 }
