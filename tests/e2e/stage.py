@@ -409,6 +409,19 @@ class Stage:
         lines = [f"{key} = {value}\n" for key, value in keys.items()]
         (self.server_dir / "config").write_text("[main]\n" + "".join(lines))
 
+    def hand_over(self, port, answer):
+        """Another firewall answers with `answer` what was not knocked for at `port`, where the guard would drop it."""
+        self.daemon.stop()
+        self.configure(firewall="nft", guard=self.FENCE_PORT)
+        self.start_daemon()
+        self.server.run("nft", "-f", "-", input=f"""
+            table inet other {{ chain input {{ type filter hook input priority filter;
+                ct state established accept
+                ct mark and 0x08000000 != 0 accept
+                tcp dport {port} reject with {answer}
+                }}
+            }}""")
+
     def open_up(self, firewall="nft", log="kmsg", wire="classic", daemon_options=None, **keys):
         """A guarded port, the profile "gate" on both sides, the profile "fence", a running daemon.
 

@@ -249,16 +249,7 @@ def test_a_lost_knock_is_made_good_by_the_next(door):
 @pytest.mark.parametrize("answer", ["tcp reset", "icmp type port-unreachable", "icmp type admin-prohibited"])
 def test_a_refusal_while_the_port_is_closed_means_try_again(door, answer):
     """The guard drops; here another firewall rejects what was not knocked for."""
-    door.daemon.stop()
-    door.configure(firewall="nft", guard=door.FENCE_PORT)
-    door.start_daemon()
-    door.server.run("nft", "-f", "-", input=f"""
-        table inet other {{ chain input {{ type filter hook input priority filter;
-            ct state established accept
-            ct mark and 0x08000000 != 0 accept
-            tcp dport {ECHO} reject with {answer}
-            }}
-        }}""")
+    door.hand_over(ECHO, answer)
     for _ in range(5):
         assert connect(door, SERVER, ECHO, input="x").stdout == "x"
     assert door.gate.client_counter == 5

@@ -453,16 +453,7 @@ def test_a_client_that_does_not_read_holds_up_its_server_only(door, proxy):
 def test_the_failure_of_an_attempt_that_lost_is_not_the_winners(door):
     """The server resets what was not knocked for. The proxy is held up until two attempts are due: it makes
     both and learns in one go that one of them got through and the other was reset."""
-    door.daemon.stop()
-    door.configure(firewall="nft", guard=door.FENCE_PORT)
-    door.start_daemon()
-    door.server.run("nft", "-f", "-", input=f"""
-        table inet other {{ chain input {{ type filter hook input priority filter;
-            ct state established accept
-            ct mark and 0x08000000 != 0 accept
-            tcp dport {OTHER} reject with tcp reset
-            }}
-        }}""")
+    door.hand_over(OTHER, "tcp reset")
     taken = []
 
     def serve(connection):
