@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::ini;
+use crate::ports::{self, Ports};
 use crate::sys::privilege::Account;
 use crate::wire::request::LONGEST;
-use crate::wire::{Ports, ports};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 

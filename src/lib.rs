@@ -12,7 +12,7 @@
 //! | 1 | [`profile`], [`config`], [`klog`], [`firewall`], [`say`] | keys on disk, the daemon's config, the kernel's log, the firewall, the one mouth |
 //! | 0 | [`wire`], [`ini`], [`sys`] | pure values; the lines of an INI file; the kernel's calls, the only unsafe code |
 //!
-//! [`error`] lies below all floors.
+//! [`error`] and [`ports`] lie below all floors.
 //!
 //! # The way through it
 //!
@@ -35,6 +35,7 @@ pub mod firewall;
 pub mod ini;
 pub mod klog;
 pub mod knocker;
+pub mod ports;
 pub mod profile;
 pub mod say;
 pub mod sys;

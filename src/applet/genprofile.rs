@@ -2,9 +2,10 @@
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::ports::{self, Ports};
 use crate::profile::{self, Fresh, Terms};
 use crate::say;
-use crate::wire::{Ports, Wire, ports};
+use crate::wire::Wire;
 use std::path::Path;
 
 /// Makes profile `name` with `knock_port` under `directory`; `allowed` are the only ports that its

@@ -5,12 +5,13 @@
 //! again when a connection has used it or its time is up.
 
 mod iptables;
+mod local_address;
 mod nft;
-mod origin;
 
 use crate::config::{self, Log};
 use crate::error::{Error, Result, reason};
-use crate::wire::{Ports, Request};
+use crate::ports::Ports;
+use crate::wire::Request;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -143,7 +144,7 @@ pub enum Opening {
 /// The helper's half: all that it needs to admit is opened while it is root.
 pub struct Door {
     kind: Kind,
-    origin: origin::Origin,
+    origin: local_address::Origin,
 }
 
 enum Kind {
@@ -158,7 +159,7 @@ impl Door {
             Backend::Nft => Kind::Nft(nft::Door::new()?),
             Backend::Iptables => Kind::Iptables(iptables::Door::new(guard)?),
         };
-        Ok(Self { kind, origin: origin::Origin::new()? })
+        Ok(Self { kind, origin: local_address::Origin::new()? })
     }
 
     /// Admits one connection. An error says that our rules cannot be relied on any more.

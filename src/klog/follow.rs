@@ -7,9 +7,9 @@
 use super::lines::Lines;
 use super::{Notice, Record};
 use crate::error::{Error, Result, reason};
+use crate::ports::PortSet;
 use crate::sys::inotify::{self, Inotify, Watch};
 use crate::sys::privilege;
-use crate::wire::PortSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};

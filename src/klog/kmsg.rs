@@ -3,7 +3,8 @@
 
 use super::{Notice, Record};
 use crate::error::{Error, Result};
-use crate::wire::{PortSet, entry};
+use crate::ports::PortSet;
+use crate::wire::entry;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};

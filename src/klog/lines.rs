@@ -2,8 +2,8 @@
 
 use super::{Notice, Record};
 use crate::error::{Error, Result};
+use crate::ports::PortSet;
 use crate::sys::memory;
-use crate::wire::PortSet;
 use crate::wire::entry;
 use std::fs::File;
 use std::io::{self, Read};

@@ -11,8 +11,9 @@ mod nflog;
 
 use crate::config::Log;
 use crate::error::{Error, Result};
+use crate::ports::PortSet;
 use crate::sys::process;
-use crate::wire::{Entry, PortSet, syn};
+use crate::wire::{Entry, syn};
 use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};

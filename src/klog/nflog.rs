@@ -4,8 +4,8 @@
 
 use super::{Notice, Record};
 use crate::error::{Error, Result};
+use crate::ports::PortSet;
 use crate::sys::netlink::{self, Socket, Writer};
-use crate::wire::PortSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 

@@ -1,6 +1,6 @@
 //! Floor 2: one knock, for every program that sends some. Burn a counter, seal, send one SYN.
 
-mod likeness;
+mod fingerprint;
 
 use crate::error::{Error, Result};
 use crate::profile::{Counter, Profile, SPENT};
@@ -9,7 +9,7 @@ use crate::sys::raw::RawSockets;
 use crate::sys::route::Route;
 use crate::wire::seal::Fields;
 use crate::wire::{Syn, Wire};
-use likeness::Noise;
+use fingerprint::Noise;
 use std::env;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -87,9 +87,9 @@ impl Knocker {
         let route = Route::to(destination, source.map(|source| canonical(source, 0)))
             .map_err(|cause| Error::system(format!("find a way to {}", destination.ip()), cause))?;
         let noise = Noise::new()?;
-        let stack = likeness::stack(&route, &noise);
+        let stack = fingerprint::stack(&route, &noise);
         if wire == Wire::Stealth {
-            likeness::can_hide(&stack, destination)?;
+            fingerprint::can_hide(&stack, destination)?;
         }
         let syn = Syn {
             source: route.source.ip(),

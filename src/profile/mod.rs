@@ -1,15 +1,15 @@
 //! Floor 1: keys on disk. A profile is a directory of four files: `cipher.key`, `mac.key`, `counter`
 //! and `config`; the client's copy is the server's.
 
+mod config;
 mod counter;
 mod create;
 mod set;
-mod terms;
 
+pub use config::Terms;
 pub use counter::{Counter, SPENT};
 pub use create::{Fresh, create};
 pub use set::{Found, find, list};
-pub use terms::Terms;
 
 use crate::error::{Error, Result};
 use crate::sys::privilege;

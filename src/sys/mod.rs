@@ -3,7 +3,6 @@
 //! Each unsafe call stands alone in a small safe function. What `std` offers is used from `std`.
 #![allow(unsafe_code)]
 
-mod address;
 #[cfg(feature = "hooks")]
 pub mod attempt;
 pub mod epoll;
@@ -11,7 +10,6 @@ pub mod file;
 pub mod inotify;
 pub mod memory;
 pub mod netlink;
-mod option;
 pub mod pipe;
 pub mod poll;
 pub mod privilege;
@@ -19,7 +17,9 @@ pub mod process;
 pub mod raw;
 pub mod route;
 pub mod sandbox;
+mod sockaddr;
 pub mod socketpair;
+mod sockopt;
 pub mod sysctl;
 pub mod tcp;
 

@@ -1,6 +1,6 @@
 //! netlink(7) sockets and messages: the shape that all of the kernel's netlink families share.
 
-use super::option::set;
+use super::sockopt::set;
 use super::{check, check_length};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

@@ -1,6 +1,6 @@
 //! Raw sockets (raw(7)): sending a packet whose headers are ours.
 
-use super::address::Address;
+use super::sockaddr::Address;
 use super::{check, check_length};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -1,8 +1,8 @@
 //! What the kernel would do with a new TCP connection, without a packet sent.
 
-use super::address::family;
 use super::netlink::{self, Socket, Writer};
-use super::option::{get, set};
+use super::sockaddr::family;
+use super::sockopt::{get, set};
 use super::{sysctl, tcp};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};

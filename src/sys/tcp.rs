@@ -1,10 +1,10 @@
 //! TCP connections, where std would wait or cannot say it.
 
-use super::address::{Address, family};
 use super::check;
 #[cfg(test)]
 use super::check_length;
-use super::option::set;
+use super::sockaddr::{Address, family};
+use super::sockopt::set;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -4,13 +4,13 @@
 //! is there nobody says, and a SYN that comes too early is lost or refused: [`Race`]. Once connected,
 //! bytes move both ways: [`Relay`].
 
+mod knock_lock;
 mod race;
 mod relay;
-mod turnstile;
 
+pub use knock_lock::{Pass, Turnstile};
 pub use race::{Key, Progress, Race};
 pub use relay::{Moved, Relay, Side, Spares};
-pub use turnstile::{Pass, Turnstile};
 
 use crate::error::Result;
 use crate::profile::{self, Found, Terms};

@@ -8,18 +8,16 @@
 
 pub mod entry;
 pub mod options;
-pub mod ports;
 pub mod request;
 pub mod seal;
-pub mod stack;
 pub mod syn;
+pub mod syn_template;
 
 pub use entry::Entry;
-pub use ports::{PortSet, Ports};
 pub use request::Request;
 pub use seal::{Ciphertext, Fields, Keys, Unsealed};
-pub use stack::Stack;
 pub use syn::Syn;
+pub use syn_template::Stack;
 
 /// The format in which a message rides in a SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 //! one profile's counter serves both and no keystream is ever shared.
 
 use super::Wire;
-use super::ports::Ports;
+use crate::ports::Ports;
 use aes::Aes128;
 use aes::cipher::{Block, InnerIvInit, KeyInit, StreamCipherCore};
 use ctr::{CtrCore, flavors::Ctr32BE};

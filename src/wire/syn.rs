@@ -4,7 +4,7 @@ use super::Entry;
 use super::entry::flow_id;
 use super::options;
 use super::seal::Fields;
-use super::stack::Stack;
+use super::syn_template::Stack;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Offsets in an IPv4 header (RFC 791, section 3.1).

@@ -1,7 +1,7 @@
 //! `--check`: reads everything and says what the daemon would do.
 
-use super::keeper::{self, Orders};
 use super::say_left_out;
+use super::supervisor::{self, Orders};
 use crate::error::{Error, Result};
 use crate::klog;
 use crate::profile::Profile;
@@ -12,11 +12,11 @@ use std::path::Path;
 
 /// Checks the configuration in `directory` and prints what it comes to. Nothing is changed.
 pub fn run(directory: &Path) -> Result<()> {
-    keeper::open(directory)?;
+    supervisor::open(directory)?;
     let orders = Orders::read(directory)?;
     let mut text = String::new();
     let mut left_out = orders.census.left_out.len();
-    let ports = |ports: &crate::wire::Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
+    let ports = |ports: &crate::ports::Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
     let _ = writeln!(text, "log            {}", klog::describe(&orders.config.log));
     let _ = writeln!(text, "firewall       {}", orders.backend.name());
     let _ = writeln!(text, "guarded ports  {}", ports(&orders.rules.guard));

@@ -4,21 +4,19 @@
 //! - the worker has the keys and no privilege: it reads the log and can only ask;
 //! - the helper has one privilege and no key: it reads fixed bytes and puts elements into a set.
 //!
-//! `messages` is all that they can say to each other.
+//! `ipc` is all that they can say to each other.
 
-mod budget;
 mod check;
-mod helper;
 mod hooks;
-mod judge;
-mod keeper;
-mod messages;
-mod worker;
+mod ipc;
+mod opener;
+mod supervisor;
+mod watcher;
 
 pub use check::run as check;
-pub use helper::run as helper;
-pub use keeper::run as keeper;
-pub use worker::run as worker;
+pub use opener::run as helper;
+pub use supervisor::run as keeper;
+pub use watcher::run as worker;
 
 use crate::config::Config;
 use crate::error::{Error, Result, reason};
@@ -103,8 +101,8 @@ fn confine(directory: Option<&Path>, calls: &[&[libc::c_long]]) {
 
 /// Takes the guard and all our rules away, where no daemon on `directory` would make them again.
 pub fn unguard(directory: &Path) -> Result<()> {
-    keeper::must_be_root()?;
-    let _lock = if directory.exists() { Some(keeper::lock(directory)?) } else { None };
+    supervisor::must_be_root()?;
+    let _lock = if directory.exists() { Some(supervisor::lock(directory)?) } else { None };
     firewall::unguard()?;
     say::note("the guard is gone: guarded ports are open to everybody, until the daemon starts");
     Ok(())

@@ -1,9 +1,9 @@
 //! proxy: a SOCKS server that knocks for those who connect through it. One thread waits for
 //! everything; only names are asked for by others.
 
-mod book;
-mod names;
-mod serve;
+mod address_cache;
+mod event_loop;
+mod resolver;
 pub mod socks;
 
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ use crate::knocker::{self, Knocker};
 use crate::say;
 use crate::sys::privilege::{self, Account};
 use crate::sys::process::{self, Background};
-use serve::Proxy;
+use event_loop::Proxy;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! The proxy's one loop: every client is at some stage of asking, or it is relayed.
 
-use super::book::Book;
-use super::names::{Answer, Question, Resolver};
+use super::address_cache::Book;
+use super::resolver::{Answer, Question, Resolver};
 use super::socks::{self, Failure, Hello, Host, LONGEST, Reply, Request, Version, WELCOME};
 use crate::error::Error;
 use crate::knocker::Knocker;

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::ini;
-use crate::wire::{Ports, Wire, ports};
+use crate::ports::{self, Ports};
+use crate::wire::Wire;
 use std::fs;
 use std::path::Path;
 

@@ -1,18 +1,18 @@
 //! The keeper: root, and deaf. It makes the rules, starts the worker and the helper, and waits for
 //! signals and children. Nothing that came over a network ever reaches it.
 
-use super::helper::RULES_GONE;
-use super::messages::{CONFIG, Plan, READY};
+use super::ipc::{CONFIG, Plan, READY};
+use super::opener::RULES_GONE;
 use super::{Census, Mouth, say_left_out};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result};
 use crate::firewall::{Backend, Rules};
 use crate::klog;
+use crate::ports::{PortSet, Ports};
 use crate::say;
 use crate::sys::privilege::{self, Capability};
 use crate::sys::process::{self, Background, Signal, Signals};
 use crate::sys::{file, sandbox, socketpair};
-use crate::wire::{PortSet, Ports};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};

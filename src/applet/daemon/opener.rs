@@ -3,7 +3,7 @@
 //! It reads messages of fixed length, checks them again and treats nonsense as an attack. It has
 //! never seen a key or a line of the log.
 
-use super::messages::{Answer, Plan, READY};
+use super::ipc::{Answer, Plan, READY};
 use super::{Mouth, confine, helper_user, hooks};
 use crate::error::{Error, Result};
 use crate::firewall::{Backend, Door};

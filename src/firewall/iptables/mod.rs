@@ -7,8 +7,9 @@
 use super::nft::Changes;
 use super::{Opening, Rules, count};
 use crate::error::{Error, Result};
+use crate::ports::Ports;
 use crate::sys::process;
-use crate::wire::{Ports, Request};
+use crate::wire::Request;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! Which addresses the hosts with profiles have: a client may ask for an address, or for another name
 //! of such a host.
 
-use super::names::{Addresses, Question};
+use super::resolver::{Addresses, Question};
 use crate::profile;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

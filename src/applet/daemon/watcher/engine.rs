@@ -1,7 +1,8 @@
 //! What a SYN to a knock port means. Deciding only: nothing here reads, writes or asks.
 
+use crate::ports::Ports;
 use crate::profile::Profile;
-use crate::wire::{Ciphertext, Entry, Ports, Unsealed};
+use crate::wire::{Ciphertext, Entry, Unsealed};
 use std::time::{Duration, Instant};
 
 /// How many accepted messages are remembered, to tell a replay from a wrong tag.

@@ -1,19 +1,23 @@
 //! The worker: reads the log, holds the keys, and can do no more than ask.
 
-use super::budget::Budget;
-use super::judge::{Effort, Memory, Verdict, judge};
-use super::messages::{Answer, CONFIG, READY};
+mod engine;
+mod search_budget;
+
+use super::ipc::{Answer, CONFIG, READY};
 use super::{Census, Mouth, confine, hooks, say_left_out, worker_user};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result, reason};
 use crate::klog::{Klog, Notice};
+use crate::ports::PortSet;
 use crate::profile::Profile;
 use crate::say;
 use crate::sys::privilege;
 use crate::sys::sandbox::{self, calls};
 use crate::sys::socketpair::End;
 use crate::sys::{poll, process};
-use crate::wire::{Entry, PortSet, Request, Unsealed};
+use crate::wire::{Entry, Request, Unsealed};
+use engine::{Effort, Memory, Verdict, judge};
+use search_budget::Budget;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::path::Path;

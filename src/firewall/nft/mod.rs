@@ -76,7 +76,7 @@ fn anew(script: &str) -> String {
 /// The whole table as one transaction that leaves the openings alone.
 fn script(rules: &Rules, seed: u32) -> String {
     let mark = format!("{:#010x}", rules.mark);
-    let elements = |set: &str, ports: &crate::wire::Ports| match ports.is_empty() {
+    let elements = |set: &str, ports: &crate::ports::Ports| match ports.is_empty() {
         true => String::new(),
         false => format!("add element inet {TABLE} {set} {{ {ports} }}\n"),
     };

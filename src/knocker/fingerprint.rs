@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::sys::route::Route;
 use crate::sys::sysctl;
 use crate::wire::Stack;
-use crate::wire::stack::{Settings, Way};
+use crate::wire::syn_template::{Settings, Way};
 use std::io;
 use std::net::SocketAddr;
 

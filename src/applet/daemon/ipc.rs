@@ -10,7 +10,7 @@
 //! | helper | worker | [`Answer`], one for each request | 1 |
 
 use crate::firewall::Opening;
-use crate::wire::{PortSet, Ports};
+use crate::ports::{PortSet, Ports};
 
 /// "I hold what I need, have given up the rest, and listen."
 pub const READY: &[u8] = b"+";
