@@ -1,6 +1,6 @@
 //! The table of applets. Dispatch, usage and help all read it; this file alone names argh.
 
-use crate::applet::daemon::Mouth;
+use crate::applet::daemon::LogTarget;
 use crate::applet::{connect, daemon, genprofile, knock, proxy};
 use crate::config::{self, DIRECTORY};
 use crate::error::{Error, Result};
@@ -96,14 +96,14 @@ const APPLETS: &[Applet] = &[
         starts: Starts::Root,
         run: run_proxy,
     },
-    Applet { name: "worker", alias: "", summary: "", letters: "", starts: Starts::Root, run: run_worker },
-    Applet { name: "helper", alias: "", summary: "", letters: "", starts: Starts::Root, run: run_helper },
+    Applet { name: "watcher", alias: "", summary: "", letters: "", starts: Starts::Root, run: run_watcher },
+    Applet { name: "opener", alias: "", summary: "", letters: "", starts: Starts::Root, run: run_opener },
 ];
 
 /// Sends one knock to a host that you have a profile for. The port that it opens stays open for one
 /// connection, for some seconds.
 #[derive(FromArgs)]
-struct Knock {
+struct KnockArgs {
     /// the port to open
     #[argh(option, short = 'p')]
     port: String,
@@ -126,7 +126,7 @@ struct Knock {
 
 /// Tails the kernel's log for knocks, and has the firewall admit one connection for each.
 #[derive(FromArgs)]
-struct Daemon {
+struct DaemonArgs {
     /// where the config and the profiles are (default: /etc/knockknock.d)
     #[argh(option, default = "DIRECTORY.into()")]
     dir: PathBuf,
@@ -143,7 +143,7 @@ struct Daemon {
 
 /// Makes a profile: two keys, a counter, a knock port. Copy its directory to the client.
 #[derive(FromArgs)]
-struct Genprofile {
+struct GenprofileArgs {
     /// where the config and the profiles are (default: /etc/knockknock.d)
     #[argh(option, default = "DIRECTORY.into()")]
     dir: PathBuf,
@@ -164,7 +164,7 @@ struct Genprofile {
 /// Knocks, connects, and joins the connection to standard input and output. A host without a
 /// profile is connected without a knock. In ~/.ssh/config: ProxyCommand knockknock connect %h %p
 #[derive(FromArgs)]
-struct Connect {
+struct ConnectArgs {
     /// where the profiles are (default: ~/.knockknock)
     #[argh(option)]
     dir: Option<PathBuf>,
@@ -185,7 +185,7 @@ struct Connect {
 /// A SOCKS proxy (4, 4a and 5) that knocks before it connects to a host with a profile, and connects to
 /// any other as it is.
 #[derive(FromArgs)]
-struct Proxy {
+struct ProxyArgs {
     /// the address to listen on (default: 127.0.0.1)
     #[argh(option, default = "\"127.0.0.1\".into()")]
     listen: String,
@@ -385,7 +385,7 @@ macro_rules! applet {
 }
 
 fn run_knock(args: &[&str]) -> Result<u8> {
-    applet!("knockknock", Knock, args, |knock| {
+    applet!("knockknock", KnockArgs, args, |knock| {
         let port = config::typed_port(&knock.port)?;
         let directory = knock.dir.unwrap_or_else(knocker::directory);
         let wire = knock.wire.as_deref().map(typed_wire).transpose()?;
@@ -394,11 +394,11 @@ fn run_knock(args: &[&str]) -> Result<u8> {
 }
 
 fn run_daemon(args: &[&str]) -> Result<u8> {
-    applet!("knockknock-daemon", Daemon, args, |options| {
+    applet!("knockknock-daemon", DaemonArgs, args, |options| {
         match (options.check, options.unguard, options.background) {
             (true, false, false) => daemon::check(&options.dir)?,
             (false, true, false) => daemon::unguard(&options.dir)?,
-            (false, false, background) => daemon::keeper(&options.dir, background)?,
+            (false, false, background) => daemon::supervisor(&options.dir, background)?,
             _ => return Err(Error::Usage("--check, --unguard and --background exclude each other".into())),
         }
         Ok(0)
@@ -406,14 +406,14 @@ fn run_daemon(args: &[&str]) -> Result<u8> {
 }
 
 fn run_genprofile(args: &[&str]) -> Result<u8> {
-    applet!("knockknock-genprofile", Genprofile, args, |new| {
+    applet!("knockknock-genprofile", GenprofileArgs, args, |new| {
         let wire = typed_wire(&new.wire)?;
         genprofile::run(&new.dir, &new.name, &new.knockport, new.ports.as_deref(), wire).map(|()| 0)
     })
 }
 
 fn run_connect(args: &[&str]) -> Result<u8> {
-    applet!("knockknock connect", Connect, args, |to| {
+    applet!("knockknock connect", ConnectArgs, args, |to| {
         let port = config::typed_port(&to.port)?;
         let directory = to.dir.unwrap_or_else(knocker::directory);
         connect::run(&directory, &to.host, port, family(to.ipv4, to.ipv6)?).map(|()| 0)
@@ -421,30 +421,32 @@ fn run_connect(args: &[&str]) -> Result<u8> {
 }
 
 fn run_proxy(args: &[&str]) -> Result<u8> {
-    applet!("knockknock-proxy", Proxy, args, |wanted| {
+    applet!("knockknock-proxy", ProxyArgs, args, |wanted| {
         let (port, address) = (config::typed_port(&wanted.listenport)?, proxy::typed_address(&wanted.listen)?);
-        let Proxy { dir: directory, user, allow_remote, background, .. } = wanted;
+        let ProxyArgs { dir: directory, user, allow_remote, background, .. } = wanted;
         let listen = (address, port).into();
-        proxy::run(proxy::Options { listen, directory, user, allow_remote, background }).map(|()| 0)
+        proxy::run(proxy::ProxyOptions { listen, directory, user, allow_remote, background }).map(|()| 0)
     })
 }
 
-fn run_worker(args: &[&str]) -> Result<u8> {
-    by_keeper(args, |keeper, mouth, directory| daemon::worker(keeper, mouth, Path::new(directory)))
+fn run_watcher(args: &[&str]) -> Result<u8> {
+    by_supervisor(args, |supervisor, log_target, directory| {
+        daemon::watcher(supervisor, log_target, Path::new(directory))
+    })
 }
 
-fn run_helper(args: &[&str]) -> Result<u8> {
-    by_keeper(args, daemon::helper)
+fn run_opener(args: &[&str]) -> Result<u8> {
+    by_supervisor(args, daemon::opener)
 }
 
-/// Runs what the keeper alone starts: its process id, where lines go, and one thing more.
-fn by_keeper(args: &[&str], run: impl FnOnce(u32, Mouth, &str) -> Result<u8>) -> Result<u8> {
-    if let [keeper, mouth, last] = *args {
-        if let (Ok(keeper), Some(mouth)) = (keeper.parse(), Mouth::named(mouth)) {
-            return run(keeper, mouth, last);
+/// Runs what the supervisor alone starts: its process id, where lines go, and one thing more.
+fn by_supervisor(args: &[&str], run: impl FnOnce(u32, LogTarget, &str) -> Result<u8>) -> Result<u8> {
+    if let [supervisor, log_target, last] = *args {
+        if let (Ok(supervisor), Some(log_target)) = (supervisor.parse(), LogTarget::named(log_target)) {
+            return run(supervisor, log_target, last);
         }
     }
-    Err(Error::Usage("the daemon's keeper starts this".into()))
+    Err(Error::Usage("the daemon's supervisor starts this".into()))
 }
 
 fn typed_wire(name: &str) -> Result<Wire> {

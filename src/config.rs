@@ -56,7 +56,7 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// `mark`: the bit that marks a knocked connection.
     pub mark: u32,
-    /// `user`: the worker's, instead of `knockknock`.
+    /// `user`: the watcher's, instead of `knockknock`.
     pub user: Option<String>,
 }
 
@@ -137,7 +137,7 @@ impl Config {
                 }
                 "user" => match Account::named(&value) {
                     Some(account) if account.user.uid != 0 => config.user = Some(value),
-                    Some(_) => return Err(wrong("root is what the worker must not be".into())),
+                    Some(_) => return Err(wrong("root is what the watcher must not be".into())),
                     None => return Err(wrong("there is no such user".into())),
                 },
                 _ => warnings.push(format!("line {line}: unknown key {key:?} is ignored")),

@@ -23,8 +23,8 @@
 //!
 //! # What root can do
 //!
-//! Two locked doors: [`firewall`] and the daemon's keeper and helper never name keys, so they cannot
-//! leak what they do not hold; the daemon's worker, which reads what strangers wrote, never names
+//! Two locked doors: [`firewall`] and the daemon's supervisor and opener never name keys, so they cannot
+//! leak what they do not hold; the daemon's watcher, which reads what strangers wrote, never names
 //! [`firewall`]. A test reads the `use` lines and fails on any other way.
 
 pub mod applet;

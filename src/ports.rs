@@ -61,7 +61,7 @@ pub fn port(text: &str) -> Option<u16> {
 pub struct PortSet(Box<[u8; PortSet::BYTES]>);
 
 impl PortSet {
-    /// How many bytes a set takes, in memory and in the helper's plan.
+    /// How many bytes a set takes, in memory and in the opener's plan.
     pub const BYTES: usize = 8192;
 
     /// A set with no port in it.

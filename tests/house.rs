@@ -190,7 +190,7 @@ fn the_two_doors_are_locked() {
         {
             wrong.push(format!("{} names firewall", source.path));
         }
-        // The helper never sees the log, nor the keeper a line of it.
+        // The opener never sees the log, nor the supervisor a line of it.
         if source.path == "applet/daemon/opener.rs" && source.names("klog") {
             wrong.push(format!("{} names klog", source.path));
         }

@@ -6,7 +6,7 @@ use crate::profile::Profile;
 use crate::sys::epoll::Epoll;
 use crate::sys::pipe::Pipe;
 use crate::sys::{poll, process, tcp};
-use crate::tunnel::{self, Key, Progress, Race, Turnstile};
+use crate::tunnel::{self, KnockLock, KnockSetup, Progress, Race};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often to look whether the turnstile is free, and how long at most.
+/// How often to look whether the knock_lock is free, and how long at most.
 const LOOK: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The stack of the thread that sends.
@@ -34,9 +34,9 @@ pub fn run(directory: &Path, host: &str, port: u16, family: Family) -> Result<()
     let addresses = knocker::resolve(host, port, family)?;
     let stream = match found {
         Some(found) if tunnel::opens(&found, port)? => {
-            let (profile, turnstile) = (Profile::load(&found)?, Turnstile::new(&found));
-            let (knocker, pass) = (Rc::new(knocker?), wait_for(&turnstile)?);
-            race(&addresses, Some(Key { knocker, profile, pass, pace: turnstile.pace() }))
+            let (profile, knock_lock) = (Profile::load(&found)?, KnockLock::new(&found));
+            let (knocker, turn) = (Rc::new(knocker?), wait_for(&knock_lock)?);
+            race(&addresses, Some(KnockSetup { knocker, profile, turn, first_delay: knock_lock.first_delay() }))
         }
         Some(_) => race(&addresses, None),
         None => race(&addresses, None).map_err(|error| {
@@ -46,11 +46,11 @@ pub fn run(directory: &Path, host: &str, port: u16, family: Family) -> Result<()
     join(&stream?)
 }
 
-fn wait_for(turnstile: &Turnstile) -> Result<tunnel::Pass> {
+fn wait_for(knock_lock: &KnockLock) -> Result<tunnel::Turn> {
     let until = Instant::now() + PATIENCE;
     loop {
-        match turnstile.try_pass()? {
-            Some(pass) => return Ok(pass),
+        match knock_lock.try_lock()? {
+            Some(turn) => return Ok(turn),
             None if Instant::now() > until => {
                 return Err(Error::refused("somebody else is knocking there and does not get through"));
             }
@@ -59,7 +59,7 @@ fn wait_for(turnstile: &Turnstile) -> Result<tunnel::Pass> {
     }
 }
 
-fn race(addresses: &[SocketAddr], key: Option<Key>) -> Result<TcpStream> {
+fn race(addresses: &[SocketAddr], key: Option<KnockSetup>) -> Result<TcpStream> {
     let asked = |cause| Error::system("wait for connections", cause);
     let epoll = Epoll::new().map_err(asked)?;
     let mut race = Race::new(addresses, key);

@@ -3,7 +3,7 @@
 use crate::config;
 use crate::error::{Error, Result};
 use crate::ports::{self, Ports};
-use crate::profile::{self, Fresh, Terms};
+use crate::profile::{self, Fresh, ProfileConfig};
 use crate::say;
 use crate::wire::Wire;
 use std::path::Path;
@@ -27,8 +27,8 @@ pub fn run(directory: &Path, name: &str, knock_port: &str, allowed: Option<&str>
     if allowed.as_ref().is_some_and(Ports::is_empty) {
         return Err(Error::Usage("--ports is empty: such a key could open nothing".into()));
     }
-    let terms = Terms { knock_port, ports: allowed, wire };
-    let path = profile::create(&directory.join("profiles"), &Fresh { name, terms: &terms })?;
+    let profile_config = ProfileConfig { knock_port, ports: allowed, wire };
+    let path = profile::create(&directory.join("profiles"), &Fresh { name, config: &profile_config })?;
     say::note(format_args!("made {path:?}; copy it to the client as ~/.knockknock/SERVERHOST"));
     Ok(())
 }

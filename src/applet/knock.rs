@@ -18,7 +18,7 @@ pub fn run(directory: &Path, host: &str, port: u16, family: Family, wire: Option
         Error::refused(format!("no profile for {host:?} in {directory:?}")).advise(advice)
     })?;
     let mut profile = Profile::load(&found)?;
-    let wire = wire.unwrap_or(profile.terms.wire);
+    let wire = wire.unwrap_or(profile.config.wire);
     let addresses = knocker::resolve(host, port, family)?;
     addresses.first().map_or(Ok(()), |&first| knocker.knock(&mut profile, wire, port, first, None).map(drop))
 }

@@ -13,11 +13,11 @@ const TYPE: usize = 7;
 const NO_OTHER_HOST: std::ops::RangeInclusive<u8> = 2..=5;
 
 /// A netlink socket to the kernel's routing.
-pub struct Origin {
+pub struct LocalAddresses {
     socket: Socket,
 }
 
-impl Origin {
+impl LocalAddresses {
     /// Opens the socket.
     pub fn new() -> Result<Self> {
         let socket = Socket::open(libc::NETLINK_ROUTE);
@@ -25,7 +25,7 @@ impl Origin {
     }
 
     /// Whether the kernel would take packets for `address` itself, or send them to nobody.
-    pub fn is_ours(&self, address: IpAddr) -> io::Result<bool> {
+    pub fn is_local(&self, address: IpAddr) -> io::Result<bool> {
         let (family, octets, bits) = match address {
             IpAddr::V4(v4) => (libc::AF_INET, v4.octets().to_vec(), 32),
             IpAddr::V6(v6) => (libc::AF_INET6, v6.octets().to_vec(), 128),
@@ -50,8 +50,8 @@ mod tests {
 
     #[test]
     fn loopback_is_ours() {
-        let origin = Origin::new().unwrap();
-        assert!(origin.is_ours("127.0.0.1".parse().unwrap()).unwrap());
-        assert!(!origin.is_ours("192.0.2.1".parse().unwrap()).unwrap());
+        let local_addresses = LocalAddresses::new().unwrap();
+        assert!(local_addresses.is_local("127.0.0.1".parse().unwrap()).unwrap());
+        assert!(!local_addresses.is_local("192.0.2.1".parse().unwrap()).unwrap());
     }
 }

@@ -1,7 +1,7 @@
 //! Floor 1: the firewall, and all that the privileged processes do to it. It never sees a key.
 //!
-//! Two halves. The keeper *makes* the rules: a guard that drops, a log rule that shows knocks, and
-//! empty sets. The helper *admits*: it puts one element into a kernel set, which the kernel takes out
+//! Two halves. The supervisor *makes* the rules: a guard that drops, a log rule that shows knocks, and
+//! empty sets. The opener *admits*: it puts one element into a kernel set, which the kernel takes out
 //! again when a connection has used it or its time is up.
 
 mod iptables;
@@ -113,7 +113,7 @@ impl Backend {
     }
 
     /// Warnings about other people's rules, found by reading them.
-    pub fn look_around(self, rules: &Rules) -> Vec<String> {
+    pub fn foreign_rule_warnings(self, rules: &Rules) -> Vec<String> {
         match self {
             Self::Nft => nft::foreign_marks(rules.mark),
             Self::Iptables => Vec::new(),
@@ -141,10 +141,10 @@ pub enum Opening {
     Denied,
 }
 
-/// The helper's half: all that it needs to admit is opened while it is root.
+/// The opener's half: all that it needs to admit is opened while it is root.
 pub struct Door {
     kind: Kind,
-    origin: local_address::Origin,
+    local_addresses: local_address::LocalAddresses,
 }
 
 enum Kind {
@@ -159,12 +159,12 @@ impl Door {
             Backend::Nft => Kind::Nft(nft::Door::new()?),
             Backend::Iptables => Kind::Iptables(iptables::Door::new(guard)?),
         };
-        Ok(Self { kind, origin: local_address::Origin::new()? })
+        Ok(Self { kind, local_addresses: local_address::LocalAddresses::new()? })
     }
 
     /// Admits one connection. An error says that our rules cannot be relied on any more.
     pub fn admit(&mut self, request: &Request) -> io::Result<Opening> {
-        if self.origin.is_ours(request.source())? {
+        if self.local_addresses.is_local(request.source())? {
             return Ok(Opening::Denied);
         }
         match &mut self.kind {

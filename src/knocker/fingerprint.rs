@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::sys::route::Route;
 use crate::sys::sysctl;
-use crate::wire::Stack;
-use crate::wire::syn_template::{Settings, Way};
+use crate::wire::SynTemplate;
+use crate::wire::syn_template::{RouteMetrics, Settings};
 use std::io;
 use std::net::SocketAddr;
 
@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 const EPHEMERAL: (u16, u16) = (32768, 60999);
 
 /// What the kernel would send over `route`.
-pub(super) fn stack(route: &Route, noise: &Noise) -> Stack {
-    let way = Way {
+pub(super) fn template(route: &Route, noise: &Noise) -> SynTemplate {
+    let route_metrics = RouteMetrics {
         v6: route.source.is_ipv6(),
         mtu: route.mtu,
         ttl: route.ttl,
@@ -23,7 +23,7 @@ pub(super) fn stack(route: &Route, noise: &Noise) -> Stack {
         first_window: route.metrics.first_window,
         ecn: route.metrics.asks_for_ecn(),
     };
-    Stack::new(&settings(route.largest_buffer), &way, noise.timestamp)
+    SynTemplate::new(&settings(route.largest_buffer), &route_metrics, noise.timestamp)
 }
 
 fn settings(largest_buffer: u32) -> Settings {
@@ -45,8 +45,8 @@ fn settings(largest_buffer: u32) -> Settings {
 }
 
 /// Refuses the stealth wire where this machine's own SYNs lack a field that it needs.
-pub(super) fn can_hide(stack: &Stack, destination: SocketAddr) -> Result<()> {
-    if stack.options.timestamp.is_none() {
+pub(super) fn require_stealth_fields(template: &SynTemplate, destination: SocketAddr) -> Result<()> {
+    if template.options.timestamp.is_none() {
         let why = "the stealth wire needs TCP timestamps, and this machine sends none";
         return Err(Error::refused(why).advise("sysctl net.ipv4.tcp_timestamps=1, or knock with --wire classic"));
     }

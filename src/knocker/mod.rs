@@ -79,26 +79,26 @@ impl Knocker {
         destination: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Result<SocketAddr> {
-        if profile.terms.ports.as_ref().is_some_and(|ports| !ports.contains(port)) {
+        if profile.config.ports.as_ref().is_some_and(|ports| !ports.contains(port)) {
             return Err(Error::refused(format!("profile {:?} may not open port {port}", profile.name))
                 .advise("its config's \"ports\" lists those that it may open, on both sides"));
         }
-        let destination = canonical(destination, profile.terms.knock_port);
+        let destination = canonical(destination, profile.config.knock_port);
         let route = Route::to(destination, source.map(|source| canonical(source, 0)))
             .map_err(|cause| Error::system(format!("find a way to {}", destination.ip()), cause))?;
         let noise = Noise::new()?;
-        let stack = fingerprint::stack(&route, &noise);
+        let template = fingerprint::template(&route, &noise);
         if wire == Wire::Stealth {
-            fingerprint::can_hide(&stack, destination)?;
+            fingerprint::require_stealth_fields(&template, destination)?;
         }
         let syn = Syn {
             source: route.source.ip(),
             destination: destination.ip(),
             source_port: route.port.unwrap_or_else(|| noise.port()),
-            knock_port: profile.terms.knock_port,
+            knock_port: profile.config.knock_port,
             fields: burn(profile, wire, port)?,
             flow_high: noise.flow_high(),
-            stack,
+            template,
         };
         let packet = syn.emit().ok_or_else(|| Error::refused("the addresses are of two families"))?;
         self.raw
@@ -131,7 +131,7 @@ fn burn_locked(profile: &mut Profile, wire: Wire, port: u16) -> Result<Fields> {
     loop {
         let counter = u32::try_from(next).ok().filter(|_| next < SPENT).ok_or_else(|| spent(&profile.counter))?;
         next += 1;
-        let sealed = profile.keys.seal(wire, counter, profile.terms.knock_port, port);
+        let sealed = profile.keys.seal(wire, counter, profile.config.knock_port, port);
         if let Some(fields) = sealed.fields() {
             profile.counter.use_up_to(next);
             let stored = profile.counter.store();

@@ -1,4 +1,4 @@
-//! A profile's `config`: what anybody may know of it. The keeper reads this and no other file of it.
+//! A profile's `config`: what anybody may know of it. The supervisor reads this and no other file of it.
 
 use crate::error::{Error, Result};
 use crate::ini;
@@ -7,9 +7,9 @@ use crate::wire::Wire;
 use std::fs;
 use std::path::Path;
 
-/// On what terms a profile's key opens ports.
+/// On what config a profile's key opens ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct ProfileConfig {
     /// Where its knocks go.
     pub knock_port: u16,
     /// The only ports that its key may open; `None` is no limit, as in the original.
@@ -18,7 +18,7 @@ pub struct Terms {
     pub wire: Wire,
 }
 
-impl Terms {
+impl ProfileConfig {
     /// Reads the file `config` in `profile`.
     pub fn load(profile: &Path) -> Result<Self> {
         let path = profile.join("config");
@@ -58,7 +58,7 @@ impl Terms {
         Ok(Self { knock_port, ports: allowed, wire })
     }
 
-    /// The text that [`Terms::parse`] reads.
+    /// The text that [`ProfileConfig::parse`] reads.
     pub fn to_text(&self) -> String {
         let mut text = format!("[main]\nknock_port = {}\n", self.knock_port);
         if let Some(ports) = &self.ports {
@@ -77,16 +77,16 @@ mod tests {
     fn what_is_written_is_read() {
         for ports in [None, Some(Ports::parse("22,443").unwrap())] {
             for wire in [Wire::Classic, Wire::Stealth] {
-                let terms = Terms { knock_port: 666, ports: ports.clone(), wire };
-                assert_eq!(Terms::parse(&terms.to_text()), Ok(terms));
+                let config = ProfileConfig { knock_port: 666, ports: ports.clone(), wire };
+                assert_eq!(ProfileConfig::parse(&config.to_text()), Ok(config));
             }
         }
     }
 
     #[test]
     fn the_originals_is_classic_without_limit() {
-        let terms = Terms::parse("[main]\nknock_port=666\n").unwrap();
-        assert_eq!(terms, Terms { knock_port: 666, ports: None, wire: Wire::Classic });
+        let config = ProfileConfig::parse("[main]\nknock_port=666\n").unwrap();
+        assert_eq!(config, ProfileConfig { knock_port: 666, ports: None, wire: Wire::Classic });
     }
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
             ("[main]\nwire=morse", 2),
             ("[main]\nx", 2),
         ] {
-            assert_eq!(Terms::parse(text).unwrap_err().0, line, "{text:?}");
+            assert_eq!(ProfileConfig::parse(text).unwrap_err().0, line, "{text:?}");
         }
     }
 }

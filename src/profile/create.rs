@@ -1,6 +1,6 @@
 //! Making a profile: it appears complete, or not at all.
 
-use super::{KEY, Terms, list};
+use super::{KEY, ProfileConfig, list};
 use crate::error::{Error, Result};
 use crate::sys;
 use base64ct::{Base64, Encoding};
@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 pub struct Fresh<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its terms.
-    pub terms: &'a Terms,
+    /// Its config.
+    pub config: &'a ProfileConfig,
 }
 
 /// Makes a profile in `directory`, which is made too where it is missing, and returns its path.
@@ -36,7 +36,7 @@ pub fn create(directory: &Path, fresh: &Fresh<'_>) -> Result<PathBuf> {
     // What a power failure left here was never a profile.
     let _ = fs::remove_dir_all(&aside);
     let made =
-        write_aside(&aside, fresh.terms).and_then(|()| fs::rename(&aside, &path)).and_then(|()| parent.sync_all());
+        write_aside(&aside, fresh.config).and_then(|()| fs::rename(&aside, &path)).and_then(|()| parent.sync_all());
     made.map_err(|cause| {
         let _ = fs::remove_dir_all(&aside);
         Error::path("write", &path, cause)
@@ -68,20 +68,20 @@ fn refuse_collisions(directory: &Path, path: &Path, fresh: &Fresh<'_>) -> Result
     }
     for other in list(directory)? {
         // A profile that cannot be read has no knock port that could collide.
-        if Terms::load(&other.path).is_ok_and(|terms| terms.knock_port == fresh.terms.knock_port) {
-            let why = format!("profile {:?} has knock port {} already", other.name, fresh.terms.knock_port);
+        if ProfileConfig::load(&other.path).is_ok_and(|config| config.knock_port == fresh.config.knock_port) {
+            let why = format!("profile {:?} has knock port {} already", other.name, fresh.config.knock_port);
             return Err(Error::refused(why).advise("choose another knock port: it tells the profiles apart"));
         }
     }
     Ok(())
 }
 
-fn write_aside(aside: &Path, terms: &Terms) -> io::Result<()> {
+fn write_aside(aside: &Path, config: &ProfileConfig) -> io::Result<()> {
     make_directory(aside)?;
     write(&aside.join("cipher.key"), &*random_key()?)?;
     write(&aside.join("mac.key"), &*random_key()?)?;
     write(&aside.join("counter"), b"0000000000\n")?;
-    write(&aside.join("config"), terms.to_text().as_bytes())?;
+    write(&aside.join("config"), config.to_text().as_bytes())?;
     File::open(aside)?.sync_all()
 }
 

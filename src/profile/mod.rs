@@ -6,7 +6,7 @@ mod counter;
 mod create;
 mod set;
 
-pub use config::Terms;
+pub use config::ProfileConfig;
 pub use counter::{Counter, SPENT};
 pub use create::{Fresh, create};
 pub use set::{Found, find, list};
@@ -29,7 +29,7 @@ pub struct Profile {
     /// The directory's name: on a client the server's.
     pub name: String,
     /// What its `config` says.
-    pub terms: Terms,
+    pub config: ProfileConfig,
     /// Both keys.
     pub keys: Keys,
     /// The counter, held open.
@@ -43,7 +43,7 @@ impl Profile {
         own(&fs::metadata(path).map_err(|cause| Error::path("look at", path, cause))?, path, OTHERS_WRITE)?;
         Ok(Self {
             name: found.name.clone(),
-            terms: Terms::load(path)?,
+            config: ProfileConfig::load(path)?,
             keys: Keys::new(&*key(&path.join("cipher.key"))?, &*key(&path.join("mac.key"))?),
             counter: Counter::open(&path.join("counter"))?,
         })

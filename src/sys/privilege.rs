@@ -161,7 +161,7 @@ pub fn die_with(parent: u32) -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)?;
     // SAFETY: getppid takes nothing and cannot fail.
     let now = unsafe { libc::getppid() };
-    if now as u32 == parent { Ok(()) } else { Err(io::Error::other("the keeper is gone")) }
+    if now as u32 == parent { Ok(()) } else { Err(io::Error::other("the supervisor is gone")) }
 }
 
 /// Empties the bounding set but for `keep`, and the ambient set.

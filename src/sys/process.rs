@@ -24,7 +24,7 @@ pub enum Signal {
     Child,
 }
 
-/// The signals that a keeper waits for, held back from doing anything else.
+/// The signals that a supervisor waits for, held back from doing anything else.
 pub struct Signals(libc::sigset_t);
 
 impl Signals {
@@ -53,9 +53,9 @@ impl Signals {
     }
 }
 
-/// What a child does about signals, having inherited what its keeper held back: SIGTERM ends it;
-/// reloading and a terminal's ^C stay the keeper's affair.
-pub fn leave_signals_to_keeper() -> io::Result<()> {
+/// What a child does about signals, having inherited what its supervisor held back: SIGTERM ends it;
+/// reloading and a terminal's ^C stay the supervisor's affair.
+pub fn leave_signals_to_supervisor() -> io::Result<()> {
     mask(libc::SIG_SETMASK, &set(&[libc::SIGHUP, libc::SIGINT]))
 }
 
@@ -142,7 +142,7 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
 
 /// Descriptor 0 or 1 as this process was given it. Called once for each.
 pub fn inherited(number: i32) -> OwnedFd {
-    // SAFETY: the keeper has put a descriptor of ours there, and nobody else in this process owns it.
+    // SAFETY: the supervisor has put a descriptor of ours there, and nobody else in this process owns it.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 

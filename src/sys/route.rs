@@ -21,7 +21,7 @@ pub struct Route {
     /// Whether an IPv4 packet forbids fragments.
     pub dont_fragment: bool,
     /// What the route says besides.
-    pub metrics: Metrics,
+    pub metrics: RtaMetrics,
     /// `net.core.rmem_max`, which a container may not show.
     pub largest_buffer: u32,
     /// Nobody else gets the port meanwhile.
@@ -30,7 +30,7 @@ pub struct Route {
 
 /// The metrics of a route (rtnetlink(7), `RTA_METRICS`); 0 where it has none.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Metrics {
+pub struct RtaMetrics {
     /// Bits of the metrics that are locked, by their numbers.
     pub lock: u32,
     /// The largest win.
@@ -85,7 +85,7 @@ impl Route {
 
     /// What the kernel says of a connected socket's way.
     fn of(socket: &impl AsRawFd, source: SocketAddr, destination: SocketAddr) -> Self {
-        let metrics = Metrics::of(source, destination).unwrap_or_default();
+        let metrics = RtaMetrics::of(source, destination).unwrap_or_default();
         let (mtu, ttl) = match destination {
             SocketAddr::V4(_) => {
                 (get(socket, libc::IPPROTO_IP, libc::IP_MTU), get(socket, libc::IPPROTO_IP, libc::IP_TTL))
@@ -129,7 +129,7 @@ fn prepare(destination: SocketAddr, source: Option<SocketAddr>) -> Option<TcpStr
     Some(socket.into())
 }
 
-impl Metrics {
+impl RtaMetrics {
     /// Whether it wants explicit congestion notification.
     pub fn asks_for_ecn(&self) -> bool {
         self.features & RTAX_FEATURE_ECN != 0

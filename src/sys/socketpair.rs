@@ -5,19 +5,19 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// One end: what is sent whole arrives whole.
-pub struct End(OwnedFd);
+pub struct Channel(OwnedFd);
 
 /// A new pair of ends.
-pub fn pair() -> io::Result<(End, End)> {
+pub fn pair() -> io::Result<(Channel, Channel)> {
     let mut fds = [0; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: the pointer is valid for writes of two descriptors.
     check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
     // SAFETY: both were just opened and are owned by nobody else.
-    Ok(fds.map(|fd| End(unsafe { OwnedFd::from_raw_fd(fd) })).into())
+    Ok(fds.map(|fd| Channel(unsafe { OwnedFd::from_raw_fd(fd) })).into())
 }
 
-impl End {
+impl Channel {
     /// Sends one message; a peer that is gone is an error, not a signal.
     pub fn send(&self, message: &[u8]) -> io::Result<()> {
         // SAFETY: the pointer is valid for reads of the length given.
@@ -41,19 +41,19 @@ impl End {
     }
 }
 
-impl AsFd for End {
+impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl From<End> for OwnedFd {
-    fn from(end: End) -> Self {
+impl From<Channel> for OwnedFd {
+    fn from(end: Channel) -> Self {
         end.0
     }
 }
 
-impl From<OwnedFd> for End {
+impl From<OwnedFd> for Channel {
     fn from(fd: OwnedFd) -> Self {
         Self(fd)
     }

@@ -1,6 +1,6 @@
 //! Floor 2: a connection behind a knock, for every program that makes some.
 //!
-//! A knock's opening admits one connection, so those to one host take turns: [`Turnstile`]. When it
+//! A knock's opening admits one connection, so those to one host take turns: [`KnockLock`]. When it
 //! is there nobody says, and a SYN that comes too early is lost or refused: [`Race`]. Once connected,
 //! bytes move both ways: [`Relay`].
 
@@ -8,12 +8,12 @@ mod knock_lock;
 mod race;
 mod relay;
 
-pub use knock_lock::{Pass, Turnstile};
-pub use race::{Key, Progress, Race};
+pub use knock_lock::{KnockLock, Turn};
+pub use race::{KnockSetup, Progress, Race};
 pub use relay::{Moved, Relay, Side, Spares};
 
 use crate::error::Result;
-use crate::profile::{self, Found, Terms};
+use crate::profile::{self, Found, ProfileConfig};
 use std::io;
 use std::path::Path;
 
@@ -27,5 +27,5 @@ pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
 
 /// Whether the profile at `found` may open `port`: to others one connects without a knock.
 pub fn opens(found: &Found, port: u16) -> Result<bool> {
-    Ok(Terms::load(&found.path)?.ports.is_none_or(|ports| ports.contains(port)))
+    Ok(ProfileConfig::load(&found.path)?.ports.is_none_or(|ports| ports.contains(port)))
 }

@@ -1,6 +1,6 @@
 //! Connecting, fast: several attempts run at once, and the first that is established wins.
 
-use super::Pass;
+use super::Turn;
 use crate::error::{Error, Result};
 use crate::knocker::{Knocker, canonical};
 use crate::profile::Profile;
@@ -26,28 +26,28 @@ const LAST_ADDRESS: Duration = Duration::from_secs(30);
 /// The most addresses tried.
 const ADDRESSES: usize = 8;
 
-/// A connection to be. While it knocks it holds the turnstile.
+/// A connection to be. While it knocks it holds the knock lock.
 pub struct Race {
     addresses: VecDeque<SocketAddr>,
     /// Those of them that no round was for.
     untried: usize,
     rounds: usize,
-    key: Option<Key>,
+    key: Option<KnockSetup>,
     round: Option<Round>,
     attempts: Vec<Attempt>,
     failure: Option<Error>,
 }
 
 /// What a knock needs.
-pub struct Key {
+pub struct KnockSetup {
     /// Sends it.
     pub knocker: Rc<Knocker>,
     /// Seals it.
     pub profile: Profile,
     /// Allows it, as long as the race runs.
-    pub pass: Pass,
+    pub turn: Turn,
     /// How long after it to try first.
-    pub pace: Duration,
+    pub first_delay: Duration,
 }
 
 /// One knock, or one address where nothing is knocked for.
@@ -76,7 +76,7 @@ pub enum Progress {
 
 impl Race {
     /// To one of `addresses`, behind a knock where there is a key.
-    pub fn new(addresses: &[SocketAddr], key: Option<Key>) -> Self {
+    pub fn new(addresses: &[SocketAddr], key: Option<KnockSetup>) -> Self {
         let mut addresses = alternating(addresses);
         addresses.truncate(ADDRESSES);
         let untried = addresses.len();
@@ -132,12 +132,12 @@ impl Race {
         let mut offsets = VecDeque::from([Duration::ZERO]);
         let mut source = None;
         if let Some(key) = &mut self.key {
-            let (wire, port) = (key.profile.terms.wire, address.port());
+            let (wire, port) = (key.profile.config.wire, address.port());
             source = Some(key.knocker.knock(&mut key.profile, wire, port, address, None)?);
             // Where the knock could not be sent, no other is tried.
             self.addresses.push_back(address);
-            let second = key.pace + (key.pace / 2).max(Duration::from_millis(1));
-            offsets = VecDeque::from([key.pace, second]);
+            let second = key.first_delay + (key.first_delay / 2).max(Duration::from_millis(1));
+            offsets = VecDeque::from([key.first_delay, second]);
             let soonest = second + Duration::from_millis(1);
             let latest = if self.untried > 0 { NEXT_ADDRESS } else { NEXT_KNOCK };
             let later = ATTEMPTS.map(Duration::from_millis).into_iter();
@@ -155,7 +155,7 @@ impl Race {
             Ok(stream)
         });
         let stream = connecting.map_err(|cause| failed(address, cause))?;
-        let first = self.rounds == 1 && self.key.as_ref().is_some_and(|key| key.pace == offset);
+        let first = self.rounds == 1 && self.key.as_ref().is_some_and(|key| key.first_delay == offset);
         self.attempts.push(Attempt { stream, address, first });
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! Moving bytes between two connections, both ways, without taking them out of the kernel.
+//! Moving bytes between two connections, both directions, without taking them out of the kernel.
 //!
-//! A pipe is borrowed while bytes are on their way and no longer: what a connection costs that says
-//! nothing is its two sockets. One way is full when its pipe is, and then its sender has to wait.
+//! A pipe is borrowed while bytes are on their direction and no longer: what a connection costs that says
+//! nothing is its two sockets. One direction is full when its pipe is, and then its sender has to wait.
 
 use crate::sys::epoll::Event;
 use crate::sys::pipe::Pipe;
@@ -9,12 +9,12 @@ use crate::sys::tcp;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 
-/// How often one way is filled before others have their turn: 64 KiB each time at most.
+/// How often one direction is filled before others have their turn: 64 KiB each time at most.
 const TURN: usize = 16;
 /// How many pipes are kept for the next one.
 const SPARES: usize = 16;
 
-/// Empty pipes, lent to ways that have something to move.
+/// Empty pipes, lent to directions that have something to move.
 #[derive(Default)]
 pub struct Spares(Vec<Pipe>);
 
@@ -46,19 +46,19 @@ pub enum Moved {
     All,
     /// Go on, when others had their turn.
     Some,
-    /// Nothing more: both ways have ended, or one side has failed.
+    /// Nothing more: both directions have ended, or one side has failed.
     Over,
 }
 
 /// Two connections made one.
 pub struct Relay {
-    client: End,
-    server: End,
-    up: Way,
-    down: Way,
+    client: Endpoint,
+    server: Endpoint,
+    up: Direction,
+    down: Direction,
 }
 
-struct End {
+struct Endpoint {
     stream: TcpStream,
     readable: bool,
     writable: bool,
@@ -67,8 +67,8 @@ struct End {
 }
 
 #[derive(Default)]
-struct Way {
-    /// What is on the way, and how much of it.
+struct Direction {
+    /// What is on the direction, and how much of it.
     held: Option<(Pipe, usize)>,
     ended: bool,
 }
@@ -81,9 +81,9 @@ impl Relay {
             let _ = stream.set_nodelay(true);
             let _ = tcp::keep_alive(&stream);
             let _ = tcp::keep_urgent(&stream);
-            End { stream, readable: true, writable: true, urgent: true }
+            Endpoint { stream, readable: true, writable: true, urgent: true }
         };
-        Self { client: end(client), server: end(server), up: Way::default(), down: Way::default() }
+        Self { client: end(client), server: end(server), up: Direction::default(), down: Direction::default() }
     }
 
     /// Takes in what the epoll told of one side.
@@ -98,7 +98,7 @@ impl Relay {
     }
 
     /// Moves what there is. An end of one side's bytes is passed on when all of them are, and the
-    /// other way lives on; a failure of one side is passed on at once, as a reset.
+    /// other direction lives on; a failure of one side is passed on at once, as a reset.
     pub fn run(&mut self, spares: &mut Spares) -> Moved {
         let Self { client, server, up, down } = self;
         let moved = up.run(client, server, spares).and_then(|first| Ok(first | down.run(server, client, spares)?));
@@ -116,9 +116,9 @@ impl Relay {
     }
 }
 
-impl Way {
+impl Direction {
     /// Says whether there may be more to move.
-    fn run(&mut self, from: &mut End, to: &mut End, spares: &mut Spares) -> io::Result<bool> {
+    fn run(&mut self, from: &mut Endpoint, to: &mut Endpoint, spares: &mut Spares) -> io::Result<bool> {
         for _ in 0..TURN {
             if self.held.is_none() && !self.fill(from, to, spares)? || !self.drain(to, spares)? {
                 return Ok(false);
@@ -128,7 +128,7 @@ impl Way {
     }
 
     /// Says whether something came.
-    fn fill(&mut self, from: &mut End, to: &End, spares: &mut Spares) -> io::Result<bool> {
+    fn fill(&mut self, from: &mut Endpoint, to: &Endpoint, spares: &mut Spares) -> io::Result<bool> {
         if self.ended {
             // Nobody reads here any more, so nobody else would see a reset. An event does not prove one: it
             // may be that of an attempt to connect which had the same token and lost.
@@ -161,7 +161,7 @@ impl Way {
     }
 
     /// Says whether all of it went.
-    fn drain(&mut self, to: &mut End, spares: &mut Spares) -> io::Result<bool> {
+    fn drain(&mut self, to: &mut Endpoint, spares: &mut Spares) -> io::Result<bool> {
         while let Some((pipe, held)) = self.held.take_if(|_| to.writable) {
             match pipe.drain(&to.stream, held) {
                 Ok(length) if length < held => self.held = Some((pipe, held - length)),

@@ -17,7 +17,7 @@ pub use entry::Entry;
 pub use request::Request;
 pub use seal::{Ciphertext, Fields, Keys, Unsealed};
 pub use syn::Syn;
-pub use syn_template::Stack;
+pub use syn_template::SynTemplate;
 
 /// The format in which a message rides in a SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

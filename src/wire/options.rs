@@ -13,7 +13,7 @@ pub const LONGEST: usize = 40;
 
 /// The options of a SYN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct TcpOptions {
     /// Maximum segment size, in bytes.
     pub mss: u16,
     /// Whether selective acknowledgments are permitted.
@@ -24,7 +24,7 @@ pub struct Options {
     pub window_scale: Option<u8>,
 }
 
-impl Options {
+impl TcpOptions {
     /// Writes the list in the order and with the padding of Linux (`tcp_options_write` in
     /// net/ipv4/tcp_output.c), at most 20 bytes.
     pub fn emit(&self, out: &mut Vec<u8>) {
@@ -76,7 +76,7 @@ pub fn timestamp(mut list: &[u8]) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn emitted(options: Options) -> Vec<u8> {
+    fn emitted(options: TcpOptions) -> Vec<u8> {
         let mut out = Vec::new();
         options.emit(&mut out);
         out
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_list_of_a_linux_syn() {
-        let mut options = Options { mss: 1460, sack: true, timestamp: Some(0x11223344), window_scale: Some(7) };
+        let mut options = TcpOptions { mss: 1460, sack: true, timestamp: Some(0x11223344), window_scale: Some(7) };
         assert_eq!(emitted(options), b"\x02\x04\x05\xb4\x04\x02\x08\x0a\x11\x22\x33\x44\0\0\0\0\x01\x03\x03\x07");
         assert_eq!(timestamp(&emitted(options)), Some(0x11223344));
         options.sack = false;

@@ -1,4 +1,4 @@
-//! What the worker asks of the helper: an opening, as a value and as fixed bytes.
+//! What the watcher asks of the opener: an opening, as a value and as fixed bytes.
 
 use super::seal::Unsealed;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,7 +8,7 @@ pub const LONGEST: u16 = 900;
 
 /// An authenticated wish: admit one connection from `source` to `port` within `seconds`.
 ///
-/// Made from an [`Unsealed`] by the worker and from the worker's bytes by the helper, under the same
+/// Made from an [`Unsealed`] by the watcher and from the watcher's bytes by the opener, under the same
 /// rules both times; nothing else makes one, so no unauthenticated address reaches the firewall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -18,7 +18,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// How many bytes a request takes between worker and helper: version (1), 4 or 6 (1), port (2),
+    /// How many bytes a request takes between watcher and opener: version (1), 4 or 6 (1), port (2),
     /// seconds (2), zero (2), address (16, an IPv4 address in the first 4, the rest zero); big-endian.
     pub const BYTES: usize = 24;
 
@@ -66,7 +66,7 @@ impl Request {
         bytes
     }
 
-    /// Reads the fixed bytes. `None` for a message that no worker could have sent.
+    /// Reads the fixed bytes. `None` for a message that no watcher could have sent.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let [1, family, p0, p1, s0, s1, 0, 0, address @ ..] = bytes else { return None };
         let source = match (family, address) {
@@ -80,7 +80,7 @@ impl Request {
 
 /// Whether a SYN from `source` can be a client's: a unicast address that another machine may have.
 ///
-/// That it is none of this machine's own only the kernel can tell; the helper asks it.
+/// That it is none of this machine's own only the kernel can tell; the opener asks it.
 pub fn may_knock(source: IpAddr) -> bool {
     match source {
         IpAddr::V4(v4) => {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_from_a_worker_is_no_request() {
+    fn nonsense_from_a_watcher_is_no_request() {
         let good = Request::new("192.0.2.7".parse().unwrap(), unsealed(22), 15).unwrap().to_bytes();
         let mut seen = 0;
         for (at, value) in [(0, 2), (1, 5), (1, 6), (3, 0), (5, 0), (4, 4), (6, 1), (8, 127), (8, 0), (20, 1)] {

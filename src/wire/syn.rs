@@ -4,7 +4,7 @@ use super::Entry;
 use super::entry::flow_id;
 use super::options;
 use super::seal::Fields;
-use super::syn_template::Stack;
+use super::syn_template::SynTemplate;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Offsets in an IPv4 header (RFC 791, section 3.1).
@@ -48,7 +48,7 @@ pub struct Syn {
     /// The top 4 bits of an IPv6 flow label; IPv4 has none.
     pub flow_high: u8,
     /// Everything else.
-    pub stack: Stack,
+    pub template: SynTemplate,
 }
 
 impl Syn {
@@ -75,7 +75,7 @@ impl Syn {
     }
 
     fn segment(&self) -> Vec<u8> {
-        let mut options = self.stack.options;
+        let mut options = self.template.options;
         options.timestamp = self.fields.timestamp.or(options.timestamp);
         let mut list = Vec::with_capacity(options::LONGEST);
         options.emit(&mut list);
@@ -85,8 +85,8 @@ impl Syn {
         segment.extend(self.knock_port.to_be_bytes());
         segment.extend(self.fields.seq.to_be_bytes());
         segment.extend(self.fields.ack.to_be_bytes());
-        segment.extend([(words << 4) as u8, SYN | if self.stack.ecn { ECE_CWR } else { 0 }]);
-        segment.extend(self.fields.win.unwrap_or(self.stack.win).to_be_bytes());
+        segment.extend([(words << 4) as u8, SYN | if self.template.ecn { ECE_CWR } else { 0 }]);
+        segment.extend(self.fields.win.unwrap_or(self.template.win).to_be_bytes());
         segment.extend([0; 4]); // checksum, urgent pointer
         segment.extend(list);
         segment
@@ -97,8 +97,8 @@ impl Syn {
         header.extend([0x45, 0]); // version, words of header, type of service
         header.extend((v4::HEADER as u16 + length).to_be_bytes());
         header.extend(self.fields.id.to_be_bytes());
-        header.extend(if self.stack.dont_fragment { DONT_FRAGMENT } else { 0 }.to_be_bytes());
-        header.extend([self.stack.ttl, TCP, 0, 0]);
+        header.extend(if self.template.dont_fragment { DONT_FRAGMENT } else { 0 }.to_be_bytes());
+        header.extend([self.template.ttl, TCP, 0, 0]);
         header.extend(addresses);
         let sum = checksum(&[&header]);
         put(&mut header, v4::CHECKSUM, sum);
@@ -110,7 +110,7 @@ impl Syn {
         header.extend([0x60, self.flow_high & 0x0f]); // version, traffic class, flow label
         header.extend(self.fields.id.to_be_bytes());
         header.extend(length.to_be_bytes());
-        header.extend([TCP, self.stack.ttl]);
+        header.extend([TCP, self.template.ttl]);
         header.extend(addresses);
         header
     }
@@ -187,20 +187,20 @@ fn put(header: &mut [u8], at: usize, value: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::options::Options;
+    use crate::wire::options::TcpOptions;
     use crate::wire::{Keys, Wire};
 
-    const STACK: Stack = Stack {
+    const TEMPLATE: SynTemplate = SynTemplate {
         ttl: 64,
         dont_fragment: true,
         win: 64240,
         ecn: false,
-        options: Options { mss: 1460, sack: true, timestamp: Some(0), window_scale: Some(7) },
+        options: TcpOptions { mss: 1460, sack: true, timestamp: Some(0), window_scale: Some(7) },
     };
 
     fn syn(source: &str, destination: &str, fields: Fields) -> Syn {
         let [source, destination] = [source, destination].map(|text| text.parse().unwrap());
-        Syn { source, destination, source_port: 40000, knock_port: 666, fields, flow_high: 0xa, stack: STACK }
+        Syn { source, destination, source_port: 40000, knock_port: 666, fields, flow_high: 0xa, template: TEMPLATE }
     }
 
     /// The line that the kernel logs for a packet (`nf_log_syslog.c`), computed from its bytes.

@@ -1,6 +1,6 @@
 //! What this machine's own kernel would put into the SYN of an ordinary connection.
 
-use super::options::Options;
+use super::options::TcpOptions;
 
 /// The kernel's settings that shape a SYN (Documentation/networking/ip-sysctl.rst).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Settings {
     pub sack: bool,
     /// `net.ipv4.tcp_timestamps`.
     pub timestamps: bool,
-    /// `net.ipv4.tcp_ecn` is 1: asked for on the way out.
+    /// `net.ipv4.tcp_ecn` is 1: asked for on the route_metrics out.
     pub ecn: bool,
     /// `net.ipv4.tcp_workaround_signed_windows`.
     pub signed_windows: bool,
@@ -42,9 +42,9 @@ impl Default for Settings {
     }
 }
 
-/// The way to one destination, as routing has it. What a route may say or not is 0 where it does not.
+/// The route_metrics to one destination, as routing has it. What a route may say or not is 0 where it does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Way {
+pub struct RouteMetrics {
     /// Whether it is IPv6.
     pub v6: bool,
     /// The largest packet that it takes, in bytes.
@@ -65,7 +65,7 @@ pub struct Way {
 
 /// All of a SYN that carries no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stack {
+pub struct SynTemplate {
     /// Time to live, or hop limit.
     pub ttl: u8,
     /// Whether an IPv4 packet forbids fragments.
@@ -75,7 +75,7 @@ pub struct Stack {
     /// Whether it asks for explicit congestion notification (RFC 3168).
     pub ecn: bool,
     /// The TCP options; the timestamp value is the message's, or noise.
-    pub options: Options,
+    pub options: TcpOptions,
 }
 
 /// The bytes of headers in an IPv4 and in an IPv6 packet with TCP.
@@ -84,17 +84,17 @@ const HEADERS_V6: u32 = 60;
 /// The largest shift of a win (RFC 7323).
 const LARGEST_SHIFT: u32 = 14;
 
-impl Stack {
-    /// What the kernel would send over `way`.
-    pub fn new(settings: &Settings, way: &Way, noise: u32) -> Self {
-        let mss = mss(settings, way);
-        let (win, shift) = window(settings, way, u32::from(mss).max(1));
+impl SynTemplate {
+    /// What the kernel would send over `route_metrics`.
+    pub fn new(settings: &Settings, route_metrics: &RouteMetrics, noise: u32) -> Self {
+        let mss = mss(settings, route_metrics);
+        let (win, shift) = window(settings, route_metrics, u32::from(mss).max(1));
         Self {
-            ttl: way.ttl,
-            dont_fragment: way.dont_fragment,
+            ttl: route_metrics.ttl,
+            dont_fragment: route_metrics.dont_fragment,
             win,
-            ecn: settings.ecn || way.ecn,
-            options: Options {
+            ecn: settings.ecn || route_metrics.ecn,
+            options: TcpOptions {
                 mss,
                 sack: settings.sack,
                 timestamp: settings.timestamps.then_some(noise),
@@ -105,11 +105,11 @@ impl Stack {
 }
 
 /// `ipv4_default_advmss` in net/ipv4/route.c and `ip6_default_advmss` in net/ipv6/route.c.
-fn mss(settings: &Settings, way: &Way) -> u16 {
+fn mss(settings: &Settings, route_metrics: &RouteMetrics) -> u16 {
     let largest = u32::from(u16::MAX);
-    let mss = match (way.advmss, way.v6) {
-        (0, false) => way.mtu.saturating_sub(HEADERS_V4).max(settings.least_mss_v4).min(largest - HEADERS_V4),
-        (0, true) => match way.mtu.saturating_sub(HEADERS_V6).max(settings.least_mss_v6) {
+    let mss = match (route_metrics.advmss, route_metrics.v6) {
+        (0, false) => route_metrics.mtu.saturating_sub(HEADERS_V4).max(settings.least_mss_v4).min(largest - HEADERS_V4),
+        (0, true) => match route_metrics.mtu.saturating_sub(HEADERS_V6).max(settings.least_mss_v6) {
             // "Any": a segment for which IPv6's length has no room.
             mss if mss > largest - 20 => largest,
             mss => mss,
@@ -120,14 +120,14 @@ fn mss(settings: &Settings, way: &Way) -> u16 {
 }
 
 /// The win and its shift: `tcp_select_initial_window` in net/ipv4/tcp_output.c.
-fn window(settings: &Settings, way: &Way, mss: u32) -> (u16, u8) {
-    let clamp = if way.window == 0 { u32::from(u16::MAX) << LARGEST_SHIFT } else { way.window };
+fn window(settings: &Settings, route_metrics: &RouteMetrics, mss: u32) -> (u16, u8) {
+    let clamp = if route_metrics.window == 0 { u32::from(u16::MAX) << LARGEST_SHIFT } else { route_metrics.window };
     // Half of a buffer is the kernel's own bookkeeping.
     let space = clamp.min(settings.receive_buffer / 2);
     let space = if space > mss { space - space % mss } else { space };
     let mut win = if settings.signed_windows { space.min(32767) } else { space };
-    if way.first_window != 0 {
-        win = win.min(way.first_window.saturating_mul(mss));
+    if route_metrics.first_window != 0 {
+        win = win.min(route_metrics.first_window.saturating_mul(mss));
     }
     let largest = space.max(settings.largest_buffer).min(clamp);
     let shift = largest.max(1).ilog2().saturating_sub(15).min(LARGEST_SHIFT);
@@ -138,13 +138,21 @@ fn window(settings: &Settings, way: &Way, mss: u32) -> (u16, u8) {
 mod tests {
     use super::*;
 
-    const V4: Way =
-        Way { v6: false, mtu: 1500, ttl: 64, dont_fragment: true, advmss: 0, window: 0, first_window: 0, ecn: false };
-    const V6: Way = Way { v6: true, ..V4 };
+    const V4: RouteMetrics = RouteMetrics {
+        v6: false,
+        mtu: 1500,
+        ttl: 64,
+        dont_fragment: true,
+        advmss: 0,
+        window: 0,
+        first_window: 0,
+        ecn: false,
+    };
+    const V6: RouteMetrics = RouteMetrics { v6: true, ..V4 };
 
-    fn numbers(settings: Settings, way: Way) -> (u16, u16, Option<u8>) {
-        let stack = Stack::new(&settings, &way, 0);
-        (stack.options.mss, stack.win, stack.options.window_scale)
+    fn numbers(settings: Settings, route_metrics: RouteMetrics) -> (u16, u16, Option<u8>) {
+        let template = SynTemplate::new(&settings, &route_metrics, 0);
+        (template.options.mss, template.win, template.options.window_scale)
     }
 
     #[test]
@@ -152,31 +160,34 @@ mod tests {
         let usual = Settings::default();
         assert_eq!(numbers(usual, V4), (1460, 64240, Some(7)));
         assert_eq!(numbers(usual, V6), (1440, 64800, Some(7)));
-        assert_eq!(numbers(usual, Way { mtu: 1492, ..V4 }), (1452, 65340, Some(7)));
+        assert_eq!(numbers(usual, RouteMetrics { mtu: 1492, ..V4 }), (1452, 65340, Some(7)));
         assert_eq!(numbers(Settings { largest_buffer: 33_554_432, ..usual }, V4), (1460, 64240, Some(10)));
-        assert_eq!(numbers(usual, Way { mtu: 65535, ..V4 }), (65495, 65495, Some(7)), "loopback");
-        assert_eq!(numbers(usual, Way { mtu: 65536, ..V6 }), (65476, 65476, Some(7)), "loopback");
+        assert_eq!(numbers(usual, RouteMetrics { mtu: 65535, ..V4 }), (65495, 65495, Some(7)), "loopback");
+        assert_eq!(numbers(usual, RouteMetrics { mtu: 65536, ..V6 }), (65476, 65476, Some(7)), "loopback");
     }
 
     #[test]
     fn the_metrics_of_a_route_matter() {
         let usual = Settings::default();
-        assert_eq!(numbers(usual, Way { advmss: 1000, ..V4 }), (1000, 65000, Some(7)));
-        assert_eq!(numbers(usual, Way { window: 20_000, ..V4 }), (1460, 18_980, Some(0)));
-        assert_eq!(numbers(usual, Way { first_window: 10, ..V4 }), (1460, 14_600, Some(7)));
-        assert!(Stack::new(&usual, &Way { ecn: true, ..V4 }, 0).ecn);
-        assert!(!Stack::new(&usual, &V4, 0).ecn);
+        assert_eq!(numbers(usual, RouteMetrics { advmss: 1000, ..V4 }), (1000, 65000, Some(7)));
+        assert_eq!(numbers(usual, RouteMetrics { window: 20_000, ..V4 }), (1460, 18_980, Some(0)));
+        assert_eq!(numbers(usual, RouteMetrics { first_window: 10, ..V4 }), (1460, 14_600, Some(7)));
+        assert!(SynTemplate::new(&usual, &RouteMetrics { ecn: true, ..V4 }, 0).ecn);
+        assert!(!SynTemplate::new(&usual, &V4, 0).ecn);
     }
 
     #[test]
     fn odd_settings_do_not_matter() {
         let usual = Settings::default();
         let odd = Settings { receive_buffer: 0, largest_buffer: 0, window_scaling: false, ..usual };
-        assert_eq!(numbers(odd, Way { mtu: 0, ..V4 }), (256, 0, None));
+        assert_eq!(numbers(odd, RouteMetrics { mtu: 0, ..V4 }), (256, 0, None));
         let odd = Settings { least_mss_v4: 0, receive_buffer: u32::MAX, largest_buffer: u32::MAX, ..usual };
-        assert_eq!(numbers(odd, Way { mtu: 0, ..V4 }), (0, 65535, Some(14)));
+        assert_eq!(numbers(odd, RouteMetrics { mtu: 0, ..V4 }), (0, 65535, Some(14)));
         let huge = Settings { least_mss_v6: u32::MAX, signed_windows: true, ..usual };
-        assert_eq!(numbers(huge, Way { mtu: u32::MAX, first_window: u32::MAX, ..V6 }), (65535, 32767, Some(7)));
-        assert_eq!(numbers(usual, Way { advmss: u32::MAX, ..V4 }).0, 65535);
+        assert_eq!(
+            numbers(huge, RouteMetrics { mtu: u32::MAX, first_window: u32::MAX, ..V6 }),
+            (65535, 32767, Some(7))
+        );
+        assert_eq!(numbers(usual, RouteMetrics { advmss: u32::MAX, ..V4 }).0, 65535);
     }
 }

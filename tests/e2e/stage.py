@@ -46,19 +46,19 @@ class Machine:
     """A network namespace with /sys to match, and what one does on a machine."""
 
     def __init__(self):
-        self._keeper = subprocess.Popen(
+        self._holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "sh", "-c", "mount -t sysfs sysfs /sys && echo up && exec cat"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        if self._keeper.stdout.readline() != b"up\n":
+        if self._holder.stdout.readline() != b"up\n":
             raise OSError("cannot make a network namespace")
-        self.pid = self._keeper.pid
+        self.pid = self._holder.pid
 
     def close(self):
         """Ends every process that is left on this machine."""
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._keeper.communicate()
+        self._holder.communicate()
 
     def processes(self):
         """The pids of all that runs here."""

@@ -27,7 +27,7 @@ def test_check_says_what_it_would_do(stage):
     assert done.returncode == 0
     said = done.stdout + done.stderr
     for word in ("22", "443", str(profile.knock_port), "kmsg", "nft", "error_window   31\n", "resync_window  77\n",
-                 "worker's user  uid 65534\n"):
+                 "watcher's user  uid 65534\n"):
         assert word in said
     assert "knockknock" not in stage.server.run("nft", "list", "ruleset").stdout
 
@@ -153,8 +153,8 @@ def test_background(stage):
     assert not stage.connects()
     stage.knock()
     wait_until(lambda: stage.connects())
-    [keeper] = [pid for pid in started if status(pid)["Uid"].startswith("0\t")]
-    os.kill(keeper, signal.SIGTERM)
+    [supervisor] = [pid for pid in started if status(pid)["Uid"].startswith("0\t")]
+    os.kill(supervisor, signal.SIGTERM)
     wait_until(lambda: stage.server.processes() == before)
 
 
@@ -190,13 +190,13 @@ def test_no_secret_is_said(gate):
 
 
 def test_the_counter_is_on_disk_before_the_port_opens(stage):
-    """In the worker's own order of calls: stored, then asked for."""
+    """In the watcher's own order of calls: stored, then asked for."""
     stage.open_up()
     trace = stage.directory / "strace"
     holders = [pid for pid in stage.daemon.children()
                if any("counter" in os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))]
-    [worker] = holders
-    tracer = stage.server.start("strace", "-o", trace, "-p", worker, stderr=subprocess.PIPE, text=True)
+    [watcher] = holders
+    tracer = stage.server.start("strace", "-o", trace, "-p", watcher, stderr=subprocess.PIPE, text=True)
     assert "attached" in tracer.stderr.readline()
     stage.open_port()
     tracer.send_signal(signal.SIGINT)
@@ -234,7 +234,7 @@ def test_a_reload_with_a_log_that_is_not_to_be_had_leaves_the_daemon(stage, log)
 
 
 def test_a_config_that_was_not_reloaded_counts_for_nobody(stage):
-    """The rules are made again, and the worker and the helper are started again, by what the keeper knows."""
+    """The rules are made again, and the watcher and the opener are started again, by what the supervisor knows."""
     stage.open_up("nft")
     (stage.server_dir / "config").write_text("[main]\ndelay = half a")
     stage.server.run("nft", "flush", "ruleset")
@@ -257,7 +257,7 @@ def test_a_reload_that_fails_leaves_the_guard_and_the_daemon(stage):
 
 
 def test_lines_in_a_file_go_on_beyond_four_kilobytes(stage):
-    """The worker may write only small files; the daemon's words are none of them."""
+    """The watcher may write only small files; the daemon's words are none of them."""
     stage.configure(guard="22", log="kmsg", firewall="nft")
     stage.gate = Profile(stage, "gate")
     stage.gate.give_to_client()

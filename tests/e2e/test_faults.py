@@ -11,18 +11,18 @@ import pytest
 
 from stage import Capture, Stage
 
-STEPS = ["worker: judged", "worker: stored", "worker: asked", "helper: asked", "helper: opened", "worker: opened"]
+STEPS = ["watcher: judged", "watcher: stored", "watcher: asked", "opener: asked", "opener: opened", "watcher: opened"]
 
 
 def process(daemon, name):
     """The pid of one of the daemon's three processes."""
-    if name == "keeper":
+    if name == "supervisor":
         return daemon.pid
     [pid] = [pid for pid in daemon.children() if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
     return pid
 
 
-@pytest.mark.parametrize("firewall, victim", [("nft", "worker"), ("nft", "helper"), ("nft", "keeper"), ("iptables", "helper")])
+@pytest.mark.parametrize("firewall, victim", [("nft", "watcher"), ("nft", "opener"), ("nft", "supervisor"), ("iptables", "opener")])
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_any_step_no_knock_counts_twice_and_no_opening_stays(stage, hooked, firewall, step, victim):
     environment = {**os.environ, "KNOCKKNOCK_STOP": step}
@@ -32,7 +32,7 @@ def test_killed_at_any_step_no_knock_counts_twice_and_no_opening_stays(stage, ho
     os.kill(process(stage.daemon, victim), signal.SIGKILL)
     assert stage.daemon.wait_for_end() != 0
     killed = time.monotonic()
-    accepted = step != "worker: judged"
+    accepted = step != "watcher: judged"
     assert stage.gate.counter == (3 if accepted else 0)
     time.sleep(max(0, killed + 1.1 - time.monotonic()))
     assert not stage.connects(), "nothing stays open"

@@ -32,7 +32,7 @@ def handle(machine, chain):
 
 
 def repaired(stage):
-    """The guard is back within a second, and a knock opens; the worker and the helper are started anew, so
+    """The guard is back within a second, and a knock opens; the watcher and the opener are started anew, so
     that a knock may come between."""
     damaged = time.monotonic()
     while stage.connects(timeout=0.1):
@@ -123,13 +123,13 @@ def test_rules_that_are_removed_before_the_helper_listens_come_back(stage, firew
 
 def test_the_ring_of_the_kernels_log_runs_over(stage):
     stage.open_up()
-    worker = process(stage.daemon, "worker")
-    os.kill(worker, signal.SIGSTOP)
+    watcher = process(stage.daemon, "watcher")
+    os.kill(watcher, signal.SIGSTOP)
     with open("/dev/kmsg", "wb", buffering=0) as kmsg:
         for _ in range(3000):
             kmsg.write(b"<7>knockknock-test: " + b"x" * 900)
     stage.client.send(stage.gate.packet(0))
-    os.kill(worker, signal.SIGCONT)
+    os.kill(watcher, signal.SIGCONT)
     stage.opened()
     assert stage.connects()
 
@@ -245,10 +245,10 @@ def test_a_burst_of_wrong_tags_from_one_source_buys_no_search_for_each(stage):
     path.write_bytes(b"")
     path.chmod(0o644)
     stage.open_up(log=path, resync_window=1000000)
-    worker = process(stage.daemon, "worker")
+    watcher = process(stage.daemon, "watcher")
 
     def worked():
-        user, system = Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        user, system = Path(f"/proc/{watcher}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def costs(count, source):
@@ -365,43 +365,43 @@ def test_a_damaged_directory_is_a_clear_error(stage, damage):
 
 
 def test_nonsense_from_a_worker_ends_everything(stage, hooked):
-    """The worker's end of the socket is the helper's only source; what no worker could send is an attack."""
-    environment = {**os.environ, "KNOCKKNOCK_ATTEMPT": "worker: stored: nonsense"}
+    """The watcher's end of the socket is the opener's only source; what no watcher could send is an attack."""
+    environment = {**os.environ, "KNOCKKNOCK_ATTEMPT": "watcher: stored: nonsense"}
     stage.open_up("nft", daemon_options={"binary": hooked, "env": environment})
     stage.knock()
     assert stage.daemon.wait_for_end() == 1
-    assert any("the worker sent nonsense; everything ends" in line for line in stage.daemon.said)
+    assert any("the watcher sent nonsense; everything ends" in line for line in stage.daemon.said)
     assert not stage.connects()
 
 
 def request(port, source, seconds=15):
-    """A worker's message to the helper (src/wire/request.rs)."""
+    """A watcher's message to the opener (src/wire/request.rs)."""
     address = ipaddress.ip_address(source)
     return struct.pack(">BBHHH16s", 1, address.version, port, seconds, 0, address.packed)
 
 
 @pytest.mark.parametrize("firewall", ["nft", "iptables"])
 def test_the_helper_refuses_by_itself_what_a_worker_may_not_ask(stage, firewall):
-    """The test plays the worker, with a helper of its own beside the daemon."""
+    """The test plays the watcher, with an opener of its own beside the daemon."""
     stage.open_up(firewall)
 
     def asked(message):
-        """What the helper says to a worker's message: its answer, and its exit code if it has ended."""
-        worker, helpers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """What the opener says to a watcher's message: its answer, and its exit code if it has ended."""
+        watcher, openers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reader, writer = os.pipe()
         allowed, guarded = bytearray(8192), bytearray(8192)
         for ports, port in ((allowed, 22), (guarded, 22), (guarded, 7)):
             ports[port // 8] |= 1 << port % 8
-        with worker, helpers, os.fdopen(reader, "rb"), os.fdopen(writer, "wb"):
-            worker.send(allowed + guarded)
-            worker.send(b"+")
-            worker.send(message)
-            with stage.server.start(BINARY, "helper", os.getpid(), "stderr", firewall, stdin=helpers, stdout=writer,
-                                    stderr=subprocess.DEVNULL) as helper:
-                helpers.close()
-                answer = worker.recv(100)
-                worker.close()
-                return answer, helper.wait(5)
+        with watcher, openers, os.fdopen(reader, "rb"), os.fdopen(writer, "wb"):
+            watcher.send(allowed + guarded)
+            watcher.send(b"+")
+            watcher.send(message)
+            with stage.server.start(BINARY, "opener", os.getpid(), "stderr", firewall, stdin=openers, stdout=writer,
+                                    stderr=subprocess.DEVNULL) as opener:
+                openers.close()
+                answer = watcher.recv(100)
+                watcher.close()
+                return answer, opener.wait(5)
 
     assert asked(request(7, CLIENT)) == (b"n", 1), "a guarded port that no profile may open"
     assert asked(request(22, SERVER)) == (b"n", 1), "one of its own addresses"

@@ -50,28 +50,28 @@ def test_each_process_has_the_user_and_the_capabilities_it_needs(stage, firewall
     if accounts:
         assert set(by_user) == {64001, 64002}
         assert {identities(state)[1] for state in states} == {64001, 64002}
-        worker, helper = by_user[64001], by_user[64002]
+        watcher, opener = by_user[64001], by_user[64002]
     else:
         assert len(by_user) == 2, "a user each"
         for state in states:
             user, group, _ = identities(state)
             assert user not in {account.pw_uid for account in pwd.getpwall()}
             assert group not in {account.gr_gid for account in grp.getgrall()}
-        helper, worker = sorted(states, key=lambda state: int(state["CapEff"], 16), reverse=True)
+        opener, watcher = sorted(states, key=lambda state: int(state["CapEff"], 16), reverse=True)
 
-    assert capabilities(worker) == dict.fromkeys(CAPABILITY_SETS, 0)
+    assert capabilities(watcher) == dict.fromkeys(CAPABILITY_SETS, 0)
     if firewall == "nft":
-        held = capabilities(helper)
+        held = capabilities(opener)
         assert held["CapEff"] == held["CapPrm"] == CAP_NET_ADMIN
         assert not any(held[name] & ~CAP_NET_ADMIN for name in CAPABILITY_SETS)
     else:
-        assert capabilities(helper) == dict.fromkeys(CAPABILITY_SETS, 0)
-    for state in (worker, helper):
+        assert capabilities(opener) == dict.fromkeys(CAPABILITY_SETS, 0)
+    for state in (watcher, opener):
         assert state["NoNewPrivs"] == "1"
     log_group = {grp.getgrnam("adm").gr_gid} if log == "file" else set()
     if accounts:
-        assert identities(worker)[2] <= {64001} | log_group
-        assert identities(helper)[2] <= {64002}
+        assert identities(watcher)[2] <= {64001} | log_group
+        assert identities(opener)[2] <= {64002}
     else:
         assert set().union(*(identities(state)[2] for state in states)) <= log_group
     assert identities(status(stage.daemon.pid))[0] == 0
@@ -86,14 +86,14 @@ def test_no_process_holds_a_network_socket(gate):
 
 
 def test_the_keeper_has_no_keys_and_the_helper_no_log(gate):
-    """What each holds open: keys and the log are the worker's alone."""
+    """What each holds open: keys and the log are the watcher's alone."""
     def files(pid):
         return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
     holders = [pid for pid in [gate.daemon.pid, *gate.daemon.children()]
                if any("counter" in name for name in files(pid))]
     assert len(holders) == 1 and holders[0] != gate.daemon.pid
-    [helper] = set(gate.daemon.children()) - set(holders)
-    assert "/dev/kmsg" not in files(helper)
+    [opener] = set(gate.daemon.children()) - set(holders)
+    assert "/dev/kmsg" not in files(opener)
 
 
 def test_no_working_directory_is_outside_of_the_empty_root(stage, firewall):
@@ -110,7 +110,7 @@ def test_no_working_directory_is_outside_of_the_empty_root(stage, firewall):
 def test_idle_means_no_system_call(namespaces, tmp_path):
     """Ten seconds of all processes, with each log source at once.
 
-    The kernel's log is everybody's: where others write to it meanwhile, a worker that reads it may
+    The kernel's log is everybody's: where others write to it meanwhile, a watcher that reads it may
     make three calls a record (woken, read, nothing more). No other process may make any."""
     stages, tracers = {}, {}
     try:
@@ -146,19 +146,19 @@ def test_idle_means_no_system_call(namespaces, tmp_path):
             trace = (tmp_path / f"{pid}.strace").read_text().splitlines()
             assert trace, "strace saw nothing at all"
             made = [line for line in trace if re.search(r"\) += ", line)]
-            is_worker = identities(status(pid))[0] != 0
-            assert len(made) <= (3 * records if source == "kmsg" and is_worker else 0), "\n".join(made)
+            is_watcher = identities(status(pid))[0] != 0
+            assert len(made) <= (3 * records if source == "kmsg" and is_watcher else 0), "\n".join(made)
     finally:
         for stage in stages.values():
             stage.close()
 
 
-@pytest.mark.parametrize("victim", ["keeper", "first child", "second child"])
+@pytest.mark.parametrize("victim", ["supervisor", "first child", "second child"])
 def test_killed_the_daemon_ends_whole_and_leaves_nothing_open(stage, firewall, victim):
     stage.open_up(firewall, delay=2)
     stage.open_port()
     opened = time.monotonic()
-    os.kill({"keeper": stage.daemon.pid,
+    os.kill({"supervisor": stage.daemon.pid,
              "first child": stage.daemon.children()[0],
              "second child": stage.daemon.children()[1]}[victim], signal.SIGKILL)
     assert stage.daemon.wait_for_end(timeout=1) != 0
@@ -177,10 +177,10 @@ def test_a_signal_ends_it_orderly(gate, number):
     assert gate.daemon.stop(number) == 0
 
 
-def test_the_worker_dies_of_no_signal_of_its_own_user(gate):
-    """The worker's user can ask for nothing from the keeper: it is root's."""
-    worker = min(gate.daemon.children(), key=lambda pid: int(status(pid)["CapEff"], 16))
-    user = int(status(worker)["Uid"].split()[0])
+def test_the_watcher_dies_of_no_signal_of_its_own_user(gate):
+    """The watcher's user can ask for nothing from the supervisor: it is root's."""
+    watcher = min(gate.daemon.children(), key=lambda pid: int(status(pid)["CapEff"], 16))
+    user = int(status(watcher)["Uid"].split()[0])
     done = gate.server.run("setpriv", "--reuid", user, "--clear-groups", "kill", "-TERM", gate.daemon.pid, check=False)
     assert done.returncode != 0
     gate.open_port()

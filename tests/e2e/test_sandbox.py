@@ -1,4 +1,4 @@
-"""The walls around the worker and the helper: what somebody who has taken one over could not do."""
+"""The walls around the watcher and the opener: what somebody who has taken one over could not do."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def attempt(stage, hooked, firewall, process, what):
 
 
 @pytest.mark.parametrize("what", ATTEMPTS)
-@pytest.mark.parametrize("process", ["worker", "helper"])
+@pytest.mark.parametrize("process", ["watcher", "opener"])
 def test_what_a_process_must_not_do_kills_it(stage, hooked, firewall, process, what):
     daemon = attempt(stage, hooked, firewall, process, what)
     assert daemon.wait_for_end() == 1
@@ -34,7 +34,7 @@ def test_what_a_process_must_not_do_kills_it(stage, hooked, firewall, process, w
 @pytest.mark.parametrize("what", ATTEMPTS)
 def test_the_same_works_before_it_is_confined(stage, hooked, what):
     """The test above is about walls: without them the attempt would have succeeded."""
-    daemon = attempt(stage, hooked, "nft", "unconfined worker", what)
+    daemon = attempt(stage, hooked, "nft", "unconfined watcher", what)
     if what == "execve":  # /bin/true runs in its place, and ends
         assert daemon.wait_for_end() == 1
         assert not [line for line in daemon.said if "tried" in line]
@@ -56,7 +56,7 @@ def test_both_run_confined(stage, firewall, log):
         assert os.stat(f"/proc/{pid}/mem").st_uid == 0, "not dumpable: its memory is not even its own user's"
 
 
-def test_the_keeper_keeps_what_restarting_needs(gate):
+def test_the_supervisor_keeps_what_restarting_needs(gate):
     state = status(gate.daemon.pid)
     assert state["NoNewPrivs"] == "1"
     kept = int(state["CapEff"], 16)
@@ -107,19 +107,19 @@ def test_in_the_background_all_three_speak_through_syslog(stage):
     with own_dev(stage.server, stage.directory) as syslog:
         done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--background")
         assert done.stdout == done.stderr == ""
-        keeper = int(heard(syslog, ": ready").split("[")[1].split("]")[0])
+        supervisor = int(heard(syslog, ": ready").split("[")[1].split("]")[0])
         try:
             stage.knock()
             opened = heard(syslog, "opened port 22 ")
-            assert opened.startswith("<29>knockknock-daemon[") and f"[{keeper}]" not in opened
-            os.kill(keeper, signal.SIGHUP)
+            assert opened.startswith("<29>knockknock-daemon[") and f"[{supervisor}]" not in opened
+            os.kill(supervisor, signal.SIGHUP)
             heard(syslog, ": ready")
             stage.knock()
             heard(syslog, "opened port 22 ")
-            for pid in [keeper, *map(int, Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split())]:
+            for pid in [supervisor, *map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())]:
                 assert os.readlink(f"/proc/{pid}/fd/2") == "/dev/null", "the terminal is let go of"
         finally:
-            os.kill(keeper, signal.SIGTERM)
+            os.kill(supervisor, signal.SIGTERM)
         heard(syslog, "ended")
 
 
@@ -130,7 +130,7 @@ def test_a_syslog_that_does_not_listen_stops_nobody(stage):
     with own_dev(stage.server, stage.directory) as syslog:
         syslog.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
         stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--background")
-        keeper = int(heard(syslog, ": ready").split("[")[1].split("]")[0])
+        supervisor = int(heard(syslog, ": ready").split("[")[1].split("]")[0])
         try:
             for _ in range(15):  # more lines than a socket's queue holds
                 stage.knock()
@@ -140,4 +140,4 @@ def test_a_syslog_that_does_not_listen_stops_nobody(stage):
             assert stage.gate.counter == 15
             assert stage.connects()
         finally:
-            os.kill(keeper, signal.SIGTERM)
+            os.kill(supervisor, signal.SIGTERM)

@@ -1,16 +1,16 @@
 //! A profile's config says the same when it is written again; a counter is what a slow reader makes of it.
 #![no_main]
 
-use knockknock::profile::{Counter, Terms};
+use knockknock::profile::{Counter, ProfileConfig};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(text) = std::str::from_utf8(bytes) {
-        match Terms::parse(text) {
-            Ok(terms) => {
-                assert!(terms.knock_port != 0);
-                assert!(terms.ports.as_ref().is_none_or(|ports| !ports.is_empty() && !ports.contains(0)));
-                assert_eq!(Terms::parse(&terms.to_text()), Ok(terms));
+        match ProfileConfig::parse(text) {
+            Ok(profile_config) => {
+                assert!(profile_config.knock_port != 0);
+                assert!(profile_config.ports.as_ref().is_none_or(|ports| !ports.is_empty() && !ports.contains(0)));
+                assert_eq!(ProfileConfig::parse(&profile_config.to_text()), Ok(profile_config));
             }
             Err((line, why)) => assert!(line <= text.lines().count() && !why.is_empty()),
         }

@@ -1,8 +1,8 @@
 //! A packet is read as a slow reader reads it, and a SYN that was written is read as what it was.
 #![no_main]
 
-use knockknock::wire::options::Options;
-use knockknock::wire::{Entry, Fields, Stack, Syn, syn};
+use knockknock::wire::options::TcpOptions;
+use knockknock::wire::{Entry, Fields, SynTemplate, Syn, syn};
 use libfuzzer_sys::fuzz_target;
 use std::net::IpAddr;
 
@@ -136,12 +136,12 @@ fn from(bytes: &[u8]) -> Option<Syn> {
             timestamp,
         },
         flow_high: kind >> 4,
-        stack: Stack {
+        template: SynTemplate {
             ttl,
             dont_fragment: kind & 4 != 0,
             win,
             ecn: kind & 8 != 0,
-            options: Options {
+            options: TcpOptions {
                 mss: u16::from_be_bytes([m0, m1]),
                 sack: kind & 16 != 0,
                 timestamp,

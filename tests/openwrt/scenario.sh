@@ -142,8 +142,8 @@ check "it is killed, and procd starts it again" becomes_ready kill -9 "$(cat /tm
 check "a knock opens it after the crash" knocks
 check "for one connection after the crash" connects
 
-keeper=$(cat /tmp/procd/knockknock.pid)
-children=$(cat "/proc/$keeper/task/$keeper/children")
+supervisor=$(cat /tmp/procd/knockknock.pid)
+children=$(cat "/proc/$supervisor/task/$supervisor/children")
 for pid in $children; do
 	process=$(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -d ' ' -f 2)
 	check "the $process gains no privilege" grep -q '^NoNewPrivs:[[:space:]]*1' "/proc/$pid/status"

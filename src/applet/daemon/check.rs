@@ -1,7 +1,7 @@
 //! `--check`: reads everything and says what the daemon would do.
 
 use super::say_left_out;
-use super::supervisor::{self, Orders};
+use super::supervisor::{self, Setup};
 use crate::error::{Error, Result};
 use crate::klog;
 use crate::profile::Profile;
@@ -13,29 +13,33 @@ use std::path::Path;
 /// Checks the configuration in `directory` and prints what it comes to. Nothing is changed.
 pub fn run(directory: &Path) -> Result<()> {
     supervisor::open(directory)?;
-    let orders = Orders::read(directory)?;
+    let setup = Setup::read(directory)?;
     let mut text = String::new();
-    let mut left_out = orders.census.left_out.len();
+    let mut left_out = setup.index.left_out.len();
     let ports = |ports: &crate::ports::Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
-    let _ = writeln!(text, "log            {}", klog::describe(&orders.config.log));
-    let _ = writeln!(text, "firewall       {}", orders.backend.name());
-    let _ = writeln!(text, "guarded ports  {}", ports(&orders.rules.guard));
-    let interfaces = orders.rules.interfaces.join(", ");
+    let _ = writeln!(text, "log            {}", klog::describe(&setup.config.log));
+    let _ = writeln!(text, "firewall       {}", setup.backend.name());
+    let _ = writeln!(text, "guarded ports  {}", ports(&setup.rules.guard));
+    let interfaces = setup.rules.interfaces.join(", ");
     let _ =
         writeln!(text, "guarded on     {}", if interfaces.is_empty() { "every interface but lo" } else { &interfaces });
-    let _ = writeln!(text, "knock ports    {}", ports(&orders.rules.knock_ports));
-    let _ = writeln!(text, "delay          {} s", orders.config.delay);
-    let _ = writeln!(text, "error_window   {}", orders.config.window);
-    let _ = writeln!(text, "resync_window  {}", orders.config.resync_window);
-    let _ = writeln!(text, "mark           {:#010x}", orders.rules.mark);
-    let _ = writeln!(text, "worker's user  uid {}", super::worker_user(&orders.config).uid);
+    let _ = writeln!(text, "knock ports    {}", ports(&setup.rules.knock_ports));
+    let _ = writeln!(text, "delay          {} s", setup.config.delay);
+    let _ = writeln!(text, "error_window   {}", setup.config.window);
+    let _ = writeln!(text, "resync_window  {}", setup.config.resync_window);
+    let _ = writeln!(text, "mark           {:#010x}", setup.rules.mark);
+    let _ = writeln!(text, "watcher's user  uid {}", super::watcher_user(&setup.config).uid);
     let _ = writeln!(text, "confined       {}", sandbox::describe());
-    for (found, terms) in &orders.census.profiles {
+    for (found, profile_config) in &setup.index.profiles {
         match Profile::load(found) {
             Ok(_) => {
-                let opens = terms.ports.as_ref().map_or("any port".to_owned(), |ports| format!("ports {ports}"));
-                let _ =
-                    writeln!(text, "profile        {:?}: knock port {}, opens {opens}", found.name, terms.knock_port);
+                let opens =
+                    profile_config.ports.as_ref().map_or("any port".to_owned(), |ports| format!("ports {ports}"));
+                let _ = writeln!(
+                    text,
+                    "profile        {:?}: knock port {}, opens {opens}",
+                    found.name, profile_config.knock_port
+                );
             }
             Err(error) => {
                 left_out += 1;
@@ -44,7 +48,7 @@ pub fn run(directory: &Path) -> Result<()> {
         }
     }
     say::answer(&text);
-    for warning in orders.backend.look_around(&orders.rules) {
+    for warning in setup.backend.foreign_rule_warnings(&setup.rules) {
         say::warn(warning);
     }
     if left_out > 0 {

@@ -1,8 +1,8 @@
 //! Where tests take hold of a running process, in builds with the feature `hooks`; else nothing.
 //!
-//! The environment says where: `KNOCKKNOCK_STOP="worker: stored"` stops the worker there until somebody
-//! kills it, `KNOCKKNOCK_ATTEMPT="worker: execve"` has it try that when it is confined, and say what came
-//! of it; `"worker: stored: execve"` when it has come to that place.
+//! The environment says where: `KNOCKKNOCK_STOP="watcher: stored"` stops the watcher there until somebody
+//! kills it, `KNOCKKNOCK_ATTEMPT="watcher: execve"` has it try that when it is confined, and say what came
+//! of it; `"watcher: stored: execve"` when it has come to that place.
 
 /// A process has come to a place with a name.
 #[cfg(not(feature = "hooks"))]

@@ -2,12 +2,12 @@
 //!
 //! | from | to | message | bytes |
 //! |---|---|---|---|
-//! | keeper | helper | [`Plan`], once, before the worker exists | 2 × 8192 |
-//! | keeper | worker | the configuration's text, once, before the helper exists | at most [`CONFIG`] |
-//! | worker | helper | [`READY`], once | 1 |
-//! | helper | keeper | [`READY`], once | 1 |
-//! | worker | helper | [`Request`](crate::wire::Request) | 24 |
-//! | helper | worker | [`Answer`], one for each request | 1 |
+//! | supervisor | opener | [`OpenerLimits`], once, before the watcher exists | 2 × 8192 |
+//! | supervisor | watcher | the configuration's text, once, before the opener exists | at most [`CONFIG`] |
+//! | watcher | opener | [`READY`], once | 1 |
+//! | opener | supervisor | [`READY`], once | 1 |
+//! | watcher | opener | [`Request`](crate::wire::Request) | 24 |
+//! | opener | watcher | [`Answer`], one for each request | 1 |
 
 use crate::firewall::Opening;
 use crate::ports::{PortSet, Ports};
@@ -18,15 +18,15 @@ pub const READY: &[u8] = b"+";
 /// The longest configuration, in bytes.
 pub const CONFIG: usize = 1 << 16;
 
-/// What the helper may do at all. The keeper leaves it in the socket before the worker exists.
-pub struct Plan {
+/// What the opener may do at all. The supervisor leaves it in the socket before the watcher exists.
+pub struct OpenerLimits {
     /// The ports that some profile may open.
     pub allowed: PortSet,
     /// The guarded ports: with iptables, those that have a list.
     pub guard: Ports,
 }
 
-impl Plan {
+impl OpenerLimits {
     /// Two sets of ports.
     pub const BYTES: usize = 2 * PortSet::BYTES;
 
@@ -48,7 +48,7 @@ impl Plan {
     }
 }
 
-/// What the helper says to a request.
+/// What the opener says to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The kernel has the opening.
@@ -84,12 +84,12 @@ mod tests {
 
     #[test]
     fn bytes_and_back() {
-        let plan = Plan { allowed: PortSet::all(), guard: Ports::parse("22,443").unwrap() };
-        let bytes = plan.to_bytes();
-        assert_eq!(bytes.len(), Plan::BYTES);
-        let read = Plan::from_bytes(&bytes).unwrap();
-        assert!(read.allowed.contains(1) && read.guard == plan.guard);
-        assert!(Plan::from_bytes(&bytes[1..]).is_none());
+        let limits = OpenerLimits { allowed: PortSet::all(), guard: Ports::parse("22,443").unwrap() };
+        let bytes = limits.to_bytes();
+        assert_eq!(bytes.len(), OpenerLimits::BYTES);
+        let read = OpenerLimits::from_bytes(&bytes).unwrap();
+        assert!(read.allowed.contains(1) && read.guard == limits.guard);
+        assert!(OpenerLimits::from_bytes(&bytes[1..]).is_none());
         for answer in [Answer::Opened, Answer::Refused] {
             assert_eq!(Answer::from_byte(answer.to_bytes()[0]), Some(answer));
         }

@@ -1,8 +1,8 @@
 //! daemon: tails the kernel's log and has the firewall open ports. Three processes:
 //!
-//! - the keeper is root and deaf: it makes the rules, starts the other two and waits;
-//! - the worker has the keys and no privilege: it reads the log and can only ask;
-//! - the helper has one privilege and no key: it reads fixed bytes and puts elements into a set.
+//! - the supervisor is root and deaf: it makes the rules, starts the other two and waits;
+//! - the watcher has the keys and no privilege: it reads the log and can only ask;
+//! - the opener has one privilege and no key: it reads fixed bytes and puts elements into a set.
 //!
 //! `ipc` is all that they can say to each other.
 
@@ -14,45 +14,45 @@ mod supervisor;
 mod watcher;
 
 pub use check::run as check;
-pub use opener::run as helper;
-pub use supervisor::run as keeper;
-pub use watcher::run as worker;
+pub use opener::run as opener;
+pub use supervisor::run as supervisor;
+pub use watcher::run as watcher;
 
 use crate::config::Config;
 use crate::error::{Error, Result, reason};
 use crate::firewall;
-use crate::profile::{self, Found, Terms};
+use crate::profile::{self, Found, ProfileConfig};
 use crate::say;
 use crate::sys::privilege::{Account, User};
 use crate::sys::{process, sandbox};
 use std::path::Path;
 
-/// The users that the worker and the helper become where the system has no account for them: ids
+/// The users that the watcher and the opener become where the system has no account for them: ids
 /// that no account has, in a range that Debian and systemd leave alone.
-const WORKER: User = User { uid: 65526, gid: 65526 };
-const HELPER: User = User { uid: 65527, gid: 65527 };
+const WATCHER: User = User { uid: 65526, gid: 65526 };
+const OPENER: User = User { uid: 65527, gid: 65527 };
 
-/// The worker's user: `user` of the config, else `knockknock`, else a fixed id.
-fn worker_user(config: &Config) -> User {
+/// The watcher's user: `user` of the config, else `knockknock`, else a fixed id.
+fn watcher_user(config: &Config) -> User {
     let name = config.user.as_deref().unwrap_or("knockknock");
-    Account::named(name).map_or(WORKER, |account| account.user)
+    Account::named(name).map_or(WATCHER, |account| account.user)
 }
 
-/// The helper's user.
-fn helper_user() -> User {
-    Account::named("knockknock-fw").map_or(HELPER, |account| account.user)
+/// The opener's user.
+fn opener_user() -> User {
+    Account::named("knockknock-fw").map_or(OPENER, |account| account.user)
 }
 
-/// Where the daemon's lines go. The worker and the helper are told by name.
+/// Where the daemon's lines go. The watcher and the opener are told by name.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Mouth {
+pub enum LogTarget {
     /// To standard error.
     Stderr,
     /// To syslog; until it is ready to standard error too.
     Syslog,
 }
 
-impl Mouth {
+impl LogTarget {
     fn name(self) -> &'static str {
         match self {
             Self::Stderr => "stderr",
@@ -62,7 +62,7 @@ impl Mouth {
 
     /// The one of that name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Stderr, Self::Syslog].into_iter().find(|mouth| mouth.name() == name)
+        [Self::Stderr, Self::Syslog].into_iter().find(|log_target| log_target.name() == name)
     }
 
     fn open(self) {
@@ -72,7 +72,7 @@ impl Mouth {
     }
 
     /// Lets go of a terminal. To be called while /dev/null can be opened.
-    fn let_go(self) -> std::io::Result<()> {
+    fn detach_terminal(self) -> std::io::Result<()> {
         match self {
             Self::Stderr => Ok(()),
             Self::Syslog => process::silence_stderr(),
@@ -108,34 +108,34 @@ pub fn unguard(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the keeper may know of the profiles.
-struct Census {
-    /// Names and terms, one for each knock port, in the order of these.
-    profiles: Vec<(Found, Terms)>,
+/// What the supervisor may know of the profiles.
+struct ProfileIndex {
+    /// Names and configs, one for each knock port, in the order of these.
+    profiles: Vec<(Found, ProfileConfig)>,
     /// Those that cannot be had, and why.
     left_out: Vec<(Found, Error)>,
 }
 
-impl Census {
-    /// Reads the terms of every profile in `directory`, and nothing secret.
-    fn take(directory: &Path) -> Result<Self> {
+impl ProfileIndex {
+    /// Reads the config of every profile in `directory`, and nothing secret.
+    fn read(directory: &Path) -> Result<Self> {
         let directory = directory.join("profiles");
         let found = if directory.exists() { profile::list(&directory)? } else { Vec::new() };
         let (mut claims, mut left_out) = (Vec::with_capacity(found.len()), Vec::new());
         for found in found {
-            match Terms::load(&found.path) {
-                Ok(terms) => claims.push((found, terms)),
+            match ProfileConfig::load(&found.path) {
+                Ok(profile_config) => claims.push((found, profile_config)),
                 Err(error) => left_out.push((found, error)),
             }
         }
         // Of several on one knock port the first by name has it.
-        claims.sort_by_key(|(_, terms)| terms.knock_port);
-        let mut profiles: Vec<(Found, Terms)> = Vec::with_capacity(claims.len());
-        for (found, terms) in claims {
-            match profiles.last().filter(|(_, taken)| taken.knock_port == terms.knock_port) {
-                None => profiles.push((found, terms)),
+        claims.sort_by_key(|(_, profile_config)| profile_config.knock_port);
+        let mut profiles: Vec<(Found, ProfileConfig)> = Vec::with_capacity(claims.len());
+        for (found, profile_config) in claims {
+            match profiles.last().filter(|(_, taken)| taken.knock_port == profile_config.knock_port) {
+                None => profiles.push((found, profile_config)),
                 Some((first, _)) => {
-                    let why = format!("profile {:?} has knock port {} already", first.name, terms.knock_port);
+                    let why = format!("profile {:?} has knock port {} already", first.name, profile_config.knock_port);
                     let error = Error::refused(why).advise("give one of them another knock port, on both sides");
                     left_out.push((found, error));
                 }

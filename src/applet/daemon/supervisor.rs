@@ -1,9 +1,9 @@
-//! The keeper: root, and deaf. It makes the rules, starts the worker and the helper, and waits for
+//! The supervisor: root, and deaf. It makes the rules, starts the watcher and the opener, and waits for
 //! signals and children. Nothing that came over a network ever reaches it.
 
-use super::ipc::{CONFIG, Plan, READY};
+use super::ipc::{CONFIG, OpenerLimits, READY};
 use super::opener::RULES_GONE;
-use super::{Census, Mouth, say_left_out};
+use super::{LogTarget, ProfileIndex, say_left_out};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result};
 use crate::firewall::{Backend, Rules};
@@ -25,23 +25,23 @@ use std::time::{Duration, Instant};
 /// The longest wait before rules that somebody keeps removing are made again: within a second.
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
 /// How often a repair is tried before the daemon gives up.
-const REPAIRS: u32 = 20;
+const REPAIR_ATTEMPTS: u32 = 20;
 /// Repairs further apart than this are each said; of others, one in this time.
 const CALM: Duration = Duration::from_secs(60);
 
-/// What the keeper works by: the configuration and what it comes to.
-pub(super) struct Orders {
-    /// The configuration as it is written: the worker's copy.
+/// What the supervisor works by: the configuration and what it comes to.
+pub(super) struct Setup {
+    /// The configuration as it is written: the watcher's copy.
     text: String,
     pub(super) config: Config,
     pub(super) backend: Backend,
     pub(super) rules: Rules,
-    pub(super) plan: Plan,
-    pub(super) census: Census,
+    pub(super) limits: OpenerLimits,
+    pub(super) index: ProfileIndex,
 }
 
-impl Orders {
-    /// Reads the configuration, and of the profiles only their terms.
+impl Setup {
+    /// Reads the configuration, and of the profiles only their configs.
     pub(super) fn read(directory: &Path) -> Result<Self> {
         let text = Config::read(directory)?;
         if text.len() > CONFIG {
@@ -51,33 +51,36 @@ impl Orders {
         for warning in warnings {
             say::warn(format_args!("{:?}, {warning}", directory.join("config")));
         }
-        let census = Census::take(directory)?;
-        for (found, error) in &census.left_out {
+        let index = ProfileIndex::read(directory)?;
+        for (found, error) in &index.left_out {
             say_left_out(found, error);
         }
-        if census.profiles.is_empty() {
+        if index.profiles.is_empty() {
             say::warn(format_args!("there is no profile in {:?}: nobody can knock", directory.join("profiles")));
             say::warn("make one with: knockknock-genprofile NAME KNOCKPORT");
         }
         check_interfaces(&config.interfaces)?;
         klog::check(&config.log)?;
-        let rules = Rules::new(&config, census.profiles.iter().map(|(_, terms)| terms.knock_port).collect());
+        let rules =
+            Rules::new(&config, index.profiles.iter().map(|(_, profile_config)| profile_config.knock_port).collect());
         let backend = Backend::choose(config.firewall, &rules)?;
         let mut allowed = PortSet::empty();
-        for (found, terms) in &census.profiles {
-            match &terms.ports {
+        for (found, profile_config) in &index.profiles {
+            match &profile_config.ports {
                 None => allowed = PortSet::all(),
                 Some(ports) => allowed.extend(ports.iter()),
             }
-            for port in terms.ports.iter().flat_map(Ports::iter).filter(|&port| !backend.can_open(&rules, port)) {
+            for port in
+                profile_config.ports.iter().flat_map(Ports::iter).filter(|&port| !backend.can_open(&rules, port))
+            {
                 say::warn(format_args!(
                     "iptables cannot open port {port} (profile {:?}): it is not in \"guard\"",
                     found.name
                 ));
             }
         }
-        let plan = Plan { allowed, guard: config.guard.clone() };
-        Ok(Self { text, config, backend, rules, plan, census })
+        let limits = OpenerLimits { allowed, guard: config.guard.clone() };
+        Ok(Self { text, config, backend, rules, limits, index })
     }
 }
 
@@ -119,31 +122,32 @@ const KEPT: &[Capability] = &[
 
 /// The two others.
 struct Children {
-    worker: Child,
-    helper: Child,
+    watcher: Child,
+    opener: Child,
 }
 
 impl Children {
     /// Starts both and returns when both are ready.
-    fn start(directory: &Path, orders: &Orders, mouth: Mouth) -> Result<Self> {
-        let failed = |cause| Error::system("start the worker and the helper", cause);
-        let (to_helper, to_worker) = socketpair::pair().map_err(failed)?;
+    fn start(directory: &Path, setup: &Setup, log_target: LogTarget) -> Result<Self> {
+        let failed = |cause| Error::system("start the watcher and the opener", cause);
+        let (to_opener, to_watcher) = socketpair::pair().map_err(failed)?;
         // Left in the socket before either exists, so that neither can have written it.
-        to_helper.send(&orders.plan.to_bytes()).map_err(failed)?;
-        to_worker.send(orders.text.as_bytes()).map_err(failed)?;
+        to_opener.send(&setup.limits.to_bytes()).map_err(failed)?;
+        to_watcher.send(setup.text.as_bytes()).map_err(failed)?;
         let (mut ready, tells) = UnixStream::pair().map_err(failed)?;
-        let keeper = std::process::id().to_string();
-        let helper = ["helper", &keeper, mouth.name(), orders.backend.name()].map(OsStr::new);
-        let mut helper = process::restart_self(&helper, Some(to_worker.into()), tells.into()).map_err(failed)?;
-        let log = match orders.config.log {
+        let supervisor = std::process::id().to_string();
+        let opener = ["opener", &supervisor, log_target.name(), setup.backend.name()].map(OsStr::new);
+        let mut opener = process::restart_self(&opener, Some(to_watcher.into()), tells.into()).map_err(failed)?;
+        let log = match setup.config.log {
             Log::Input => None,
             _ => Some(OwnedFd::from(File::open("/dev/null").map_err(failed)?)),
         };
-        let worker = [OsStr::new("worker"), OsStr::new(&keeper), OsStr::new(mouth.name()), directory.as_os_str()];
-        let mut worker = match process::restart_self(&worker, log, to_helper.into()) {
-            Ok(worker) => worker,
+        let watcher =
+            [OsStr::new("watcher"), OsStr::new(&supervisor), OsStr::new(log_target.name()), directory.as_os_str()];
+        let mut watcher = match process::restart_self(&watcher, log, to_opener.into()) {
+            Ok(watcher) => watcher,
             Err(cause) => {
-                process::end(&mut helper);
+                process::end(&mut opener);
                 return Err(failed(cause));
             }
         };
@@ -155,22 +159,22 @@ impl Children {
                 process::end(child);
                 how
             };
-            let (worker, helper) = (how(&mut worker), how(&mut helper));
-            let why = format!("the worker ({worker}) and the helper ({helper}) could not start; see above");
+            let (watcher, opener) = (how(&mut watcher), how(&mut opener));
+            let why = format!("the watcher ({watcher}) and the opener ({opener}) could not start; see above");
             return Err(Error::refused(why));
         }
-        Ok(Self { worker, helper })
+        Ok(Self { watcher, opener })
     }
 
     fn stop(mut self) {
-        process::end(&mut self.worker);
-        process::end(&mut self.helper);
+        process::end(&mut self.watcher);
+        process::end(&mut self.opener);
     }
 }
 
-/// Why the keeper woke with something to do.
-enum Event {
-    Reload(Box<Orders>),
+/// Why the supervisor woke with something to do.
+enum Wakeup {
+    Reload(Box<Setup>),
     RulesGone,
     End,
     ChildEnded(&'static str, ExitStatus),
@@ -183,10 +187,10 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     // First of all: a SIGHUP that comes early waits, and does not end what is just starting.
     let signals = Signals::hold().map_err(|cause| Error::system("hold signals back", cause))?;
     let _lock = lock(directory)?;
-    let mouth = if background { Mouth::Syslog } else { Mouth::Stderr };
-    mouth.open();
+    let log_target = if background { LogTarget::Syslog } else { LogTarget::Stderr };
+    log_target.open();
     privilege::keep_and_pass_on(KEPT, KEPT).map_err(|cause| Error::system("give up capabilities", cause))?;
-    let mut orders = Orders::read(directory)?;
+    let mut setup = Setup::read(directory)?;
     let background = if background {
         let started = Background::start().map_err(|cause| Error::system("go into the background", cause))?;
         Some(started)
@@ -194,49 +198,49 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
         None
     };
     let mut repairs = BackOff::default();
-    let mut children = stand_up(directory, &orders, mouth, &mut repairs, false)?;
-    for warning in orders.backend.look_around(&orders.rules) {
+    let mut children = start_with_rules(directory, &setup, log_target, &mut repairs, false)?;
+    for warning in setup.backend.foreign_rule_warnings(&setup.rules) {
         say::warn(warning);
     }
-    say_ready(&orders);
+    say_ready(&setup);
     if let Some(background) = background {
         background
-            .ready(orders.config.log == Log::Input)
+            .ready(setup.config.log == Log::Input)
             .map_err(|cause| Error::system("let go of the terminal", cause))?;
     }
 
     loop {
         match wait(&signals, directory, &mut children)? {
-            Event::Reload(read) => {
+            Wakeup::Reload(read) => {
                 children.stop();
-                let old = std::mem::replace(&mut orders, *read);
-                children = match stand_up(directory, &orders, mouth, &mut repairs, false) {
+                let old = std::mem::replace(&mut setup, *read);
+                children = match start_with_rules(directory, &setup, log_target, &mut repairs, false) {
                     Ok(children) => children,
                     Err(error) => {
                         say_unchanged(&error);
-                        orders = old;
-                        stand_up(directory, &orders, mouth, &mut repairs, false)?
+                        setup = old;
+                        start_with_rules(directory, &setup, log_target, &mut repairs, false)?
                     }
                 };
-                say_ready(&orders);
+                say_ready(&setup);
             }
-            Event::RulesGone => {
+            Wakeup::RulesGone => {
                 children.stop();
                 repairs.wait();
-                children = stand_up(directory, &orders, mouth, &mut repairs, true)?;
+                children = start_with_rules(directory, &setup, log_target, &mut repairs, true)?;
                 if repairs.is_worth_saying() {
                     say::warn("somebody removed our firewall rules; they were made again");
                 }
             }
-            Event::End => {
+            Wakeup::End => {
                 children.stop();
                 say::note("ended; the guard stays, and knocks open nothing until the daemon runs again");
                 return Ok(());
             }
-            Event::ChildEnded(which, status) => {
+            Wakeup::ChildEnded(which, status) => {
                 children.stop();
                 // Whatever it was: the guard is the last thing to see to.
-                orders.backend.make(&orders.rules)?;
+                setup.backend.make(&setup.rules)?;
                 return Err(Error::refused(format!("the {which} ended ({status}); the guard stays")));
             }
         }
@@ -244,26 +248,26 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
 }
 
 /// Makes the rules and starts the other two, until both are there. What somebody took away before the
-/// helper listened nobody has told of: the rules are looked at once it does.
+/// opener listened nobody has told of: the rules are looked at once it does.
 ///
 /// A failure ends it, unless it is `patient`, as while somebody else holds iptables' lock.
-fn stand_up(
+fn start_with_rules(
     directory: &Path,
-    orders: &Orders,
-    mouth: Mouth,
+    setup: &Setup,
+    log_target: LogTarget,
     back_off: &mut BackOff,
     patient: bool,
 ) -> Result<Children> {
     let mut failure = Error::refused("somebody removes our firewall rules while they are made");
-    for _ in 0..REPAIRS {
-        let started = orders.backend.make(&orders.rules).and_then(|()| Children::start(directory, orders, mouth));
+    for _ in 0..REPAIR_ATTEMPTS {
+        let started = setup.backend.make(&setup.rules).and_then(|()| Children::start(directory, setup, log_target));
         match started {
-            Ok(children) if orders.backend.stands(&orders.rules) => return Ok(children),
+            Ok(children) if setup.backend.stands(&setup.rules) => return Ok(children),
             Ok(children) => children.stop(),
             Err(error) if patient => failure = error,
             Err(error) => {
                 // Whatever it was: the guard is the last thing to see to.
-                let _ = orders.backend.make(&orders.rules);
+                let _ = setup.backend.make(&setup.rules);
                 return Err(error);
             }
         }
@@ -272,30 +276,30 @@ fn stand_up(
     Err(failure)
 }
 
-fn wait(signals: &Signals, directory: &Path, children: &mut Children) -> Result<Event> {
+fn wait(signals: &Signals, directory: &Path, children: &mut Children) -> Result<Wakeup> {
     loop {
         match signals.wait().map_err(|cause| Error::system("wait for signals", cause))? {
-            Signal::End => return Ok(Event::End),
-            Signal::Reload => match Orders::read(directory) {
-                Ok(orders) => return Ok(Event::Reload(Box::new(orders))),
+            Signal::End => return Ok(Wakeup::End),
+            Signal::Reload => match Setup::read(directory) {
+                Ok(setup) => return Ok(Wakeup::Reload(Box::new(setup))),
                 Err(error) => say_unchanged(&error),
             },
             Signal::Child => {
-                let worker = children.worker.try_wait().ok().flatten();
-                // Without the worker the helper ends too; why it did, where it was the first, counts more.
-                let helper = match worker {
-                    Some(_) => process::ended_soon(&mut children.helper),
-                    None => children.helper.try_wait().ok().flatten(),
+                let watcher = children.watcher.try_wait().ok().flatten();
+                // Without the watcher the opener ends too; why it did, where it was the first, counts more.
+                let opener = match watcher {
+                    Some(_) => process::ended_soon(&mut children.opener),
+                    None => children.opener.try_wait().ok().flatten(),
                 };
-                if helper.is_some_and(|status| status.code() == Some(RULES_GONE.into())) {
-                    return Ok(Event::RulesGone);
+                if opener.is_some_and(|status| status.code() == Some(RULES_GONE.into())) {
+                    return Ok(Wakeup::RulesGone);
                 }
-                // A helper that finds nobody at the other end says nothing new.
-                if let Some(status) = worker {
-                    return Ok(Event::ChildEnded("worker", status));
+                // An opener that finds nobody at the other end says nothing new.
+                if let Some(status) = watcher {
+                    return Ok(Wakeup::ChildEnded("watcher", status));
                 }
-                if let Some(status) = helper {
-                    return Ok(Event::ChildEnded("helper", status));
+                if let Some(status) = opener {
+                    return Ok(Wakeup::ChildEnded("opener", status));
                 }
             }
         }
@@ -336,17 +340,17 @@ pub(super) fn lock(directory: &Path) -> Result<File> {
     Ok(opened)
 }
 
-fn say_ready(orders: &Orders) {
-    let guard = match orders.rules.guard.is_empty() {
+fn say_ready(setup: &Setup) {
+    let guard = match setup.rules.guard.is_empty() {
         true => "no ports".to_owned(),
-        false => format!("ports {}", orders.rules.guard),
+        false => format!("ports {}", setup.rules.guard),
     };
     say::note(format_args!("confined: {}", sandbox::describe()));
     say::note(format_args!(
         "ready: reads {}, guards {guard} with {}, {} profiles",
-        klog::describe(&orders.config.log),
-        orders.backend.name(),
-        orders.rules.knock_ports.iter().count()
+        klog::describe(&setup.config.log),
+        setup.backend.name(),
+        setup.rules.knock_ports.iter().count()
     ));
 }
 

@@ -16,14 +16,14 @@ const USABLE: Duration = Duration::from_secs(600);
 type Place = (IpAddr, u32);
 
 /// The addresses of profiles.
-pub struct Book {
+pub struct AddressCache {
     directory: PathBuf,
     known: Vec<(Place, String)>,
     read: Option<Instant>,
     reading: bool,
 }
 
-impl Book {
+impl AddressCache {
     /// An empty one, of the profiles in `directory`.
     pub fn new(directory: PathBuf) -> Self {
         Self { directory, known: Vec::new(), read: None, reading: false }
@@ -91,43 +91,48 @@ mod tests {
 
     #[test]
     fn a_link_local_address_behind_another_interface_is_another_host() {
-        let mut book = Book::new("/nonexistent".into());
+        let mut address_cache = AddressCache::new("/nonexistent".into());
         let behind = |ip: &str, zone| SocketAddr::from(SocketAddrV6::new(ip.parse().unwrap(), 22, 0, zone));
         let [one, two] = [1, 2].map(|zone| behind("fe80::1", zone));
-        book.fill(vec![("one.example".into(), vec![one]), ("global.example".into(), vec![behind("fd09::1", 1)])]);
-        assert_eq!(book.find(&[two, one]), Some(("one.example", vec![one])));
-        assert_eq!(book.find(&[two]), None);
-        assert!(book.find(&[behind("fd09::1", 0)]).is_some());
+        address_cache
+            .fill(vec![("one.example".into(), vec![one]), ("global.example".into(), vec![behind("fd09::1", 1)])]);
+        assert_eq!(address_cache.find(&[two, one]), Some(("one.example", vec![one])));
+        assert_eq!(address_cache.find(&[two]), None);
+        assert!(address_cache.find(&[behind("fd09::1", 0)]).is_some());
     }
 
     #[test]
     fn profiles_are_found_by_their_addresses() {
-        let directory = std::env::temp_dir().join(format!("knockknock-book-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("knockknock-address_cache-{}", std::process::id()));
         for name in ["10.9.0.1", "host.example", "gone.example", ".hidden"] {
             std::fs::create_dir_all(directory.join(name)).unwrap();
         }
         let [literal, named, alias, other]: [SocketAddr; 4] =
             ["10.9.0.1:22", "10.9.0.2:22", "[::ffff:10.9.0.2]:22", "10.9.0.3:22"].map(|text| text.parse().unwrap());
-        let mut book = Book::new(directory.clone());
-        let long_ago = |book: &mut Book| book.read = Instant::now().checked_sub(FRESH);
-        assert!(!book.is_usable());
-        let Some(Question::Profiles(names)) = book.read() else { panic!("there are names") };
+        let mut address_cache = AddressCache::new(directory.clone());
+        let long_ago = |address_cache: &mut AddressCache| address_cache.read = Instant::now().checked_sub(FRESH);
+        assert!(!address_cache.is_usable());
+        let Some(Question::Profiles(names)) = address_cache.read() else { panic!("there are names") };
         assert_eq!(names, ["gone.example", "host.example"]);
-        assert!(book.read().is_none(), "it is being read");
-        book.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![named])]);
-        assert!(book.is_usable());
-        assert!(book.read().is_none(), "it has just been read");
-        assert_eq!(book.find(&[literal]), Some(("10.9.0.1", vec![literal])));
-        assert_eq!(book.find(&[other, alias]), Some(("host.example", vec![alias])));
-        assert_eq!(book.find(&[other]), None);
+        assert!(address_cache.read().is_none(), "it is being read");
+        address_cache.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![named])]);
+        assert!(address_cache.is_usable());
+        assert!(address_cache.read().is_none(), "it has just been read");
+        assert_eq!(address_cache.find(&[literal]), Some(("10.9.0.1", vec![literal])));
+        assert_eq!(address_cache.find(&[other, alias]), Some(("host.example", vec![alias])));
+        assert_eq!(address_cache.find(&[other]), None);
         // Nobody answers for it now; then it is removed.
-        long_ago(&mut book);
-        assert!(book.read().is_some() && book.is_usable());
-        book.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![])]);
-        assert!(book.find(&[named]).is_some());
+        long_ago(&mut address_cache);
+        assert!(address_cache.read().is_some() && address_cache.is_usable());
+        address_cache.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![])]);
+        assert!(address_cache.find(&[named]).is_some());
         std::fs::remove_dir_all(&directory).unwrap();
-        long_ago(&mut book);
-        assert!(book.read().is_none());
-        assert!(book.is_usable() && book.find(&[named]).is_none() && book.find(&[literal]).is_none());
+        long_ago(&mut address_cache);
+        assert!(address_cache.read().is_none());
+        assert!(
+            address_cache.is_usable()
+                && address_cache.find(&[named]).is_none()
+                && address_cache.find(&[literal]).is_none()
+        );
     }
 }

@@ -11,7 +11,7 @@ use crate::knocker::{self, Knocker};
 use crate::say;
 use crate::sys::privilege::{self, Account};
 use crate::sys::process::{self, Background};
-use event_loop::Proxy;
+use event_loop::EventLoop;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ const FILES_BESIDE: u32 = 512;
 const MOST: u32 = 4096;
 
 /// What is asked of a proxy.
-pub struct Options {
+pub struct ProxyOptions {
     /// Where to listen.
     pub listen: SocketAddr,
     /// Where the profiles are, unless in the user's home.
@@ -37,7 +37,7 @@ pub struct Options {
 }
 
 /// Serves until it is ended.
-pub fn run(options: Options) -> Result<()> {
+pub fn run(options: ProxyOptions) -> Result<()> {
     let listen = options.listen;
     let remote = !listen.ip().to_canonical().is_loopback();
     if remote && !options.allow_remote {
@@ -60,7 +60,7 @@ pub fn run(options: Options) -> Result<()> {
     let files = files.map_err(|cause| Error::system("learn how many files may be open", cause))?;
     let most = (files.saturating_sub(FILES_BESIDE) / FILES_EACH).clamp(16, MOST) as usize;
     let knocker = Knocker::open_as(account.map(|account| account.user))?;
-    let mut proxy = Proxy::new(listener, knocker, directory, most, remote)
+    let mut proxy = EventLoop::new(listener, knocker, directory, most, remote)
         .map_err(|cause| Error::system("wait for connections", cause))?;
     if let Some(background) = background {
         say::use_syslog();

@@ -26,7 +26,7 @@ pub enum Question {
 }
 
 /// What came of it.
-pub enum Answer {
+pub enum Resolved {
     /// The addresses of one host.
     Host(String, Vec<SocketAddr>),
     /// Those of all profiles.
@@ -48,7 +48,7 @@ struct Shared {
 #[derive(Default)]
 struct Work {
     questions: VecDeque<Question>,
-    answers: Vec<Answer>,
+    answers: Vec<Resolved>,
     threads: usize,
 }
 
@@ -74,7 +74,7 @@ impl Resolver {
     }
 
     /// The answers since the last time, as the bell tells of them.
-    pub fn answers(&mut self) -> Vec<Answer> {
+    pub fn answers(&mut self) -> Vec<Resolved> {
         let mut rung = [0; 64];
         while self.bell.read(&mut rung).is_ok_and(|length| length > 0) {}
         std::mem::take(&mut self.shared.lock().answers)
@@ -96,13 +96,13 @@ impl Shared {
             };
             drop(work);
             let answer = match question {
-                Question::Host(name) => Answer::Host(name.clone(), addresses(&name)),
+                Question::Host(name) => Resolved::Host(name.clone(), addresses(&name)),
                 Question::Profiles(names) => {
                     let found = |name: String| {
                         let addresses = addresses(&name);
                         (name, addresses)
                     };
-                    Answer::Profiles(names.into_iter().map(found).collect())
+                    Resolved::Profiles(names.into_iter().map(found).collect())
                 }
             };
             self.lock().answers.push(answer);
@@ -138,8 +138,8 @@ mod tests {
         }
         for answer in answers {
             match answer {
-                Answer::Host(name, found) => assert_eq!(found[0].ip().to_string(), name),
-                Answer::Profiles(found) => {
+                Resolved::Host(name, found) => assert_eq!(found[0].ip().to_string(), name),
+                Resolved::Profiles(found) => {
                     let counts: Vec<_> = found.iter().map(|(_, addresses)| addresses.is_empty()).collect();
                     assert_eq!(counts, [false, true, false]);
                 }

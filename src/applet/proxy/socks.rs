@@ -31,7 +31,7 @@ pub enum Host {
 
 /// A connection that a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct SocksRequest {
     /// How to answer it.
     pub version: Version,
     /// Where to.
@@ -69,7 +69,7 @@ pub enum Hello {
     /// Version 5, without authentication: to be answered with [`WELCOME`].
     Five,
     /// A request: version 4 makes it at once.
-    Asked(Request),
+    Asked(SocksRequest),
 }
 
 /// Why there is no message.
@@ -104,7 +104,7 @@ pub fn hello(bytes: &[u8]) -> Parsed<Hello> {
 }
 
 /// Reads what a version 5 client asks for.
-pub fn request(bytes: &[u8]) -> Parsed<Request> {
+pub fn request(bytes: &[u8]) -> Parsed<SocksRequest> {
     let refused = |reply| Err(Failure::Refused(answer(Version::Five, reply, None)));
     let [version, command, _, kind, rest @ ..] = bytes else { return Err(Failure::Short) };
     let (host, rest) = match (kind, rest) {
@@ -124,7 +124,7 @@ pub fn request(bytes: &[u8]) -> Parsed<Request> {
     let [high, low, behind @ ..] = rest else { return Err(Failure::Short) };
     match (command, host) {
         (1, Some(host)) => {
-            let request = Request { version: Version::Five, host, port: u16::from_be_bytes([*high, *low]) };
+            let request = SocksRequest { version: Version::Five, host, port: u16::from_be_bytes([*high, *low]) };
             Ok((request, bytes.len() - behind.len()))
         }
         (1, None) => refused(Reply::HostUnreachable),
@@ -133,7 +133,7 @@ pub fn request(bytes: &[u8]) -> Parsed<Request> {
 }
 
 /// Version 4: `4, command, port, address, user, 0`, and in 4a `name, 0` behind an address 0.0.0.x.
-fn four(bytes: &[u8]) -> Parsed<Request> {
+fn four(bytes: &[u8]) -> Parsed<SocksRequest> {
     let refused = || Failure::Refused(answer(Version::Four, Reply::Failed, None));
     let [_, command, high, low, a, b, c, d, rest @ ..] = bytes else { return Err(Failure::Short) };
     let (_, rest) = string(rest, LONGEST_USER)?;
@@ -144,7 +144,7 @@ fn four(bytes: &[u8]) -> Parsed<Request> {
         (Some(Host::Address(Ipv4Addr::new(*a, *b, *c, *d).into())), rest)
     };
     let host = host.filter(|_| *command == 1).ok_or_else(refused)?;
-    let request = Request { version: Version::Four, host, port: u16::from_be_bytes([*high, *low]) };
+    let request = SocksRequest { version: Version::Four, host, port: u16::from_be_bytes([*high, *low]) };
     Ok((request, bytes.len() - behind.len()))
 }
 
@@ -187,15 +187,15 @@ pub fn answer(version: Version, reply: Reply, bound: Option<SocketAddr>) -> Vec<
 mod tests {
     use super::*;
 
-    fn five(host: &str, port: u16) -> Request {
+    fn five(host: &str, port: u16) -> SocksRequest {
         let host = host.parse().map_or_else(|_| Host::Name(host.into()), Host::Address);
-        Request { version: Version::Five, host, port }
+        SocksRequest { version: Version::Five, host, port }
     }
 
     /// Every message and what it comes to.
-    fn messages() -> Vec<(Vec<u8>, Request)> {
+    fn messages() -> Vec<(Vec<u8>, SocksRequest)> {
         let name = "n".repeat(255);
-        let four = |host: &str| Request { version: Version::Four, ..five(host, 80) };
+        let four = |host: &str| SocksRequest { version: Version::Four, ..five(host, 80) };
         let v6 = [&[5, 1, 0, 4][..], &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &[0, 80]].concat();
         vec![
             (vec![5, 1, 0, 1, 10, 9, 0, 1, 0, 22], five("10.9.0.1", 22)),
@@ -210,7 +210,7 @@ mod tests {
         ]
     }
 
-    fn parse(bytes: &[u8]) -> Parsed<Request> {
+    fn parse(bytes: &[u8]) -> Parsed<SocksRequest> {
         if bytes.first() == Some(&5) {
             return request(bytes);
         }

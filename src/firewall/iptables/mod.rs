@@ -30,12 +30,12 @@ const TABLE: &str = "--hashlimit-htable-size 4096 --hashlimit-htable-max 65536 -
 
 /// iptables or ip6tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
+enum IpVersion {
     V4,
     V6,
 }
 
-impl Family {
+impl IpVersion {
     fn program(self) -> &'static str {
         match self {
             Self::V4 => "iptables",
@@ -50,7 +50,7 @@ impl Family {
         }
     }
 
-    /// The name of a port's list; a list has addresses of one family.
+    /// The name of a port's list; a list has addresses of one version.
     fn list(self, port: u16) -> String {
         match self {
             Self::V4 => format!("kk{port}"),
@@ -63,30 +63,30 @@ impl Family {
     }
 }
 
-/// Both families, or IPv4 alone where the kernel has no IPv6.
-fn families() -> &'static [Family] {
-    if Path::new("/proc/net/if_inet6").exists() { &[Family::V4, Family::V6] } else { &[Family::V4] }
+/// Both versions, or IPv4 alone where the kernel has no IPv6.
+fn versions() -> &'static [IpVersion] {
+    if Path::new("/proc/net/if_inet6").exists() { &[IpVersion::V4, IpVersion::V6] } else { &[IpVersion::V4] }
 }
 
 /// Whether iptables can be used.
 pub(super) fn works() -> io::Result<()> {
-    families().iter().try_for_each(|family| {
-        process::run(family.program(), &["-w", "-t", "mangle", "-S", "PREROUTING"], "").map(drop)
+    versions().iter().try_for_each(|version| {
+        process::run(version.program(), &["-w", "-t", "mangle", "-S", "PREROUTING"], "").map(drop)
     })
 }
 
-/// Makes our chains, or makes them again, one transaction for each family.
+/// Makes our chains, or makes them again, one transaction for each version.
 pub(super) fn make(rules: &Rules) -> Result<()> {
-    for &family in families() {
+    for &version in versions() {
         let failed = |cause| {
-            Error::system(format!("make the rules with {:?}", family.restore()), cause).advise(
+            Error::system(format!("make the rules with {:?}", version.restore()), cause).advise(
                 "the kernel needs the matches recent, hashlimit, conntrack, connmark and addrtype, and the target LOG",
             )
         };
-        process::run(family.restore(), &["-w", "--noflush"], &script(family, rules)).map_err(failed)?;
+        process::run(version.restore(), &["-w", "--noflush"], &script(version, rules)).map_err(failed)?;
         for (from, to) in JUMPS {
-            if mangle(family, &["-C", from, "-j", to]).is_err() {
-                mangle(family, &["-I", from, "1", "-j", to]).map_err(failed)?;
+            if mangle(version, &["-C", from, "-j", to]).is_err() {
+                mangle(version, &["-I", from, "1", "-j", to]).map_err(failed)?;
             }
         }
     }
@@ -95,41 +95,41 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
 
 /// Whether our chains stand whole: they are named as often as they were, and once more for each jump to them.
 pub(super) fn stands(rules: &Rules) -> bool {
-    families().iter().all(|&family| {
-        let listed = process::run(family.program(), &["-w", "-t", "mangle", "-S"], "").unwrap_or_default();
-        count(&listed, PREROUTING) >= count(&script(family, rules), PREROUTING) + JUMPS.len()
+    versions().iter().all(|&version| {
+        let listed = process::run(version.program(), &["-w", "-t", "mangle", "-S"], "").unwrap_or_default();
+        count(&listed, PREROUTING) >= count(&script(version, rules), PREROUTING) + JUMPS.len()
     })
 }
 
 /// Takes our chains away, where there are any.
 pub(super) fn remove() -> io::Result<()> {
-    for &family in families() {
-        if mangle(family, &["-S", PREROUTING]).is_err() {
+    for &version in versions() {
+        if mangle(version, &["-S", PREROUTING]).is_err() {
             continue;
         }
         for (from, to) in JUMPS {
             // As often as it is there; hardly ever more than once.
-            let _ = (0..16).try_for_each(|_| mangle(family, &["-D", from, "-j", to]));
+            let _ = (0..16).try_for_each(|_| mangle(version, &["-D", from, "-j", to]));
         }
         for flush_or_delete in ["-F", "-X"] {
             for chain in CHAINS {
-                let _ = mangle(family, &[flush_or_delete, chain]);
+                let _ = mangle(version, &[flush_or_delete, chain]);
             }
         }
-        if mangle(family, &["-S", PREROUTING]).is_ok() {
+        if mangle(version, &["-S", PREROUTING]).is_ok() {
             return Err(io::Error::other(format!("chain {PREROUTING} is still in use")));
         }
     }
     Ok(())
 }
 
-fn mangle(family: Family, args: &[&str]) -> io::Result<()> {
-    process::run(family.program(), &[&["-w", "-t", "mangle"], args].concat(), "").map(drop)
+fn mangle(version: IpVersion, args: &[&str]) -> io::Result<()> {
+    process::run(version.program(), &[&["-w", "-t", "mangle"], args].concat(), "").map(drop)
 }
 
 /// The rules of table mangle, as `iptables-restore --noflush` takes them: a chain that is named is
 /// emptied first.
-fn script(family: Family, rules: &Rules) -> String {
+fn script(version: IpVersion, rules: &Rules) -> String {
     let mut text = String::from("*mangle\n");
     for chain in CHAINS {
         text.push_str(&format!(":{chain} - [0:0]\n"));
@@ -149,7 +149,7 @@ fn script(family: Family, rules: &Rules) -> String {
     // An admitted SYN, sent again.
     rule(PREROUTING, &format!("-p tcp --syn -m connmark --mark {mark} -m conntrack ! --ctstatus ASSURED -j {ADMIT}"));
     for port in rules.guard.iter() {
-        let list = family.list(port);
+        let list = version.list(port);
         let used =
             format!("-m recent --name {list} --rcheck --seconds {} -m recent --name {list} --remove", rules.delay);
         rule(PREROUTING, &format!("-p tcp --syn --dport {port} {used} -j {ADMIT}"));
@@ -170,13 +170,13 @@ fn script(family: Family, rules: &Rules) -> String {
         }
     }
 
-    let by_network = if family == Family::V6 { " --hashlimit-srcmask 64" } else { "" };
+    let by_network = if version == IpVersion::V6 { " --hashlimit-srcmask 64" } else { "" };
     rule(
         KNOCK,
         &format!(
             "-m hashlimit --hashlimit-name knockknock{} --hashlimit-mode srcip{by_network} \
              --hashlimit-above 100/second --hashlimit-burst 200 {TABLE} -j RETURN",
-            if family == Family::V6 { "6" } else { "" }
+            if version == IpVersion::V6 { "6" } else { "" }
         ),
     );
     rule(
@@ -195,21 +195,21 @@ fn script(family: Family, rules: &Rules) -> String {
 
 /// Writes openings into the lists.
 pub(super) struct Door {
-    lists: Vec<(Family, u16, File)>,
+    lists: Vec<(IpVersion, u16, File)>,
     pub(super) changes: Changes,
 }
 
 impl Door {
     pub(super) fn new(guard: &Ports) -> Result<Self> {
-        let files = families().len() * guard.iter().count() + 64;
+        let files = versions().len() * guard.iter().count() + 64;
         process::allow_files(files as u32).map_err(|cause| Error::system("hold the lists open", cause))?;
         let mut lists = Vec::new();
-        for &family in families() {
+        for &version in versions() {
             for port in guard.iter() {
-                let path = family.list_path(port);
+                let path = version.list_path(port);
                 let file =
                     File::options().write(true).open(&path).map_err(|cause| Error::path("open", &path, cause))?;
-                lists.push((family, port, file));
+                lists.push((version, port, file));
             }
         }
         // iptables is a shell over nf_tables on most systems; the old kind tells nobody of changes.
@@ -219,8 +219,8 @@ impl Door {
 
     /// Writes the address to the port's list, which gives it a new time.
     pub(super) fn admit(&self, request: &Request) -> io::Result<Opening> {
-        let family = if matches!(request.source(), IpAddr::V4(_)) { Family::V4 } else { Family::V6 };
-        let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (family, request.port()));
+        let version = if matches!(request.source(), IpAddr::V4(_)) { IpVersion::V4 } else { IpVersion::V6 };
+        let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (version, request.port()));
         let Some(mut file) = list.map(|(_, _, file)| file) else { return Ok(Opening::Denied) };
         // The kernel takes a write at the file's start only, and no pwrite.
         file.seek(SeekFrom::Start(0))?;

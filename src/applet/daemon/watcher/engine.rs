@@ -36,7 +36,7 @@ pub enum Verdict {
 
 /// What was accepted of late, for one profile.
 #[derive(Default)]
-pub struct Memory {
+pub struct ReplayCache {
     accepted: Vec<Ciphertext>,
     oldest: usize,
     last: Option<(Entry, Instant)>,
@@ -51,16 +51,16 @@ struct Armed {
 }
 
 /// How much trying a SYN is worth.
-pub struct Effort {
+pub struct SearchLimits {
     /// How many counters are tried from the expected one on.
     pub window: u32,
     /// How many behind these, for a sender that ran ahead.
     pub far: u32,
     /// Whether a knock for a port that is not allowed is worth the search for its tag.
-    pub curious: bool,
+    pub denied_port: bool,
 }
 
-impl Memory {
+impl ReplayCache {
     /// Remembers an accepted entry.
     pub fn accept(&mut self, entry: &Entry, ciphertext: Ciphertext, now: Instant) {
         self.last = Some((*entry, now));
@@ -79,24 +79,31 @@ impl Memory {
 }
 
 /// Judges `entry`, which came to `profile`'s knock port.
-pub fn judge(profile: &Profile, memory: &Memory, entry: &Entry, effort: &Effort, now: Instant) -> Verdict {
+pub fn judge(
+    profile: &Profile,
+    replay_cache: &ReplayCache,
+    entry: &Entry,
+    limits: &SearchLimits,
+    now: Instant,
+) -> Verdict {
     let Some(ciphertext) = entry.ciphertext() else { return Verdict::Empty };
-    if memory.accepted.contains(&ciphertext) {
-        let same = memory.last.as_ref().is_some_and(|(last, at)| last == entry && now.duration_since(*at) < TWICE);
+    if replay_cache.accepted.contains(&ciphertext) {
+        let same =
+            replay_cache.last.as_ref().is_some_and(|(last, at)| last == entry && now.duration_since(*at) < TWICE);
         return if same { Verdict::Same } else { Verdict::Replay };
     }
-    let knock_port = profile.terms.knock_port;
-    let allowed = profile.terms.ports.as_ref();
+    let knock_port = profile.config.knock_port;
+    let allowed = profile.config.ports.as_ref();
     let search = |from: u64, number: u32, only: Option<&Ports>| {
         let first = u32::try_from(from).ok()?;
         let last = first.saturating_add(number.checked_sub(1)?);
         profile.keys.unseal(&ciphertext, first..=last, knock_port, only)
     };
     let next = profile.counter.next();
-    if let Some(unsealed) = search(next, effort.window, allowed) {
+    if let Some(unsealed) = search(next, limits.window, allowed) {
         return Verdict::Open(unsealed);
     }
-    if let Some(armed) = memory.armed.as_ref().filter(|armed| now.duration_since(armed.at) < SOON) {
+    if let Some(armed) = replay_cache.armed.as_ref().filter(|armed| now.duration_since(armed.at) < SOON) {
         if armed.ciphertext == ciphertext {
             return Verdict::Replay;
         }
@@ -104,24 +111,24 @@ pub fn judge(profile: &Profile, memory: &Memory, entry: &Entry, effort: &Effort,
             return Verdict::CaughtUp(unsealed);
         }
     }
-    if effort.curious && allowed.is_some() {
-        if let Some(unsealed) = search(next, effort.window, None) {
+    if limits.denied_port && allowed.is_some() {
+        if let Some(unsealed) = search(next, limits.window, None) {
             return Verdict::NotAllowed(unsealed);
         }
     }
-    let beyond = next.saturating_add(effort.window.into());
-    search(beyond, effort.far, allowed).map_or(Verdict::WrongTag, Verdict::Ahead)
+    let beyond = next.saturating_add(limits.window.into());
+    search(beyond, limits.far, allowed).map_or(Verdict::WrongTag, Verdict::Ahead)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{Counter, Terms};
+    use crate::profile::{Counter, ProfileConfig};
     use crate::wire::{Keys, Wire};
     use std::os::unix::fs::PermissionsExt;
 
-    const NEAR: Effort = Effort { window: 20, far: 0, curious: true };
-    const FAR: Effort = Effort { window: 20, far: 10_000, curious: true };
+    const NEAR: SearchLimits = SearchLimits { window: 20, far: 0, denied_port: true };
+    const FAR: SearchLimits = SearchLimits { window: 20, far: 10_000, denied_port: true };
 
     fn profile(next: u32) -> Profile {
         let path = std::env::temp_dir().join(format!("knockknock-judge-{}-{next}", std::process::id()));
@@ -129,8 +136,8 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         let counter = Counter::open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let terms = Terms { knock_port: 666, ports: Some(Ports::parse("22").unwrap()), wire: Wire::Classic };
-        Profile { name: "gate".into(), terms, keys: Keys::new(&[1; 16], &[2; 16]), counter }
+        let config = ProfileConfig { knock_port: 666, ports: Some(Ports::parse("22").unwrap()), wire: Wire::Classic };
+        Profile { name: "gate".into(), config, keys: Keys::new(&[1; 16], &[2; 16]), counter }
     }
 
     fn knock(profile: &Profile, counter: u32, port: u16) -> Entry {
@@ -156,8 +163,8 @@ mod tests {
 
     #[test]
     fn the_window_opens_and_what_is_behind_it_does_not() {
-        let (profile, memory, now) = (profile(100), Memory::default(), Instant::now());
-        let judged = |counter, port| about(judge(&profile, &memory, &knock(&profile, counter, port), &NEAR, now));
+        let (profile, replay_cache, now) = (profile(100), ReplayCache::default(), Instant::now());
+        let judged = |counter, port| about(judge(&profile, &replay_cache, &knock(&profile, counter, port), &NEAR, now));
         assert_eq!(judged(99, 22), ("wrong tag", 0));
         assert_eq!(judged(100, 22), ("open", 100));
         assert_eq!(judged(119, 22), ("open", 119));
@@ -167,13 +174,13 @@ mod tests {
 
     #[test]
     fn a_sender_that_ran_ahead_needs_two_knocks() {
-        let (profile, mut memory, now) = (profile(200), Memory::default(), Instant::now());
+        let (profile, mut replay_cache, now) = (profile(200), ReplayCache::default(), Instant::now());
         let first = knock(&profile, 9000, 22);
-        let Verdict::Ahead(unsealed) = judge(&profile, &memory, &first, &FAR, now) else { panic!("not ahead") };
-        memory.arm(first.ciphertext().unwrap(), unsealed, now);
+        let Verdict::Ahead(unsealed) = judge(&profile, &replay_cache, &first, &FAR, now) else { panic!("not ahead") };
+        replay_cache.arm(first.ciphertext().unwrap(), unsealed, now);
 
         let judged =
-            |entry: &Entry, after| about(judge(&profile, &memory, entry, &FAR, now + Duration::from_secs(after)));
+            |entry: &Entry, after| about(judge(&profile, &replay_cache, entry, &FAR, now + Duration::from_secs(after)));
         assert_eq!(judged(&first, 1), ("replay", 0), "one captured knock is worth nothing");
         assert_eq!(judged(&knock(&profile, 8999, 22), 1), ("ahead", 8999));
         assert_eq!(judged(&knock(&profile, 9001, 22), 59), ("caught up", 9001));
@@ -185,11 +192,12 @@ mod tests {
 
     #[test]
     fn far_has_an_end() {
-        let (profile, memory, now) = (profile(300), Memory::default(), Instant::now());
-        let judged = |counter, effort| about(judge(&profile, &memory, &knock(&profile, counter, 22), effort, now));
+        let (profile, replay_cache, now) = (profile(300), ReplayCache::default(), Instant::now());
+        let judged =
+            |counter, limits| about(judge(&profile, &replay_cache, &knock(&profile, counter, 22), limits, now));
         assert_eq!(judged(10_319, &FAR), ("ahead", 10_319));
         assert_eq!(judged(10_320, &FAR), ("wrong tag", 0));
         assert_eq!(judged(1000, &NEAR), ("wrong tag", 0));
-        assert_eq!(judged(1000, &Effort { far: 0, ..FAR }), ("wrong tag", 0));
+        assert_eq!(judged(1000, &SearchLimits { far: 0, ..FAR }), ("wrong tag", 0));
     }
 }

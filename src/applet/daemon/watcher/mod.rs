@@ -1,10 +1,10 @@
-//! The worker: reads the log, holds the keys, and can do no more than ask.
+//! The watcher: reads the log, holds the keys, and can do no more than ask.
 
 mod engine;
 mod search_budget;
 
 use super::ipc::{Answer, CONFIG, READY};
-use super::{Census, Mouth, confine, hooks, say_left_out, worker_user};
+use super::{LogTarget, ProfileIndex, confine, hooks, say_left_out, watcher_user};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result, reason};
 use crate::klog::{Klog, Notice};
@@ -13,11 +13,11 @@ use crate::profile::Profile;
 use crate::say;
 use crate::sys::privilege;
 use crate::sys::sandbox::{self, calls};
-use crate::sys::socketpair::End;
+use crate::sys::socketpair::Channel;
 use crate::sys::{poll, process};
 use crate::wire::{Entry, Request, Unsealed};
-use engine::{Effort, Memory, Verdict, judge};
-use search_budget::Budget;
+use engine::{ReplayCache, SearchLimits, Verdict, judge};
+use search_budget::SearchBudget;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::path::Path;
@@ -27,33 +27,33 @@ use std::time::{Duration, Instant};
 const SUMMARY: Duration = Duration::from_secs(60);
 /// How many searches for the tag of a port that is not allowed are made in that time: enough for
 /// somebody who mistypes, too few to be a burden.
-const CURIOSITY: u32 = 60;
+const DENIED_PORT_SEARCHES: u32 = 60;
 /// How many knocks wait for the disk together at most.
 const BATCH: usize = 256;
 /// How many SYNs wait for a search far ahead at most.
-const ASIDE: usize = 64;
+const FAR_SEARCHES: usize = 64;
 /// How many SYNs in a row without logged options say that the log rule lacks a flag.
 const OPTIONLESS: u32 = 3;
 
-/// The system calls that the worker makes, besides following a file.
+/// The system calls that the watcher makes, besides following a file.
 const CALLS: &[&[libc::c_long]] =
     &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::LOOK, calls::SEEK, calls::AT_OFFSETS, calls::MESSAGES];
 
-/// Runs the worker: descriptor 0 is the log where that is standard input, descriptor 1 the socket to
-/// the helper. Returns its exit code.
-pub fn run(keeper: u32, mouth: Mouth, directory: &Path) -> Result<u8> {
-    mouth.open();
-    process::set_name(c"knock-worker");
-    let channel = End::from(process::inherited(1));
-    process::leave_signals_to_keeper().map_err(|cause| Error::system("let signals through", cause))?;
+/// Runs the watcher: descriptor 0 is the log where that is standard input, descriptor 1 the socket to
+/// the opener. Returns its exit code.
+pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u8> {
+    log_target.open();
+    process::set_name(c"knock-watcher");
+    let channel = Channel::from(process::inherited(1));
+    process::leave_signals_to_supervisor().map_err(|cause| Error::system("let signals through", cause))?;
 
-    let config = told(&channel, directory)?;
-    let user = worker_user(&config);
-    let guests = Guests::load(directory)?;
+    let config = receive_config(&channel, directory)?;
+    let user = watcher_user(&config);
+    let profiles = LoadedProfiles::load(directory)?;
     let mut log = Klog::open(&config.log)?;
     let groups: Vec<u32> = log.group().into_iter().collect();
-    hooks::attempt("unconfined worker");
-    mouth.let_go().map_err(|cause| Error::system("let go of the terminal", cause))?;
+    hooks::attempt("unconfined watcher");
+    log_target.detach_terminal().map_err(|cause| Error::system("let go of the terminal", cause))?;
     let empty_root = match log {
         Klog::File(_) => sandbox::empty_root_but_here,
         _ => sandbox::empty_root,
@@ -61,24 +61,24 @@ pub fn run(keeper: u32, mouth: Mouth, directory: &Path) -> Result<u8> {
     empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
     let dropped = privilege::become_user(user, &groups, &[])
         .and_then(|()| privilege::not_dumpable())
-        .and_then(|()| privilege::die_with(keeper));
+        .and_then(|()| privilege::die_with(supervisor));
     dropped.map_err(|cause| Error::system("give up root's privileges", cause))?;
 
     // While there are still random numbers to be had.
-    let mut worker = Worker::new(config, guests, channel);
+    let mut watcher = Watcher::new(config, profiles, channel);
     match log {
         // The working directory is the log's: a file made anew is opened by its name.
         Klog::File(_) => confine(Some(Path::new(".")), &[CALLS, &[calls::OPEN, calls::WATCH]].concat()),
         _ => confine(None, CALLS),
     }
-    hooks::attempt("worker");
+    hooks::attempt("watcher");
 
-    worker.channel.send(READY).map_err(|cause| Error::system("tell the helper", cause))?;
-    worker.follow(&mut log)
+    watcher.channel.send(READY).map_err(|cause| Error::system("tell the opener", cause))?;
+    watcher.follow(&mut log)
 }
 
-/// The configuration that the keeper goes by: the file may be another by now.
-fn told(channel: &End, directory: &Path) -> Result<Config> {
+/// The configuration that the supervisor goes by: the file may be another by now.
+fn receive_config(channel: &Channel, directory: &Path) -> Result<Config> {
     let mut text = vec![0; CONFIG];
     let length = channel.receive(&mut text).map_err(|cause| Error::system("read the configuration", cause))?;
     let text = text.get(..length).ok_or_else(|| Error::refused("the configuration is too long"))?;
@@ -86,64 +86,64 @@ fn told(channel: &End, directory: &Path) -> Result<Config> {
 }
 
 /// A profile, and what was accepted of late.
-struct Guest {
+struct LoadedProfile {
     profile: Profile,
-    memory: Memory,
+    replay_cache: ReplayCache,
 }
 
 /// The profiles, in the order of their knock ports.
 #[derive(Default)]
-struct Guests {
+struct LoadedProfiles {
     /// The knock ports apart from all else: a search among thousands stays in the processor's cache.
     knock_ports: Vec<u16>,
-    guests: Vec<Guest>,
+    profiles: Vec<LoadedProfile>,
 }
 
-impl Guests {
+impl LoadedProfiles {
     /// Loads them. One that cannot be read is named and left out.
     fn load(directory: &Path) -> Result<Self> {
-        // The keeper has said which are left out for their terms.
-        let profiles = Census::take(directory)?.profiles;
-        let files = profiles.len() as u32 + 64;
+        // The supervisor has already reported the profiles whose config cannot be used.
+        let index = ProfileIndex::read(directory)?.profiles;
+        let files = index.len() as u32 + 64;
         process::allow_files(files).map_err(|cause| Error::system("hold the counters open", cause))?;
-        let mut guests = Self::default();
-        guests.guests.reserve_exact(profiles.len());
-        for (found, _) in profiles {
+        let mut loaded = Self::default();
+        loaded.profiles.reserve_exact(index.len());
+        for (found, _) in index {
             match Profile::load(&found) {
                 Ok(profile) => {
-                    guests.knock_ports.push(profile.terms.knock_port);
-                    guests.guests.push(Guest { profile, memory: Memory::default() });
+                    loaded.knock_ports.push(profile.config.knock_port);
+                    loaded.profiles.push(LoadedProfile { profile, replay_cache: ReplayCache::default() });
                 }
                 Err(error) => say_left_out(&found, &error),
             }
         }
-        Ok(guests)
+        Ok(loaded)
     }
 
     /// The one whose knock port that is.
-    fn on(&mut self, knock_port: u16) -> Option<&mut Guest> {
+    fn by_knock_port(&mut self, knock_port: u16) -> Option<&mut LoadedProfile> {
         let place = self.knock_ports.binary_search(&knock_port).ok()?;
-        self.guests.get_mut(place)
+        self.profiles.get_mut(place)
     }
 }
 
-/// The worker after it has given up everything.
-struct Worker {
+/// The watcher after it has given up everything.
+struct Watcher {
     config: Config,
-    guests: Guests,
-    channel: End,
-    budget: Budget,
+    profiles: LoadedProfiles,
+    channel: Channel,
+    search_budget: SearchBudget,
     /// Whether the log has ever shown TCP options: then its rule has the flag for them.
     options_seen: bool,
-    tally: Tally,
+    counts: Counts,
     /// What was accepted and is not on disk yet, in order.
-    knocks: Vec<Knock>,
+    knocks: Vec<AcceptedKnock>,
     /// What a search far ahead may explain, in order; made while nothing waits in the log.
-    aside: VecDeque<Entry>,
+    far_searches: VecDeque<Entry>,
 }
 
 /// An accepted knock, whose counter is used up in memory.
-struct Knock {
+struct AcceptedKnock {
     entry: Entry,
     unsealed: Unsealed,
     allowed: bool,
@@ -151,113 +151,113 @@ struct Knock {
 
 /// What anybody can cause, counted until it is summed up.
 #[derive(Default)]
-struct Tally {
+struct Counts {
     since: Option<Instant>,
     replays: u32,
     wrong_tags: u32,
-    curious: u32,
+    denied_port: u32,
     /// SYNs in a row that were logged without TCP options; from [`OPTIONLESS`] on, that has been said.
     optionless: u32,
     overruns: u32,
 }
 
-impl Worker {
-    fn new(config: Config, guests: Guests, channel: End) -> Self {
+impl Watcher {
+    fn new(config: Config, profiles: LoadedProfiles, channel: Channel) -> Self {
         Self {
             config,
-            guests,
+            profiles,
             channel,
-            budget: Budget::new(),
+            search_budget: SearchBudget::new(),
             options_seen: false,
-            tally: Tally::default(),
+            counts: Counts::default(),
             knocks: Vec::new(),
-            aside: VecDeque::new(),
+            far_searches: VecDeque::new(),
         }
     }
 
-    /// Follows the log until it or the helper ends.
+    /// Follows the log until it or the opener ends.
     fn follow(&mut self, log: &mut Klog) -> Result<u8> {
         let mut ports = PortSet::empty();
-        ports.extend(self.guests.knock_ports.iter().copied());
+        ports.extend(self.profiles.knock_ports.iter().copied());
         loop {
-            let timeout = match self.aside.is_empty() {
-                true => self.tally.since.map(|since| SUMMARY.saturating_sub(since.elapsed())),
+            let timeout = match self.far_searches.is_empty() {
+                true => self.counts.since.map(|since| SUMMARY.saturating_sub(since.elapsed())),
                 false => Some(Duration::ZERO),
             };
             let [more] =
                 poll::readable([log.fd()], timeout).map_err(|cause| Error::system("wait for the log", cause))?;
             if more {
-                let mut settled = true;
+                let mut committed = true;
                 let notice = log.read(&ports, &mut |record| {
                     if let Some(entry) = record.entry() {
-                        self.take(&entry, 0);
+                        self.handle_syn(&entry, 0);
                         if self.knocks.len() == BATCH {
-                            settled &= self.settle();
+                            committed &= self.commit();
                         }
                     }
                 })?;
-                // Without the helper it ends too; why, the keeper says.
-                if !(self.settle() && settled) {
+                // Without the opener it ends too; why, the supervisor says.
+                if !(self.commit() && committed) {
                     return Ok(1);
                 }
                 match notice {
                     None => {}
-                    Some(Notice::Overrun) => self.tally.count(|tally| &mut tally.overruns),
+                    Some(Notice::Overrun) => self.counts.count(|counts| &mut counts.overruns),
                     Some(Notice::Ended) => return Err(Error::refused(Notice::Ended.to_string())),
                     Some(notice) => say::warn(notice),
                 }
-            } else if let Some(entry) = self.aside.pop_front() {
+            } else if let Some(entry) = self.far_searches.pop_front() {
                 // Those before it may have used up what its source had.
-                if self.budget.allows(entry.source, Instant::now()) {
-                    self.take(&entry, self.config.resync_window);
-                    if !self.settle() {
+                if self.search_budget.allows(entry.source, Instant::now()) {
+                    self.handle_syn(&entry, self.config.resync_window);
+                    if !self.commit() {
                         return Ok(1);
                     }
                 }
             }
-            self.tally.sum_up();
+            self.counts.sum_up();
         }
     }
 
     /// One SYN to a knock port, searched for `far` counters ahead of the window.
-    fn take(&mut self, entry: &Entry, far: u32) {
+    fn handle_syn(&mut self, entry: &Entry, far: u32) {
         let now = Instant::now();
         self.options_seen |= entry.options_logged;
-        let Some(guest) = self.guests.on(entry.knock_port) else { return };
-        let mut accept = |guest: &mut Guest, unsealed, allowed| {
-            guest.accept(entry, unsealed, now);
-            self.knocks.push(Knock { entry: *entry, unsealed, allowed });
+        let Some(profile) = self.profiles.by_knock_port(entry.knock_port) else { return };
+        let mut accept = |profile: &mut LoadedProfile, unsealed, allowed| {
+            profile.accept(entry, unsealed, now);
+            self.knocks.push(AcceptedKnock { entry: *entry, unsealed, allowed });
         };
-        let curious = far == 0 && self.tally.curious < CURIOSITY;
-        let effort = Effort { window: self.config.window, far, curious };
-        match judge(&guest.profile, &guest.memory, entry, &effort, now) {
-            Verdict::Open(unsealed) => accept(guest, unsealed, true),
+        let denied_port = far == 0 && self.counts.denied_port < DENIED_PORT_SEARCHES;
+        let limits = SearchLimits { window: self.config.window, far, denied_port };
+        match judge(&profile.profile, &profile.replay_cache, entry, &limits, now) {
+            Verdict::Open(unsealed) => accept(profile, unsealed, true),
             Verdict::CaughtUp(unsealed) => {
-                let behind = u64::from(unsealed.counter()) - guest.profile.counter.next();
-                say::note(format_args!("caught up with profile {:?}, {behind} counters on", guest.profile.name));
-                accept(guest, unsealed, true);
+                let behind = u64::from(unsealed.counter()) - profile.profile.counter.next();
+                say::note(format_args!("caught up with profile {:?}, {behind} counters on", profile.profile.name));
+                accept(profile, unsealed, true);
             }
             Verdict::Ahead(unsealed) => {
                 if let Some(ciphertext) = entry.ciphertext() {
-                    guest.memory.arm(ciphertext, unsealed, now);
+                    profile.replay_cache.arm(ciphertext, unsealed, now);
                 }
-                self.budget.charge(entry.source, now.elapsed(), now);
+                self.search_budget.charge(entry.source, now.elapsed(), now);
             }
-            Verdict::NotAllowed(unsealed) => accept(guest, unsealed, false),
+            Verdict::NotAllowed(unsealed) => accept(profile, unsealed, false),
             Verdict::Same => {}
-            Verdict::Replay => self.tally.count(|tally| &mut tally.replays),
-            Verdict::WrongTag if far > 0 => self.budget.charge(entry.source, now.elapsed(), now),
+            Verdict::Replay => self.counts.count(|counts| &mut counts.replays),
+            Verdict::WrongTag if far > 0 => self.search_budget.charge(entry.source, now.elapsed(), now),
             Verdict::WrongTag => {
-                self.tally.count(|tally| &mut tally.wrong_tags);
-                self.tally.curious = self.tally.curious.saturating_add(1);
-                let room = self.config.resync_window > 0 && self.aside.len() < ASIDE;
-                if room && self.budget.allows(entry.source, now) {
-                    self.aside.push_back(*entry);
+                self.counts.count(|counts| &mut counts.wrong_tags);
+                self.counts.denied_port = self.counts.denied_port.saturating_add(1);
+                let room = self.config.resync_window > 0 && self.far_searches.len() < FAR_SEARCHES;
+                if room && self.search_budget.allows(entry.source, now) {
+                    self.far_searches.push_back(*entry);
                 }
             }
             // Packets that were handed over whole have what options they have.
             Verdict::Empty if !self.options_seen && !matches!(self.config.log, Log::Nflog(_)) => {
-                self.tally.count_optionless(entry.knock_port);
+                self.counts.count_optionless(entry.knock_port);
             }
             Verdict::Empty => {}
         }
@@ -266,23 +266,27 @@ impl Worker {
     /// Stores the counters of all that was accepted, and only then asks for the openings, in order.
     ///
     /// However many knocks there are, each profile's disk is waited for once: else a slow disk would
-    /// have the kernel's log run over while knocks wait in it. `false` when the helper is gone.
-    fn settle(&mut self) -> bool {
+    /// have the kernel's log run over while knocks wait in it. `false` when the opener is gone.
+    fn commit(&mut self) -> bool {
         for knock in &self.knocks {
-            if let Some(guest) = self.guests.on(knock.entry.knock_port).filter(|guest| !guest.is_stored()) {
-                guest.store();
+            if let Some(profile) =
+                self.profiles.by_knock_port(knock.entry.knock_port).filter(|profile| !profile.is_stored())
+            {
+                profile.store();
             }
         }
         for knock in self.knocks.drain(..) {
-            let Some(guest) = self.guests.on(knock.entry.knock_port).filter(|guest| guest.is_stored()) else {
+            let Some(profile) =
+                self.profiles.by_knock_port(knock.entry.knock_port).filter(|profile| profile.is_stored())
+            else {
                 continue;
             };
             if knock.allowed {
-                if !open(&self.channel, &self.config, guest, &knock) {
+                if !open(&self.channel, &self.config, profile, &knock) {
                     return false;
                 }
             } else {
-                let (name, port, source) = (&guest.profile.name, knock.unsealed.port(), knock.entry.source);
+                let (name, port, source) = (&profile.profile.name, knock.unsealed.port(), knock.entry.source);
                 say::warn(format_args!("profile {name:?} may not open port {port} (asked from {source})"));
             }
         }
@@ -290,13 +294,13 @@ impl Worker {
     }
 }
 
-impl Guest {
+impl LoadedProfile {
     /// Uses up the counters up to and with the knock's, in memory: nothing is accepted twice even
     /// where the disk refuses.
     fn accept(&mut self, entry: &Entry, unsealed: Unsealed, now: Instant) {
-        hooks::step("worker: judged");
+        hooks::step("watcher: judged");
         if let Some(ciphertext) = entry.ciphertext() {
-            self.memory.accept(entry, ciphertext, now);
+            self.replay_cache.accept(entry, ciphertext, now);
         }
         self.profile.counter.use_up_to(u64::from(unsealed.counter()) + 1);
     }
@@ -325,23 +329,23 @@ impl Guest {
     }
 }
 
-/// Asks the helper for the opening and says what came of it; `false` when the helper is gone.
-fn open(channel: &End, config: &Config, guest: &Guest, knock: &Knock) -> bool {
-    let (name, port, source) = (&guest.profile.name, knock.unsealed.port(), knock.entry.source);
+/// Asks the opener for the opening and says what came of it; `false` when the opener is gone.
+fn open(channel: &Channel, config: &Config, profile: &LoadedProfile, knock: &AcceptedKnock) -> bool {
+    let (name, port, source) = (&profile.profile.name, knock.unsealed.port(), knock.entry.source);
     let Some(request) = Request::new(source, knock.unsealed, config.delay) else {
         say::warn(format_args!("port {port} stays closed: {source} is no client's address (profile {name:?})"));
         return true;
     };
-    hooks::step("worker: stored");
+    hooks::step("watcher: stored");
     if channel.send(&request.to_bytes()).is_err() {
         return false;
     }
-    hooks::step("worker: asked");
+    hooks::step("watcher: asked");
     let mut answer = [0; 1];
     let answered = channel.receive(&mut answer).is_ok_and(|length| length == answer.len());
     match answer.first().filter(|_| answered).and_then(|&byte| Answer::from_byte(byte)) {
         Some(Answer::Opened) => {
-            hooks::step("worker: opened");
+            hooks::step("watcher: opened");
             say::note(format_args!("opened port {port} to {source} for {} s (profile {name:?})", request.seconds()));
         }
         Some(Answer::Refused) => {
@@ -354,7 +358,7 @@ fn open(channel: &End, config: &Config, guest: &Guest, knock: &Knock) -> bool {
     true
 }
 
-impl Tally {
+impl Counts {
     fn count(&mut self, of: fn(&mut Self) -> &mut u32) {
         self.since.get_or_insert_with(Instant::now);
         let count = of(self);
@@ -363,7 +367,7 @@ impl Tally {
 
     /// Says at the last of so many in a row what the log rule lacks; once in a [`SUMMARY`].
     fn count_optionless(&mut self, knock_port: u16) {
-        self.count(|tally| &mut tally.optionless);
+        self.count(|counts| &mut counts.optionless);
         if self.optionless == OPTIONLESS {
             say::warn(format_args!(
                 "{OPTIONLESS} SYNs in a row to knock port {knock_port} were logged without TCP options, which stealth \

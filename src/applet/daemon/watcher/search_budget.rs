@@ -15,12 +15,12 @@ const FILL: Duration = Duration::from_secs(12);
 const PRICE: u32 = 1200;
 
 /// The accounts: when each will be full again.
-pub struct Budget {
+pub struct SearchBudget {
     hasher: RandomState,
     full_at: [Option<Instant>; ACCOUNTS],
 }
 
-impl Budget {
+impl SearchBudget {
     /// Full accounts.
     pub fn new() -> Self {
         Self { hasher: RandomState::new(), full_at: [None; ACCOUNTS] }
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_source_that_searches_on_is_stopped_and_others_are_not() {
-        let (mut budget, now) = (Budget::new(), Instant::now());
+        let (mut budget, now) = (SearchBudget::new(), Instant::now());
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         let hostile = address(0x0a00_0001);
         let mut spent = Duration::ZERO;
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn one_long_search_is_paid_for_in_full() {
-        let (mut budget, now) = (Budget::new(), Instant::now());
+        let (mut budget, now) = (SearchBudget::new(), Instant::now());
         let source = IpAddr::from([192, 0, 2, 1]);
         budget.charge(source, Duration::from_millis(300), now);
         assert!(!budget.allows(source, now + Duration::from_secs(347)));
