@@ -4,12 +4,14 @@ use crate::error::{Error, Result};
 use crate::ini;
 use crate::ports::{self, Ports};
 use crate::sys::privilege::Account;
-use crate::wire::request::LONGEST;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 /// Where the daemon's configuration and profiles are unless `--dir` says otherwise.
 pub const DIRECTORY: &str = "/etc/knockknock.d";
+
+/// The longest `delay`, in seconds: fifteen minutes.
+pub const MAX_DELAY: u16 = 900;
 
 /// Which kernel log to tail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +108,7 @@ impl Config {
                 number.ok_or_else(|| wrong(format!("a number from {from} to {to} is needed")))
             };
             match key.as_str() {
-                "delay" => config.delay = number(1, LONGEST.into())? as u16,
+                "delay" => config.delay = number(1, MAX_DELAY.into())? as u16,
                 "error_window" => config.window = number(1, 10_000)?,
                 "resync_window" => config.resync_window = number(0, 1_000_000)?,
                 "log" => {

@@ -16,8 +16,8 @@
 //!
 //! # The way through it
 //!
-//! The daemon: log record → [`wire::Entry`] → [`wire::Ciphertext`] → [`wire::Unsealed`] → [`wire::Request`] →
-//! fixed bytes → [`wire::Request`] → [`firewall::Opening`]. The client, the mirror: [`profile::Profile`] → a burnt
+//! The daemon: log record → [`wire::Entry`] → [`wire::Ciphertext`] → [`wire::Unsealed`] → the daemon's `OpenRequest` →
+//! fixed bytes → `OpenRequest` → [`firewall::Opening`]. The client, the mirror: [`profile::Profile`] → a burnt
 //! counter → [`wire::Ciphertext`] → [`wire::seal::Fields`] → [`wire::Syn`] → a packet. Each value is made from the one before it only,
 //! so an address that nobody authenticated cannot reach the firewall by any path that compiles.
 //!

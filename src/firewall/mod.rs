@@ -11,8 +11,8 @@ mod nft;
 use crate::config::{self, Log};
 use crate::error::{Error, Result, reason};
 use crate::ports::Ports;
-use crate::wire::Request;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 /// What our rules are made from.
@@ -132,60 +132,71 @@ pub fn unguard() -> Result<()> {
     nft.and(iptables).map_err(|cause| Error::system("take the rules away", cause))
 }
 
-/// What came of a request.
+/// One connection to admit: from `source` to `port`, within `seconds`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
-    /// The kernel has said that it is there.
-    Made,
+pub struct Opening {
+    /// The address to admit.
+    pub source: IpAddr,
+    /// The TCP port.
+    pub port: u16,
+    /// How long the opening waits for its connection, in seconds.
+    pub seconds: u16,
+}
+
+/// What came of an opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// The kernel has confirmed it.
+    Admitted,
     /// Not now: all places are taken, or the source is one of this machine's own addresses.
     Denied,
 }
 
 /// The opener's half: all that it needs to admit is opened while it is root.
-pub struct Door {
+pub struct Admitter {
     kind: Kind,
     local_addresses: local_address::LocalAddresses,
 }
 
 enum Kind {
-    Nft(nft::Door),
-    Iptables(iptables::Door),
+    Nft(nft::SetWriter),
+    Iptables(iptables::ListWriter),
 }
 
-impl Door {
+impl Admitter {
     /// Opens what admitting needs. The rules must have been made.
     pub fn new(backend: Backend, guard: &Ports) -> Result<Self> {
         let kind = match backend {
-            Backend::Nft => Kind::Nft(nft::Door::new()?),
-            Backend::Iptables => Kind::Iptables(iptables::Door::new(guard)?),
+            Backend::Nft => Kind::Nft(nft::SetWriter::new()?),
+            Backend::Iptables => Kind::Iptables(iptables::ListWriter::new(guard)?),
         };
         Ok(Self { kind, local_addresses: local_address::LocalAddresses::new()? })
     }
 
     /// Admits one connection. An error says that our rules cannot be relied on any more.
-    pub fn admit(&mut self, request: &Request) -> io::Result<Opening> {
-        if self.local_addresses.is_local(request.source())? {
-            return Ok(Opening::Denied);
+    pub fn admit(&mut self, opening: &Opening) -> io::Result<Admission> {
+        if self.local_addresses.is_local(opening.source)? {
+            return Ok(Admission::Denied);
         }
         match &mut self.kind {
-            Kind::Nft(door) => door.admit(request),
-            Kind::Iptables(door) => door.admit(request),
+            Kind::Nft(sets) => sets.admit(opening),
+            Kind::Iptables(lists) => lists.admit(opening),
         }
     }
 
     /// Readable when the kernel tells of changes to its rules.
     pub fn changes(&self) -> BorrowedFd<'_> {
         match &self.kind {
-            Kind::Nft(door) => door.changes.fd(),
-            Kind::Iptables(door) => door.changes.fd(),
+            Kind::Nft(sets) => sets.changes.fd(),
+            Kind::Iptables(lists) => lists.changes.fd(),
         }
     }
 
     /// Reads what the kernel tells; `false` when something of ours was taken away, or may have been.
     pub fn still_stands(&self) -> bool {
         match &self.kind {
-            Kind::Nft(door) => door.changes.still_stands(),
-            Kind::Iptables(door) => door.changes.still_stands(),
+            Kind::Nft(sets) => sets.changes.still_stands(),
+            Kind::Iptables(lists) => lists.changes.still_stands(),
         }
     }
 }

@@ -1,20 +1,18 @@
-//! Floor 0: pure values. Seal and unseal, the two wires, SYN bytes, log lines, requests.
+//! Floor 0: pure values. Seal and unseal, the two wires, SYN bytes, log lines.
 //!
 //! Nothing here touches a file, a socket or a clock. The way through it:
 //!
-//! - the daemon: log record → [`Entry`] → [`Ciphertext`] → [`Unsealed`] → [`Request`] → fixed bytes;
+//! - the daemon: log record → [`Entry`] → [`Ciphertext`] → [`Unsealed`];
 //! - the client, the mirror: port and counter → [`Ciphertext`] → [`Fields`] → [`Syn`] → bytes.
 #![forbid(unsafe_code)]
 
 pub mod entry;
 pub mod options;
-pub mod request;
 pub mod seal;
 pub mod syn;
 pub mod syn_template;
 
 pub use entry::Entry;
-pub use request::Request;
 pub use seal::{Ciphertext, Fields, Keys, Unsealed};
 pub use syn::Syn;
 pub use syn_template::SynTemplate;

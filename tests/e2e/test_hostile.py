@@ -375,7 +375,7 @@ def test_nonsense_from_a_worker_ends_everything(stage, hooked):
 
 
 def request(port, source, seconds=15):
-    """A watcher's message to the opener (src/wire/request.rs)."""
+    """A watcher's message to the opener (src/applet/daemon/ipc.rs)."""
     address = ipaddress.ip_address(source)
     return struct.pack(">BBHHH16s", 1, address.version, port, seconds, 0, address.packed)
 

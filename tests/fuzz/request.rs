@@ -1,12 +1,12 @@
 //! Bytes are a request only where they are exactly the bytes of that request, and its rules hold.
 #![no_main]
 
-use knockknock::wire::Request;
+use knockknock::applet::daemon::ipc::OpenRequest;
 use libfuzzer_sys::fuzz_target;
 use std::net::IpAddr;
 
 fuzz_target!(|bytes: &[u8]| {
-    let read = Request::from_bytes(bytes);
+    let read = OpenRequest::from_bytes(bytes);
     assert_eq!(read.is_some(), slow(bytes), "{bytes:?}");
     if let Some(request) = read {
         assert_eq!(request.to_bytes(), bytes);

@@ -6,11 +6,13 @@
 //! | supervisor | watcher | the configuration's text, once, before the opener exists | at most [`CONFIG`] |
 //! | watcher | opener | [`READY`], once | 1 |
 //! | opener | supervisor | [`READY`], once | 1 |
-//! | watcher | opener | [`Request`](crate::wire::Request) | 24 |
-//! | opener | watcher | [`Answer`], one for each request | 1 |
+//! | watcher | opener | [`OpenRequest`] | 24 |
+//! | opener | watcher | [`OpenReply`], one for each request | 1 |
 
-use crate::firewall::Opening;
+use crate::config::MAX_DELAY;
 use crate::ports::{PortSet, Ports};
+use crate::wire::Unsealed;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// "I hold what I need, have given up the rest, and listen."
 pub const READY: &[u8] = b"+";
@@ -50,14 +52,14 @@ impl OpenerLimits {
 
 /// What the opener says to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum OpenReply {
     /// The kernel has the opening.
     Opened = b'y' as isize,
     /// It was not made: a limit is reached, or the rules do not allow it.
     Refused = b'n' as isize,
 }
 
-impl Answer {
+impl OpenReply {
     /// The byte.
     pub fn to_bytes(self) -> [u8; 1] {
         [self as u8]
@@ -69,11 +71,90 @@ impl Answer {
     }
 }
 
-impl From<Opening> for Answer {
-    fn from(opening: Opening) -> Self {
-        match opening {
-            Opening::Made => Self::Opened,
-            Opening::Denied => Self::Refused,
+/// An authenticated wish: admit one connection from `source` to `port` within `seconds`.
+///
+/// Made from an [`Unsealed`] by the watcher and from the watcher's bytes by the opener, under the same
+/// rules both times; nothing else makes one, so no unauthenticated address reaches the firewall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenRequest {
+    source: IpAddr,
+    port: u16,
+    seconds: u16,
+}
+
+impl OpenRequest {
+    /// How many bytes a request takes between watcher and opener: version (1), 4 or 6 (1), port (2),
+    /// seconds (2), zero (2), address (16, an IPv4 address in the first 4, the rest zero); big-endian.
+    pub const BYTES: usize = 24;
+
+    /// The request for `unsealed` from `source`; `None` where no firewall should open for such a
+    /// source (see [`may_knock`]). `seconds` beyond [`MAX_DELAY`] are cut to it.
+    pub fn new(source: IpAddr, unsealed: Unsealed, seconds: u16) -> Option<Self> {
+        Self::checked(source, unsealed.port(), seconds.clamp(1, MAX_DELAY))
+    }
+
+    fn checked(source: IpAddr, port: u16, seconds: u16) -> Option<Self> {
+        let fits = may_knock(source) && port != 0 && (1..=MAX_DELAY).contains(&seconds);
+        fits.then_some(Self { source, port, seconds })
+    }
+
+    /// The address to open for.
+    pub fn source(&self) -> IpAddr {
+        self.source
+    }
+
+    /// The port to open.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// For how long, in seconds.
+    pub fn seconds(&self) -> u16 {
+        self.seconds
+    }
+
+    /// The fixed bytes.
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let (family, address) = match self.source {
+            IpAddr::V4(v4) => {
+                let [a, b, c, d] = v4.octets();
+                (4, [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+            }
+            IpAddr::V6(v6) => (6, v6.octets()),
+        };
+        let mut bytes = [0; Self::BYTES];
+        bytes[0] = 1;
+        bytes[1] = family;
+        bytes[2..4].copy_from_slice(&self.port.to_be_bytes());
+        bytes[4..6].copy_from_slice(&self.seconds.to_be_bytes());
+        bytes[8..].copy_from_slice(&address);
+        bytes
+    }
+
+    /// Reads the fixed bytes. `None` for a message that no watcher could have sent.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let [1, family, p0, p1, s0, s1, 0, 0, address @ ..] = bytes else { return None };
+        let source = match (family, address) {
+            (4, &[a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) => IpAddr::from([a, b, c, d]),
+            (6, address) => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
+            _ => return None,
+        };
+        Self::checked(source, u16::from_be_bytes([*p0, *p1]), u16::from_be_bytes([*s0, *s1]))
+    }
+}
+
+/// Whether a SYN from `source` can be a client's: a unicast address that another machine may have.
+///
+/// That it is none of this machine's own only the kernel can tell; the opener asks it.
+pub fn may_knock(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(v4) => {
+            let [first, ..] = v4.octets();
+            first != 0 && !v4.is_loopback() && !v4.is_multicast() && first < 240 && v4 != Ipv4Addr::BROADCAST
+        }
+        IpAddr::V6(v6) => {
+            let embedded = v6.to_ipv4_mapped().is_some();
+            !(v6.is_unspecified() || v6 == Ipv6Addr::LOCALHOST || v6.is_multicast() || embedded)
         }
     }
 }
@@ -81,18 +162,72 @@ impl From<Opening> for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Keys, Wire};
 
     #[test]
-    fn bytes_and_back() {
+    fn limits_and_replies_survive_the_socket() {
         let limits = OpenerLimits { allowed: PortSet::all(), guard: Ports::parse("22,443").unwrap() };
         let bytes = limits.to_bytes();
         assert_eq!(bytes.len(), OpenerLimits::BYTES);
         let read = OpenerLimits::from_bytes(&bytes).unwrap();
         assert!(read.allowed.contains(1) && read.guard == limits.guard);
         assert!(OpenerLimits::from_bytes(&bytes[1..]).is_none());
-        for answer in [Answer::Opened, Answer::Refused] {
-            assert_eq!(Answer::from_byte(answer.to_bytes()[0]), Some(answer));
+        for answer in [OpenReply::Opened, OpenReply::Refused] {
+            assert_eq!(OpenReply::from_byte(answer.to_bytes()[0]), Some(answer));
         }
-        assert_eq!(Answer::from_byte(0), None);
+        assert_eq!(OpenReply::from_byte(0), None);
+    }
+    fn unsealed(port: u16) -> Unsealed {
+        let keys = Keys::new(&[1; 16], &[2; 16]);
+        keys.unseal(&keys.seal(Wire::Classic, 0, 666, port), 0..=0, 666, None).unwrap()
+    }
+
+    #[test]
+    fn a_request_survives_the_socket() {
+        for source in ["192.0.2.7", "2001:db8::7", "fe80::1"] {
+            let request = OpenRequest::new(source.parse().unwrap(), unsealed(22), 15).unwrap();
+            assert_eq!(OpenRequest::from_bytes(&request.to_bytes()), Some(request));
+        }
+    }
+
+    #[test]
+    fn odd_sources_are_refused() {
+        for source in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+            "::ffff:192.0.2.7",
+        ] {
+            assert_eq!(OpenRequest::new(source.parse().unwrap(), unsealed(22), 15), None, "{source}");
+        }
+    }
+
+    #[test]
+    fn nonsense_from_a_watcher_is_no_request() {
+        let good = OpenRequest::new("192.0.2.7".parse().unwrap(), unsealed(22), 15).unwrap().to_bytes();
+        let mut seen = 0;
+        for (at, value) in [(0, 2), (1, 5), (1, 6), (3, 0), (5, 0), (4, 4), (6, 1), (8, 127), (8, 0), (20, 1)] {
+            let mut bytes = good;
+            bytes[at] = value;
+            // 192.0.2.7 read as IPv6 is c000:207::, which is an address like any other.
+            let source_changed = (at, value) == (1, 6);
+            assert_eq!(OpenRequest::from_bytes(&bytes).is_some(), source_changed, "byte {at} = {value}");
+            seen += 1;
+        }
+        assert_eq!(seen, 10);
+        assert!(OpenRequest::from_bytes(&good[..23]).is_none());
+        assert!(OpenRequest::from_bytes(&[&good[..], &[0]].concat()).is_none());
+    }
+
+    #[test]
+    fn an_opening_is_at_most_fifteen_minutes() {
+        let request = OpenRequest::new("192.0.2.7".parse().unwrap(), unsealed(22), u16::MAX).unwrap();
+        assert_eq!(request.seconds(), MAX_DELAY);
     }
 }

@@ -8,7 +8,7 @@
 
 mod check;
 mod hooks;
-mod ipc;
+pub mod ipc;
 mod opener;
 mod supervisor;
 mod watcher;

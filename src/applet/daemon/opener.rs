@@ -3,15 +3,14 @@
 //! It reads messages of fixed length, checks them again and treats nonsense as an attack. It has
 //! never seen a key or a line of the log.
 
-use super::ipc::{Answer, OpenerLimits, READY};
+use super::ipc::{OpenReply, OpenRequest, OpenerLimits, READY};
 use super::{LogTarget, confine, hooks, opener_user};
 use crate::error::{Error, Result};
-use crate::firewall::{Backend, Door};
+use crate::firewall::{Admission, Admitter, Backend, Opening};
 use crate::sys::privilege::{self, Capability, User};
 use crate::sys::sandbox::{self, calls};
 use crate::sys::socketpair::Channel;
 use crate::sys::{poll, process};
-use crate::wire::Request;
 use std::fs::File;
 use std::io::{self, Write};
 
@@ -37,7 +36,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
         .get(..length)
         .and_then(OpenerLimits::from_bytes)
         .ok_or_else(|| Error::refused("the limits is damaged"))?;
-    let mut door = Door::new(backend, &limits.guard)?;
+    let mut admitter = Admitter::new(backend, &limits.guard)?;
     hooks::attempt("unconfined opener");
     let user = opener_user();
     log_target.detach_terminal().map_err(|cause| Error::system("let go of the terminal", cause))?;
@@ -51,7 +50,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
         return Err(Error::refused("the watcher did not start"));
     }
     { ready }.write_all(READY).map_err(|cause| Error::system("tell the supervisor", cause))?;
-    serve(&channel, &limits, &mut door)
+    serve(&channel, &limits, &mut admitter)
 }
 
 fn drop_privileges(user: User, backend: Backend, supervisor: u32) -> Result<()> {
@@ -65,25 +64,25 @@ fn drop_privileges(user: User, backend: Backend, supervisor: u32) -> Result<()> 
     dropped.map_err(|cause| Error::system("give up root's privileges", cause))
 }
 
-fn serve(channel: &Channel, limits: &OpenerLimits, door: &mut Door) -> Result<u8> {
+fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> Result<u8> {
     use std::os::fd::AsFd;
     loop {
-        let [asked, changed] = poll::readable([channel.as_fd(), door.changes()], None)
+        let [asked, changed] = poll::readable([channel.as_fd(), admitter.changes()], None)
             .map_err(|cause| Error::system("wait for the watcher", cause))?;
-        if changed && !door.still_stands() {
+        if changed && !admitter.still_stands() {
             return Ok(RULES_GONE);
         }
         if asked {
             // One byte more than a request has: a longer message shows.
-            let mut bytes = [0; Request::BYTES + 1];
+            let mut bytes = [0; OpenRequest::BYTES + 1];
             let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read from the watcher", cause))?;
             if length == 0 {
                 return Ok(1);
             }
-            let request = bytes.get(..length).and_then(Request::from_bytes);
+            let request = bytes.get(..length).and_then(OpenRequest::from_bytes);
             let request = request.ok_or_else(|| Error::refused("the watcher sent nonsense; everything ends"))?;
             hooks::step("opener: asked");
-            match answer(limits, door, &request) {
+            match answer(limits, admitter, &request) {
                 Ok(answer) => {
                     hooks::step("opener: opened");
                     channel.send(&answer.to_bytes()).map_err(|cause| Error::system("answer the watcher", cause))?;
@@ -97,6 +96,13 @@ fn serve(channel: &Channel, limits: &OpenerLimits, door: &mut Door) -> Result<u8
     }
 }
 
-fn answer(limits: &OpenerLimits, door: &mut Door, request: &Request) -> io::Result<Answer> {
-    if limits.allowed.contains(request.port()) { door.admit(request).map(Answer::from) } else { Ok(Answer::Refused) }
+fn answer(limits: &OpenerLimits, admitter: &mut Admitter, request: &OpenRequest) -> io::Result<OpenReply> {
+    if !limits.allowed.contains(request.port()) {
+        return Ok(OpenReply::Refused);
+    }
+    let opening = Opening { source: request.source(), port: request.port(), seconds: request.seconds() };
+    admitter.admit(&opening).map(|admission| match admission {
+        Admission::Admitted => OpenReply::Opened,
+        Admission::Denied => OpenReply::Refused,
+    })
 }

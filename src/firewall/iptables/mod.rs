@@ -5,11 +5,10 @@
 //! holds 100 addresses. Everything stands in table mangle, before DNAT.
 
 use super::nft::Changes;
-use super::{Opening, Rules, count};
+use super::{Admission, Opening, Rules, count};
 use crate::error::{Error, Result};
 use crate::ports::Ports;
 use crate::sys::process;
-use crate::wire::Request;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::net::IpAddr;
@@ -194,12 +193,12 @@ fn script(version: IpVersion, rules: &Rules) -> String {
 }
 
 /// Writes openings into the lists.
-pub(super) struct Door {
+pub(super) struct ListWriter {
     lists: Vec<(IpVersion, u16, File)>,
     pub(super) changes: Changes,
 }
 
-impl Door {
+impl ListWriter {
     pub(super) fn new(guard: &Ports) -> Result<Self> {
         let files = versions().len() * guard.iter().count() + 64;
         process::allow_files(files as u32).map_err(|cause| Error::system("hold the lists open", cause))?;
@@ -218,13 +217,13 @@ impl Door {
     }
 
     /// Writes the address to the port's list, which gives it a new time.
-    pub(super) fn admit(&self, request: &Request) -> io::Result<Opening> {
-        let version = if matches!(request.source(), IpAddr::V4(_)) { IpVersion::V4 } else { IpVersion::V6 };
-        let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (version, request.port()));
-        let Some(mut file) = list.map(|(_, _, file)| file) else { return Ok(Opening::Denied) };
+    pub(super) fn admit(&self, opening: &Opening) -> io::Result<Admission> {
+        let version = if matches!(opening.source, IpAddr::V4(_)) { IpVersion::V4 } else { IpVersion::V6 };
+        let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (version, opening.port));
+        let Some(mut file) = list.map(|(_, _, file)| file) else { return Ok(Admission::Denied) };
         // The kernel takes a write at the file's start only, and no pwrite.
         file.seek(SeekFrom::Start(0))?;
-        file.write_all(format!("+{}\n", request.source()).as_bytes())?;
-        Ok(Opening::Made)
+        file.write_all(format!("+{}\n", opening.source).as_bytes())?;
+        Ok(Admission::Admitted)
     }
 }

@@ -4,11 +4,10 @@
 //! linux/netfilter/nf_tables.h, and which is acknowledged before anybody says "opened".
 
 use super::iptables::ADMIT;
-use super::{Opening, Rules, count};
+use super::{Admission, Opening, Rules, count};
 use crate::error::{Error, Result};
 use crate::sys::netlink::{self, Socket, Writer};
 use crate::sys::process;
-use crate::wire::Request;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -208,12 +207,12 @@ const TIMEOUT: u16 = 4;
 const VALUE: u16 = 1;
 
 /// Puts openings into the table.
-pub(super) struct Door {
+pub(super) struct SetWriter {
     requests: Socket,
     pub(super) changes: Changes,
 }
 
-impl Door {
+impl SetWriter {
     pub(super) fn new() -> Result<Self> {
         let requests =
             Socket::open(libc::NETLINK_NETFILTER).map_err(|cause| Error::system("open a netlink socket", cause))?;
@@ -224,32 +223,32 @@ impl Door {
     }
 
     /// Adds the element; renews its time where it is there already.
-    pub(super) fn admit(&self, request: &Request) -> io::Result<Opening> {
+    pub(super) fn admit(&self, opening: &Opening) -> io::Result<Admission> {
         // A failed transaction costs milliseconds: the plain add first, which hardly ever fails.
-        let mut outcome = self.transact(request, false);
+        let mut outcome = self.transact(opening, false);
         if is(&outcome, libc::EEXIST) {
-            outcome = self.transact(request, true);
+            outcome = self.transact(opening, true);
         }
         // It has been used in between.
         if is(&outcome, libc::ENOENT) {
-            outcome = self.transact(request, false);
+            outcome = self.transact(opening, false);
         }
         match outcome {
-            Ok(()) => Ok(Opening::Made),
-            Err(full) if full.raw_os_error() == Some(libc::ENFILE) => Ok(Opening::Denied),
+            Ok(()) => Ok(Admission::Admitted),
+            Err(full) if full.raw_os_error() == Some(libc::ENFILE) => Ok(Admission::Denied),
             Err(error) => Err(error),
         }
     }
 
-    fn transact(&self, request: &Request, renew: bool) -> io::Result<()> {
+    fn transact(&self, opening: &Opening, renew: bool) -> io::Result<()> {
         let flags = libc::NLM_F_REQUEST as u16;
         let add = flags | (libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK) as u16;
         let mut batch = Writer::default();
         batch.message(BATCH_BEGIN, flags, 0, &BATCH, |_| {});
         if renew {
-            batch.message(DELETE_ELEMENT, flags, 1, &INET, |body| element(body, request, false));
+            batch.message(DELETE_ELEMENT, flags, 1, &INET, |body| element(body, opening, false));
         }
-        batch.message(NEW_ELEMENT, add, 2, &INET, |body| element(body, request, true));
+        batch.message(NEW_ELEMENT, add, 2, &INET, |body| element(body, opening, true));
         batch.message(BATCH_END, flags, 3, &BATCH, |_| {});
         self.requests.send(batch.bytes())?;
         // The kernel has answered before `send` returns: for the add, and for whatever failed.
@@ -280,12 +279,12 @@ fn is(outcome: &io::Result<()>, number: i32) -> bool {
 }
 
 /// An element of open4 or open6: address and port, each filled up to 4 bytes, and its time.
-fn element(body: &mut Writer, request: &Request, with_timeout: bool) {
-    let (set, mut key) = match request.source() {
+fn element(body: &mut Writer, opening: &Opening, with_timeout: bool) {
+    let (set, mut key) = match opening.source {
         IpAddr::V4(v4) => ("open4\0", v4.octets().to_vec()),
         IpAddr::V6(v6) => ("open6\0", v6.octets().to_vec()),
     };
-    key.extend(request.port().to_be_bytes());
+    key.extend(opening.port.to_be_bytes());
     key.extend([0, 0]);
     body.attribute(LIST_TABLE, format!("{TABLE}\0").as_bytes());
     body.attribute(LIST_SET, set.as_bytes());
@@ -293,7 +292,7 @@ fn element(body: &mut Writer, request: &Request, with_timeout: bool) {
         list.nest(ELEMENT, |element| {
             element.nest(KEY, |data| data.attribute(VALUE, &key));
             if with_timeout {
-                element.attribute(TIMEOUT, &(u64::from(request.seconds()) * 1000).to_be_bytes());
+                element.attribute(TIMEOUT, &(u64::from(opening.seconds) * 1000).to_be_bytes());
             }
         });
     });

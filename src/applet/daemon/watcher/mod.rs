@@ -3,7 +3,7 @@
 mod engine;
 mod search_budget;
 
-use super::ipc::{Answer, CONFIG, READY};
+use super::ipc::{CONFIG, OpenReply, OpenRequest, READY};
 use super::{LogTarget, ProfileIndex, confine, hooks, say_left_out, watcher_user};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result, reason};
@@ -15,7 +15,7 @@ use crate::sys::privilege;
 use crate::sys::sandbox::{self, calls};
 use crate::sys::socketpair::Channel;
 use crate::sys::{poll, process};
-use crate::wire::{Entry, Request, Unsealed};
+use crate::wire::{Entry, Unsealed};
 use engine::{ReplayCache, SearchLimits, Verdict, judge};
 use search_budget::SearchBudget;
 use std::collections::VecDeque;
@@ -332,7 +332,7 @@ impl LoadedProfile {
 /// Asks the opener for the opening and says what came of it; `false` when the opener is gone.
 fn open(channel: &Channel, config: &Config, profile: &LoadedProfile, knock: &AcceptedKnock) -> bool {
     let (name, port, source) = (&profile.profile.name, knock.unsealed.port(), knock.entry.source);
-    let Some(request) = Request::new(source, knock.unsealed, config.delay) else {
+    let Some(request) = OpenRequest::new(source, knock.unsealed, config.delay) else {
         say::warn(format_args!("port {port} stays closed: {source} is no client's address (profile {name:?})"));
         return true;
     };
@@ -343,12 +343,12 @@ fn open(channel: &Channel, config: &Config, profile: &LoadedProfile, knock: &Acc
     hooks::step("watcher: asked");
     let mut answer = [0; 1];
     let answered = channel.receive(&mut answer).is_ok_and(|length| length == answer.len());
-    match answer.first().filter(|_| answered).and_then(|&byte| Answer::from_byte(byte)) {
-        Some(Answer::Opened) => {
+    match answer.first().filter(|_| answered).and_then(|&byte| OpenReply::from_byte(byte)) {
+        Some(OpenReply::Opened) => {
             hooks::step("watcher: opened");
             say::note(format_args!("opened port {port} to {source} for {} s (profile {name:?})", request.seconds()));
         }
-        Some(Answer::Refused) => {
+        Some(OpenReply::Refused) => {
             say::warn(format_args!(
                 "port {port} stays closed to {source}: the firewall takes no such opening now (profile {name:?})"
             ));
