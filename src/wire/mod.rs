@@ -7,12 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod entry;
+pub mod hotp;
 pub mod options;
 pub mod seal;
 pub mod syn;
 pub mod syn_template;
 
 pub use entry::Entry;
+pub use hotp::Code;
 pub use seal::{Ciphertext, Fields, Keys, Unsealed};
 pub use syn::Syn;
 pub use syn_template::SynTemplate;

@@ -29,7 +29,7 @@ const AT_ONCE: usize = 8;
 pub struct Keys {
     cipher: Aes128,
     /// The HMAC's midstate; cloned for each message.
-    mac: Hmac<Sha1>,
+    pub(super) mac: Hmac<Sha1>,
 }
 
 /// An encrypted message, as it rides in a SYN.

@@ -247,8 +247,9 @@ def test_a_stray_syn_without_options_is_not_noticed(stage):
 
 # The format, as written down.
 
-def test_the_vectors_are_those_of_the_script():
-    script = Path(stealth.__file__)
+@pytest.mark.parametrize("name", ["stealth", "hotp"])
+def test_the_vectors_are_those_of_the_script(name):
+    script = Path(stealth.__file__).with_name(f"{name}.py")
     made = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
     assert made == script.with_suffix(".tsv").read_text()
 
