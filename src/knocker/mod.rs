@@ -91,7 +91,7 @@ impl Knocker {
         if wire == Wire::Stealth {
             fingerprint::require_stealth_fields(&template, destination)?;
         }
-        let syn = Syn {
+        let mut syn = Syn {
             source: route.source.ip(),
             destination: destination.ip(),
             source_port: route.port.unwrap_or_else(|| noise.port()),
@@ -100,6 +100,11 @@ impl Knocker {
             flow_high: noise.flow_high(),
             template,
         };
+        if let Some(timestamp) = &mut syn.template.options.timestamp {
+            if let Some(clock) = route.timestamp_clock() {
+                *timestamp = clock.now().unwrap_or(*timestamp);
+            }
+        }
         let packet = syn.emit().ok_or_else(|| Error::refused("the addresses are of two families"))?;
         self.raw
             .send(&packet, route.source.ip(), destination)

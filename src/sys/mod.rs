@@ -22,6 +22,7 @@ pub mod socketpair;
 mod sockopt;
 pub mod sysctl;
 pub mod tcp;
+pub mod tcp_timestamp;
 
 use std::io;
 

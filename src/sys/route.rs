@@ -3,6 +3,7 @@
 use super::netlink::{self, Socket, Writer};
 use super::sockaddr::family;
 use super::sockopt::{get, set};
+use super::tcp_timestamp::{Reading, TimestampClock, Unit};
 use super::{sysctl, tcp};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -24,8 +25,8 @@ pub struct Route {
     pub metrics: RtaMetrics,
     /// `net.core.rmem_max`, which a container may not show.
     pub largest_buffer: u32,
-    /// Nobody else gets the port meanwhile.
-    _held: Option<TcpStream>,
+    /// The prepared connection: it holds the port, and knows the timestamps that its SYN would carry.
+    prepared: Option<(TcpStream, Option<Reading>)>,
 }
 
 /// The metrics of a route (rtnetlink(7), `RTA_METRICS`); 0 where it has none.
@@ -58,6 +59,7 @@ const RTAX_HOPLIMIT: u16 = 10;
 const RTAX_FEATURES: u16 = 12;
 const RTAX_INITRWND: u16 = 14;
 const RTAX_FEATURE_ECN: u32 = 1;
+const RTAX_FEATURE_TCP_USEC_TS: u32 = 1 << 4;
 
 /// Where a kernel does not say, or an emulator of another processor: Ethernet's, and what a Linux does.
 const USUAL_MTU: libc::c_int = 1500;
@@ -67,10 +69,13 @@ impl Route {
     /// Asks for the way to `destination`, from `source` where one is wanted.
     pub fn to(destination: SocketAddr, source: Option<SocketAddr>) -> io::Result<Self> {
         let source = source.map(without_port);
-        if let Some(held) = prepare(destination, source) {
-            let local = held.local_addr()?;
-            let mut route = Self::of(&held, local, destination);
-            (route.port, route._held) = (Some(local.port()), Some(held));
+        if let Some(prepared) = prepare(destination, source) {
+            let local = prepared.local_addr()?;
+            let mut route = Self::of(&prepared, local, destination);
+            let microseconds = route.metrics.features & RTAX_FEATURE_TCP_USEC_TS != 0;
+            let unit = if microseconds { Unit::Microseconds } else { Unit::Milliseconds };
+            let reading = Reading::take(&prepared, unit).ok();
+            (route.port, route.prepared) = (Some(local.port()), Some((prepared, reading)));
             return Ok(route);
         }
         // Connecting a datagram socket sends nothing either.
@@ -109,16 +114,22 @@ impl Route {
             dont_fragment: discovery == libc::IP_PMTUDISC_DO || discovery == libc::IP_PMTUDISC_WANT && !locked,
             metrics,
             largest_buffer: buffer.unsigned_abs() / 2,
-            _held: None,
+            prepared: None,
         }
+    }
+
+    /// The clock of the connection's timestamps, where the kernel could prepare the connection. Takes up
+    /// to a millisecond: call it as late as possible.
+    pub fn timestamp_clock(&self) -> Option<TimestampClock> {
+        let (socket, reading) = self.prepared.as_ref()?;
+        (*reading)?.clock(socket).ok()
     }
 }
 
 /// A TCP socket whose connection is ready up to its SYN: fast open (RFC 7413) keeps that back until
 /// there are bytes to send along. `None` where the kernel would not keep it back, or has no way.
 fn prepare(destination: SocketAddr, source: Option<SocketAddr>) -> Option<TcpStream> {
-    // After a failure elsewhere the kernel may have stopped fast open for this time.
-    if sysctl::number("net/ipv4/tcp_fastopen_blackhole_timeout_sec") != Some(0) {
+    if may_be_disabled() {
         return None;
     }
     let socket = tcp::socket(destination, source).ok()?;
@@ -127,6 +138,14 @@ fn prepare(destination: SocketAddr, source: Option<SocketAddr>) -> Option<TcpStr
     set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1).ok()?;
     tcp::begin(&socket, destination).ok()?;
     Some(socket.into())
+}
+
+/// Whether the kernel may have disabled fast open for a while, because middleboxes broke it: then connect()
+/// would send a SYN. It does so only where the blackhole timeout is set, and counts each time
+/// (`tcp_fastopen_active_should_disable` in net/ipv4/tcp_fastopen.c).
+fn may_be_disabled() -> bool {
+    sysctl::number("net/ipv4/tcp_fastopen_blackhole_timeout_sec") != Some(0)
+        && sysctl::netstat("TCPFastOpenBlackhole") != Some(0)
 }
 
 impl RtaMetrics {

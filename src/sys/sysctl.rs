@@ -16,3 +16,26 @@ pub fn numbers(name: &str) -> Vec<u32> {
 pub fn number(name: &str) -> Option<u32> {
     numbers(name).first().copied()
 }
+
+/// A counter of /proc/net/netstat, as `netstat("TCPFastOpenBlackhole")`. Each group of counters is a line of
+/// names and a line of values (`netstat_seq_show` in net/ipv4/proc.c).
+pub fn netstat(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/net/netstat").ok()?;
+    let mut lines = text.lines();
+    while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
+        if let Some(column) = names.split_whitespace().position(|word| word == name) {
+            return values.split_whitespace().nth(column)?.parse().ok();
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_counter_stands_below_its_name() {
+        assert!(super::netstat("InOctets").is_some());
+        assert!(super::netstat("TCPFastOpenBlackhole").is_some());
+        assert_eq!(super::netstat("NoSuchCounter"), None);
+    }
+}

@@ -31,6 +31,7 @@ SERVER6, CLIENT6 = "fd09::1", "fd09::2"
 FAMILIES = {"IPv4": (SERVER, CLIENT), "IPv6": (SERVER6, CLIENT6)}
 
 ETH_P_ALL, PACKET_OUTGOING = 3, 4
+SO_TIMESTAMPNS = 35
 CLONE_NEWNET = 0x40000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -111,7 +112,7 @@ class Machine:
         with self.inside():
             return socket.getaddrinfo(address, port, flags=socket.AI_NUMERICHOST)[0][4]
 
-    def begin(self, port, address=SERVER, source=None):
+    def begin(self, port, address=SERVER, source=None, source_port=0):
         """A connect() of this machine's kernel that nobody waits for: a real SYN leaves."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with self.socket(family, socket.SOCK_STREAM) as connection:
@@ -119,6 +120,8 @@ class Machine:
             if source:
                 connection.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
                 connection.bind((source, 0))
+            elif source_port:
+                connection.bind(("", source_port))
             connection.connect_ex(self.address(address, port))
 
     def connect(self, port, address=SERVER, timeout=0.3, source_port=0):
@@ -179,16 +182,19 @@ class Capture:
     def __init__(self, machine, interface="eth0"):
         self._socket = machine.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self._socket.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)  # SO_RCVBUFFORCE
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._socket.bind((interface, ETH_P_ALL))
 
     def sent(self, port, quiet=0.1):
         """The TCP packets that left for `port`, as Packets, until none comes for `quiet` seconds."""
         found = []
         while select.select([self._socket], [], [], quiet)[0]:
-            frame, (_, ethertype, direction, *_) = self._socket.recvfrom(65535)
+            frame, [(*_, stamp)], _, (_, ethertype, direction, *_) = self._socket.recvmsg(65535, 64)
             protocol = {0x0800: frame[23], 0x86DD: frame[20]}.get(ethertype)
             if direction == PACKET_OUTGOING and protocol == socket.IPPROTO_TCP:
                 packet = packets.Packet(frame)
+                seconds, nanoseconds = struct.unpack("qq", stamp)
+                packet.at = seconds + nanoseconds / 1e9
                 if packet.port == port:
                     found.append(packet)
         return found

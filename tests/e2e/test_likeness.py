@@ -1,6 +1,9 @@
 """A stealth knock beside a real connect() of the same machine: one packet like the other, byte for byte,
 but for the fields that are never the same."""
 
+import socket
+import struct
+
 import pytest
 
 from stage import BINARY, FAMILIES, SERVER, SERVER6, Capture, Profile
@@ -92,6 +95,48 @@ def apply(stage, commands, family):
 def test_a_knock_is_what_the_kernel_would_send(door, family, settings):
     apply(door, SETTINGS[settings], family)
     alike(door, FAMILIES[family][0])
+
+
+def count_in_microseconds(machine, family):
+    """`ip route replace NETWORK features tcp_usec_ts`, which Debian 12's ip does not know yet (rtnetlink(7))."""
+    def attribute(kind, value):
+        return struct.pack("HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
+    network, bits, version = {"IPv4": ("10.9.0.0", 24, socket.AF_INET), "IPv6": ("fd09::", 64, socket.AF_INET6)}[family]
+    with machine.inside():
+        interface = socket.if_nametoindex("eth0")
+    main, by_kernel, link, unicast = 254, 2, 253 if family == "IPv4" else 0, 1
+    body = struct.pack("BBBBBBBBI", version, bits, 0, 0, main, by_kernel, link, unicast, 0)
+    body += attribute(1, socket.inet_pton(version, network)) + attribute(4, struct.pack("I", interface))  # RTA_DST, _OIF
+    if family == "IPv6":
+        body += attribute(6, struct.pack("I", 256))  # RTA_PRIORITY
+    body += attribute(8, attribute(12, struct.pack("I", 1 << 4)))  # RTA_METRICS: RTAX_FEATURES, RTAX_FEATURE_TCP_USEC_TS
+    request_replace_create_ack = 0x1 | 0x100 | 0x400 | 0x4
+    with machine.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as rtnetlink:
+        rtnetlink.send(struct.pack("IHHII", 16 + len(body), 24, request_replace_create_ack, 1, 0) + body)  # RTM_NEWROUTE
+        [error] = struct.unpack("i", rtnetlink.recv(4096)[16:20])
+    assert error == 0
+
+
+@pytest.mark.parametrize("setting", ["timestamps 1", "timestamps 2", "microseconds"])
+def test_the_timestamp_is_the_one_that_the_connection_would_have(door, family, setting):
+    """To the millisecond, and in its lowest bit: a connection from the same port shows the kernel's clock."""
+    host = FAMILIES[family][0]
+    if setting == "microseconds":
+        count_in_microseconds(door.client, family)
+    else:
+        door.client.run(*sysctl(f"net.ipv4.tcp_timestamps={setting[-1]}"))
+    unit = 1e-6 if setting == "microseconds" else 1e-3
+    capture = door.keep(Capture(door.client))
+    off = []
+    for _ in range(40):
+        knock(door, host, "--wire", "classic")
+        [ours] = capture.sent(door.gate.knock_port, quiet=0.01)
+        door.client.begin(door.gate.knock_port, host, source_port=ours.source_port)
+        [genuine] = capture.sent(door.gate.knock_port, quiet=0.01)
+        passed = (genuine.timestamp - ours.timestamp) % 2**32 * unit
+        off.append(passed - (genuine.at - ours.at))
+    print(f"{family}, {setting}: {min(off) * 1000:+.2f} to {max(off) * 1000:+.2f} ms off")
+    assert max(map(abs, off)) < 0.002
 
 
 def test_an_mtu_that_only_ipv4_has(door):
