@@ -52,8 +52,13 @@ impl Knocker {
     /// The same, but becomes `user` where one is given.
     pub fn open_as(user: Option<User>) -> Result<Self> {
         let knocker = Self::open_as_is();
+        let user = user.or_else(caller);
+        if let (Ok(knocker), Some(user)) = (&knocker, user) {
+            let given = knocker.raw.give_to(user.uid);
+            given.map_err(|cause| Error::system(format!("give the raw sockets to user {}", user.uid), cause))?;
+        }
         // Without raw sockets too: what needs none goes on as nobody special.
-        give_up_privileges(user.or_else(caller))?;
+        give_up_privileges(user)?;
         knocker
     }
 

@@ -5,6 +5,7 @@ use super::{check, check_length};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::fchown;
 
 /// A socket for IPv4 and one for IPv6, where the machine has them. They receive nothing.
 pub struct RawSockets {
@@ -20,6 +21,12 @@ impl RawSockets {
             (Err(error), Err(_)) => Err(error),
             (v4, v6) => Ok(Self { v4, v6 }),
         }
+    }
+
+    /// Gives both sockets to user `uid`: the kernel routes their packets by the rules for that user
+    /// (`ip rule uidrange`). Needs CAP_CHOWN where that is another user.
+    pub fn give_to(&self, uid: u32) -> io::Result<()> {
+        [&self.v4, &self.v6].into_iter().flatten().try_for_each(|socket| fchown(socket, Some(uid), None))
     }
 
     /// Sends `packet`, IP header and all, towards `destination`, by the way that the routing has for

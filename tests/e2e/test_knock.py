@@ -10,7 +10,7 @@ import pytest
 
 import classic
 import packets
-from stage import BINARY, CLIENT, SERVER, Capture, Profile
+from stage import BINARY, CLIENT, SERVER, SERVER6, Capture, Profile
 
 USER = 65432  # no account has it
 SENT = r" send(to|m?msg)\((?!.*nlmsg_)"  # what is asked of the routing does not leave the machine
@@ -145,7 +145,9 @@ def test_the_order_of_things(door, order):
         assert len([call for call in calls if re.search(SENT, call)]) == 1
 
 
-def test_with_sudo_the_profile_is_that_of_the_one_who_typed_it(door, public):
+@pytest.fixture
+def typist(door, public):
+    """The home of a user with profiles on the client, who calls the program by sudo: `door.sudo`."""
     passwd = door.directory / "passwd"
     passwd.write_text(Path("/etc/passwd").read_text() + f"typist:x:{USER}:{USER}::{public}/typist:/bin/sh\n")
     door.client.run("mount", "--bind", passwd, "/etc/passwd")
@@ -154,12 +156,38 @@ def test_with_sudo_the_profile_is_that_of_the_one_who_typed_it(door, public):
     for path in (home, *home.rglob("*")):
         shutil.chown(path, USER, USER)
         path.chmod(0o700 if path.is_dir() else 0o600)
+    door.sudo = lambda *argv: door.client.run(
+        "env", f"SUDO_UID={USER}", f"SUDO_GID={USER}", "HOME=/root", BINARY, *argv)
+    return home
+
+
+def test_with_sudo_the_profile_is_that_of_the_one_who_typed_it(door, typist):
+    home = typist
     capture = door.keep(Capture(door.client))
-    door.client.run("env", f"SUDO_UID={USER}", f"SUDO_GID={USER}", "HOME=/root", BINARY, "-p", 22, SERVER)
+    door.sudo("-p", 22, SERVER)
     assert len(capture.sent(door.gate.knock_port)) == 1
     counter = home / ".knockknock" / SERVER / "counter"
     assert counter.read_text() == "0000000001\n"
     assert counter.stat().st_uid == USER and stat.S_IMODE(counter.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("ip, host, network", [(["ip"], SERVER, "default"), (["ip", "-6"], SERVER6, "fd09::1/128")],
+                         ids=["IPv4", "IPv6"])
+def test_with_sudo_the_knock_left_by_another_uplink_than_the_users_connections(door, typist, ip, host, network):
+    """Set-ups with several uplinks have routing rules for each user (`ip rule uidrange`)."""
+    shutil.copytree(typist / ".knockknock" / SERVER, typist / ".knockknock" / SERVER6)
+    for path in (typist / ".knockknock" / SERVER6).rglob("*"):
+        shutil.chown(path, USER, USER)
+    shutil.chown(typist / ".knockknock" / SERVER6, USER, USER)
+    for command in (["ip", "link", "add", "eth1", "type", "veth", "peer", "name", "peer"],
+                    ["ip", "link", "set", "eth1", "up"], ["ip", "link", "set", "peer", "up"],
+                    [*ip, "neighbour", "add", host, "lladdr", "02:00:00:00:00:01", "dev", "eth1", "nud", "permanent"],
+                    [*ip, "route", "add", network, "dev", "eth1", "table", "7"],
+                    [*ip, "rule", "add", "uidrange", f"{USER}-{USER}", "table", "7", "priority", "10"]):
+        door.client.run(*command)
+    capture = door.keep(Capture(door.client, "eth1"))
+    door.sudo("-p", 22, host)
+    assert len(capture.sent(door.gate.knock_port)) == 1
 
 
 def test_root_without_sudo_reads_its_own_home(door, public):
