@@ -143,9 +143,8 @@ fn burn_locked(profile: &mut Profile, wire: Wire, port: u16) -> Result<Fields> {
         next += 1;
         let sealed = profile.keys.seal(wire, counter, profile.config.knock_port, port);
         if let Some(fields) = sealed.fields() {
-            profile.counter.use_up_to(next);
-            let stored = profile.counter.store();
-            return stored.map(|()| fields).map_err(|cause| Error::path("write", profile.counter.path(), cause));
+            let stored = profile.counter.store(next);
+            return stored.map(|_| fields).map_err(|cause| Error::path("write", profile.counter.path(), cause));
         }
     }
 }

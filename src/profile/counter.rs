@@ -22,8 +22,6 @@ pub struct Counter {
     file: File,
     path: PathBuf,
     next: u64,
-    /// What the disk has taken; `next` where it has never refused.
-    kept: u64,
 }
 
 impl Counter {
@@ -36,9 +34,8 @@ impl Counter {
             .open(path)
             .map_err(|cause| Error::path("open", path, cause))?;
         private(&file, path)?;
-        let mut counter = Self { file, path: path.into(), next: 0, kept: 0 };
-        counter.next = counter.stored()?;
-        counter.kept = counter.next;
+        let mut counter = Self { file, path: path.into(), next: 0 };
+        counter.next = counter.read()?;
         Ok(counter)
     }
 
@@ -50,18 +47,12 @@ impl Counter {
         (number <= SPENT + 1).then_some(number)
     }
 
-    /// The next value to use, up to 2^32.
+    /// The next value to use, up to 2^32, as the file had it when it was last read or written.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// The value that the file should have.
-    pub fn kept(&self) -> u64 {
-        self.kept
-    }
-
-    /// The value that the file has now.
-    pub fn stored(&self) -> Result<u64> {
+    fn read(&self) -> Result<u64> {
         let mut bytes = [0; 32];
         let length = self.file.read_at(&mut bytes, 0).map_err(|cause| Error::path("read", &self.path, cause))?;
         Self::parse(bytes.get(..length).unwrap_or_default()).ok_or_else(|| {
@@ -70,24 +61,24 @@ impl Counter {
         })
     }
 
-    /// Uses up the values before `next`, in memory.
-    pub fn use_up_to(&mut self, next: u64) {
-        self.next = self.next.max(next);
-    }
-
-    /// Stores what is used up, in place and for good: returns when the disk has it. A file that is
-    /// no longer in its directory is an error, since nobody would ever read it again.
-    pub fn store(&mut self) -> io::Result<()> {
-        let found = self.file.metadata()?;
-        if found.nlink() == 0 {
+    /// Stores `next` in place and returns when the disk has it. A value on disk that is higher stays,
+    /// so a counter never goes back. Returns whether the file had kept the value that it should have.
+    ///
+    /// A file that is no longer in its directory is an error, since nobody would ever read it again.
+    pub fn store(&mut self, next: u64) -> io::Result<bool> {
+        let metadata = self.file.metadata()?;
+        if metadata.nlink() == 0 {
             return Err(io::Error::other("the file was replaced (SIGHUP has the daemon read profiles again)"));
         }
-        self.widen(found.size())?;
+        let found = self.read().ok();
+        let next = next.max(found.unwrap_or(0));
+        self.widen(metadata.size())?;
         // Always eleven bytes, so that the file's size does not change and a full disk does not matter.
-        self.file.write_all_at(format!("{:010}\n", self.next).as_bytes(), 0)?;
+        self.file.write_all_at(format!("{next:010}\n").as_bytes(), 0)?;
         self.file.sync_data()?;
-        self.kept = self.next;
-        Ok(())
+        let kept = found.is_some_and(|found| found >= self.next);
+        self.next = next;
+        Ok(kept)
     }
 
     /// Makes a file that the original wrote as long as ours, behind its first line: if the size changed
@@ -103,7 +94,7 @@ impl Counter {
     /// Waits for the lock that lets one client at a time use the counter, and reads it anew.
     pub fn lock(&mut self) -> Result<()> {
         sys::file::lock(&self.file).map_err(|cause| Error::path("lock", &self.path, cause))?;
-        self.next = self.stored()?;
+        self.next = self.read()?;
         Ok(())
     }
 
@@ -128,6 +119,42 @@ mod tests {
         assert_eq!(Counter::parse(b"9\n0\n"), Some(9), "stale digits of a longer number");
         assert_eq!(Counter::parse(b"0000000012\n"), Some(12));
         assert_eq!(Counter::parse(b"4294967296\n"), Some(SPENT + 1));
+    }
+
+    /// A counter file with `text` in it, which is gone when the test is over.
+    fn with(text: &str, test: impl FnOnce(&Path, Counter)) {
+        let path = std::env::temp_dir().join(format!("knockknock-counter-{}-{:p}", std::process::id(), text));
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let counter = Counter::open(&path).unwrap();
+        test(&path, counter);
+        let _ = std::fs::remove_file(&path);
+    }
+
+    #[test]
+    fn a_counter_never_goes_back_whatever_somebody_writes_into_the_file() {
+        with("7\n", |path, mut counter| {
+            let text = || std::fs::read_to_string(path).unwrap();
+            assert!(counter.store(8).unwrap());
+            assert_eq!((text().as_str(), counter.next()), ("0000000008\n", 8));
+            std::fs::write(path, "20\n").unwrap();
+            assert!(counter.store(9).unwrap());
+            assert_eq!((text().as_str(), counter.next()), ("0000000020\n", 20), "a raised counter stays raised");
+            for damaged in ["19\n", "", "x\n", "\0\0\0"] {
+                std::fs::write(path, damaged).unwrap();
+                assert!(!counter.store(20).unwrap(), "{damaged:?} is not what was stored");
+                assert_eq!((text().as_str(), counter.next()), ("0000000020\n", 20));
+            }
+        });
+    }
+
+    #[test]
+    fn a_removed_file_is_an_error() {
+        with("1\n", |path, mut counter| {
+            std::fs::remove_file(path).unwrap();
+            assert!(counter.store(2).is_err());
+            assert_eq!(counter.next(), 1);
+        });
     }
 
     #[test]

@@ -173,7 +173,7 @@ def test_replays_and_wrong_tags_are_summed_up(gate):
     for fields in classic.knocks(os.urandom(16), os.urandom(16), range(50), 22):
         gate.client.send(packets.tcp(CLIENT, SERVER, 40000, gate.gate.knock_port, fields))
     assert gate.nothing_opened()
-    gate.daemon.wait_for("ignored in the last minute: 50 replayed, 50 with a wrong tag", timeout=65)
+    gate.daemon.wait_for("ignored in the last minute: 50 replayed knocks, 50 SYNs with a wrong tag", timeout=65)
     assert len(gate.daemon.said) - heard == 2, "the fence and one line for all of them"
 
 

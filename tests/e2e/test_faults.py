@@ -200,7 +200,7 @@ def test_a_counter_that_somebody_changed_never_goes_back(gate, content):
     gate.client.send(gate.gate.packet(1))
     assert gate.nothing_opened()
     gate.client.send(gate.gate.packet(3))
-    gate.daemon.wait_for("had gone backwards on disk, or was damaged; it was put right")
+    gate.daemon.wait_for("had gone backwards or was damaged; the right value is stored again")
     gate.opened()
     assert gate.gate.counter == 4
 
@@ -222,7 +222,7 @@ def test_a_client_that_ran_ahead_opens_with_its_second_knock(gate):
     assert gate.nothing_opened(), "a captured knock is worth nothing"
     assert gate.gate.counter == 0
     gate.knock()
-    gate.daemon.wait_for('caught up with profile "gate"')
+    gate.daemon.wait_for('resynchronised with profile "gate"')
     gate.opened()
     assert gate.connects()
     assert not gate.connects()

@@ -11,7 +11,7 @@ mod hooks;
 pub mod ipc;
 mod opener;
 mod supervisor;
-mod watcher;
+pub mod watcher;
 
 pub use check::run as check;
 pub use opener::run as opener;

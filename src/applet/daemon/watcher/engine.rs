@@ -1,203 +1,460 @@
-//! What a SYN to a knock port means. Deciding only: nothing here reads, writes or asks.
+//! The engine: decides what the SYNs to the knock ports mean, and what has to be done about them in what order.
+//!
+//! It is a value: it has no descriptor, reads no clock and says nothing. Whoever drives it gives it each SYN
+//! ([`Engine::handle`]), does what [`Engine::next_action`] asks for until that is nothing more, and tells it
+//! what came of that ([`Engine::stored`], [`Engine::answered`]). The counters of all accepted knocks are
+//! stored before the first of their ports is opened, each profile's once.
 
-use crate::ports::Ports;
-use crate::profile::Profile;
+use super::loaded_profile::{LoadedProfile, SearchLimits, Verdict};
+use super::replay::{ReplayCache, Seen};
+use super::search_budget::SearchBudget;
+use crate::applet::daemon::ipc::{OpenReply, OpenRequest};
 use crate::wire::{Ciphertext, Entry, Unsealed};
+use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How many accepted messages are remembered, to tell a replay from a wrong tag.
-const REMEMBERED: usize = 16;
-/// How many counters behind a knock that was far ahead its second may have, and how soon it must come.
-const STEPS: u32 = 20;
-const SOON: Duration = Duration::from_secs(60);
-/// Two log rules show one packet twice within this time.
-const TWICE: Duration = Duration::from_secs(1);
+/// This many accepted knocks wait for the disk together at most.
+const BATCH: usize = 256;
+/// This many SYNs wait for a search far ahead at most.
+const FAR_SEARCHES: usize = 64;
 
-/// What to do about an entry.
+/// What an engine works by.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    /// How long an opening lasts, in seconds.
+    pub delay: u16,
+    /// How many counters are tried, from the expected one on.
+    pub window: u32,
+    /// How many counters after the window are searched for a client that ran ahead.
+    pub resync_window: u32,
+    /// How many accepted messages are remembered, to tell a replay from a wrong tag.
+    pub replay_cache: usize,
+    /// A secret random number, for hashes that nobody can foresee.
+    pub secret: u64,
+}
+
+/// What has to be done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// A knock that nobody has used: burn the counter, then open the port.
-    Open(Unsealed),
-    /// A knock that nobody has used, for a port that its key may not open: burn the counter.
-    NotAllowed(Unsealed),
-    /// A knock far ahead of the window: arm, and open nothing.
-    Ahead(Unsealed),
-    /// The next knock of a sender that is far ahead: burn the counter, then open the port.
-    CaughtUp(Unsealed),
-    /// The very knock just accepted, logged a second time.
-    Same,
+pub enum Action {
+    /// Store at least this counter of a profile, and tell [`Engine::stored`].
+    Store {
+        /// The profile's number.
+        profile: usize,
+        /// The counter.
+        next: u64,
+    },
+    /// Ask the opener, and tell [`Engine::answered`].
+    Open(OpenRequest),
+    /// Report that a knock opened nothing.
+    Report(Event),
+}
+
+/// What somebody should know, or what should be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A SYN that cannot carry a message.
+    NoMessage {
+        /// Where it came to.
+        knock_port: u16,
+    },
     /// A message that was accepted before.
     Replay,
-    /// Not made with this profile's keys and the next counters.
+    /// A message that no profile's keys made with the next counters.
     WrongTag,
-    /// It cannot carry a message.
-    Empty,
+    /// A client that ran ahead has knocked twice.
+    CaughtUp {
+        /// The profile's number.
+        profile: usize,
+        /// How many counters the client was ahead.
+        ahead: u64,
+    },
+    /// The opener has answered.
+    Answered(Knock, OpenReply),
+    /// A knock for a port that the profile may not open.
+    PortNotAllowed(Knock),
+    /// A knock from an address that no client has.
+    NoClientAddress(Knock),
 }
 
-/// What was accepted of late, for one profile.
-#[derive(Default)]
-pub struct ReplayCache {
-    accepted: Vec<Ciphertext>,
-    oldest: usize,
-    last: Option<(Entry, Instant)>,
-    armed: Option<Armed>,
+/// A knock, as reports name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knock {
+    /// The number of its profile.
+    pub profile: usize,
+    /// Where it came from.
+    pub source: IpAddr,
+    /// The port that it asked for.
+    pub port: u16,
 }
 
-/// A knock far ahead that waits for its second.
-struct Armed {
-    ciphertext: Ciphertext,
-    counter: u32,
-    at: Instant,
+/// An accepted knock, whose counter is used up in memory.
+#[derive(Clone, Copy)]
+struct AcceptedKnock {
+    profile: usize,
+    source: IpAddr,
+    unsealed: Unsealed,
+    port_allowed: bool,
 }
 
-/// How much trying a SYN is worth.
-pub struct SearchLimits {
-    /// How many counters are tried from the expected one on.
-    pub window: u32,
-    /// How many behind these, for a sender that ran ahead.
-    pub far: u32,
-    /// Whether a knock for a port that is not allowed is worth the search for its tag.
-    pub denied_port: bool,
+/// The engine.
+pub struct Engine {
+    settings: Settings,
+    /// The knock ports apart from all else: a search among thousands stays in the processor's cache.
+    knock_ports: Vec<u16>,
+    profiles: Vec<LoadedProfile>,
+    replay_cache: ReplayCache,
+    search_budget: SearchBudget,
+    /// SYNs that a search far ahead may explain, in order.
+    far_searches: VecDeque<Entry>,
+    /// The profiles whose counters wait for the disk.
+    unstored: VecDeque<usize>,
+    /// The knocks whose ports are opened when the counters are stored, in order.
+    accepted: VecDeque<AcceptedKnock>,
+    /// The knock that the opener was asked about.
+    asked: Option<AcceptedKnock>,
 }
 
-impl ReplayCache {
-    /// Remembers an accepted entry.
-    pub fn accept(&mut self, entry: &Entry, ciphertext: Ciphertext, now: Instant) {
-        self.last = Some((*entry, now));
-        match self.accepted.get_mut(self.oldest) {
-            Some(oldest) => *oldest = ciphertext,
-            None => self.accepted.push(ciphertext),
-        }
-        self.oldest = (self.oldest + 1) % REMEMBERED;
-        self.armed = None;
-    }
-
-    /// Remembers a knock that was far ahead: the next one may open.
-    pub fn arm(&mut self, ciphertext: Ciphertext, unsealed: Unsealed, now: Instant) {
-        self.armed = Some(Armed { ciphertext, counter: unsealed.counter(), at: now });
-    }
-}
-
-/// Judges `entry`, which came to `profile`'s knock port.
-pub fn judge(
-    profile: &Profile,
-    replay_cache: &ReplayCache,
-    entry: &Entry,
-    limits: &SearchLimits,
-    now: Instant,
-) -> Verdict {
-    let Some(ciphertext) = entry.ciphertext() else { return Verdict::Empty };
-    if replay_cache.accepted.contains(&ciphertext) {
-        let same =
-            replay_cache.last.as_ref().is_some_and(|(last, at)| last == entry && now.duration_since(*at) < TWICE);
-        return if same { Verdict::Same } else { Verdict::Replay };
-    }
-    let knock_port = profile.config.knock_port;
-    let allowed = profile.config.ports.as_ref();
-    let search = |from: u64, number: u32, only: Option<&Ports>| {
-        let first = u32::try_from(from).ok()?;
-        let last = first.saturating_add(number.checked_sub(1)?);
-        profile.keys.unseal(&ciphertext, first..=last, knock_port, only)
-    };
-    let next = profile.counter.next();
-    if let Some(unsealed) = search(next, limits.window, allowed) {
-        return Verdict::Open(unsealed);
-    }
-    if let Some(armed) = replay_cache.armed.as_ref().filter(|armed| now.duration_since(armed.at) < SOON) {
-        if armed.ciphertext == ciphertext {
-            return Verdict::Replay;
-        }
-        if let Some(unsealed) = search(u64::from(armed.counter) + 1, STEPS, allowed) {
-            return Verdict::CaughtUp(unsealed);
+impl Engine {
+    /// An engine for `profiles`, in the order of their knock ports, which are all different. A profile's
+    /// number is its place among them.
+    pub fn new(settings: Settings, profiles: Vec<LoadedProfile>) -> Self {
+        Self {
+            settings,
+            knock_ports: profiles.iter().map(LoadedProfile::knock_port).collect(),
+            profiles,
+            replay_cache: ReplayCache::new(settings.replay_cache),
+            search_budget: SearchBudget::new(settings.secret),
+            far_searches: VecDeque::new(),
+            unstored: VecDeque::new(),
+            accepted: VecDeque::new(),
+            asked: None,
         }
     }
-    if limits.denied_port && allowed.is_some() {
-        if let Some(unsealed) = search(next, limits.window, None) {
-            return Verdict::NotAllowed(unsealed);
+
+    /// The knock ports, ascending.
+    pub fn knock_ports(&self) -> &[u16] {
+        &self.knock_ports
+    }
+
+    /// The profiles, by number.
+    pub fn profiles(&self) -> &[LoadedProfile] {
+        &self.profiles
+    }
+
+    /// Whether accepted knocks wait for [`Engine::next_action`].
+    pub fn has_accepted(&self) -> bool {
+        !self.accepted.is_empty()
+    }
+
+    /// Whether no more SYNs should be handled until the accepted knocks are done with.
+    pub fn batch_is_full(&self) -> bool {
+        self.accepted.len() >= BATCH
+    }
+
+    /// The SYN that [`Engine::search_far`] is next made for. It should wait while the log has more.
+    pub fn next_far_search(&self) -> Option<&Entry> {
+        self.far_searches.front()
+    }
+
+    /// Handles one SYN. What it accepts, [`Engine::next_action`] tells.
+    pub fn handle(&mut self, entry: &Entry, now: Instant) -> Option<Event> {
+        let profile = self.knock_ports.binary_search(&entry.knock_port).ok()?;
+        let Some(ciphertext) = entry.ciphertext() else {
+            return Some(Event::NoMessage { knock_port: entry.knock_port });
+        };
+        let denied_port = self.profile(profile).lists_ports() && self.search_budget.allows_denied_port(now);
+        let limits = SearchLimits { window: self.settings.window, far: 0, denied_port };
+        let event = self.judge(profile, entry, ciphertext, &limits, now);
+        if event == Some(Event::WrongTag) {
+            if denied_port {
+                self.search_budget.charge_denied_port();
+            }
+            let room = self.settings.resync_window > 0 && self.far_searches.len() < FAR_SEARCHES;
+            if room && self.search_budget.allows(entry.source, now) {
+                self.far_searches.push_back(*entry);
+            }
+        }
+        event
+    }
+
+    /// Searches far ahead for the first of the SYNs that wait for it, and returns its source, whose
+    /// account is to be charged with the time that this took ([`Engine::charge`]).
+    pub fn search_far(&mut self, now: Instant) -> Option<(IpAddr, Option<Event>)> {
+        let entry = self.far_searches.pop_front()?;
+        let profile = self.knock_ports.binary_search(&entry.knock_port).ok()?;
+        let ciphertext = entry.ciphertext()?;
+        // The searches before may have used up its source's account.
+        if !self.search_budget.allows(entry.source, now) {
+            return None;
+        }
+        let far = self.settings.resync_window;
+        let limits = SearchLimits { window: self.settings.window, far, denied_port: false };
+        let event = self.judge(profile, &entry, ciphertext, &limits, now);
+        // It was counted when it was handled.
+        Some((entry.source, event.filter(|event| *event != Event::WrongTag)))
+    }
+
+    /// Charges `source` for a search that took `spent`.
+    pub fn charge(&mut self, source: IpAddr, spent: Duration, now: Instant) {
+        self.search_budget.charge(source, spent, now);
+    }
+
+    fn judge(
+        &mut self,
+        number: usize,
+        entry: &Entry,
+        ciphertext: Ciphertext,
+        limits: &SearchLimits,
+        now: Instant,
+    ) -> Option<Event> {
+        match self.replay_cache.find(entry, &ciphertext, now) {
+            Some(Seen::Again) => return None,
+            Some(Seen::Replay) => return Some(Event::Replay),
+            None => {}
+        }
+        let profile = self.profile(number);
+        let next = profile.next();
+        let (unsealed, port_allowed, event) = match profile.judge(&ciphertext, limits, now) {
+            Verdict::Open(unsealed) => (unsealed, true, None),
+            Verdict::PortNotAllowed(unsealed) => (unsealed, false, None),
+            Verdict::CaughtUp(unsealed) => {
+                let ahead = u64::from(unsealed.counter()) - next;
+                (unsealed, true, Some(Event::CaughtUp { profile: number, ahead }))
+            }
+            Verdict::Ahead(unsealed) => {
+                profile.arm(ciphertext, unsealed, now);
+                return None;
+            }
+            Verdict::Replay => return Some(Event::Replay),
+            Verdict::WrongTag => return Some(Event::WrongTag),
+        };
+        profile.use_up(unsealed);
+        self.replay_cache.insert(entry, ciphertext, now);
+        if !self.unstored.contains(&number) {
+            self.unstored.push_back(number);
+        }
+        self.accepted.push_back(AcceptedKnock { profile: number, source: entry.source, unsealed, port_allowed });
+        event
+    }
+
+    /// What has to be done next about the accepted knocks; `None` when they are done with.
+    pub fn next_action(&mut self) -> Option<Action> {
+        if let Some(profile) = self.unstored.pop_front() {
+            return Some(Action::Store { profile, next: self.profile(profile).next() });
+        }
+        loop {
+            let knock = self.accepted.pop_front()?;
+            if !self.profile(knock.profile).is_stored() {
+                continue;
+            }
+            if !knock.port_allowed {
+                return Some(Action::Report(Event::PortNotAllowed(knock.named())));
+            }
+            let Some(request) = OpenRequest::new(knock.source, knock.unsealed, self.settings.delay) else {
+                return Some(Action::Report(Event::NoClientAddress(knock.named())));
+            };
+            self.asked = Some(knock);
+            return Some(Action::Open(request));
         }
     }
-    let beyond = next.saturating_add(limits.window.into());
-    search(beyond, limits.far, allowed).map_or(Verdict::WrongTag, Verdict::Ahead)
+
+    /// Takes note that the disk has `next` for a profile: at least what was to be stored. A profile of which
+    /// this is not told opens nothing.
+    pub fn stored(&mut self, profile: usize, next: u64) {
+        self.profile(profile).set_stored(next);
+    }
+
+    /// Takes the opener's reply to the last [`Action::Open`].
+    pub fn answered(&mut self, reply: OpenReply) -> Option<Event> {
+        self.asked.take().map(|knock| Event::Answered(knock.named(), reply))
+    }
+
+    #[allow(clippy::indexing_slicing, reason = "a profile's number is a place in the list, which never changes")]
+    fn profile(&mut self, number: usize) -> &mut LoadedProfile {
+        &mut self.profiles[number]
+    }
+}
+
+impl AcceptedKnock {
+    fn named(&self) -> Knock {
+        Knock { profile: self.profile, source: self.source, port: self.unsealed.port() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{Counter, ProfileConfig};
-    use crate::wire::{Keys, Wire};
-    use std::os::unix::fs::PermissionsExt;
+    use crate::ports::Ports;
+    use crate::profile::ProfileConfig;
+    use crate::wire::{Fields, Keys, Wire};
 
-    const NEAR: SearchLimits = SearchLimits { window: 20, far: 0, denied_port: true };
-    const FAR: SearchLimits = SearchLimits { window: 20, far: 10_000, denied_port: true };
+    const SETTINGS: Settings = Settings { delay: 15, window: 20, resync_window: 1000, replay_cache: 4, secret: 7 };
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-    fn profile(next: u32) -> Profile {
-        let path = std::env::temp_dir().join(format!("knockknock-judge-{}-{next}", std::process::id()));
-        std::fs::write(&path, format!("{next}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let counter = Counter::open(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        let config = ProfileConfig { knock_port: 666, ports: Some(Ports::parse("22").unwrap()), wire: Wire::Classic };
-        Profile { name: "gate".into(), config, keys: Keys::new(&[1; 16], &[2; 16]), counter }
+    /// An engine with profiles on knock ports 666, 667, …, which may open port 22 and expect counter 100.
+    fn engine(profiles: u16) -> Engine {
+        let config = |number| ProfileConfig {
+            knock_port: 666 + number,
+            ports: Some(Ports::parse("22").unwrap()),
+            wire: Wire::Classic,
+        };
+        let loaded = |number| LoadedProfile::new(config(number), keys(number), 100);
+        Engine::new(SETTINGS, (0..profiles).map(loaded).collect())
     }
 
-    fn knock(profile: &Profile, counter: u32, port: u16) -> Entry {
-        let sealed = profile.keys.seal(Wire::Classic, counter, 666, port);
-        let fields = sealed.fields().unwrap();
-        let source = [192, 0, 2, 1].into();
-        Entry { source, source_port: 40000, knock_port: 666, fields, options_logged: false }
+    fn keys(number: u16) -> Keys {
+        Keys::new(&[number as u8; 16], &[2; 16])
     }
 
-    /// The counter that a verdict is about.
-    fn about(verdict: Verdict) -> (&'static str, u32) {
-        match verdict {
-            Verdict::Open(unsealed) => ("open", unsealed.counter()),
-            Verdict::NotAllowed(unsealed) => ("not allowed", unsealed.counter()),
-            Verdict::Ahead(unsealed) => ("ahead", unsealed.counter()),
-            Verdict::CaughtUp(unsealed) => ("caught up", unsealed.counter()),
-            Verdict::Same => ("same", 0),
-            Verdict::Replay => ("replay", 0),
-            Verdict::WrongTag => ("wrong tag", 0),
-            Verdict::Empty => ("empty", 0),
+    fn knock(number: u16, counter: u32, port: u16) -> Entry {
+        let knock_port = 666 + number;
+        let fields = keys(number).seal(Wire::Classic, counter, knock_port, port).fields().unwrap();
+        Entry { source: CLIENT, source_port: 40000, knock_port, fields, options_logged: false }
+    }
+
+    /// A SYN that no key made.
+    fn wrong(source: [u8; 4]) -> Entry {
+        let fields = Fields { id: 1, seq: 2, ack: 3, win: Some(4), timestamp: None };
+        Entry { source: source.into(), source_port: 1, knock_port: 666, fields, options_logged: false }
+    }
+
+    /// What is done about the accepted knocks where the disk works but for `broken`, and everything opens.
+    fn act(engine: &mut Engine, broken: Option<usize>) -> Vec<String> {
+        let mut done = Vec::new();
+        while let Some(action) = engine.next_action() {
+            match action {
+                Action::Store { profile, next } => {
+                    done.push(format!("store {profile}: {next}"));
+                    if broken != Some(profile) {
+                        engine.stored(profile, next);
+                    }
+                }
+                Action::Open(request) => {
+                    let Some(Event::Answered(knock, OpenReply::Opened)) = engine.answered(OpenReply::Opened) else {
+                        panic!("not the knock that was asked about")
+                    };
+                    assert_eq!((knock.source, knock.port), (request.source(), request.port()));
+                    done.push(format!("open {}", knock.profile));
+                }
+                Action::Report(event) => done.push(format!("{event:?}")),
+            }
         }
+        assert!(!engine.has_accepted());
+        done
     }
 
     #[test]
-    fn the_window_opens_and_what_is_behind_it_does_not() {
-        let (profile, replay_cache, now) = (profile(100), ReplayCache::default(), Instant::now());
-        let judged = |counter, port| about(judge(&profile, &replay_cache, &knock(&profile, counter, port), &NEAR, now));
-        assert_eq!(judged(99, 22), ("wrong tag", 0));
-        assert_eq!(judged(100, 22), ("open", 100));
-        assert_eq!(judged(119, 22), ("open", 119));
-        assert_eq!(judged(120, 22), ("wrong tag", 0));
-        assert_eq!(judged(100, 23), ("not allowed", 100));
+    fn counters_are_stored_once_each_before_the_ports_are_opened_in_order() {
+        let (mut engine, now) = (engine(2), Instant::now());
+        for (number, counter) in [(1, 100), (0, 100), (1, 103), (1, 104)] {
+            assert_eq!(engine.handle(&knock(number, counter, 22), now), None);
+        }
+        assert_eq!(act(&mut engine, None), ["store 1: 105", "store 0: 101", "open 1", "open 0", "open 1", "open 1"]);
+        assert_eq!(act(&mut engine, None), [""; 0]);
     }
 
     #[test]
-    fn a_sender_that_ran_ahead_needs_two_knocks() {
-        let (profile, mut replay_cache, now) = (profile(200), ReplayCache::default(), Instant::now());
-        let first = knock(&profile, 9000, 22);
-        let Verdict::Ahead(unsealed) = judge(&profile, &replay_cache, &first, &FAR, now) else { panic!("not ahead") };
-        replay_cache.arm(first.ciphertext().unwrap(), unsealed, now);
-
-        let judged =
-            |entry: &Entry, after| about(judge(&profile, &replay_cache, entry, &FAR, now + Duration::from_secs(after)));
-        assert_eq!(judged(&first, 1), ("replay", 0), "one captured knock is worth nothing");
-        assert_eq!(judged(&knock(&profile, 8999, 22), 1), ("ahead", 8999));
-        assert_eq!(judged(&knock(&profile, 9001, 22), 59), ("caught up", 9001));
-        assert_eq!(judged(&knock(&profile, 9020, 22), 59), ("caught up", 9020));
-        assert_eq!(judged(&knock(&profile, 9021, 22), 59), ("ahead", 9021));
-        assert_eq!(judged(&knock(&profile, 9001, 22), 60), ("ahead", 9001), "too late");
-        assert_eq!(judged(&knock(&profile, 200, 22), 1), ("open", 200), "the window comes first");
+    fn what_the_disk_refuses_stays_closed_and_is_used_up() {
+        let (mut engine, now) = (engine(2), Instant::now());
+        for number in [0, 1] {
+            engine.handle(&knock(number, 100, 22), now);
+        }
+        assert_eq!(act(&mut engine, Some(0)), ["store 0: 101", "store 1: 101", "open 1"]);
+        engine.handle(&knock(0, 100, 22), now);
+        assert_eq!(act(&mut engine, None), [""; 0]);
+        engine.handle(&knock(0, 101, 22), now);
+        assert_eq!(act(&mut engine, None), ["store 0: 102", "open 0"]);
     }
 
     #[test]
-    fn far_has_an_end() {
-        let (profile, replay_cache, now) = (profile(300), ReplayCache::default(), Instant::now());
-        let judged =
-            |counter, limits| about(judge(&profile, &replay_cache, &knock(&profile, counter, 22), limits, now));
-        assert_eq!(judged(10_319, &FAR), ("ahead", 10_319));
-        assert_eq!(judged(10_320, &FAR), ("wrong tag", 0));
-        assert_eq!(judged(1000, &NEAR), ("wrong tag", 0));
-        assert_eq!(judged(1000, &SearchLimits { far: 0, ..FAR }), ("wrong tag", 0));
+    fn a_counter_that_is_higher_on_disk_is_taken_over() {
+        let (mut engine, now) = (engine(1), Instant::now());
+        engine.handle(&knock(0, 100, 22), now);
+        assert_eq!(engine.next_action(), Some(Action::Store { profile: 0, next: 101 }));
+        engine.stored(0, 500);
+        assert_eq!(act(&mut engine, None), ["open 0"]);
+        assert_eq!(engine.handle(&knock(0, 499, 22), now), Some(Event::WrongTag));
+        assert_eq!(engine.handle(&knock(0, 500, 22), now), None);
+        assert_eq!(act(&mut engine, None), ["store 0: 501", "open 0"]);
+    }
+
+    #[test]
+    fn a_port_that_is_not_allowed_costs_a_counter_and_is_reported() {
+        let (mut engine, now) = (engine(1), Instant::now());
+        assert_eq!(engine.handle(&knock(0, 100, 23), now), None);
+        let told = format!("{:?}", Event::PortNotAllowed(Knock { profile: 0, source: CLIENT, port: 23 }));
+        assert_eq!(act(&mut engine, None), ["store 0: 101".to_owned(), told]);
+    }
+
+    #[test]
+    fn an_address_that_no_client_has_opens_nothing() {
+        let (mut engine, now) = (engine(1), Instant::now());
+        let source = IpAddr::from([127, 0, 0, 1]);
+        engine.handle(&Entry { source, ..knock(0, 100, 22) }, now);
+        let told = format!("{:?}", Event::NoClientAddress(Knock { profile: 0, source, port: 22 }));
+        assert_eq!(act(&mut engine, None), ["store 0: 101".to_owned(), told]);
+    }
+
+    #[test]
+    fn a_replay_is_told_from_a_packet_that_was_logged_twice() {
+        let (mut engine, now) = (engine(1), Instant::now());
+        let entry = knock(0, 100, 22);
+        engine.handle(&entry, now);
+        act(&mut engine, None);
+        assert_eq!(engine.handle(&entry, now), None);
+        assert_eq!(engine.handle(&entry, now + Duration::from_secs(2)), Some(Event::Replay));
+        assert_eq!(engine.handle(&Entry { source: [192, 0, 2, 2].into(), ..entry }, now), Some(Event::Replay));
+        assert_eq!(act(&mut engine, None), [""; 0]);
+    }
+
+    #[test]
+    fn a_client_that_ran_ahead_is_searched_for_later_and_needs_two_knocks() {
+        let (mut engine, now) = (engine(1), Instant::now());
+        assert_eq!(engine.handle(&knock(0, 500, 22), now), Some(Event::WrongTag));
+        assert!(engine.next_far_search().is_some());
+        assert_eq!(engine.search_far(now), Some((CLIENT, None)));
+        assert_eq!(act(&mut engine, None), [""; 0]);
+        assert_eq!(engine.handle(&knock(0, 501, 22), now), Some(Event::CaughtUp { profile: 0, ahead: 401 }));
+        assert_eq!(act(&mut engine, None), ["store 0: 502", "open 0"]);
+    }
+
+    #[test]
+    fn a_source_without_time_is_not_searched_for_and_others_are() {
+        let (mut engine, now) = (engine(1), Instant::now());
+        engine.handle(&wrong([192, 0, 2, 9]), now);
+        let (source, event) = engine.search_far(now).unwrap();
+        assert_eq!(event, None, "it was counted when it was handled");
+        engine.charge(source, Duration::from_secs(1), now);
+        engine.handle(&wrong([192, 0, 2, 9]), now);
+        assert!(engine.next_far_search().is_none());
+        let others = (10..20).filter(|&last| {
+            engine.handle(&wrong([192, 0, 2, last]), now);
+            engine.search_far(now).is_some()
+        });
+        assert!(others.count() >= 8);
+    }
+
+    #[test]
+    fn only_so_many_searches_and_knocks_wait() {
+        let (mut engine, now) = (engine(1), Instant::now());
+        for _ in 0..2 * FAR_SEARCHES {
+            engine.handle(&wrong([192, 0, 2, 9]), now);
+        }
+        assert_eq!(engine.far_searches.len(), FAR_SEARCHES);
+        for counter in 100..100 + BATCH as u32 {
+            assert!(!engine.batch_is_full());
+            engine.handle(&knock(0, counter, 22), now);
+        }
+        assert!(engine.batch_is_full());
+    }
+
+    #[test]
+    fn a_syn_that_carries_nothing_or_is_for_nobody_is_no_wrong_tag() {
+        let (mut engine, now) = (engine(1), Instant::now());
+        let mut entry = wrong([192, 0, 2, 9]);
+        assert_eq!(engine.handle(&Entry { knock_port: 22, ..entry }, now), None);
+        entry.fields.ack = 0;
+        assert_eq!(engine.handle(&entry, now), Some(Event::NoMessage { knock_port: 666 }));
     }
 }

@@ -1,32 +1,38 @@
-//! What a search far ahead may cost: a little time for each source, so that hostile lines can neither
-//! buy much of it nor use up somebody else's.
+//! What searches may cost: a little time for each source, so that hostile lines can neither buy much of
+//! it nor use up somebody else's.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Sources share this many accounts, by a hash that nobody can foresee.
+/// The sources share this many accounts, by a hash that nobody can foresee.
 const ACCOUNTS: usize = 64;
-/// How long an account that is used up takes to fill again.
+/// An account that is used up is full again after this time.
 const FILL: Duration = Duration::from_secs(12);
-/// How long it takes to earn a moment of searching: this many such moments. With all accounts in use
-/// without a pause, searching takes a twentieth of a processor, and what they hold at first two thirds of a second.
+/// Each second of search costs this many seconds of refill. All accounts together use about 5 % of a
+/// processor, after an initial burst of 0.64 s.
 const PRICE: u32 = 1200;
+/// Searches for the tag of a port that is not allowed, in each [`DENIED_PORT_TIME`]: enough for somebody
+/// who mistypes a port, too few to be a burden.
+const DENIED_PORT_SEARCHES: u32 = 60;
+const DENIED_PORT_TIME: Duration = Duration::from_secs(60);
 
-/// The accounts: when each will be full again.
-pub struct SearchBudget {
-    hasher: RandomState,
+/// The accounts of the sources, and one for ports that are not allowed.
+pub(super) struct SearchBudget {
+    /// A secret number, which makes the hash of a source unforeseeable.
+    secret: u64,
+    /// When each account will be full again.
     full_at: [Option<Instant>; ACCOUNTS],
+    /// How many searches for a port that is not allowed there were, and since when.
+    denied_port: (u32, Option<Instant>),
 }
 
 impl SearchBudget {
-    /// Full accounts.
-    pub fn new() -> Self {
-        Self { hasher: RandomState::new(), full_at: [None; ACCOUNTS] }
+    /// Full accounts, which sources share by a hash that `secret` decides.
+    pub fn new(secret: u64) -> Self {
+        Self { secret, full_at: [None; ACCOUNTS], denied_port: (0, None) }
     }
 
-    /// Whether a line from `source` may still cost a search. One search may overdraw the account.
+    /// Whether an entry from `source` may still cost a search. One search may overdraw the account.
     pub fn allows(&mut self, source: IpAddr, now: Instant) -> bool {
         self.account(source).is_none_or(|full_at| full_at < now + FILL)
     }
@@ -37,16 +43,39 @@ impl SearchBudget {
         *account = Some(account.map_or(now, |full_at| full_at.max(now)) + spent * PRICE);
     }
 
+    /// Whether a search for the tag of a port that is not allowed may be made.
+    pub fn allows_denied_port(&mut self, now: Instant) -> bool {
+        let (searches, since) = self.denied_port;
+        if since.is_none_or(|since| now.duration_since(since) >= DENIED_PORT_TIME) {
+            self.denied_port = (0, Some(now));
+            return true;
+        }
+        searches < DENIED_PORT_SEARCHES
+    }
+
+    /// Counts a search for the tag of a port that is not allowed.
+    pub fn charge_denied_port(&mut self) {
+        self.denied_port.0 = self.denied_port.0.saturating_add(1);
+    }
+
     fn account(&mut self, source: IpAddr) -> &mut Option<Instant> {
-        // Who has one IPv6 address has its whole network.
+        // Whoever has one IPv6 address has its whole network.
         let network = match source {
             IpAddr::V4(v4) => u64::from(v4.to_bits()),
             IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
         };
-        let number = self.hasher.hash_one(network) as usize % ACCOUNTS;
-        let [rest @ .., last] = &mut self.full_at;
-        rest.get_mut(number).unwrap_or(last)
+        let number = keyed_hash(self.secret, network) as usize % ACCOUNTS;
+        #[allow(clippy::indexing_slicing, reason = "the number is below the length")]
+        &mut self.full_at[number]
     }
+}
+
+/// A hash that nobody can foresee who does not know `secret`: both halves of a product of 128 bits.
+fn keyed_hash(secret: u64, value: u64) -> u64 {
+    /// 2^64 divided by the golden ratio: an odd number whose bits follow no pattern.
+    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+    let product = u128::from(value ^ secret) * u128::from(secret ^ MULTIPLIER | 1);
+    (product >> 64) as u64 ^ product as u64
 }
 
 #[cfg(test)]
@@ -55,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_source_that_searches_on_is_stopped_and_others_are_not() {
-        let (mut budget, now) = (SearchBudget::new(), Instant::now());
+        let (mut budget, now) = (SearchBudget::new(0x0123_4567_89ab_cdef), Instant::now());
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         let hostile = address(0x0a00_0001);
         let mut spent = Duration::ZERO;
@@ -70,11 +99,35 @@ mod tests {
     }
 
     #[test]
+    fn sources_share_other_accounts_with_another_secret() {
+        let shared = |secret| {
+            let (mut budget, now) = (SearchBudget::new(secret), Instant::now());
+            budget.charge([10, 0, 0, 1].into(), FILL, now);
+            (0..=u16::MAX).filter(|&low| !budget.allows([11, 0, (low >> 8) as u8, low as u8].into(), now)).collect()
+        };
+        let (one, other): (Vec<u16>, Vec<u16>) = (shared(1), shared(2));
+        let both = one.iter().filter(|low| other.contains(low)).count();
+        assert!((700..1400).contains(&one.len()) && both < 100, "{} {} {both}", one.len(), other.len());
+    }
+
+    #[test]
     fn one_long_search_is_paid_for_in_full() {
-        let (mut budget, now) = (SearchBudget::new(), Instant::now());
+        let (mut budget, now) = (SearchBudget::new(1), Instant::now());
         let source = IpAddr::from([192, 0, 2, 1]);
         budget.charge(source, Duration::from_millis(300), now);
         assert!(!budget.allows(source, now + Duration::from_secs(347)));
         assert!(budget.allows(source, now + Duration::from_secs(349)));
+    }
+
+    #[test]
+    fn ports_that_are_not_allowed_are_searched_for_60_times_a_minute() {
+        let (mut budget, now) = (SearchBudget::new(1), Instant::now());
+        let mut searches = 0;
+        while budget.allows_denied_port(now + Duration::from_secs(searches / 2)) {
+            budget.charge_denied_port();
+            searches += 1;
+        }
+        assert_eq!(searches, 60);
+        assert!(budget.allows_denied_port(now + Duration::from_secs(60)));
     }
 }

@@ -1,0 +1,201 @@
+//! What the watcher says. Knocks are reported at once; what anybody can cause is counted and summed up.
+
+use super::engine::{Event, Knock};
+use crate::applet::daemon::ipc::OpenReply;
+use crate::say;
+use std::time::{Duration, Instant};
+
+/// Counts are summed up once in this time.
+const SUMMARY: Duration = Duration::from_secs(60);
+/// So many SYNs in a row without logged options say that the log rule lacks a flag.
+const OPTIONLESS: u32 = 3;
+
+/// The names of the profiles, and what was counted since the last summary.
+pub(super) struct Report {
+    names: Vec<String>,
+    /// How long an opening lasts, in seconds.
+    delay: u16,
+    /// Whether each SYN's TCP options are known, as where the log has shown some.
+    options_known: bool,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    since: Option<Instant>,
+    replays: u32,
+    wrong_tags: u32,
+    optionless: u32,
+    overruns: u32,
+}
+
+impl Report {
+    /// Nothing counted yet. `names` are those of the profiles by number.
+    pub fn new(names: Vec<String>, delay: u16, options_known: bool) -> Self {
+        Self { names, delay, options_known, counts: Counts::default() }
+    }
+
+    /// Takes note of whether a SYN was logged with its TCP options.
+    pub fn saw_options(&mut self, logged: bool) {
+        self.options_known |= logged;
+    }
+
+    /// Counts an event, or says it.
+    pub fn event(&mut self, event: &Event, now: Instant) {
+        match event {
+            Event::Replay => self.count(|counts| &mut counts.replays, now),
+            Event::WrongTag => self.count(|counts| &mut counts.wrong_tags, now),
+            Event::NoMessage { .. } if self.options_known => {}
+            Event::NoMessage { knock_port } => self.optionless(*knock_port, now),
+            Event::CaughtUp { profile, ahead } => say::note(format_args!(
+                "resynchronised with profile {:?}: its client was {} ahead",
+                self.name(*profile),
+                counted(*ahead, "counter", "counters"),
+            )),
+            Event::Answered(knock, OpenReply::Opened) => say::note(format_args!(
+                "opened port {} to {} for {} s (profile {:?})",
+                knock.port,
+                knock.source,
+                self.delay,
+                self.name(knock.profile)
+            )),
+            Event::Answered(knock, reply) => self.closed(knock, reason(*reply)),
+            Event::NoClientAddress(knock) => self.closed(knock, "no client can have this address"),
+            Event::PortNotAllowed(knock) => {
+                self.closed(knock, "the profile may not open it");
+                say::warn("if it should, add the port to \"ports\" in the profile's config, on both sides");
+            }
+        }
+    }
+
+    /// Says that a profile's counter could not be stored.
+    pub fn not_stored(&self, profile: usize, path: &std::path::Path, cause: &std::io::Error) {
+        say::warn(format_args!(
+            "cannot store the counter of profile {:?} in {path:?}: {}; the port stays closed",
+            self.name(profile),
+            crate::error::reason(cause)
+        ));
+    }
+
+    /// Says that a counter's file had lost its value.
+    pub fn restored(&self, profile: usize) {
+        say::warn(format_args!(
+            "the counter file of profile {:?} had gone backwards or was damaged; the right value is stored again",
+            self.name(profile)
+        ));
+    }
+
+    /// Counts an overrun of the log.
+    pub fn overrun(&mut self, now: Instant) {
+        self.count(|counts| &mut counts.overruns, now);
+    }
+
+    /// The time until a summary is due, where something was counted.
+    pub fn due(&self, now: Instant) -> Option<Duration> {
+        self.counts.since.map(|since| SUMMARY.saturating_sub(now.duration_since(since)))
+    }
+
+    /// Says what was counted, once a summary is due.
+    pub fn sum_up(&mut self, now: Instant) {
+        if self.due(now) == Some(Duration::ZERO) {
+            for line in std::mem::take(&mut self.counts).summary() {
+                say::note(line);
+            }
+        }
+    }
+
+    fn count(&mut self, of: fn(&mut Counts) -> &mut u32, now: Instant) {
+        self.counts.since.get_or_insert(now);
+        let count = of(&mut self.counts);
+        *count = count.saturating_add(1);
+    }
+
+    /// Says at the last of so many SYNs in a row what the log rule lacks; once between two summaries.
+    fn optionless(&mut self, knock_port: u16, now: Instant) {
+        self.count(|counts| &mut counts.optionless, now);
+        if self.counts.optionless == OPTIONLESS {
+            say::warn(format_args!(
+                "{OPTIONLESS} SYNs in a row to knock port {knock_port} were logged without TCP options, which stealth \
+                 knocks need: nft log flags tcp sequence,options; iptables --log-tcp-sequence --log-tcp-options"
+            ));
+        }
+    }
+
+    fn closed(&self, knock: &Knock, why: &str) {
+        let Knock { profile, source, port } = *knock;
+        say::warn(format_args!("port {port} stays closed to {source}: {why} (profile {:?})", self.name(profile)));
+    }
+
+    #[allow(clippy::indexing_slicing, reason = "the engine's profiles and the names are of one list")]
+    fn name(&self, profile: usize) -> &str {
+        &self.names[profile]
+    }
+}
+
+/// Why the opener made no opening.
+fn reason(reply: OpenReply) -> &'static str {
+    match reply {
+        OpenReply::Opened => "it is open",
+        OpenReply::Refused => "the firewall takes no such opening now",
+    }
+}
+
+impl Counts {
+    fn summary(&self) -> Vec<String> {
+        let ignored: Vec<String> = [
+            (self.replays, "replayed knock", "replayed knocks"),
+            (self.wrong_tags, "SYN with a wrong tag", "SYNs with a wrong tag"),
+        ]
+        .into_iter()
+        .filter(|(number, ..)| *number > 0)
+        .map(|(number, one, many)| counted(number.into(), one, many))
+        .collect();
+        let mut lines = Vec::new();
+        if !ignored.is_empty() {
+            lines.push(format!("ignored in the last minute: {}", ignored.join(", ")));
+        }
+        if self.overruns > 0 {
+            let overruns = counted(self.overruns.into(), "overrun", "overruns");
+            lines.push(format!("the kernel's log had {overruns} in the last minute: knocks may be lost"));
+        }
+        lines
+    }
+}
+
+/// A number and its noun.
+fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_has_what_was_counted_in_the_right_number() {
+        let counts = Counts { replays: 1, wrong_tags: 2, ..Counts::default() };
+        assert_eq!(counts.summary(), ["ignored in the last minute: 1 replayed knock, 2 SYNs with a wrong tag"]);
+        let counts = Counts { wrong_tags: 1, overruns: 1, ..Counts::default() };
+        assert_eq!(
+            counts.summary(),
+            [
+                "ignored in the last minute: 1 SYN with a wrong tag",
+                "the kernel's log had 1 overrun in the last minute: knocks may be lost"
+            ]
+        );
+        assert!(Counts { optionless: 1, ..Counts::default() }.summary().is_empty());
+    }
+
+    #[test]
+    fn a_summary_is_due_a_minute_after_the_first_count() {
+        let (mut report, now) = (Report::new(Vec::new(), 15, false), Instant::now());
+        assert_eq!(report.due(now), None);
+        report.event(&Event::Replay, now);
+        report.event(&Event::WrongTag, now + Duration::from_secs(50));
+        assert_eq!(report.due(now + Duration::from_secs(59)), Some(Duration::from_secs(1)));
+        report.sum_up(now + Duration::from_secs(59));
+        assert_eq!(report.counts.wrong_tags, 1, "not yet");
+        report.sum_up(now + Duration::from_secs(60));
+        assert_eq!(report.due(now + Duration::from_secs(60)), None);
+    }
+}
