@@ -41,6 +41,13 @@ e2e: ## run the end-to-end tests only: namespaces, real firewalls, the real kern
 	@$(MAKE) --no-print-directory build
 	$(PYTHON) -B -m pytest tests/e2e
 
+SEED ?= $(shell date +%s)
+
+.PHONY: simulate
+simulate: ## take 10 million steps in a simulation of the watcher (SEED=…); make test takes 100,000
+	KNOCKKNOCK_SEED=$(SEED) KNOCKKNOCK_STEPS=10000000 \
+		cargo test --release --locked --test simulation the_laws_hold -- --nocapture
+
 HOST := x86_64-unknown-linux-gnu
 
 .PHONY: sanitize
