@@ -85,11 +85,13 @@ bench-proxy: ## measure the proxy beside a direct connection and microsocks (as 
 	$(PYTHON) tests/bench/proxy.py
 
 .PHONY: lint
-lint: ## check format, lints, shell scripts and the documentation
+lint: ## check format, lints, shell scripts, manual pages and the documentation
 	@scripts/setup.sh build lint
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	shellcheck -x $(SHELL_SCRIPTS)
+	mandoc -Tlint -Wwarning $(PAGES)
+	! mandoc -Tlint -Wall $(PAGES) 2>/dev/null | grep -v 'referenced manual not found'
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
 
 TARGET ?= x86_64-unknown-linux-musl

@@ -12,7 +12,7 @@ needs() {
     demo) echo ip:iproute2 nft:nftables sysctl:procps socat:socat tcpdump:tcpdump tcpreplay:tcpreplay ;;
     test) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps hping3:hping3 openssl:openssl \
         p0f:p0f setcap:libcap2-bin strace:strace tcpdump:tcpdump curl:curl ssh:openssh-client sshd:openssh-server socat:socat \
-        mkfs.ext4:e2fsprogs /usr/bin/pytest-3:python3-pytest ;;
+        mkfs.ext4:e2fsprogs mandoc:mandoc /usr/bin/pytest-3:python3-pytest ;;
     bench) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps openssl:openssl strace:strace \
         python3:python3 microsocks:microsocks fwknopd:fwknop-server fwknop:fwknop-client knockd:knockd ;;
     router) echo ip:iproute2 nft:nftables /usr/sbin/xtables-legacy-multi:iptables readelf:binutils /usr/share/doc/busybox-static:busybox-static \
@@ -20,7 +20,7 @@ needs() {
     systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox-static ;;
     cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips cpio:cpio ;;
     sanitize) echo valgrind:valgrind ;;
-    lint) echo rust-lint shellcheck:shellcheck ;;
+    lint) echo rust-lint shellcheck:shellcheck mandoc:mandoc ;;
     *)
         echo "setup.sh: no such task: \"$1\"" >&2
         exit 2

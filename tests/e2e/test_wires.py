@@ -1,6 +1,7 @@
 """Both wires, over IPv4 and IPv6, with every firewall and log; and what does not open on either."""
 
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -255,8 +256,17 @@ def test_the_vectors_are_those_of_the_script(name):
 
 
 def test_the_example_of_the_manual_page():
+    """Its commands are run as they stand there, and what they print is put together as its text says."""
     page = (Path(__file__).parents[2] / "man/knockknock-wire.7").read_text()
-    text = re.search(r"^\.SS Example\n(.*?)^\.S[SH] ", page, re.M | re.S)[1]
+    text = re.search(r"^\.Ss Example\n(.*?)^\.S[hs] ", page, re.M | re.S)[1]
     cipher_key, mac_key = map(bytes.fromhex, re.findall(r"\b[0-9a-f]{32}\b", text)[:2])
-    for number in stealth.knock(cipher_key, mac_key, 1, 666, 22):
-        assert str(number) in text
+    stated = re.search(r"identification (\d+),\nsequence number (\d+) and timestamp value (\d+)\.", text).groups()
+    assert tuple(map(int, stated)) == tuple(stealth.knock(cipher_key, mac_key, 1, 666, 22))
+
+    display = re.search(r"^\.Bd -literal\n(.*?)^\.Ed", text, re.M | re.S)[1]
+    display = display.replace("\\e", "\\").replace("\\-", "-").replace("\\(aq", "'")
+    hmac, block = (subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+                   for command in re.split(r"^\$ ", display, flags=re.M)[1:])
+    message = (22).to_bytes(2, "big") + bytes.fromhex(hmac.split()[-1])[:8]
+    sent = bytes(one ^ other for one, other in zip(message, bytes.fromhex(block)))
+    assert struct.unpack("!HII", sent) == tuple(map(int, stated))
