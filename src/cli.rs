@@ -59,7 +59,7 @@ const APPLETS: &[Applet] = &[
     Applet {
         name: "knock",
         alias: "knockknock",
-        summary: "send one knock, which opens a port for one connection",
+        summary: "open a TCP port on a server for one connection",
         letters: "p:46",
         starts: Starts::RawSocket,
         run: run_knock,
@@ -67,7 +67,7 @@ const APPLETS: &[Applet] = &[
     Applet {
         name: "daemon",
         alias: "knockknock-daemon",
-        summary: "tail the kernel's log and open ports for knocks",
+        summary: "open TCP ports to authenticated knocks",
         letters: "",
         starts: Starts::Root,
         run: run_daemon,
@@ -75,7 +75,7 @@ const APPLETS: &[Applet] = &[
     Applet {
         name: "genprofile",
         alias: "knockknock-genprofile",
-        summary: "make a profile with fresh keys",
+        summary: "make a profile with new keys",
         letters: "",
         starts: Starts::Bare,
         run: run_genprofile,
@@ -83,7 +83,7 @@ const APPLETS: &[Applet] = &[
     Applet {
         name: "connect",
         alias: "knockknock-connect",
-        summary: "knock, connect, and join the connection to standard input and output",
+        summary: "knock, connect, and relay standard input and output",
         letters: "46",
         starts: Starts::RawSocket,
         run: run_connect,
@@ -91,7 +91,7 @@ const APPLETS: &[Applet] = &[
     Applet {
         name: "proxy",
         alias: "knockknock-proxy",
-        summary: "be a SOCKS proxy that knocks for those who connect through it",
+        summary: "SOCKS proxy that knocks before it connects",
         letters: "",
         starts: Starts::Root,
         run: run_proxy,
@@ -100,81 +100,81 @@ const APPLETS: &[Applet] = &[
     Applet { name: "opener", alias: "", summary: "", letters: "", starts: Starts::Root, run: run_opener },
 ];
 
-/// Sends one knock to a host that you have a profile for. The port that it opens stays open for one
-/// connection, for some seconds.
+/// Sends one SYN that opens a TCP port on a server for one connection. There must be a profile for the
+/// host.
 #[derive(FromArgs)]
 struct KnockArgs {
-    /// the port to open
+    /// the TCP port to open
     #[argh(option, short = 'p')]
     port: String,
-    /// where the profiles are (default: ~/.knockknock)
+    /// directory of the profiles (default: ~/.knockknock)
     #[argh(option)]
     dir: Option<PathBuf>,
-    /// classic or stealth (default: what the profile says)
+    /// classic or stealth (default: as in the profile's config)
     #[argh(option)]
     wire: Option<String>,
-    /// use the host's IPv4 address
+    /// use only IPv4 addresses of the host
     #[argh(switch, short = '4')]
     ipv4: bool,
-    /// use the host's IPv6 address
+    /// use only IPv6 addresses of the host
     #[argh(switch, short = '6')]
     ipv6: bool,
-    /// the host, as its profile is called
+    /// the server, by the name of its profile
     #[argh(positional)]
     host: String,
 }
 
-/// Tails the kernel's log for knocks, and has the firewall admit one connection for each.
+/// Reads knocks in the kernel log, and has the firewall admit one connection for each.
 #[derive(FromArgs)]
 struct DaemonArgs {
-    /// where the config and the profiles are (default: /etc/knockknock.d)
+    /// directory of the config and the profiles (default: /etc/knockknock.d)
     #[argh(option, default = "DIRECTORY.into()")]
     dir: PathBuf,
-    /// go into the background and log to syslog
+    /// run in the background and log to syslog
     #[argh(switch)]
     background: bool,
-    /// read all configuration, say what it comes to, and end
+    /// check the configuration, print what the daemon would do, and exit
     #[argh(switch)]
     check: bool,
-    /// take the guard and all our firewall rules away, and end; the daemon must not be running
+    /// remove the guard and all other rules of the daemon, and exit; stop the daemon first
     #[argh(switch)]
     unguard: bool,
 }
 
-/// Makes a profile: two keys, a counter, a knock port. Copy its directory to the client.
+/// Makes a profile with new keys. Copy its directory to the client.
 #[derive(FromArgs)]
 struct GenprofileArgs {
-    /// where the config and the profiles are (default: /etc/knockknock.d)
+    /// directory of the config and the profiles (default: /etc/knockknock.d)
     #[argh(option, default = "DIRECTORY.into()")]
     dir: PathBuf,
-    /// the only ports that its key may open, as 22,443 (default: the config's guard, else any)
+    /// the only ports that the profile may open, such as 22,443 (default: those in guard, or any port)
     #[argh(option)]
     ports: Option<String>,
-    /// stealth, or classic for clients of knockknock 0.8 (default: stealth)
+    /// stealth, or classic for a client of knockknock 0.8 (default: stealth)
     #[argh(option, default = "\"stealth\".into()")]
     wire: String,
-    /// what to call it
+    /// the name of the profile
     #[argh(positional)]
     name: String,
-    /// the port that its knocks go to; no other profile may have it
+    /// the port to which it knocks; no two profiles can have the same one
     #[argh(positional)]
     knockport: String,
 }
 
-/// Knocks, connects, and joins the connection to standard input and output. A host without a
-/// profile is connected without a knock. In ~/.ssh/config: ProxyCommand knockknock connect %h %p
+/// Knocks, connects, and relays standard input and output. Connects without a knock if there is no
+/// profile for the host. In ~/.ssh/config: ProxyCommand knockknock connect %h %p
 #[derive(FromArgs)]
 struct ConnectArgs {
-    /// where the profiles are (default: ~/.knockknock)
+    /// directory of the profiles (default: ~/.knockknock)
     #[argh(option)]
     dir: Option<PathBuf>,
-    /// use the host's IPv4 addresses
+    /// use only IPv4 addresses of the host
     #[argh(switch, short = '4')]
     ipv4: bool,
-    /// use the host's IPv6 addresses
+    /// use only IPv6 addresses of the host
     #[argh(switch, short = '6')]
     ipv6: bool,
-    /// the host, as its profile is called
+    /// the server, by the name of its profile
     #[argh(positional)]
     host: String,
     /// the port to open and to connect to
@@ -182,23 +182,23 @@ struct ConnectArgs {
     port: String,
 }
 
-/// A SOCKS proxy (4, 4a and 5) that knocks before it connects to a host with a profile, and connects to
-/// any other as it is.
+/// SOCKS proxy (4, 4a and 5) that knocks before it connects to a host with a profile, and connects to
+/// other hosts without a knock.
 #[derive(FromArgs)]
 struct ProxyArgs {
     /// the address to listen on (default: 127.0.0.1)
     #[argh(option, default = "\"127.0.0.1\".into()")]
     listen: String,
-    /// where the profiles are (default: ~/.knockknock)
+    /// directory of the profiles (default: ~/.knockknock)
     #[argh(option)]
     dir: Option<PathBuf>,
-    /// whom to become (default: the one who started it)
+    /// the user to become (default: the user who called sudo)
     #[argh(option)]
     user: Option<String>,
-    /// serve other machines too, and connect them to hosts with profiles only
+    /// serve other machines too, and connect to hosts with a profile only
     #[argh(switch)]
     allow_remote: bool,
-    /// go into the background and log to syslog
+    /// run in the background and log to syslog
     #[argh(switch)]
     background: bool,
     /// the port to listen on
@@ -470,7 +470,7 @@ fn help() -> String {
     for applet in APPLETS.iter().filter(|applet| !applet.summary.is_empty()) {
         text.push_str(&format!("  {:<12} {}\n", applet.name, applet.summary));
     }
-    text.push_str("\nknockknock APPLET --help tells more; knockknock --version names this binary.\n");
+    text.push_str("\nknockknock APPLET --help lists an applet's options; knockknock --version prints the version.\n");
     text
 }
 

@@ -254,8 +254,8 @@ def section(name, heading):
 
 
 def test_every_applet_has_its_manual_page():
-    applets = re.findall(r"^  (\w+) ", run("--help").stdout, re.M)
-    assert sorted(applets) == sorted(PAGES)
+    summaries = dict(re.findall(r"^  (\w+) +(.*)", run("--help").stdout, re.M))
+    assert summaries == {applet: re.search(r"^\.Nd (.*)", page(name), re.M)[1] for applet, name in PAGES.items()}
     assert sorted(path.name for path in (ROOT / "man").iterdir()) == ALL_PAGES
 
 
