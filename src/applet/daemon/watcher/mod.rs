@@ -47,7 +47,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
 
     let config = receive_config(&channel, directory)?;
     let user = watcher_user(&config);
-    let profiles = load(directory)?;
+    let profiles = Profiles::load(directory)?;
     let mut log = Klog::open(&config.log)?;
     let groups: Vec<u32> = log.group().into_iter().collect();
     hooks::attempt("unconfined watcher");
@@ -87,20 +87,35 @@ fn receive_config(channel: &Channel, directory: &Path) -> Result<Config> {
     Config::of(directory, &String::from_utf8_lossy(text)).map(|(config, _)| config)
 }
 
-/// Loads the profiles, in the order of their knock ports. One that cannot be read is named and left out.
-fn load(directory: &Path) -> Result<Vec<Profile>> {
-    // The supervisor has already reported the profiles whose config cannot be used.
-    let index = ProfileIndex::read(directory)?.profiles;
-    let files = index.len() as u32 + 64;
-    process::allow_files(files).map_err(|cause| Error::system("hold the counters open", cause))?;
-    let mut profiles = Vec::with_capacity(index.len());
-    for (found, _) in index {
-        match Profile::load(&found) {
-            Ok(profile) => profiles.push(profile),
-            Err(error) => say_left_out(&found, &error),
+/// The profiles, part by part: each has the same place in every list.
+#[derive(Default)]
+struct Profiles {
+    names: Vec<String>,
+    counters: Vec<Counter>,
+    loaded: Vec<LoadedProfile>,
+}
+
+impl Profiles {
+    /// Loads them in the order of their knock ports. One that cannot be read is named and left out.
+    fn load(directory: &Path) -> Result<Self> {
+        // The supervisor has already reported the profiles whose config cannot be used.
+        let index = ProfileIndex::read(directory)?.profiles;
+        let files = index.len() as u32 + 64;
+        process::allow_files(files).map_err(|cause| Error::system("hold the counters open", cause))?;
+        let mut profiles = Self::default();
+        profiles.loaded.reserve_exact(index.len());
+        for (found, _) in index {
+            match Profile::load(&found) {
+                Ok(Profile { name, config, keys, counter }) => {
+                    profiles.names.push(name);
+                    profiles.loaded.push(LoadedProfile::new(config, keys, counter.next()));
+                    profiles.counters.push(counter);
+                }
+                Err(error) => say_left_out(&found, &error),
+            }
         }
+        Ok(profiles)
     }
-    Ok(profiles)
 }
 
 /// The watcher after it has given up everything.
@@ -127,7 +142,7 @@ impl From<Error> for End {
 }
 
 impl Watcher {
-    fn new(config: &Config, profiles: Vec<Profile>, channel: Channel) -> Result<Self> {
+    fn new(config: &Config, profiles: Profiles, channel: Channel) -> Result<Self> {
         let mut secret = [0; 8];
         getrandom::fill(&mut secret).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
         let settings = Settings {
@@ -137,19 +152,10 @@ impl Watcher {
             replay_cache: REPLAY_CACHE,
             secret: u64::from_ne_bytes(secret),
         };
-        let number = profiles.len();
-        let mut names = Vec::with_capacity(number);
-        let mut counters = Vec::with_capacity(number);
-        let mut loaded = Vec::with_capacity(number);
-        for Profile { name, config, keys, counter } in profiles {
-            names.push(name);
-            loaded.push(LoadedProfile::new(config, keys, counter.next()));
-            counters.push(counter);
-        }
         // A packet that is handed over whole has the options that it has.
         let options_known = matches!(config.log, Log::Nflog(_));
-        let report = Report::new(names, config.delay, options_known);
-        Ok(Self { engine: Engine::new(settings, loaded), counters, report, channel })
+        let report = Report::new(profiles.names, config.delay, options_known);
+        Ok(Self { engine: Engine::new(settings, profiles.loaded), counters: profiles.counters, report, channel })
     }
 
     /// Follows the log until the log or the opener ends.

@@ -142,17 +142,19 @@ fn reason(reply: OpenReply) -> &'static str {
 
 impl Counts {
     fn summary(&self) -> Vec<String> {
-        let ignored: Vec<String> = [
+        let mut lines = Vec::new();
+        let mut ignored = String::new();
+        for (number, one, many) in [
             (self.replays, "replayed knock", "replayed knocks"),
             (self.wrong_tags, "SYN with a wrong tag", "SYNs with a wrong tag"),
-        ]
-        .into_iter()
-        .filter(|(number, ..)| *number > 0)
-        .map(|(number, one, many)| counted(number.into(), one, many))
-        .collect();
-        let mut lines = Vec::new();
+        ] {
+            if number > 0 {
+                ignored += if ignored.is_empty() { "ignored in the last minute: " } else { ", " };
+                ignored += &counted(number.into(), one, many);
+            }
+        }
         if !ignored.is_empty() {
-            lines.push(format!("ignored in the last minute: {}", ignored.join(", ")));
+            lines.push(ignored);
         }
         if self.overruns > 0 {
             let overruns = counted(self.overruns.into(), "overrun", "overruns");
