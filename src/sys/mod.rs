@@ -16,6 +16,7 @@ pub mod privilege;
 pub mod process;
 pub mod raw;
 pub mod route;
+pub mod rtnetlink;
 pub mod sandbox;
 mod sockaddr;
 pub mod socketpair;

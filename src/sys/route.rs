@@ -1,12 +1,11 @@
 //! What the kernel would do with a new TCP connection, without a packet sent.
 
-use super::netlink::{self, Socket, Writer};
-use super::sockaddr::family;
+use super::rtnetlink::{Routing, RtaMetrics};
 use super::sockopt::{get, set};
 use super::tcp_timestamp::{Reading, TimestampClock, Unit};
 use super::{sysctl, tcp};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
 /// The way of a connection to one destination.
@@ -29,38 +28,6 @@ pub struct Route {
     prepared: Option<(TcpStream, Option<Reading>)>,
 }
 
-/// The metrics of a route (rtnetlink(7), `RTA_METRICS`); 0 where it has none.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RtaMetrics {
-    /// Bits of the metrics that are locked, by their numbers.
-    pub lock: u32,
-    /// The largest win.
-    pub window: u32,
-    /// The maximum segment size to announce.
-    pub advmss: u32,
-    /// The time to live.
-    pub hop_limit: u32,
-    /// Bits of `RTAX_FEATURE_…`.
-    pub features: u32,
-    /// The first win, in segments.
-    pub first_window: u32,
-}
-
-// linux/rtnetlink.h.
-const RTA_DST: u16 = 1;
-const RTA_SRC: u16 = 2;
-const RTA_OIF: u16 = 4;
-const RTA_METRICS: u16 = 8;
-const RTAX_LOCK: u16 = 1;
-const RTAX_MTU: u16 = 2;
-const RTAX_WINDOW: u16 = 3;
-const RTAX_ADVMSS: u16 = 8;
-const RTAX_HOPLIMIT: u16 = 10;
-const RTAX_FEATURES: u16 = 12;
-const RTAX_INITRWND: u16 = 14;
-const RTAX_FEATURE_ECN: u32 = 1;
-const RTAX_FEATURE_TCP_USEC_TS: u32 = 1 << 4;
-
 /// Where a kernel does not say, or an emulator of another processor: Ethernet's, and what a Linux does.
 const USUAL_MTU: libc::c_int = 1500;
 const USUAL_TTL: libc::c_int = 64;
@@ -72,8 +39,7 @@ impl Route {
         if let Some(prepared) = prepare(destination, source) {
             let local = prepared.local_addr()?;
             let mut route = Self::of(&prepared, local, destination);
-            let microseconds = route.metrics.features & RTAX_FEATURE_TCP_USEC_TS != 0;
-            let unit = if microseconds { Unit::Microseconds } else { Unit::Milliseconds };
+            let unit = if route.metrics.counts_microseconds() { Unit::Microseconds } else { Unit::Milliseconds };
             let reading = Reading::take(&prepared, unit).ok();
             (route.port, route.prepared) = (Some(local.port()), Some((prepared, reading)));
             return Ok(route);
@@ -90,7 +56,7 @@ impl Route {
 
     /// What the kernel says of a connected socket's way.
     fn of(socket: &impl AsRawFd, source: SocketAddr, destination: SocketAddr) -> Self {
-        let metrics = RtaMetrics::of(source, destination).unwrap_or_default();
+        let metrics = metrics(source, destination).unwrap_or_default();
         let (mtu, ttl) = match destination {
             SocketAddr::V4(_) => {
                 (get(socket, libc::IPPROTO_IP, libc::IP_MTU), get(socket, libc::IPPROTO_IP, libc::IP_TTL))
@@ -102,7 +68,7 @@ impl Route {
         };
         let ttl = if metrics.hop_limit == 0 { ttl.unwrap_or(USUAL_TTL) } else { metrics.hop_limit as libc::c_int };
         let discovery = get(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER).unwrap_or(libc::IP_PMTUDISC_WANT);
-        let locked = metrics.lock & 1 << RTAX_MTU != 0;
+        let locked = metrics.locks_mtu();
         // The kernel takes what it can of this, and counts it twice.
         let _ = set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, libc::c_int::MAX);
         let buffer = get(socket, libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap_or(0);
@@ -148,63 +114,19 @@ fn may_be_disabled() -> bool {
         && sysctl::netstat("TCPFastOpenBlackhole") != Some(0)
 }
 
-impl RtaMetrics {
-    /// Whether it wants explicit congestion notification.
-    pub fn asks_for_ecn(&self) -> bool {
-        self.features & RTAX_FEATURE_ECN != 0
-    }
-
-    /// Asks for the metrics of the way from `source` to `destination`.
-    fn of(source: SocketAddr, destination: SocketAddr) -> io::Result<Self> {
-        let (to, from) = (octets(destination.ip()), octets(source.ip()));
-        let header = [family(destination) as u8, to.len() as u8 * 8, from.len() as u8 * 8, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let mut request = Writer::default();
-        request.message(libc::RTM_GETROUTE, libc::NLM_F_REQUEST as u16, 1, &header, |body| {
-            body.attribute(RTA_DST, &to);
-            body.attribute(RTA_SRC, &from);
-            if let SocketAddr::V6(v6) = destination {
-                if v6.scope_id() != 0 {
-                    body.attribute(RTA_OIF, &v6.scope_id().to_ne_bytes());
-                }
-            }
-        });
-        let socket = Socket::open(libc::NETLINK_ROUTE)?;
-        socket.send(request.bytes())?;
-        let mut buffer = [0; 4096];
-        // The kernel has answered before `send` returns.
-        let answer = socket.receive_now(&mut buffer)?;
-        let route = netlink::messages(answer).find(|message| message.kind == libc::RTM_NEWROUTE);
-        let attributes =
-            netlink::attributes(route.and_then(|route| route.body.get(header.len()..)).unwrap_or_default());
-        let mut metrics = Self::default();
-        for (_, list) in attributes.filter(|(kind, _)| *kind == RTA_METRICS) {
-            for (kind, value) in netlink::attributes(list) {
-                let Some(value) = value.first_chunk().map(|value| u32::from_ne_bytes(*value)) else { continue };
-                match kind {
-                    RTAX_LOCK => metrics.lock = value,
-                    RTAX_WINDOW => metrics.window = value,
-                    RTAX_ADVMSS => metrics.advmss = value,
-                    RTAX_HOPLIMIT => metrics.hop_limit = value,
-                    RTAX_FEATURES => metrics.features = value,
-                    RTAX_INITRWND => metrics.first_window = value,
-                    _ => {}
-                }
-            }
-        }
-        Ok(metrics)
-    }
+/// The metrics of the route from `source` to `destination`.
+fn metrics(source: SocketAddr, destination: SocketAddr) -> io::Result<RtaMetrics> {
+    let interface = match destination {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => Some(v6.scope_id()),
+        _ => None,
+    };
+    let answer = Routing::open()?.get(destination.ip(), Some(source.ip()), interface)?;
+    Ok(answer.unwrap_or_default().metrics)
 }
 
 fn without_port(mut address: SocketAddr) -> SocketAddr {
     address.set_port(0);
     address
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
 }
 
 #[cfg(test)]

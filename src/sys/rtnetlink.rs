@@ -1,0 +1,135 @@
+//! Questions to the kernel's routing (rtnetlink(7)).
+
+use super::netlink::{self, Socket, Writer};
+use std::io;
+use std::net::IpAddr;
+
+// linux/rtnetlink.h.
+const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
+const RTA_OIF: u16 = 4;
+const RTA_METRICS: u16 = 8;
+/// The size of `struct rtmsg`, and where it has `rtm_type`.
+const RTMSG: usize = 12;
+const RTM_TYPE: usize = 7;
+const RTAX_LOCK: u16 = 1;
+const RTAX_MTU: u16 = 2;
+const RTAX_WINDOW: u16 = 3;
+const RTAX_ADVMSS: u16 = 8;
+const RTAX_HOPLIMIT: u16 = 10;
+const RTAX_FEATURES: u16 = 12;
+const RTAX_INITRWND: u16 = 14;
+const RTAX_FEATURE_ECN: u32 = 1;
+const RTAX_FEATURE_TCP_USEC_TS: u32 = 1 << 4;
+
+/// A socket to the kernel's routing.
+pub struct Routing(Socket);
+
+/// The kernel's answer for one destination.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RouteAnswer {
+    /// `RTN_UNICAST`, `RTN_LOCAL`, …
+    pub kind: u8,
+    /// The metrics of the route.
+    pub metrics: RtaMetrics,
+}
+
+/// The metrics of a route (`RTA_METRICS`). Metrics that the route does not set are 0.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RtaMetrics {
+    /// Bits of the metrics that are locked, by their numbers.
+    pub lock: u32,
+    /// The largest window.
+    pub window: u32,
+    /// The maximum segment size to announce.
+    pub advmss: u32,
+    /// The time to live.
+    pub hop_limit: u32,
+    /// Bits of `RTAX_FEATURE_…`.
+    pub features: u32,
+    /// The first window, in segments.
+    pub first_window: u32,
+}
+
+impl Routing {
+    /// Opens the socket.
+    pub fn open() -> io::Result<Self> {
+        Socket::open(libc::NETLINK_ROUTE).map(Self)
+    }
+
+    /// Asks for the route to `destination`, from `source` and by the interface of this index where they
+    /// are given. `None` where there is no route.
+    pub fn get(
+        &self,
+        destination: IpAddr,
+        source: Option<IpAddr>,
+        interface: Option<u32>,
+    ) -> io::Result<Option<RouteAnswer>> {
+        let (to, from) = (octets(destination), source.map(octets).unwrap_or_default());
+        let family = if destination.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let mut header = [0; RTMSG];
+        header[..3].copy_from_slice(&[family as u8, to.len() as u8 * 8, from.len() as u8 * 8]);
+        let mut request = Writer::default();
+        request.message(libc::RTM_GETROUTE, libc::NLM_F_REQUEST as u16, 1, &header, |body| {
+            body.attribute(RTA_DST, &to);
+            if !from.is_empty() {
+                body.attribute(RTA_SRC, &from);
+            }
+            if let Some(index) = interface {
+                body.attribute(RTA_OIF, &index.to_ne_bytes());
+            }
+        });
+        self.0.send(request.bytes())?;
+        let mut buffer = [0; 4096];
+        // The kernel has answered before `send` returns.
+        let mut answers = netlink::messages(self.0.receive_now(&mut buffer)?);
+        Ok(answers.find(|message| message.kind == libc::RTM_NEWROUTE).map(|route| RouteAnswer::read(route.body)))
+    }
+}
+
+impl RouteAnswer {
+    fn read(body: &[u8]) -> Self {
+        let mut answer = Self { kind: body.get(RTM_TYPE).copied().unwrap_or(0), ..Self::default() };
+        let metrics = &mut answer.metrics;
+        let attributes = netlink::attributes(body.get(RTMSG..).unwrap_or_default());
+        for (_, list) in attributes.filter(|(kind, _)| *kind == RTA_METRICS) {
+            for (kind, value) in netlink::attributes(list) {
+                let Some(value) = value.first_chunk().map(|value| u32::from_ne_bytes(*value)) else { continue };
+                match kind {
+                    RTAX_LOCK => metrics.lock = value,
+                    RTAX_WINDOW => metrics.window = value,
+                    RTAX_ADVMSS => metrics.advmss = value,
+                    RTAX_HOPLIMIT => metrics.hop_limit = value,
+                    RTAX_FEATURES => metrics.features = value,
+                    RTAX_INITRWND => metrics.first_window = value,
+                    _ => {}
+                }
+            }
+        }
+        answer
+    }
+}
+
+impl RtaMetrics {
+    /// Whether the route wants explicit congestion notification.
+    pub fn asks_for_ecn(&self) -> bool {
+        self.features & RTAX_FEATURE_ECN != 0
+    }
+
+    /// Whether TCP's timestamps count microseconds.
+    pub fn counts_microseconds(&self) -> bool {
+        self.features & RTAX_FEATURE_TCP_USEC_TS != 0
+    }
+
+    /// Whether path MTU discovery is off for the route.
+    pub fn locks_mtu(&self) -> bool {
+        self.lock & 1 << RTAX_MTU != 0
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
