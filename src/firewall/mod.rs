@@ -7,48 +7,16 @@
 mod iptables;
 mod local_address;
 mod nft;
+mod rules;
+mod watch;
 
-use crate::config::{self, Log};
+pub use rules::{Admission, Opening, Rules};
+
+use crate::config;
 use crate::error::{Error, Result, reason};
 use crate::ports::Ports;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-
-/// What our rules are made from.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// The knock ports of all profiles.
-    pub knock_ports: Ports,
-    /// The ports that nothing but a knock opens.
-    pub guard: Ports,
-    /// Where the guard applies; empty is everywhere but on lo.
-    pub interfaces: Vec<String>,
-    /// The bit that marks a knocked connection.
-    pub mark: u32,
-    /// How long an opening lasts, in seconds.
-    pub delay: u16,
-    /// The NFLOG group that knocks are handed to, instead of to the log.
-    pub group: Option<u16>,
-}
-
-impl Rules {
-    /// The rules for a configuration.
-    pub fn new(config: &config::Config, knock_ports: Ports) -> Self {
-        let group = match config.log {
-            Log::Nflog(group) => Some(group),
-            _ => None,
-        };
-        Self {
-            knock_ports,
-            guard: config.guard.clone(),
-            interfaces: config.interfaces.clone(),
-            mark: config.mark,
-            delay: config.delay,
-            group,
-        }
-    }
-}
 
 /// Which firewall holds our rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,41 +83,16 @@ impl Backend {
     /// Warnings about other people's rules, found by reading them.
     pub fn foreign_rule_warnings(self, rules: &Rules) -> Vec<String> {
         match self {
-            Self::Nft => nft::foreign_marks(rules.mark),
+            Self::Nft => nft::foreign_rule_warnings(rules.mark),
             Self::Iptables => Vec::new(),
         }
     }
-}
-
-/// How often `word` stands in `text`.
-fn count(text: &str, word: &str) -> usize {
-    text.as_bytes().windows(word.len()).filter(|&bytes| bytes == word.as_bytes()).count()
 }
 
 /// Takes all our rules away, whichever firewall holds them.
 pub fn unguard() -> Result<()> {
     let (nft, iptables) = (nft::remove(), iptables::remove());
     nft.and(iptables).map_err(|cause| Error::system("take the rules away", cause))
-}
-
-/// One connection to admit: from `source` to `port`, within `seconds`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opening {
-    /// The address to admit.
-    pub source: IpAddr,
-    /// The TCP port.
-    pub port: u16,
-    /// How long the opening waits for its connection, in seconds.
-    pub seconds: u16,
-}
-
-/// What came of an opening.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// The kernel has confirmed it.
-    Admitted,
-    /// Not now: all places are taken, or the source is one of this machine's own addresses.
-    Denied,
 }
 
 /// The opener's half: all that it needs to admit is opened while it is root.

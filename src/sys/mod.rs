@@ -10,6 +10,7 @@ pub mod file;
 pub mod inotify;
 pub mod memory;
 pub mod netlink;
+pub mod nf_tables;
 pub mod pipe;
 pub mod poll;
 pub mod privilege;

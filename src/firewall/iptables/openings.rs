@@ -1,0 +1,47 @@
+//! Openings in the lists of the `recent` match: lines written to files in /proc.
+
+use super::ruleset::{IpVersion, versions};
+use crate::error::{Error, Result};
+use crate::firewall::rules::{Admission, Opening};
+use crate::firewall::watch::Changes;
+use crate::ports::Ports;
+use crate::sys::process;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::net::IpAddr;
+
+/// Writes openings into the lists.
+pub(in crate::firewall) struct ListWriter {
+    lists: Vec<(IpVersion, u16, File)>,
+    pub(in crate::firewall) changes: Changes,
+}
+
+impl ListWriter {
+    pub(in crate::firewall) fn new(guard: &Ports) -> Result<Self> {
+        let files = versions().len() * guard.iter().count() + 64;
+        process::allow_files(files as u32).map_err(|cause| Error::system("hold the lists open", cause))?;
+        let mut lists = Vec::new();
+        for &version in versions() {
+            for port in guard.iter() {
+                let path = version.list_path(port);
+                let file =
+                    File::options().write(true).open(&path).map_err(|cause| Error::path("open", &path, cause))?;
+                lists.push((version, port, file));
+            }
+        }
+        // iptables is a shell over nf_tables on most systems; the old kind tells nobody of changes.
+        let changes = Changes::new(|table, _| table == "mangle")?;
+        Ok(Self { lists, changes })
+    }
+
+    /// Writes the address to the port's list, which gives it a new time.
+    pub(in crate::firewall) fn admit(&self, opening: &Opening) -> io::Result<Admission> {
+        let version = if matches!(opening.source, IpAddr::V4(_)) { IpVersion::V4 } else { IpVersion::V6 };
+        let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (version, opening.port));
+        let Some(mut file) = list.map(|(_, _, file)| file) else { return Ok(Admission::Denied) };
+        // The kernel takes a write at the file's start only, and no pwrite.
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(format!("+{}\n", opening.source).as_bytes())?;
+        Ok(Admission::Admitted)
+    }
+}

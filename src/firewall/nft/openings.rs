@@ -1,0 +1,102 @@
+//! Openings in our table: elements of a set, put there by netlink.
+
+use super::ruleset::TABLE;
+use crate::error::{Error, Result};
+use crate::firewall::rules::{Admission, Opening};
+use crate::firewall::watch::Changes;
+use crate::sys::netlink::{self, Socket, Writer};
+use crate::sys::nf_tables::*;
+use std::io;
+use std::net::IpAddr;
+
+/// Puts openings into the table.
+pub(in crate::firewall) struct SetWriter {
+    requests: Socket,
+    pub(in crate::firewall) changes: Changes,
+}
+
+impl SetWriter {
+    pub(in crate::firewall) fn new() -> Result<Self> {
+        let requests =
+            Socket::open(libc::NETLINK_NETFILTER).map_err(|cause| Error::system("open a netlink socket", cause))?;
+        Ok(Self {
+            requests,
+            changes: Changes::new(|table, set| table == TABLE && !set.is_some_and(|set| set.starts_with("open")))?,
+        })
+    }
+
+    /// Adds the element; renews its time where it is there already.
+    pub(in crate::firewall) fn admit(&self, opening: &Opening) -> io::Result<Admission> {
+        // A failed transaction costs milliseconds: the plain add first, which hardly ever fails.
+        let mut outcome = self.transact(opening, false);
+        if is(&outcome, libc::EEXIST) {
+            outcome = self.transact(opening, true);
+        }
+        // It has been used in between.
+        if is(&outcome, libc::ENOENT) {
+            outcome = self.transact(opening, false);
+        }
+        match outcome {
+            Ok(()) => Ok(Admission::Admitted),
+            Err(full) if full.raw_os_error() == Some(libc::ENFILE) => Ok(Admission::Denied),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn transact(&self, opening: &Opening, renew: bool) -> io::Result<()> {
+        let flags = libc::NLM_F_REQUEST as u16;
+        let add = flags | (libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK) as u16;
+        let mut batch = Writer::default();
+        batch.message(NFNL_MSG_BATCH_BEGIN, flags, 0, &NFGENMSG_BATCH, |_| {});
+        if renew {
+            batch.message(NFT_MSG_DELSETELEM, flags, 1, &NFGENMSG_INET, |body| element(body, opening, false));
+        }
+        batch.message(NFT_MSG_NEWSETELEM, add, 2, &NFGENMSG_INET, |body| element(body, opening, true));
+        batch.message(NFNL_MSG_BATCH_END, flags, 3, &NFGENMSG_BATCH, |_| {});
+        self.requests.send(batch.bytes())?;
+        // The kernel has answered before `send` returns: for the add, and for whatever failed.
+        let (mut added, mut failed) = (false, None);
+        let mut buffer = [0; 4096];
+        loop {
+            let answer = match self.requests.receive_now(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                answer => answer?,
+            };
+            for outcome in netlink::messages(answer).filter_map(|message| netlink::outcome(&message)) {
+                match outcome {
+                    Ok(()) => added = true,
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None if added => Ok(()),
+            None => Err(io::Error::other("nf_tables did not answer")),
+        }
+    }
+}
+
+fn is(outcome: &io::Result<()>, number: i32) -> bool {
+    outcome.as_ref().is_err_and(|error| error.raw_os_error() == Some(number))
+}
+
+/// An element of open4 or open6: address and port, each filled up to 4 bytes, and its time.
+fn element(body: &mut Writer, opening: &Opening, with_timeout: bool) {
+    let (set, mut key) = match opening.source {
+        IpAddr::V4(v4) => ("open4\0", v4.octets().to_vec()),
+        IpAddr::V6(v6) => ("open6\0", v6.octets().to_vec()),
+    };
+    key.extend(opening.port.to_be_bytes());
+    key.extend([0, 0]);
+    body.attribute(NFTA_SET_ELEM_LIST_TABLE, format!("{TABLE}\0").as_bytes());
+    body.attribute(NFTA_SET_ELEM_LIST_SET, set.as_bytes());
+    body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+        list.nest(NFTA_LIST_ELEM, |element| {
+            element.nest(NFTA_SET_ELEM_KEY, |data| data.attribute(NFTA_DATA_VALUE, &key));
+            if with_timeout {
+                element.attribute(NFTA_SET_ELEM_TIMEOUT, &(u64::from(opening.seconds) * 1000).to_be_bytes());
+            }
+        });
+    });
+}
