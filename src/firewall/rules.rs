@@ -62,7 +62,74 @@ pub enum Admission {
     Denied,
 }
 
+/// `template` with values in place of the names in `<…>`. A line with a name that has several values stands
+/// once for each of them; with a name that has none, not at all.
+pub(super) fn fill(template: &str, values: &[(&str, Vec<String>)]) -> String {
+    let mut text = String::new();
+    template.lines().for_each(|line| fill_line(line, values, &mut text));
+    text
+}
+
+fn fill_line(line: &str, values: &[(&str, Vec<String>)], text: &mut String) {
+    match values.iter().find(|(name, _)| line.contains(name)) {
+        Some((name, each)) => each.iter().for_each(|value| fill_line(&line.replace(name, value), values, text)),
+        None => {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+}
+
 /// How often `word` stands in `text`.
 pub(super) fn count(text: &str, word: &str) -> usize {
     text.as_bytes().windows(word.len()).filter(|&bytes| bytes == word.as_bytes()).count()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Rules for every interface, and the kernel's log.
+    pub(in crate::firewall) fn everywhere() -> Rules {
+        Rules {
+            knock_ports: Ports::parse("20022").unwrap(),
+            guard: Ports::parse("22").unwrap(),
+            interfaces: Vec::new(),
+            mark: 0x0800_0000,
+            delay: 15,
+            group: None,
+        }
+    }
+
+    /// Rules for two interfaces, two ports of each kind, another mark and an NFLOG group.
+    pub(in crate::firewall) fn on_two_interfaces() -> Rules {
+        Rules {
+            knock_ports: Ports::parse("20022,20443").unwrap(),
+            guard: Ports::parse("22,443").unwrap(),
+            interfaces: vec!["eth0".into(), "wan".into()],
+            mark: 0x10,
+            delay: 30,
+            group: Some(7),
+        }
+    }
+
+    /// No guarded ports: knocks open nothing but what other rules admit by the mark.
+    pub(in crate::firewall) fn unguarded() -> Rules {
+        Rules { guard: Ports::default(), ..everywhere() }
+    }
+
+    /// Compares the `commented` text with a file of tests/golden/, byte for byte, and the `sent` one with what
+    /// the file has besides comments, blank lines and indentation. With `GOLDEN=write` it writes the file.
+    pub(in crate::firewall) fn assert_golden(name: &str, commented: &str, sent: &str) {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+            std::fs::write(&path, commented).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap();
+        let bare: Vec<&str> =
+            golden.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        assert!(sent.lines().eq(bare), "what is sent is not what {name} says:\n{sent}");
+        let differs = golden.lines().zip(commented.lines()).find(|(golden, line)| golden != line);
+        assert!(golden == commented, "{name} differs: {differs:#?}; GOLDEN=write cargo test firewall makes it anew");
+    }
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from services import wait_until
 from stage import BINARY, SERVER, SERVER6, Machine, Profile, Service
 from test_hostile import repaired
 
@@ -296,6 +297,27 @@ def test_iptables_legacy(stage):
     assert not stage.connects()
     assert "kk22" in stage.server.run("iptables-legacy-save").stdout
     assert "kk22" not in stage.server.run("nft", "list", "ruleset").stdout
+
+
+def test_a_check_changes_nothing_not_even_for_a_moment(stage, firewall):
+    Profile(stage, "gate")
+    stage.configure(firewall=firewall, guard="22", log="kmsg")
+    seen = stage.directory / "monitor"
+    with seen.open("w") as file:
+        monitor = stage.server.start("stdbuf", "-oL", "nft", "monitor", stdout=file)
+    try:
+        while "generation" not in seen.read_text():  # until it listens
+            nft(stage.server, "add table inet before")
+            nft(stage.server, "delete table inet before")
+        nft(stage.server, "add table inet between")
+        stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check")
+        nft(stage.server, "add table inet after")
+        wait_until(lambda: "table inet after" in seen.read_text())
+    finally:
+        monitor.kill()
+        monitor.wait()
+    told = seen.read_text().split("add table inet between\n")[1].split("add table inet after\n")[0]
+    assert [line for line in told.splitlines() if not line.startswith("# new generation")] == []
 
 
 def test_auto_takes_nftables(stage):

@@ -1,6 +1,7 @@
-//! The text of our chains, as `iptables-restore` takes it.
+//! The text of our chains, as `iptables-restore` takes it: mangle.rules, with values in place of the names in `<…>`.
 
-use crate::firewall::rules::{CHAIN_ADMIT, Rules};
+use crate::firewall::rules::{CHAIN_ADMIT, Rules, fill};
+use crate::ports::Ports;
 use std::path::{Path, PathBuf};
 
 /// Our chains in table mangle: what PREROUTING, INPUT and FORWARD jump to, and what those jump to.
@@ -53,75 +54,64 @@ pub(super) fn versions() -> &'static [IpVersion] {
     if Path::new("/proc/net/if_inet6").exists() { &[IpVersion::V4, IpVersion::V6] } else { &[IpVersion::V4] }
 }
 
-/// How many sources are counted apart: when all places are taken, new ones are not heard.
-pub(super) const HASHLIMIT_TABLE: &str =
-    "--hashlimit-htable-size 4096 --hashlimit-htable-max 65536 --hashlimit-htable-expire 2000";
+/// mangle.rules without its comments, as build.rs has left it.
+const TEMPLATE: &str = include_str!(concat!(env!("OUT_DIR"), "/mangle.rules"));
 
 /// The rules of table mangle, as `iptables-restore --noflush` takes them: a chain that is named is
 /// emptied first.
 pub(super) fn script(version: IpVersion, rules: &Rules) -> String {
-    let mut text = String::from("*mangle\n");
-    for chain in CHAINS {
-        text.push_str(&format!(":{chain} - [0:0]\n"));
-    }
-    let mut rule = |chain: &str, rule: &str| text.push_str(&format!("-A {chain} {rule}\n"));
-    let mark = format!("{0:#010x}/{0:#010x}", rules.mark);
+    filled(TEMPLATE, version, rules)
+}
 
-    for chain in [CHAIN_PREROUTING, CHAIN_INPUT, CHAIN_FORWARD] {
-        rule(chain, "! -p tcp -j RETURN");
-        rule(chain, "-i lo -j RETURN");
-    }
-    rule(CHAIN_PREROUTING, "-p tcp ! --syn -m conntrack --ctstate ESTABLISHED -j RETURN");
-    rule(CHAIN_PREROUTING, "-m addrtype ! --dst-type LOCAL -j RETURN");
-    for port in rules.knock_ports.iter() {
-        rule(CHAIN_PREROUTING, &format!("-p tcp --syn --dport {port} -j {CHAIN_KNOCK}"));
-    }
-    // An admitted SYN, sent again.
-    rule(
-        CHAIN_PREROUTING,
-        &format!("-p tcp --syn -m connmark --mark {mark} -m conntrack ! --ctstatus ASSURED -j {CHAIN_ADMIT}"),
-    );
-    for port in rules.guard.iter() {
-        let list = version.list(port);
-        let used =
-            format!("-m recent --name {list} --rcheck --seconds {} -m recent --name {list} --remove", rules.delay);
-        rule(CHAIN_PREROUTING, &format!("-p tcp --syn --dport {port} {used} -j {CHAIN_ADMIT}"));
-    }
-    // Where the guard applies.
-    let everywhere = [String::new()];
-    let interfaces: Vec<String> = rules.interfaces.iter().map(|name| format!("-i {name} ")).collect();
-    for on in if interfaces.is_empty() { &everywhere[..] } else { &interfaces } {
-        for port in rules.guard.iter() {
-            rule(CHAIN_PREROUTING, &format!("{on}-p tcp --dport {port} -j DROP"));
-            // What reaches a guarded port by another way: a redirect, a virtual address.
-            rule(CHAIN_INPUT, &format!("{on}-p tcp --syn --dport {port} -m connmark ! --mark {mark} -j DROP"));
-            // Others may send elsewhere what came for a guarded port at an address that is not ours.
-            for chain in [CHAIN_INPUT, CHAIN_FORWARD] {
-                let sent_on = format!("-m conntrack --ctstate DNAT --ctorigdstport {port}");
-                rule(chain, &format!("{on}-p tcp --syn {sent_on} -m connmark ! --mark {mark} -j DROP"));
+fn filled(template: &str, version: IpVersion, rules: &Rules) -> String {
+    let v6 = version == IpVersion::V6;
+    let one = |value: &str| vec![value.to_owned()];
+    let ports = |ports: &Ports| ports.iter().map(|port| port.to_string()).collect();
+    // Where the guard applies; knocks are heard everywhere.
+    let on = match rules.interfaces.is_empty() {
+        true => one(""),
+        false => rules.interfaces.iter().map(|name| format!("-i {name} ")).collect(),
+    };
+    let log = match rules.group {
+        // Headers are enough: 60 bytes of IPv4 or 40 of IPv6, and 60 of TCP.
+        Some(group) => format!("NFLOG --nflog-group {group} --nflog-size 128 --nflog-threshold 1"),
+        None => "LOG --log-prefix \"knockknock \" --log-level debug --log-tcp-sequence --log-tcp-options".to_owned(),
+    };
+    let values = [
+        ("<on>", on),
+        ("<port>", ports(&rules.guard)),
+        ("<knock_port>", ports(&rules.knock_ports)),
+        ("<mark>", vec![format!("{0:#010x}/{0:#010x}", rules.mark)]),
+        ("<delay>", vec![rules.delay.to_string()]),
+        ("<log>", vec![log]),
+        ("<v6>", one(if v6 { "v6" } else { "" })),
+        ("<6>", one(if v6 { "6" } else { "" })),
+        ("<network>", one(if v6 { " --hashlimit-srcmask 64" } else { "" })),
+    ];
+    fill(template, &values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firewall::rules::tests::{assert_golden, everywhere, on_two_interfaces, unguarded};
+
+    #[test]
+    fn the_rules_are_those_in_the_golden_files() {
+        for (version, program) in [(IpVersion::V4, "iptables"), (IpVersion::V6, "ip6tables")] {
+            for (name, rules) in
+                [("everywhere", everywhere()), ("interfaces", on_two_interfaces()), ("unguarded", unguarded())]
+            {
+                let commented = filled(include_str!("mangle.rules"), version, &rules);
+                assert_golden(&format!("{name}.{program}"), &commented, &script(version, &rules));
             }
         }
     }
 
-    let by_network = if version == IpVersion::V6 { " --hashlimit-srcmask 64" } else { "" };
-    rule(
-        CHAIN_KNOCK,
-        &format!(
-            "-m hashlimit --hashlimit-name knockknock{} --hashlimit-mode srcip{by_network} \
-             --hashlimit-above 100/second --hashlimit-burst 200 {HASHLIMIT_TABLE} -j RETURN",
-            if version == IpVersion::V6 { "6" } else { "" }
-        ),
-    );
-    rule(
-        CHAIN_KNOCK,
-        &match rules.group {
-            Some(group) => format!("-j NFLOG --nflog-group {group} --nflog-size 128 --nflog-threshold 1"),
-            None => "-j LOG --log-prefix \"knockknock \" --log-level debug --log-tcp-sequence --log-tcp-options".into(),
-        },
-    );
-    rule(CHAIN_ADMIT, &format!("-j MARK --set-xmark {mark}"));
-    rule(CHAIN_ADMIT, &format!("-j CONNMARK --set-xmark {mark}"));
-    rule(CHAIN_ADMIT, "-j ACCEPT");
-    text.push_str("COMMIT\n");
-    text
+    #[test]
+    fn every_chain_is_made_and_every_name_has_a_value() {
+        let text = script(IpVersion::V4, &everywhere());
+        assert!(CHAINS.iter().all(|chain| text.contains(&format!("\n:{chain} - "))));
+        assert!(!text.contains(['<', '>']));
+    }
 }

@@ -12,21 +12,18 @@ pub(super) use openings::SetWriter;
 use super::rules::{Rules, count};
 use crate::error::{Error, Result};
 use crate::sys::process;
-use ruleset::{OPENING, TABLE, anew, script};
+use ruleset::{HANDLES, TABLE, anew, checks, script};
 use std::io;
 
 /// Whether nftables can be used: the kernel would take the whole table, and keeps the limit in a set.
-/// Before Linux 5.7 it takes the set without it and without a word.
+/// Nothing is made for it.
 pub(super) fn works(rules: &Rules) -> io::Result<()> {
-    // Checked beside no table of ours: one that another version left may have sets of another shape.
-    nft(&["-c", "-f", "-"], &anew(&script(rules, 0)))?;
-    let probe = format!(
-        "add table inet {TABLE}-probe\nadd set inet {TABLE}-probe open {{ type ipv4_addr . inet_service; {OPENING} }}\n"
-    );
-    nft(&["-f", "-"], &probe)?;
-    let held = nft(&["list", "table", "inet", "knockknock-probe"], "");
-    nft(&["-f", "-"], &format!("delete table inet {TABLE}-probe\n"))?;
-    if count(&held?, "limit rate") > 0 { Ok(()) } else { Err(io::Error::other("the kernel is older than 5.7")) }
+    let [good, overflowing] = checks(rules);
+    nft(&["-c", "-f", "-"], &good)?;
+    match nft(&["-c", "-f", "-"], &overflowing) {
+        Ok(_) => Err(io::Error::other("the kernel is older than 5.7")),
+        Err(_) => Ok(()),
+    }
 }
 
 fn nft(args: &[&str], input: &str) -> io::Result<String> {
@@ -46,10 +43,10 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
     })
 }
 
-/// Whether the table stands whole: as many things with a handle as were added.
-pub(super) fn stands(rules: &Rules) -> bool {
-    let (listed, made) = (nft(&["-a", "-t", "list", "table", "inet", TABLE], ""), script(rules, 0));
-    count(&listed.unwrap_or_default(), " # handle ") >= count(&made, "add ") - count(&made, "add element ")
+/// Whether the table stands whole: the kernel has as many things with a handle in it as were made.
+pub(super) fn stands() -> bool {
+    let listed = nft(&["-a", "-t", "list", "table", "inet", TABLE], "").unwrap_or_default();
+    count(&listed, " # handle ") >= HANDLES
 }
 
 /// Takes the table away, where there is one.
