@@ -1,6 +1,6 @@
 //! The durable counter: a value is used up on disk before anything happens in the world.
 
-use super::private;
+use super::ownership::private;
 use crate::error::{Error, Result};
 use crate::sys;
 use std::fs::File;

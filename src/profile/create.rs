@@ -1,6 +1,7 @@
 //! Making a profile: it appears complete, or not at all.
 
-use super::{KEY, ProfileConfig, list};
+use super::keys::KEY;
+use super::{ProfileConfig, list};
 use crate::error::{Error, Result};
 use crate::sys;
 use base64ct::{Base64, Encoding};
