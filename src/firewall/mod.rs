@@ -119,7 +119,7 @@ impl Admitter {
     /// Admits one connection. An error says that our rules cannot be relied on any more.
     pub fn admit(&mut self, opening: &Opening) -> io::Result<Admission> {
         if self.local_addresses.is_local(opening.source)? {
-            return Ok(Admission::Denied);
+            return Ok(Admission::OwnAddress);
         }
         match &mut self.kind {
             Kind::Nft(sets) => sets.admit(opening),

@@ -58,8 +58,12 @@ pub struct Opening {
 pub enum Admission {
     /// The kernel has confirmed it.
     Admitted,
-    /// Not now: all places are taken, or the source is one of this machine's own addresses.
-    Denied,
+    /// The set of openings is full.
+    SetFull,
+    /// The source is one of this machine's own addresses.
+    OwnAddress,
+    /// With iptables only guarded ports have a list.
+    PortNotGuarded,
 }
 
 /// `template` with values in place of the names in `<…>`. A line with a name that has several values stands

@@ -377,7 +377,7 @@ impl World {
                 Action::Report(event) => self.reported(event)?,
                 Action::Open(request) => {
                     let reply =
-                        if !self.calm && self.random.once_in(8) { OpenReply::Refused } else { OpenReply::Opened };
+                        if !self.calm && self.random.once_in(8) { OpenReply::SetFull } else { OpenReply::Opened };
                     self.opener.asked(&request, &self.disk, reply, self.now)?;
                     match reply {
                         OpenReply::Opened => self.totals.openings += 1,

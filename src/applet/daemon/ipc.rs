@@ -55,11 +55,20 @@ impl OpenerLimits {
 pub enum OpenReply {
     /// The kernel has the opening.
     Opened = b'y' as isize,
-    /// It was not made: a limit is reached, or the rules do not allow it.
-    Refused = b'n' as isize,
+    /// Not opened: the set of openings is full.
+    SetFull = b'f' as isize,
+    /// Not opened: the source is one of this machine's own addresses.
+    OwnAddress = b'o' as isize,
+    /// Not opened: no profile may open this port.
+    PortNotPermitted = b'p' as isize,
+    /// Not opened: with iptables only guarded ports can be.
+    PortNotGuarded = b'g' as isize,
 }
 
 impl OpenReply {
+    const ALL: [Self; 5] =
+        [Self::Opened, Self::SetFull, Self::OwnAddress, Self::PortNotPermitted, Self::PortNotGuarded];
+
     /// The byte.
     pub fn to_bytes(self) -> [u8; 1] {
         [self as u8]
@@ -67,14 +76,14 @@ impl OpenReply {
 
     /// Reads the byte.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Opened, Self::Refused].into_iter().find(|answer| *answer as u8 == byte)
+        Self::ALL.into_iter().find(|reply| *reply as u8 == byte)
     }
 }
 
-/// An authenticated wish: admit one connection from `source` to `port` within `seconds`.
+/// A request to admit one connection from `source` to `port` within `seconds`.
 ///
-/// Made from an [`Unsealed`] by the watcher and from the watcher's bytes by the opener, under the same
-/// rules both times; nothing else makes one, so no unauthenticated address reaches the firewall.
+/// The watcher makes it from an [`Unsealed`], so a valid knock asked for the port; nothing authenticates the
+/// source address. The opener reads it from the watcher's bytes. Both ways check the same ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenRequest {
     source: IpAddr,
@@ -172,11 +181,12 @@ mod tests {
         let read = OpenerLimits::from_bytes(&bytes).unwrap();
         assert!(read.allowed.contains(1) && read.guard == limits.guard);
         assert!(OpenerLimits::from_bytes(&bytes[1..]).is_none());
-        for answer in [OpenReply::Opened, OpenReply::Refused] {
-            assert_eq!(OpenReply::from_byte(answer.to_bytes()[0]), Some(answer));
+        for reply in OpenReply::ALL {
+            assert_eq!(OpenReply::from_byte(reply.to_bytes()[0]), Some(reply));
         }
         assert_eq!(OpenReply::from_byte(0), None);
     }
+
     fn unsealed(port: u16) -> Unsealed {
         let keys = Keys::new(&[1; 16], &[2; 16]);
         keys.unseal(&keys.seal(Wire::Classic, 0, 666, port), 0..=0, 666, None).unwrap()

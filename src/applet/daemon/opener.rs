@@ -98,11 +98,13 @@ fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> R
 
 fn answer(limits: &OpenerLimits, admitter: &mut Admitter, request: &OpenRequest) -> io::Result<OpenReply> {
     if !limits.allowed.contains(request.port()) {
-        return Ok(OpenReply::Refused);
+        return Ok(OpenReply::PortNotPermitted);
     }
     let opening = Opening { source: request.source(), port: request.port(), seconds: request.seconds() };
     admitter.admit(&opening).map(|admission| match admission {
         Admission::Admitted => OpenReply::Opened,
-        Admission::Denied => OpenReply::Refused,
+        Admission::SetFull => OpenReply::SetFull,
+        Admission::OwnAddress => OpenReply::OwnAddress,
+        Admission::PortNotGuarded => OpenReply::PortNotGuarded,
     })
 }

@@ -38,7 +38,7 @@ impl ListWriter {
     pub(in crate::firewall) fn admit(&self, opening: &Opening) -> io::Result<Admission> {
         let version = if matches!(opening.source, IpAddr::V4(_)) { IpVersion::V4 } else { IpVersion::V6 };
         let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (version, opening.port));
-        let Some(mut file) = list.map(|(_, _, file)| file) else { return Ok(Admission::Denied) };
+        let Some(mut file) = list.map(|(_, _, file)| file) else { return Ok(Admission::PortNotGuarded) };
         // The kernel takes a write at the file's start only, and no pwrite.
         file.seek(SeekFrom::Start(0))?;
         file.write_all(format!("+{}\n", opening.source).as_bytes())?;

@@ -38,7 +38,7 @@ impl SetWriter {
         }
         match outcome {
             Ok(()) => Ok(Admission::Admitted),
-            Err(full) if full.raw_os_error() == Some(libc::ENFILE) => Ok(Admission::Denied),
+            Err(full) if full.raw_os_error() == Some(libc::ENFILE) => Ok(Admission::SetFull),
             Err(error) => Err(error),
         }
     }

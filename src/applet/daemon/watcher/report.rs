@@ -136,7 +136,10 @@ impl Report {
 fn reason(reply: OpenReply) -> &'static str {
     match reply {
         OpenReply::Opened => "it is open",
-        OpenReply::Refused => "the firewall takes no such opening now",
+        OpenReply::SetFull => "the set of openings is full",
+        OpenReply::OwnAddress => "that is an address of this machine",
+        OpenReply::PortNotPermitted => "no profile may open this port",
+        OpenReply::PortNotGuarded => "iptables opens only the ports in \"guard\"",
     }
 }
 
