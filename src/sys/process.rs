@@ -7,13 +7,13 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// What [`Signals::wait`] woke for.
+/// A signal that a supervisor waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGHUP: read the configuration again.
@@ -24,32 +24,50 @@ pub enum Signal {
     Child,
 }
 
-/// The signals that a supervisor waits for, held back from doing anything else.
-pub struct Signals(libc::sigset_t);
+/// SIGHUP, SIGTERM, SIGINT and SIGCHLD as a descriptor that is readable when one of them has come.
+pub struct Signals(File);
 
 impl Signals {
-    /// Holds back SIGHUP, SIGTERM, SIGINT and SIGCHLD from now on.
+    /// Holds back SIGHUP and SIGCHLD from now on. SIGTERM and SIGINT end the process until [`Signals::hold_end`].
     pub fn hold() -> io::Result<Self> {
-        let signals = set(&[libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGCHLD]);
         // Whoever started us may have ignored it, and then children could not be waited for.
         // SAFETY: SIG_DFL is no function of ours.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-        mask(libc::SIG_BLOCK, &signals)?;
-        Ok(Self(signals))
+        mask(libc::SIG_BLOCK, &set(&[libc::SIGHUP, libc::SIGCHLD]))?;
+        let signals = set(&[libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGCHLD]);
+        // SAFETY: the set is valid for reads, and -1 asks for a new descriptor.
+        let fd = check(unsafe { libc::signalfd(-1, &raw const signals, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+        // SAFETY: `fd` was just opened and is owned by nobody else.
+        Ok(Self(unsafe { File::from_raw_fd(fd) }))
     }
 
-    /// Sleeps until one of them comes.
-    pub fn wait(&self) -> io::Result<Signal> {
-        let mut signal = 0;
-        // SAFETY: the set is valid for reads and `signal` for writes.
-        match unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } {
-            0 => Ok(match signal {
-                libc::SIGHUP => Signal::Reload,
-                libc::SIGCHLD => Signal::Child,
-                _ => Signal::End,
-            }),
-            error => Err(io::Error::from_raw_os_error(error)),
+    /// Holds back SIGTERM and SIGINT too.
+    pub fn hold_end(&self) -> io::Result<()> {
+        mask(libc::SIG_BLOCK, &set(&[libc::SIGTERM, libc::SIGINT]))
+    }
+
+    /// The next signal that has come, if there is one.
+    pub fn next(&self) -> io::Result<Option<Signal>> {
+        // `struct signalfd_siginfo`, which starts with the signal's number.
+        let mut information = [0; size_of::<libc::signalfd_siginfo>()];
+        match (&self.0).read(&mut information) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+            Ok(_) => {
+                let [a, b, c, d, ..] = information;
+                Ok(Some(match i32::from_ne_bytes([a, b, c, d]) {
+                    libc::SIGHUP => Signal::Reload,
+                    libc::SIGCHLD => Signal::Child,
+                    _ => Signal::End,
+                }))
+            }
         }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -85,15 +103,10 @@ fn mask(how: libc::c_int, signals: &libc::sigset_t) -> io::Result<()> {
     }
 }
 
-/// Starts this very binary again as `args`, with `output` as its descriptor 1 and, where given,
-/// `input` as its descriptor 0 (else ours); standard error stays ours.
-pub fn restart_self(args: &[&OsStr], input: Option<OwnedFd>, output: OwnedFd) -> io::Result<Child> {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("knockknock").args(args).stdout(output);
-    if let Some(input) = input {
-        command.stdin(input);
-    }
-    command.spawn()
+/// Starts this very binary again as `args`, with `input` and `output` as its descriptors 0 and 1; standard
+/// error stays ours.
+pub fn restart_self(args: &[&OsStr], input: impl Into<Stdio>, output: OwnedFd) -> io::Result<Child> {
+    Command::new("/proc/self/exe").arg0("knockknock").args(args).stdin(input).stdout(output).spawn()
 }
 
 /// A child's end, where it comes within half a second.

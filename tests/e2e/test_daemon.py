@@ -13,6 +13,7 @@ import pytest
 import classic
 import packets
 from stage import BINARY, CLIENT, SERVER, Profile, Service, status
+from test_faults import process
 
 
 def check(stage, config):
@@ -254,6 +255,41 @@ def test_a_reload_that_fails_leaves_the_guard_and_the_daemon(stage):
     assert not stage.connects()
     stage.open_port()
     assert stage.connects()
+
+
+def hang_accounts(stage):
+    """From here on, whoever looks up an account on the server waits for ever: /etc/passwd is a FIFO."""
+    os.mkfifo(stage.directory / "passwd")
+    stage.server.run("mount", "--bind", stage.directory / "passwd", "/etc/passwd")
+
+
+@pytest.mark.parametrize("moment", ["at the start", "after a reload"])
+def test_a_child_that_hangs_as_it_starts_does_not_make_the_daemon_deaf_to_sigterm(stage, moment):
+    stage.configure(guard="22", log="kmsg", firewall="nft")
+    Profile(stage, "gate")
+    if moment == "at the start":
+        hang_accounts(stage)
+        stage.start_daemon(ready=False)
+    else:
+        stage.start_daemon()
+        hang_accounts(stage)
+        stage.daemon.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert not any(": ready" in line for line in stage.daemon.unheard()), "it hangs"
+    assert stage.daemon.stop() == (0 if moment == "after a reload" else -signal.SIGTERM)
+
+
+def test_a_repair_that_fails_does_not_hide_why_a_child_ended(gate, firewall):
+    broken = gate.directory / "broken"
+    broken.write_text("#!/bin/sh\necho no rules today >&2\nexit 1\n")
+    broken.chmod(0o755)
+    gate.server.run("mount", "--bind", broken, shutil.which({"nft": "nft", "iptables": "iptables-restore"}[firewall]))
+    os.kill(process(gate.daemon, "opener"), signal.SIGKILL)
+    assert gate.daemon.wait_for_end() == 1
+    said = "\n".join(gate.daemon.said)
+    assert "the opener ended (signal: 9 (SIGKILL))" in said
+    assert "no rules today" in said
+    assert "guard stays" not in said
 
 
 def test_lines_in_a_file_go_on_beyond_four_kilobytes(stage):

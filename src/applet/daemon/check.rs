@@ -1,7 +1,7 @@
 //! `--check`: reads everything and says what the daemon would do.
 
-use super::say_left_out;
-use super::supervisor::{self, Setup};
+use super::privileges;
+use super::setup::{self, Setup, say_left_out};
 use crate::error::{Error, Result};
 use crate::klog;
 use crate::profile::Profile;
@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// Checks the configuration in `directory` and prints what it comes to. Nothing is changed.
 pub fn run(directory: &Path) -> Result<()> {
-    supervisor::open(directory)?;
+    setup::open(directory)?;
     let setup = Setup::read(directory)?;
     let mut text = String::new();
     let mut left_out = setup.index.left_out.len();
@@ -28,7 +28,7 @@ pub fn run(directory: &Path) -> Result<()> {
     let _ = writeln!(text, "error_window   {}", setup.config.window);
     let _ = writeln!(text, "resync_window  {}", setup.config.resync_window);
     let _ = writeln!(text, "mark           {:#010x}", setup.rules.mark);
-    let _ = writeln!(text, "watcher's user  uid {}", super::watcher_user(&setup.config).uid);
+    let _ = writeln!(text, "watcher's user  uid {}", privileges::watcher_user(&setup.config)?.uid);
     let _ = writeln!(text, "confined       {}", sandbox::describe());
     for (found, profile_config) in &setup.index.profiles {
         match Profile::load(found) {
@@ -52,9 +52,9 @@ pub fn run(directory: &Path) -> Result<()> {
         say::warn(warning);
     }
     if left_out > 0 {
-        return Err(
-            Error::refused(format!("{left_out} profiles would be left out")).advise("correct them as said above")
-        );
+        let (profiles, them) = if left_out == 1 { ("profile", "it") } else { ("profiles", "them") };
+        return Err(Error::refused(format!("{left_out} {profiles} would be left out"))
+            .advise(format!("correct {them} as said above")));
     }
     Ok(())
 }

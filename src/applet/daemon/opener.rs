@@ -4,11 +4,12 @@
 //! never seen a key or a line of the log.
 
 use super::ipc::{OpenReply, OpenRequest, OpenerLimits, READY};
-use super::{LogTarget, confine, hooks, opener_user};
+use super::privileges::{self, Kept, opener_user};
+use super::{LogTarget, hooks};
 use crate::error::{Error, Result};
 use crate::firewall::{Admission, Admitter, Backend, Opening};
-use crate::sys::privilege::{self, Capability, User};
-use crate::sys::sandbox::{self, calls};
+use crate::sys::privilege::Capability;
+use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
 use crate::sys::{poll, process};
 use std::fs::File;
@@ -35,14 +36,15 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
     let limits = bytes
         .get(..length)
         .and_then(OpenerLimits::from_bytes)
-        .ok_or_else(|| Error::refused("the limits is damaged"))?;
+        .ok_or_else(|| Error::refused("the limits are damaged"))?;
     let mut admitter = Admitter::new(backend, &limits.guard)?;
     hooks::attempt("unconfined opener");
-    let user = opener_user();
-    log_target.detach_terminal().map_err(|cause| Error::system("let go of the terminal", cause))?;
-    sandbox::empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
-    drop_privileges(user, backend, supervisor)?;
-    confine(None, CALLS);
+    let capabilities: &[Capability] = match backend {
+        Backend::Nft => &[Capability::NetAdmin],
+        Backend::Iptables => &[],
+    };
+    let kept = Kept { user: opener_user(), groups: &[], capabilities, working_directory: false, calls: CALLS };
+    privileges::drop_root(&kept, supervisor, log_target)?;
     hooks::attempt("opener");
 
     let mut said = [0; 1];
@@ -51,17 +53,6 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
     }
     { ready }.write_all(READY).map_err(|cause| Error::system("tell the supervisor", cause))?;
     serve(&channel, &limits, &mut admitter)
-}
-
-fn drop_privileges(user: User, backend: Backend, supervisor: u32) -> Result<()> {
-    let keep: &[Capability] = match backend {
-        Backend::Nft => &[Capability::NetAdmin],
-        Backend::Iptables => &[],
-    };
-    let dropped = privilege::become_user(user, &[], keep)
-        .and_then(|()| privilege::not_dumpable())
-        .and_then(|()| privilege::die_with(supervisor));
-    dropped.map_err(|cause| Error::system("give up root's privileges", cause))
 }
 
 fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> Result<u8> {

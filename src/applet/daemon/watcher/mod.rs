@@ -12,15 +12,16 @@ mod search_budget;
 pub use loaded_profile::LoadedProfile;
 
 use super::ipc::{CONFIG, OpenReply, OpenRequest, READY};
-use super::{LogTarget, ProfileIndex, confine, hooks, say_left_out, watcher_user};
+use super::privileges::{self, Kept, watcher_user};
+use super::setup::{ProfileIndex, say_left_out};
+use super::{LogTarget, hooks};
 use crate::config::{Config, Log};
 use crate::error::{Error, Result};
 use crate::klog::{Klog, Notice};
 use crate::ports::PortSet;
 use crate::profile::{Counter, Profile};
 use crate::say;
-use crate::sys::privilege;
-use crate::sys::sandbox::{self, calls};
+use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
 use crate::sys::{poll, process};
 use crate::wire::Entry;
@@ -46,29 +47,20 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     process::leave_signals_to_supervisor().map_err(|cause| Error::system("let signals through", cause))?;
 
     let config = receive_config(&channel, directory)?;
-    let user = watcher_user(&config);
+    let user = watcher_user(&config)?;
     let profiles = Profiles::load(directory)?;
     let mut log = Klog::open(&config.log)?;
     let groups: Vec<u32> = log.group().into_iter().collect();
     hooks::attempt("unconfined watcher");
-    log_target.detach_terminal().map_err(|cause| Error::system("let go of the terminal", cause))?;
-    let empty_root = match log {
-        Klog::File(_) => sandbox::empty_root_but_here,
-        _ => sandbox::empty_root,
-    };
-    empty_root().map_err(|cause| Error::system("close the file system (chroot)", cause))?;
-    let dropped = privilege::become_user(user, &groups, &[])
-        .and_then(|()| privilege::not_dumpable())
-        .and_then(|()| privilege::die_with(supervisor));
-    dropped.map_err(|cause| Error::system("give up root's privileges", cause))?;
-
-    // While there are still random numbers to be had.
     let mut watcher = Watcher::new(&config, profiles, channel)?;
-    match log {
+    let working_directory = matches!(log, Klog::File(_));
+    let calls = match working_directory {
         // The working directory is the log's: a file made anew is opened by its name.
-        Klog::File(_) => confine(Some(Path::new(".")), &[CALLS, &[calls::OPEN, calls::WATCH]].concat()),
-        _ => confine(None, CALLS),
-    }
+        true => [CALLS, &[calls::OPEN, calls::WATCH]].concat(),
+        false => CALLS.to_vec(),
+    };
+    let kept = Kept { user, groups: &groups, capabilities: &[], working_directory, calls: &calls };
+    privileges::drop_root(&kept, supervisor, log_target)?;
     hooks::attempt("watcher");
 
     watcher.channel.send(READY).map_err(|cause| Error::system("tell the opener", cause))?;

@@ -1,0 +1,53 @@
+//! The pause before the children are started again.
+
+use std::time::{Duration, Instant};
+
+/// The shortest and the longest pause before the children are started again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// After this time without another start the pauses are short again.
+pub(super) const CALM: Duration = Duration::from_secs(60);
+
+/// The pause before the children are started again: longer each time, short again after a calm minute.
+#[derive(Default)]
+pub(super) struct Pause {
+    /// When the last pause began, and how long it is.
+    last: Option<(Instant, Duration)>,
+}
+
+impl Pause {
+    /// Begins the next pause.
+    pub(super) fn begin(&mut self, now: Instant) {
+        let (shortest, longest) = PAUSES;
+        let length = match self.last {
+            Some((began, length)) if now - began < CALM => (2 * length).clamp(shortest, longest),
+            _ => Duration::ZERO,
+        };
+        self.last = Some((now, length));
+    }
+
+    /// What is left of it.
+    pub(super) fn left(&self, now: Instant) -> Duration {
+        self.last.map_or(Duration::ZERO, |(began, length)| length.saturating_sub(now - began))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_short_again_after_a_calm_minute() {
+        let (mut pause, mut now) = (Pause::default(), Instant::now());
+        assert_eq!(pause.left(now), Duration::ZERO);
+        let mut lengths = Vec::new();
+        for _ in 0..9 {
+            pause.begin(now);
+            lengths.push(pause.left(now).as_millis());
+            now += pause.left(now);
+            assert_eq!(pause.left(now), Duration::ZERO);
+        }
+        assert_eq!(lengths, [0, 50, 100, 200, 400, 800, 1600, 2000, 2000]);
+        pause.begin(now + CALM);
+        assert_eq!(pause.left(now + CALM), Duration::ZERO);
+    }
+}

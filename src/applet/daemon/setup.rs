@@ -1,0 +1,255 @@
+//! What the supervisor works from: the configuration, and which profiles there are.
+
+use super::ipc::{CONFIG, OpenerLimits};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::firewall::{Backend, Rules};
+use crate::klog;
+use crate::ports::{PortSet, Ports};
+use crate::profile::{self, Found, ProfileConfig};
+use crate::say;
+use crate::sys::{file, privilege, sandbox};
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+/// Only root can make rules and become other users.
+pub(super) fn must_be_root() -> Result<()> {
+    if privilege::effective_uid() == 0 {
+        return Ok(());
+    }
+    Err(Error::refused("the daemon must be started as root")
+        .advise("it drops root before it reads what strangers sent"))
+}
+
+/// Opens the directory of the config and the profiles.
+pub(super) fn open(directory: &Path) -> Result<File> {
+    File::open(directory).map_err(|cause| {
+        let advice = match cause.kind() {
+            io::ErrorKind::PermissionDenied => "run as root",
+            _ => "make a first profile with: knockknock-genprofile NAME KNOCKPORT",
+        };
+        Error::path("open", directory, cause).advise(advice)
+    })
+}
+
+/// Opens and locks the directory: two daemons must not use the same counters.
+pub(super) fn lock(directory: &Path) -> Result<File> {
+    let opened = open(directory)?;
+    file::try_lock(&opened).map_err(|_| {
+        Error::refused(format!("another daemon runs on {directory:?}"))
+            .advise("stop it first, or send it SIGHUP to read its configuration again")
+    })?;
+    Ok(opened)
+}
+
+/// The configuration and what follows from it.
+pub(super) struct Setup {
+    /// The configuration as it is written: the watcher's copy.
+    pub(super) text: String,
+    pub(super) config: Config,
+    pub(super) backend: Backend,
+    pub(super) rules: Rules,
+    pub(super) limits: OpenerLimits,
+    pub(super) index: ProfileIndex,
+}
+
+impl Setup {
+    /// Reads the configuration in `directory` and the config of each profile, and warns of what will not work.
+    pub(super) fn read(directory: &Path) -> Result<Self> {
+        let text = Config::read(directory)?;
+        if text.len() > CONFIG {
+            return Err(Error::content(&directory.join("config"), 0, format!("is longer than {CONFIG} bytes")));
+        }
+        let (config, warnings) = Config::of(directory, &text)?;
+        for warning in warnings {
+            say::warn(format_args!("{:?}, {warning}", directory.join("config")));
+        }
+        let index = ProfileIndex::read(directory)?;
+        for (found, error) in &index.left_out {
+            say_left_out(found, error);
+        }
+        if index.profiles.is_empty() {
+            say::warn(format_args!("there is no profile in {:?}: nobody can knock", directory.join("profiles")));
+            say::warn("make one with: knockknock-genprofile NAME KNOCKPORT");
+        }
+        check_interfaces(&config.interfaces)?;
+        klog::check(&config.log)?;
+        let rules = Rules::new(&config, index.knock_ports());
+        let backend = Backend::choose(config.firewall, &rules)?;
+        for (found, port) in index.beyond(|port| backend.can_open(&rules, port)) {
+            say::warn(format_args!(
+                "iptables cannot open port {port} (profile {:?}): it is not in \"guard\"",
+                found.name
+            ));
+        }
+        let limits = OpenerLimits { allowed: index.allowed(), guard: config.guard.clone() };
+        Ok(Self { text, config, backend, rules, limits, index })
+    }
+
+    /// Says that the daemon is ready, what it does, and what is in its way.
+    pub(super) fn say_ready(&self) {
+        for warning in self.backend.foreign_rule_warnings(&self.rules) {
+            say::warn(warning);
+        }
+        let guard = match self.rules.guard.is_empty() {
+            true => "no ports".to_owned(),
+            false => format!("ports {}", self.rules.guard),
+        };
+        let profiles = match self.index.profiles.len() {
+            1 => "1 profile".to_owned(),
+            count => format!("{count} profiles"),
+        };
+        say::note(format_args!("confined: {}", sandbox::describe()));
+        say::note(format_args!(
+            "ready: reads {}, guards {guard} with {}, {profiles}",
+            klog::describe(&self.config.log),
+            self.backend.name(),
+        ));
+    }
+}
+
+/// The guard on a port of a bridge, a bond or a team would never match: its packets are its master's. On an
+/// interface that does not exist yet the guard holds as soon as it does.
+fn check_interfaces(names: &[String]) -> Result<()> {
+    for name in names {
+        let interface = Path::new("/sys/class/net").join(name);
+        // A VRF's packets come by their own interface first.
+        let kind = fs::read_to_string(interface.join("master/uevent")).unwrap_or_default();
+        let of_a_vrf = kind.lines().any(|line| line == "DEVTYPE=vrf");
+        let master = fs::read_link(interface.join("master")).ok().filter(|_| !of_a_vrf);
+        if let Some(master) = master.as_deref().and_then(Path::file_name) {
+            return Err(Error::refused(format!(
+                "interface {name:?} is a port of {master:?}: the guard would never match"
+            ))
+            .advise(format!("name {master:?} itself in the config's \"interfaces\"")));
+        }
+        if !interface.exists() {
+            say::warn(format_args!("there is no interface {name:?} yet: the guard holds there once it comes"));
+        }
+    }
+    Ok(())
+}
+
+/// The profiles of a directory, as far as the supervisor may know them: names and configs, no keys.
+pub(super) struct ProfileIndex {
+    /// Names and configs in the order of the knock ports, which differ.
+    pub(super) profiles: Vec<(Found, ProfileConfig)>,
+    /// Profiles that cannot be used, and why.
+    pub(super) left_out: Vec<(Found, Error)>,
+}
+
+impl ProfileIndex {
+    /// Reads the config of every profile in `directory`, and nothing secret.
+    pub(super) fn read(directory: &Path) -> Result<Self> {
+        let directory = directory.join("profiles");
+        let found = if directory.exists() { profile::list(&directory)? } else { Vec::new() };
+        Ok(Self::of(found.into_iter().map(|found| {
+            let config = ProfileConfig::load(&found.path);
+            (found, config)
+        })))
+    }
+
+    /// Sorts out what was read, in the order of the names: the first profile with a knock port has it.
+    fn of(read: impl Iterator<Item = (Found, Result<ProfileConfig>)>) -> Self {
+        let (mut claims, mut left_out) = (Vec::new(), Vec::new());
+        for (found, config) in read {
+            match config {
+                Ok(config) => claims.push((found, config)),
+                Err(error) => left_out.push((found, error)),
+            }
+        }
+        claims.sort_by_key(|(_, config)| config.knock_port);
+        let mut profiles: Vec<(Found, ProfileConfig)> = Vec::with_capacity(claims.len());
+        for (found, config) in claims {
+            match profiles.last().filter(|(_, taken)| taken.knock_port == config.knock_port) {
+                None => profiles.push((found, config)),
+                Some((first, _)) => {
+                    let why = format!("profile {:?} has knock port {} already", first.name, config.knock_port);
+                    let error = Error::refused(why).advise("give one of them another knock port, on both sides");
+                    left_out.push((found, error));
+                }
+            }
+        }
+        Self { profiles, left_out }
+    }
+
+    /// The knock ports of all profiles.
+    fn knock_ports(&self) -> Ports {
+        self.profiles.iter().map(|(_, config)| config.knock_port).collect()
+    }
+
+    /// The ports that some profile may open.
+    fn allowed(&self) -> PortSet {
+        let mut allowed = PortSet::empty();
+        for (_, config) in &self.profiles {
+            match &config.ports {
+                None => return PortSet::all(),
+                Some(ports) => allowed.extend(ports.iter()),
+            }
+        }
+        allowed
+    }
+
+    /// The ports that a profile lists and that cannot be opened.
+    fn beyond(&self, can_open: impl Fn(u16) -> bool) -> impl Iterator<Item = (&Found, u16)> {
+        let listed = self
+            .profiles
+            .iter()
+            .flat_map(|(found, config)| config.ports.iter().flat_map(Ports::iter).map(move |port| (found, port)));
+        listed.filter(move |&(_, port)| !can_open(port))
+    }
+}
+
+/// Says that a profile is left out, and why.
+pub(super) fn say_left_out(found: &Found, error: &Error) {
+    say::warn(format_args!("profile {:?} is left out:", found.name));
+    say::error(error);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(profiles: &[(&str, &str)]) -> ProfileIndex {
+        ProfileIndex::of(profiles.iter().map(|(name, config)| {
+            let config = ProfileConfig::parse(&format!("[main]\n{config}"));
+            (Found { name: (*name).into(), path: name.into() }, config.map_err(|(_, why)| Error::refused(why)))
+        }))
+    }
+
+    fn names<T>(list: &[(Found, T)]) -> Vec<&str> {
+        list.iter().map(|(found, _)| found.name.as_str()).collect()
+    }
+
+    #[test]
+    fn the_first_profile_by_name_has_the_knock_port() {
+        let index = index(&[("ann", "knock_port = 9"), ("bob", "knock_port = 7"), ("cid", "knock_port = 9")]);
+        assert_eq!(names(&index.profiles), ["bob", "ann"], "in the order of the knock ports");
+        assert_eq!(names(&index.left_out), ["cid"]);
+        assert!(index.left_out[0].1.to_string().contains("\"ann\" has knock port 9"));
+        assert_eq!(index.knock_ports().to_string(), "7,9");
+    }
+
+    #[test]
+    fn a_profile_without_a_usable_config_is_left_out() {
+        let index = index(&[("ann", "knock_port = 0"), ("bob", "knock_port = 7")]);
+        assert_eq!((names(&index.profiles), names(&index.left_out)), (vec!["bob"], vec!["ann"]));
+    }
+
+    #[test]
+    fn the_opener_is_limited_to_the_ports_that_profiles_list() {
+        let two = [("ann", "knock_port = 7\nports = 22"), ("bob", "knock_port = 8\nports = 443")];
+        let allowed = index(&two).allowed();
+        assert_eq!((1..=u16::MAX).filter(|&port| allowed.contains(port)).collect::<Vec<_>>(), [22, 443]);
+        assert!(index(&[two[0], ("old", "knock_port = 9")]).allowed().contains(25), "a profile without a list");
+        assert!(!index(&[]).allowed().contains(22));
+    }
+
+    #[test]
+    fn listed_ports_that_cannot_be_opened_are_found() {
+        let index = index(&[("ann", "knock_port = 7\nports = 22,443"), ("old", "knock_port = 9")]);
+        let beyond: Vec<_> = index.beyond(|port| port == 22).map(|(found, port)| (found.name.as_str(), port)).collect();
+        assert_eq!(beyond, [("ann", 443)]);
+    }
+}
