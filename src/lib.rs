@@ -1,31 +1,40 @@
 //! A port knocker in one small binary: one SYN opens one port for one connection.
 //!
-//! # The map
+//! # Floors
 //!
-//! A file imports only from floors below its own.
+//! A file imports only from its own module and from modules on lower floors. `tests/house.rs` checks it, by
+//! this very table, and that no two files depend on each other in a circle.
 //!
-//! | floor | module | what |
+//! | floor | modules | what |
 //! |---|---|---|
-//! | top | [`cli`] | the table of applets: argv → applet → exit code |
-//! | 3 | [`applet`] | the programs, one file or folder each; none imports another |
-//! | 2 | [`knocker`], [`tunnel`] | what several programs share: one knock; a connection behind one |
-//! | 1 | [`profile`], [`config`], [`klog`], [`firewall`], [`say`] | keys on disk, the daemon's config, the kernel's log, the firewall, the one mouth |
-//! | 0 | [`wire`], [`ini`], [`sys`] | pure values; the lines of an INI file; the kernel's calls, the only unsafe code |
-//!
-//! [`error`] and [`ports`] lie below all floors.
+//! | 8 | [`cli`] | the table of applets: argv → applet → exit code |
+//! | 7 | [`applet`] | the programs, one file or folder each; none imports another |
+//! | 6 | [`tunnel`] | a connection behind a knock, for `connect` and `proxy` |
+//! | 5 | [`knocker`] | one knock: resolve, burn a counter, send |
+//! | 4 | [`profile`], [`klog`], [`firewall`] | keys on disk; the kernel's log; the firewall |
+//! | 3 | [`config`] | the daemon's config |
+//! | 2 | [`say`] | every line for a person, to standard error or syslog |
+//! | 1 | [`wire`], [`ini`], [`sys`] | bytes ⇄ values, pure; the lines of an INI file; system calls, the only unsafe code |
+//! | 0 | [`error`], [`ports`] | the error type; sets of ports |
 //!
 //! # The way through it
 //!
-//! The daemon: log record → [`wire::Entry`] → [`wire::Ciphertext`] → [`wire::Unsealed`] → the daemon's `OpenRequest` →
-//! fixed bytes → `OpenRequest` → [`firewall::Opening`]. The client, the mirror: [`profile::Profile`] → a burnt
-//! counter → [`wire::Ciphertext`] → [`wire::seal::Fields`] → [`wire::Syn`] → a packet. Each value is made from the one before it only,
-//! so an address that nobody authenticated cannot reach the firewall by any path that compiles.
+//! The daemon: log record → [`wire::Entry`] → [`wire::Ciphertext`] → [`wire::Unsealed`] → the daemon's
+//! `OpenRequest` → 24 bytes → `OpenRequest` → [`firewall::Opening`]. The client, the mirror:
+//! [`profile::Profile`] → a counter used up on disk → [`wire::Ciphertext`] → [`wire::seal::Fields`] →
+//! [`wire::Syn`] → a packet.
+//!
+//! Types ensure this much: only [`wire::Keys::unseal`] makes an `Unsealed`, so its port and counter were
+//! authenticated. An `OpenRequest` has a port other than 0, at most 15 minutes, and a source that another
+//! machine can have. It does not show where it comes from: the opener makes one of any 24 bytes in these
+//! ranges. The source address is that of the packet, and nothing authenticates it.
 //!
 //! # What root can do
 //!
-//! Two locked doors: [`firewall`] and the daemon's supervisor and opener never name keys, so they cannot
-//! leak what they do not hold; the daemon's watcher, which reads what strangers wrote, never names
-//! [`firewall`]. A test reads the `use` lines and fails on any other way.
+//! The code that runs as root is the daemon's supervisor, and its watcher and opener until they have dropped
+//! root. [`firewall`], the supervisor and the opener never name keys; the watcher never names [`firewall`].
+//! A test reads the sources and fails on any other way. Another counts the supervisor's and the opener's
+//! lines of code.
 
 pub mod applet;
 pub mod cli;

@@ -4,22 +4,25 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 
-/// The floors, from the ground up: a file imports only from floors below its own, and from its own module.
-const FLOORS: &[&[&str]] = &[
-    &["error", "ports"],
-    &["wire", "ini", "sys"],
-    &["say"],
-    &["config"],
-    &["profile", "klog", "firewall"],
-    &["knocker"],
-    &["tunnel"],
-    &["applet"],
-    &["cli"],
-];
+/// The floors, from the ground up, as the table in src/lib.rs has them.
+fn floors() -> Vec<BTreeSet<String>> {
+    let map = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let rows = map.lines().filter_map(|line| line.strip_prefix("//! | ")).skip(1);
+    let floors: Vec<BTreeSet<String>> = rows
+        .map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2).map(str::to_owned).collect())
+        .collect();
+    assert!(floors.len() > 5, "the table was found");
+    floors.into_iter().rev().collect()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
 
 /// A source file: its path below src, and its lines without comments and without its tests.
 struct Source {
@@ -87,16 +90,96 @@ impl Source {
         found
     }
 
+    /// The module that it is, from the crate's root.
+    fn module_path(&self) -> Vec<&str> {
+        match self.path.trim_end_matches(".rs").trim_end_matches("/mod") {
+            "lib" | "main" => Vec::new(),
+            module => module.split('/').collect(),
+        }
+    }
+
+    /// Every path of several words: of `use` lines those of each name, of the code those in full.
+    fn uses(&self) -> Vec<Use> {
+        let (mut found, mut code) = (Vec::new(), String::new());
+        let mut lines = self.code.lines();
+        while let Some(line) = lines.next() {
+            let (public, used) = line.trim_start().split_once("use ").unwrap_or(("-", ""));
+            if !matches!(public.split('(').next().unwrap().trim_end(), "" | "pub") {
+                code += line;
+                code.push('\n');
+                continue;
+            }
+            let mut tree = used.to_owned();
+            while !tree.contains(';') {
+                tree += lines.next().unwrap();
+            }
+            let tree = tree.replace(" as ", "@");
+            let mut tree = tree.split(';').next().unwrap().chars().filter(|char| !char.is_whitespace()).peekable();
+            expand(&mut tree, &[], public.starts_with("pub"), &mut found);
+        }
+        for used in found.iter_mut().filter(|used| used.passed_on) {
+            used.passed_on = !names(&code, &used.name);
+        }
+        let paths = code.split(|char: char| !char.is_alphanumeric() && !"_:".contains(char));
+        found.extend(paths.filter(|path| path.contains("::")).map(|path| {
+            let path: Vec<String> = path.split("::").map(str::to_owned).collect();
+            Use { name: path.last().unwrap().clone(), path, public: false, passed_on: false }
+        }));
+        found
+    }
+
     fn names(&self, word: &str) -> bool {
-        let boundary = |char: Option<char>| !char.is_some_and(|char| char.is_alphanumeric() || char == '_');
-        self.code.match_indices(word).any(|(at, _)| {
-            boundary(self.code[..at].chars().next_back()) && boundary(self.code[at + word.len()..].chars().next())
-        })
+        names(&self.code, word)
     }
 }
 
+fn names(code: &str, word: &str) -> bool {
+    let boundary = |char: Option<char>| !char.is_some_and(|char| char.is_alphanumeric() || char == '_');
+    code.match_indices(word)
+        .any(|(at, _)| boundary(code[..at].chars().next_back()) && boundary(code[at + word.len()..].chars().next()))
+}
+
+/// A path in a source.
+struct Use {
+    path: Vec<String>,
+    /// What the source calls it.
+    name: String,
+    /// Others find it here, by a `pub use`.
+    public: bool,
+    /// Others do, and this source itself does not use it.
+    passed_on: bool,
+}
+
+/// The paths of a `use` tree that has no white space, and `@` for `as`.
+fn expand(tree: &mut Peekable<impl Iterator<Item = char>>, before: &[String], public: bool, found: &mut Vec<Use>) {
+    let mut path = before.to_vec();
+    let mut word = String::new();
+    while let Some(char) = tree.next_if(|char| !",}".contains(*char)) {
+        match char {
+            ':' => {
+                tree.next();
+                path.push(std::mem::take(&mut word));
+            }
+            '{' => {
+                while tree.peek().is_some_and(|&char| char != '}') {
+                    expand(tree, &path, public, found);
+                    tree.next_if_eq(&',');
+                }
+                tree.next();
+                return;
+            }
+            char => word.push(char),
+        }
+    }
+    let (word, name) = word.split_once('@').unwrap_or((&word, &word));
+    if !matches!(word, "self" | "*") {
+        path.push(word.to_owned());
+    }
+    found.push(Use { path, name: name.to_owned(), public, passed_on: public });
+}
+
 fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = root().join("src");
     let mut paths = vec![root.clone()];
     let mut found = Vec::new();
     while let Some(path) = paths.pop() {
@@ -115,13 +198,6 @@ fn source(root: &Path, path: PathBuf) -> Source {
     let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
     let code: Vec<&str> = lines.filter(|line| !line.trim_start().starts_with("//")).collect();
     Source { path: path.strip_prefix(root).unwrap().to_str().unwrap().to_owned(), code: code.join("\n") }
-}
-
-fn floor(module: &str) -> usize {
-    FLOORS
-        .iter()
-        .position(|modules| modules.contains(&module))
-        .unwrap_or_else(|| panic!("{module:?} stands on no floor"))
 }
 
 /// What is wrong, one line each; a test fails with the whole list.
@@ -145,7 +221,11 @@ fn an_import_is_seen_however_it_is_written() {
 
 #[test]
 fn a_file_imports_only_from_floors_below() {
-    let mut wrong = Vec::new();
+    let (floors, mut wrong) = (floors(), Vec::new());
+    let floor = |module: &str| {
+        let found = floors.iter().position(|modules| modules.contains(module));
+        found.unwrap_or_else(|| panic!("{module:?} stands on no floor"))
+    };
     for source in sources().iter().filter(|source| !["lib.rs", "main.rs"].contains(&source.path.as_str())) {
         let own = source.module();
         for import in source.imports() {
@@ -155,6 +235,115 @@ fn a_file_imports_only_from_floors_below() {
         }
     }
     none(wrong);
+}
+
+/// The files, by their modules.
+struct Files<'a>(BTreeMap<Vec<&'a str>, &'a Source>);
+
+impl<'a> Files<'a> {
+    fn of(sources: &'a [Source]) -> Self {
+        Self(sources.iter().map(|source| (source.module_path(), source)).collect())
+    }
+
+    /// The file that defines what `path` names, as `from` writes it; `None` for what is not in this crate.
+    fn defines(&self, from: &Source, path: &[String], depth: usize) -> Option<&'a Source> {
+        assert!(depth < 20, "{path:?} is exported in a circle");
+        let mut module = from.module_path();
+        let mut rest = path.iter().map(String::as_str).peekable();
+        match *rest.peek()? {
+            "crate" => module.clear(),
+            "super" | "self" => {}
+            // The name of a module of our own.
+            name if self.0.contains_key(&[&module[..], &[name]].concat()) => {}
+            _ => return None,
+        }
+        rest.next_if_eq(&"crate");
+        while rest
+            .next_if(|word| matches!(*word, "super" | "self"))
+            .is_some_and(|word| word == "self" || module.pop().is_some())
+        {}
+        while let Some(name) = rest.peek() {
+            let Some((deeper, _)) = self.0.get_key_value(&[&module[..], &[name]].concat()) else { break };
+            module.clone_from(deeper);
+            rest.next();
+        }
+        let file = *self.0.get(&module)?;
+        // A name that the file only passes on is defined elsewhere.
+        let passed_on =
+            rest.next().and_then(|name| file.uses().into_iter().find(|used| used.public && used.name == name));
+        passed_on.and_then(|used| self.defines(file, &used.path, depth + 1)).or(Some(file))
+    }
+}
+
+/// The files that depend on each other in circles, each with those that it needs.
+fn circles(sources: &[Source]) -> BTreeMap<&str, BTreeSet<&str>> {
+    let files = Files::of(sources);
+    let mut needs: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for source in sources.iter().filter(|source| source.depth() > 0) {
+        let needed = needs.entry(&source.path).or_default();
+        for used in source.uses().into_iter().filter(|used| !used.passed_on) {
+            let file = files.defines(source, &used.path, 0).map(|file| file.path.as_str());
+            needed.extend(file.filter(|file| *file != source.path));
+        }
+    }
+    // What nothing of the rest needs, or needs nothing of it, is in no circle.
+    loop {
+        let before = needs.len();
+        let left: BTreeSet<&str> = needs.keys().copied().collect();
+        let needed: BTreeSet<&str> = needs.values().flatten().copied().collect();
+        needs.values_mut().for_each(|of| of.retain(|file| left.contains(file)));
+        needs.retain(|file, of| needed.contains(file) && !of.is_empty());
+        if needs.len() == before {
+            return needs;
+        }
+    }
+}
+
+#[test]
+fn a_circle_is_seen_however_it_goes() {
+    let source = |(path, code): &(&str, &str)| Source { path: (*path).into(), code: (*code).into() };
+    let seen = |files: &[(&str, &str)]| {
+        circles(&files.iter().map(source).collect::<Vec<_>>()).into_keys().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let top = ("a/mod.rs", "mod b;\nmod c;\npub use b::{self, f as g};\npub(super) use c::C;");
+    assert!(seen(&[top, ("a/b.rs", "use super::C;"), ("a/c.rs", "")]).is_empty(), "a module passes names on");
+    for (b, c) in [
+        ("use super::c;", "use super::b::f;"),
+        ("use crate::a::{c::{\n    C,\n}};", "fn c() { crate::a::g() }"),
+        ("fn f() { super::C::new() }", "use super::{c, g};"),
+    ] {
+        assert_eq!(seen(&[top, ("a/b.rs", b), ("a/c.rs", c), ("d.rs", "use crate::a::g;")]), ["a/b.rs", "a/c.rs"]);
+    }
+    let user = ("a/mod.rs", "mod b;\npub use b::f;\npub const A: u8 = f();");
+    assert_eq!(seen(&[user, ("a/b.rs", "use super::A;")]), ["a/b.rs", "a/mod.rs"], "a module uses what it passes on");
+}
+
+#[test]
+fn no_file_depends_on_another_in_a_circle() {
+    let sources = sources();
+    let circles = circles(&sources);
+    // The two backends of the firewall still need each other and their module.
+    let left = circles.iter().filter(|(file, _)| !file.starts_with("firewall/"));
+    none(left.map(|(file, of)| format!("{file} needs {of:?}")).collect());
+}
+
+/// How much a person has to read to know what root can do: code, without comments, blank lines and tests.
+#[test]
+fn what_root_can_do_is_short_and_its_length_published() {
+    let sources = sources();
+    let mut table = String::from("| process | file | lines of code |\n|---|---|---|\n");
+    for (process, most) in [("supervisor", 250), ("opener", 150)] {
+        let path = format!("applet/daemon/{process}.rs");
+        let source = sources.iter().find(|source| source.path == path).unwrap();
+        let lines = source.code.lines().filter(|line| !line.trim().is_empty()).count();
+        assert!(lines <= most, "{path} has {lines} lines of code, more than {most}");
+        table += &format!("| {process} | `src/{path}` | {lines} |\n");
+    }
+    // The document's table stands behind a mark.
+    if let Ok(document) = fs::read_to_string(root().join("docs/design.md")) {
+        let wanted = format!("<!-- root lines -->\n{table}");
+        assert!(document.contains(&wanted), "docs/design.md should say:\n{wanted}");
+    }
 }
 
 #[test]
@@ -179,7 +368,9 @@ fn the_two_doors_are_locked() {
     let mut wrong = Vec::new();
     for source in sources() {
         let privileged = source.path.starts_with("firewall/")
-            || ["applet/daemon/supervisor.rs", "applet/daemon/opener.rs"].contains(&source.path.as_str());
+            || ["supervisor", "setup", "pause", "privileges", "opener", "ipc"]
+                .iter()
+                .any(|name| source.path == format!("applet/daemon/{name}.rs"));
         for secret in ["Keys", "Profile", "Counter", "unseal", "seal"].iter().filter(|_| privileged) {
             if source.names(secret) {
                 wrong.push(format!("{} names {secret}", source.path));
@@ -213,7 +404,7 @@ fn unsafe_is_in_sys_alone_and_each_has_its_reason() {
             wrong.push(format!("{} allows unsafe without a reason", source.path));
         }
     }
-    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     assert!(manifest.contains("\nundocumented_unsafe_blocks = \"deny\"\n"), "a reason is asked for by clippy");
     none(wrong);
 }
@@ -277,7 +468,7 @@ fn child_processes_are_started_in_sys_for_firewall_and_keeper_alone() {
 
 #[test]
 fn what_runs_for_tests_is_never_in_a_release() {
-    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     assert!(manifest.contains("\nhooks = []\n"));
     assert!(!manifest.contains("default ="), "no feature is on by itself");
     for source in sources().iter().filter(|source| source.names("attempt::attempt")) {
@@ -287,7 +478,7 @@ fn what_runs_for_tests_is_never_in_a_release() {
 
 #[test]
 fn every_test_that_the_security_list_names_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let list = fs::read_to_string(root.join("SECURITY.md")).unwrap();
     let mut tests = String::new();
     let mut paths = vec![root.join("src"), root.join("tests")];
