@@ -1,23 +1,26 @@
-//! Floor 2: a connection behind a knock, for every program that makes some.
+//! Floor 2: a connection behind a knock, for every program that makes connections.
 //!
-//! A knock's opening admits one connection, so those to one host take turns: [`KnockLock`]. When it
-//! is there nobody says, and a SYN that comes too early is lost or refused: [`Race`]. Once connected,
-//! bytes move both ways: [`Relay`].
+//! An opening admits one connection, so clients of one profile take turns: [`KnockLock`]. A [`Race`]
+//! knocks and attempts to connect when its schedule says so. Once connected, a [`Relay`] moves bytes
+//! both ways.
 
 mod knock_lock;
+mod opening_delay;
 mod race;
 mod relay;
+mod schedule;
 
 pub use knock_lock::{KnockLock, Turn};
+pub use opening_delay::OpeningDelay;
 pub use race::{KnockSetup, Progress, Race};
-pub use relay::{Moved, Relay, Side, Spares};
+pub use relay::{Moved, Relay, Side, SparePipes};
 
 use crate::error::Result;
 use crate::profile::{self, Found, ProfileConfig};
 use std::io;
 use std::path::Path;
 
-/// The profile called `host` in `directory`; none where there is no directory.
+/// The profile called `host` in `directory`; `None` where the directory does not exist either.
 pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
     match profile::find(directory, host.strip_suffix('.').unwrap_or(host)) {
         Err(error) if error.kind() == Some(io::ErrorKind::NotFound) => Ok(None),
@@ -25,7 +28,7 @@ pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
     }
 }
 
-/// Whether the profile at `found` may open `port`: to others one connects without a knock.
+/// Whether the key of the profile at `found` opens `port`. Other ports are connected to without a knock.
 pub fn opens(found: &Found, port: u16) -> Result<bool> {
     Ok(ProfileConfig::load(&found.path)?.ports.is_none_or(|ports| ports.contains(port)))
 }

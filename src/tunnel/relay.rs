@@ -1,7 +1,7 @@
-//! Moving bytes between two connections, both directions, without taking them out of the kernel.
+//! A relay moves bytes between two connections, in both directions, inside the kernel (splice(2)).
 //!
-//! A pipe is borrowed while bytes are on their direction and no longer: what a connection costs that says
-//! nothing is its two sockets. One direction is full when its pipe is, and then its sender has to wait.
+//! A direction borrows a pipe only while it holds bytes, so an idle relay costs no more than its two
+//! sockets. When the pipe is full, the sender has to wait.
 
 use crate::sys::epoll::Event;
 use crate::sys::pipe::Pipe;
@@ -9,48 +9,48 @@ use crate::sys::tcp;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 
-/// How often one direction is filled before others have their turn: 64 KiB each time at most.
-const TURN: usize = 16;
-/// How many pipes are kept for the next one.
-const SPARES: usize = 16;
+/// How often one direction is filled before the other relays go on: at most 64 KiB each time.
+const FILLS: usize = 16;
+/// How many empty pipes are kept; opening one costs more than keeping it.
+const SPARE_PIPES: usize = 16;
 
-/// Empty pipes, lent to directions that have something to move.
+/// Empty pipes that relays borrow while they move bytes.
 #[derive(Default)]
-pub struct Spares(Vec<Pipe>);
+pub struct SparePipes(Vec<Pipe>);
 
-impl Spares {
+impl SparePipes {
     fn lend(&mut self) -> io::Result<Pipe> {
         self.0.pop().map_or_else(Pipe::new, Ok)
     }
 
     fn take_back(&mut self, pipe: Pipe) {
-        if self.0.len() < SPARES {
+        if self.0.len() < SPARE_PIPES {
             self.0.push(pipe);
         }
     }
 }
 
-/// One of the two that are connected.
+/// One end of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Who came to us.
+    /// The program that connected to us.
     Client,
-    /// Whom we went to.
+    /// The server that we connected to.
     Server,
 }
 
-/// What a relay is to do next.
+/// How far [`Relay::run`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moved {
-    /// Wait until the epoll tells of it.
+    /// All bytes there were. Run it again after the next event.
     All,
-    /// Go on, when others had their turn.
+    /// Some of them. Run it again when the other relays have run.
     Some,
-    /// Nothing more: both directions have ended, or one side has failed.
+    /// The relay is over: both directions have ended, or one side has failed.
     Over,
 }
 
-/// Two connections made one.
+/// Two connections whose bytes are passed on to each other.
 pub struct Relay {
     client: Endpoint,
     server: Endpoint,
@@ -62,22 +62,23 @@ struct Endpoint {
     stream: TcpStream,
     readable: bool,
     writable: bool,
-    /// Splice may be standing before an urgent byte.
+    /// There may be an urgent byte, at which splice stops.
     urgent: bool,
 }
 
 #[derive(Default)]
 struct Direction {
-    /// What is on the direction, and how much of it.
+    /// The pipe with bytes that are not passed on yet, and their number.
     held: Option<(Pipe, usize)>,
+    /// The sender has ended its bytes.
     ended: bool,
 }
 
 impl Relay {
-    /// Of two non-blocking streams that an epoll watches.
+    /// A relay of two non-blocking streams whose events the caller reports.
     pub fn new(client: TcpStream, server: TcpStream) -> Self {
         let end = |stream: TcpStream| {
-            // Whoever sent bytes in one piece wants them there at once.
+            // The sender decided what goes into one packet; do not wait for more.
             let _ = stream.set_nodelay(true);
             let _ = tcp::keep_alive(&stream);
             let _ = tcp::keep_urgent(&stream);
@@ -86,7 +87,7 @@ impl Relay {
         Self { client: end(client), server: end(server), up: Direction::default(), down: Direction::default() }
     }
 
-    /// Takes in what the epoll told of one side.
+    /// Takes in an event of one side.
     pub fn note(&mut self, side: Side, event: Event) {
         let end = match side {
             Side::Client => &mut self.client,
@@ -97,9 +98,9 @@ impl Relay {
         end.urgent |= event.urgent;
     }
 
-    /// Moves what there is. An end of one side's bytes is passed on when all of them are, and the
-    /// other direction lives on; a failure of one side is passed on at once, as a reset.
-    pub fn run(&mut self, spares: &mut Spares) -> Moved {
+    /// Moves the bytes there are. A half-close is passed on behind the last byte, and the other
+    /// direction goes on. A failure of one side resets both.
+    pub fn run(&mut self, spares: &mut SparePipes) -> Moved {
         let Self { client, server, up, down } = self;
         let moved = up.run(client, server, spares).and_then(|first| Ok(first | down.run(server, client, spares)?));
         match moved {
@@ -117,9 +118,9 @@ impl Relay {
 }
 
 impl Direction {
-    /// Says whether there may be more to move.
-    fn run(&mut self, from: &mut Endpoint, to: &mut Endpoint, spares: &mut Spares) -> io::Result<bool> {
-        for _ in 0..TURN {
+    /// Moves bytes; whether there may be more to move.
+    fn run(&mut self, from: &mut Endpoint, to: &mut Endpoint, spares: &mut SparePipes) -> io::Result<bool> {
+        for _ in 0..FILLS {
             if self.held.is_none() && !self.fill(from, to, spares)? || !self.drain(to, spares)? {
                 return Ok(false);
             }
@@ -127,11 +128,11 @@ impl Direction {
         Ok(true)
     }
 
-    /// Says whether something came.
-    fn fill(&mut self, from: &mut Endpoint, to: &Endpoint, spares: &mut Spares) -> io::Result<bool> {
+    /// Fills a pipe from the sender; whether any bytes came.
+    fn fill(&mut self, from: &mut Endpoint, to: &Endpoint, spares: &mut SparePipes) -> io::Result<bool> {
         if self.ended {
-            // Nobody reads here any more, so nobody else would see a reset. An event does not prove one: it
-            // may be that of an attempt to connect which had the same token and lost.
+            // Nothing is read here any more, so a reset would not be noticed. An event alone does not prove
+            // one: it may be of an attempt to connect that had the same token and lost.
             return from.stream.peer_addr().map(|_| false);
         }
         if !from.readable {
@@ -160,8 +161,8 @@ impl Direction {
         Ok(false)
     }
 
-    /// Says whether all of it went.
-    fn drain(&mut self, to: &mut Endpoint, spares: &mut Spares) -> io::Result<bool> {
+    /// Passes on what the pipe holds; whether it is empty now.
+    fn drain(&mut self, to: &mut Endpoint, spares: &mut SparePipes) -> io::Result<bool> {
         while let Some((pipe, held)) = self.held.take_if(|_| to.writable) {
             match pipe.drain(&to.stream, held) {
                 Ok(length) if length < held => self.held = Some((pipe, held - length)),
@@ -186,18 +187,19 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    /// A connection: who began it and who accepted it.
+    /// Both ends of a connection.
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (one, listener.accept().unwrap().0)
     }
 
-    /// Client and server of a relay that runs in a thread until it is over; it gives its spare pipes.
+    /// Client and server of a relay that runs in a thread until it is over; the thread returns the
+    /// number of its spare pipes.
     fn relayed() -> (TcpStream, TcpStream, thread::JoinHandle<usize>) {
         let ((client, near), (far, server)) = (pair(), pair());
         let thread = thread::spawn(move || {
-            let (epoll, mut ready, mut spares) = (Epoll::new().unwrap(), Vec::new(), Spares::default());
+            let (epoll, mut ready, mut spares) = (Epoll::new().unwrap(), Vec::new(), SparePipes::default());
             for (token, stream) in [(0, &near), (1, &far)] {
                 stream.set_nonblocking(true).unwrap();
                 epoll.add(stream, token).unwrap();
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_are_whole_and_end_one_by_one() {
+    fn both_directions_are_complete_and_end_one_by_one() {
         let (mut client, mut server, relay) = relayed();
         let sent: Vec<u8> = (0..5_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
         let expected = sent.clone();
@@ -239,17 +241,17 @@ mod tests {
         received.clear();
         client.read_to_end(&mut received).unwrap();
         assert!(received == expected);
-        assert_eq!(relay.join().unwrap(), 1, "one pipe did it all");
+        assert_eq!(relay.join().unwrap(), 1, "one pipe was enough");
     }
 
     #[test]
-    fn who_does_not_read_holds_up_who_writes() {
+    fn a_receiver_that_does_not_read_blocks_its_sender() {
         let (mut client, mut server, relay) = relayed();
         client.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
         let (piece, mut sent) = (vec![7; 1 << 16], 0);
         while let Ok(length) = client.write(&piece) {
             sent += length;
-            assert!(sent < 100 << 20, "somebody holds it all");
+            assert!(sent < 100 << 20, "the relay holds it all");
         }
         client.shutdown(Shutdown::Write).unwrap();
         let mut received = Vec::new();

@@ -215,7 +215,7 @@ def test_a_refused_connection_without_a_knock_is_said_at_once(door):
     assert time.monotonic() - began < 0.5
     assert (done.returncode, done.stderr) == (
         1, f"knockknock-connect: cannot connect to {SERVER}:{PLAIN + 7}: connection refused\n"
-           f'knockknock-connect: there is no profile for "{SERVER}" in "{door.client_dir}": it was tried without a knock\n')
+           f'knockknock-connect: there is no profile for "{SERVER}" in "{door.client_dir}", so no knock was sent\n')
 
 
 def test_three_unanswered_knocks_are_an_error(door):

@@ -575,7 +575,7 @@ def test_beyond_the_limit_clients_are_refused(door):
         client, answer = proxy.ask(SERVER, PLAIN)
         assert (answer, rest(client)) == (FAILED, b"")
         client.close()
-    wait_until(lambda: sum("others are refused" in line for line in proxy.said) == 1)
+    wait_until(lambda: sum("further clients are refused" in line for line in proxy.said) == 1)
     for client, _ in clients:
         client.sendall(b"x")
         assert client.recv(1) == b"x"
@@ -714,7 +714,7 @@ def test_it_listens_elsewhere_only_when_told_twice(door):
 
 
 @pytest.mark.parametrize("arguments, why", [
-    (["0"], "is no port"), (["x"], "is no port"), (["--listen", "here", "1080"], "is no address"),
+    (["0"], "is no port"), (["x"], "is no port"), (["--listen", "here", "1080"], "is not an address"),
     (["--user", "no such user", "1080"], "there is no user"), ([], "listenport")])
 def test_usage(door, arguments, why):
     done = door.client.run(BINARY, "proxy", *arguments, check=False)

@@ -2,7 +2,7 @@
 //! what follows changes nothing. Nobody can be kept waiting for more than the longest message.
 #![no_main]
 
-use knockknock::applet::proxy::socks::{self, Failure, Host, LONGEST, Parsed};
+use knockknock::applet::proxy::socks::{self, Failure, Host, LONGEST, ParsedMessage};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-fn law<T: PartialEq + std::fmt::Debug>(bytes: &[u8], parse: fn(&[u8]) -> Parsed<T>) {
+fn law<T: PartialEq + std::fmt::Debug>(bytes: &[u8], parse: fn(&[u8]) -> ParsedMessage<T>) {
     let whole = parse(bytes);
     match &whole {
         Ok((_, length)) => {

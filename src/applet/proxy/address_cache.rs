@@ -1,87 +1,79 @@
-//! Which addresses the hosts with profiles have: a client may ask for an address, or for another name
-//! of such a host.
+//! The addresses of the hosts with profiles: a client may ask for an address, or by another name.
 
-use super::resolver::{Addresses, Question};
-use crate::profile;
+use super::resolver::Addresses;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long addresses are believed. Then they are asked for again, when somebody connects, who goes by
-/// the old ones; unless they are older than this.
+/// An entry is fresh for 60 s. After that the next client triggers a refresh but still uses the stale
+/// entry, for up to 600 s.
 const FRESH: Duration = Duration::from_secs(60);
 const USABLE: Duration = Duration::from_secs(600);
 
-/// An address, and the interface that a link-local one is behind.
-type Place = (IpAddr, u32);
+/// An address, and the interface of a link-local one.
+type ScopedAddress = (IpAddr, u32);
 
-/// The addresses of profiles.
+/// Which profile has which addresses.
+#[derive(Default)]
 pub struct AddressCache {
-    directory: PathBuf,
-    known: Vec<(Place, String)>,
-    read: Option<Instant>,
-    reading: bool,
+    entries: Vec<(ScopedAddress, String)>,
+    filled: Option<Instant>,
+    refreshing: bool,
 }
 
 impl AddressCache {
-    /// An empty one, of the profiles in `directory`.
-    pub fn new(directory: PathBuf) -> Self {
-        Self { directory, known: Vec::new(), read: None, reading: false }
+    /// Whether its entries may be used.
+    pub fn is_usable(&self, now: Instant) -> bool {
+        self.filled.is_some_and(|filled| now < filled + USABLE)
     }
 
-    /// Whether one can go by what it says.
-    pub fn is_usable(&self) -> bool {
-        self.read.is_some_and(|read| read.elapsed() < USABLE)
+    /// Whether a refresh is due: the entries are stale, and none is under way.
+    pub fn is_stale(&self, now: Instant) -> bool {
+        !self.refreshing && self.filled.is_none_or(|filled| now >= filled + FRESH)
     }
 
-    /// Reads the names of the profiles anew, where it is time. Those that are no addresses are to be
-    /// asked for.
-    pub fn read(&mut self) -> Option<Question> {
-        if self.reading || self.read.is_some_and(|read| read.elapsed() < FRESH) {
-            return None;
-        }
-        let profiles = profile::list(&self.directory).unwrap_or_default();
+    /// Begins a refresh for these profiles. Returns the names to resolve; the answer belongs to
+    /// [`AddressCache::fill`]. A profile that is named by an address needs no resolver.
+    pub fn refresh(&mut self, profiles: Vec<String>, now: Instant) -> Vec<String> {
         let is_address = |name: &String| name.parse::<IpAddr>().is_ok();
-        let (addresses, names): (Vec<_>, Vec<_>) = profiles.into_iter().map(|found| found.name).partition(is_address);
-        self.known.retain(|(_, name)| names.contains(name));
-        let literal = |name: String| Some((place(SocketAddr::new(name.parse().ok()?, 0)), name));
-        self.known.extend(addresses.into_iter().filter_map(literal));
-        self.reading = !names.is_empty();
+        let (addresses, names): (Vec<_>, Vec<_>) = profiles.into_iter().partition(is_address);
+        self.entries.retain(|(_, name)| names.contains(name));
+        let entry = |name: String| Some((scoped(SocketAddr::new(name.parse().ok()?, 0)), name));
+        self.entries.extend(addresses.into_iter().filter_map(entry));
+        self.refreshing = !names.is_empty();
         if names.is_empty() {
-            self.read = Some(Instant::now());
-            return None;
+            self.filled = Some(now);
         }
-        Some(Question::Profiles(names))
+        names
     }
 
-    /// Takes the answer. Names that nobody answers for keep the addresses that they had.
-    pub fn fill(&mut self, found: Addresses) {
+    /// Takes in the addresses of all names. A name without an answer keeps the addresses that it had.
+    pub fn fill(&mut self, found: Addresses, now: Instant) {
         let answered = |name: &String| found.iter().any(|(other, addresses)| other == name && !addresses.is_empty());
-        self.known.retain(|(_, name)| !answered(name));
+        self.entries.retain(|(_, name)| !answered(name));
         for (name, addresses) in found {
-            self.known.extend(addresses.into_iter().map(|address| (place(address), name.clone())));
+            self.entries.extend(addresses.into_iter().map(|address| (scoped(address), name.clone())));
         }
-        self.reading = false;
-        self.read = Some(Instant::now());
+        self.refreshing = false;
+        self.filled = Some(now);
     }
 
-    /// The profile that has one of `addresses`, and those of them that it has.
+    /// The first profile that has one of `addresses`, and all of them that it has.
     pub fn find(&self, addresses: &[SocketAddr]) -> Option<(&str, Vec<SocketAddr>)> {
         let has = |name: &str, address: &SocketAddr| {
-            self.known.iter().any(|(known, other)| *known == place(*address) && other == name)
+            self.entries.iter().any(|(known, other)| *known == scoped(*address) && other == name)
         };
-        let (_, name) = self.known.iter().find(|(_, name)| addresses.iter().any(|address| has(name, address)))?;
+        let (_, name) = self.entries.iter().find(|(_, name)| addresses.iter().any(|address| has(name, address)))?;
         Some((name, addresses.iter().copied().filter(|address| has(name, address)).collect()))
     }
 }
 
-/// Where an address is: the same link-local one may be behind each interface, and be another host.
-fn place(address: SocketAddr) -> Place {
-    let zone = match address {
+/// The same link-local address may be another host behind each interface.
+fn scoped(address: SocketAddr) -> ScopedAddress {
+    let scope = match address {
         SocketAddr::V6(address) if address.ip().is_unicast_link_local() => address.scope_id(),
         _ => 0,
     };
-    (address.ip().to_canonical(), zone)
+    (address.ip().to_canonical(), scope)
 }
 
 #[cfg(test)]
@@ -91,48 +83,40 @@ mod tests {
 
     #[test]
     fn a_link_local_address_behind_another_interface_is_another_host() {
-        let mut address_cache = AddressCache::new("/nonexistent".into());
-        let behind = |ip: &str, zone| SocketAddr::from(SocketAddrV6::new(ip.parse().unwrap(), 22, 0, zone));
-        let [one, two] = [1, 2].map(|zone| behind("fe80::1", zone));
-        address_cache
-            .fill(vec![("one.example".into(), vec![one]), ("global.example".into(), vec![behind("fd09::1", 1)])]);
-        assert_eq!(address_cache.find(&[two, one]), Some(("one.example", vec![one])));
-        assert_eq!(address_cache.find(&[two]), None);
-        assert!(address_cache.find(&[behind("fd09::1", 0)]).is_some());
+        let mut cache = AddressCache::default();
+        let behind = |ip: &str, scope| SocketAddr::from(SocketAddrV6::new(ip.parse().unwrap(), 22, 0, scope));
+        let [one, two] = [1, 2].map(|scope| behind("fe80::1", scope));
+        let found = vec![("one.example".into(), vec![one]), ("global.example".into(), vec![behind("fd09::1", 1)])];
+        cache.fill(found, Instant::now());
+        assert_eq!(cache.find(&[two, one]), Some(("one.example", vec![one])));
+        assert_eq!(cache.find(&[two]), None);
+        assert!(cache.find(&[behind("fd09::1", 0)]).is_some());
     }
 
     #[test]
     fn profiles_are_found_by_their_addresses() {
-        let directory = std::env::temp_dir().join(format!("knockknock-address_cache-{}", std::process::id()));
-        for name in ["10.9.0.1", "host.example", "gone.example", ".hidden"] {
-            std::fs::create_dir_all(directory.join(name)).unwrap();
-        }
+        let profiles = || ["10.9.0.1", "gone.example", "host.example"].map(String::from).to_vec();
         let [literal, named, alias, other]: [SocketAddr; 4] =
             ["10.9.0.1:22", "10.9.0.2:22", "[::ffff:10.9.0.2]:22", "10.9.0.3:22"].map(|text| text.parse().unwrap());
-        let mut address_cache = AddressCache::new(directory.clone());
-        let long_ago = |address_cache: &mut AddressCache| address_cache.read = Instant::now().checked_sub(FRESH);
-        assert!(!address_cache.is_usable());
-        let Some(Question::Profiles(names)) = address_cache.read() else { panic!("there are names") };
-        assert_eq!(names, ["gone.example", "host.example"]);
-        assert!(address_cache.read().is_none(), "it is being read");
-        address_cache.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![named])]);
-        assert!(address_cache.is_usable());
-        assert!(address_cache.read().is_none(), "it has just been read");
-        assert_eq!(address_cache.find(&[literal]), Some(("10.9.0.1", vec![literal])));
-        assert_eq!(address_cache.find(&[other, alias]), Some(("host.example", vec![alias])));
-        assert_eq!(address_cache.find(&[other]), None);
-        // Nobody answers for it now; then it is removed.
-        long_ago(&mut address_cache);
-        assert!(address_cache.read().is_some() && address_cache.is_usable());
-        address_cache.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![])]);
-        assert!(address_cache.find(&[named]).is_some());
-        std::fs::remove_dir_all(&directory).unwrap();
-        long_ago(&mut address_cache);
-        assert!(address_cache.read().is_none());
-        assert!(
-            address_cache.is_usable()
-                && address_cache.find(&[named]).is_none()
-                && address_cache.find(&[literal]).is_none()
-        );
+        let (mut cache, mut now) = (AddressCache::default(), Instant::now());
+        assert!(cache.is_stale(now) && !cache.is_usable(now));
+        assert_eq!(cache.refresh(profiles(), now), ["gone.example", "host.example"]);
+        assert!(!cache.is_stale(now), "a refresh is under way");
+        cache.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![named])], now);
+        assert!(cache.is_usable(now) && !cache.is_stale(now));
+        assert_eq!(cache.find(&[literal]), Some(("10.9.0.1", vec![literal])));
+        assert_eq!(cache.find(&[other, alias]), Some(("host.example", vec![alias])));
+        assert_eq!(cache.find(&[other]), None);
+        // Its name has no answer now; then the profile is removed.
+        now += FRESH;
+        assert!(cache.is_stale(now) && cache.is_usable(now));
+        cache.refresh(profiles(), now);
+        cache.fill(vec![("gone.example".into(), vec![]), ("host.example".into(), vec![])], now);
+        assert!(cache.find(&[named]).is_some());
+        now += USABLE;
+        assert!(!cache.is_usable(now));
+        assert!(cache.refresh(Vec::new(), now).is_empty());
+        assert!(cache.is_usable(now), "there is nothing to resolve");
+        assert!(cache.find(&[named]).is_none() && cache.find(&[literal]).is_none());
     }
 }

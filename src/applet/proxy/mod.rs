@@ -1,48 +1,57 @@
-//! proxy: a SOCKS server that knocks for those who connect through it. One thread waits for
-//! everything; only names are asked for by others.
+//! proxy: a SOCKS server that knocks before it connects to a host with a profile. One thread waits for
+//! everything; other threads only resolve names.
 
+mod acceptor;
 mod address_cache;
+mod client;
 mod event_loop;
+mod hosts;
+mod queue;
 mod resolver;
+mod session;
 pub mod socks;
+mod turns;
 
 use crate::error::{Error, Result};
 use crate::knocker::{self, Knocker};
 use crate::say;
 use crate::sys::privilege::{self, Account};
 use crate::sys::process::{self, Background};
-use event_loop::EventLoop;
+use event_loop::{EventLoop, ProxyRules};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
-/// The descriptors of one connection: two sockets, and a pipe each way while bytes are held up.
+/// The descriptors of one connection: two sockets, and a pipe for each direction that holds bytes.
 const FILES_EACH: u32 = 6;
-/// Those of clients that have not said what they want, of attempts, and of the program.
+/// The descriptors of clients without a request, of attempts to connect, and of the program.
 const FILES_BESIDE: u32 = 512;
-/// The most connections at once, where so many descriptors can be had.
+/// The most connections at once, where the limit of open files allows them.
 const MOST: u32 = 4096;
 
-/// What is asked of a proxy.
+/// The command line of a proxy.
 pub struct ProxyOptions {
-    /// Where to listen.
+    /// The address and port to listen on.
     pub listen: SocketAddr,
-    /// Where the profiles are, unless in the user's home.
+    /// Where the profiles are; `None` is the user's home.
     pub directory: Option<PathBuf>,
-    /// Whom to become, unless the one who started it.
+    /// The user to become; `None` is the user who started it.
     pub user: Option<String>,
-    /// Serve others than this machine.
+    /// Serve other machines too.
     pub allow_remote: bool,
     /// Go into the background.
     pub background: bool,
 }
 
-/// Serves until it is ended.
+/// Serves until a signal ends it.
 pub fn run(options: ProxyOptions) -> Result<()> {
     let listen = options.listen;
     let remote = !listen.ip().to_canonical().is_loopback();
     if remote && !options.allow_remote {
-        return Err(Error::refused(format!("whoever reaches {} could connect as if from this machine", listen.ip()))
-            .advise("listen on 127.0.0.1, or add --allow-remote: then only hosts with profiles are connected to"));
+        return Err(Error::refused(format!(
+            "other machines could connect through {} as if they were this machine",
+            listen.ip()
+        ))
+        .advise("listen on 127.0.0.1, or add --allow-remote, which allows connections to hosts with profiles only"));
     }
     if options.user.is_some() && privilege::real_uid() != 0 {
         return Err(Error::refused("only root may become another user").advise("leave out --user, or start it as root"));
@@ -57,20 +66,20 @@ pub fn run(options: ProxyOptions) -> Result<()> {
     let background = background.map_err(|cause| Error::system("go into the background", cause))?;
     let listener = TcpListener::bind(listen).map_err(|cause| Error::system(format!("listen on {listen}"), cause))?;
     let files = process::allow_files_up_to(FILES_BESIDE + MOST * FILES_EACH);
-    let files = files.map_err(|cause| Error::system("learn how many files may be open", cause))?;
+    let files = files.map_err(|cause| Error::system("read the limit of open files", cause))?;
     let most = (files.saturating_sub(FILES_BESIDE) / FILES_EACH).clamp(16, MOST) as usize;
     let knocker = Knocker::open_as(account.map(|account| account.user))?;
-    let mut proxy = EventLoop::new(listener, knocker, directory, most, remote)
+    let mut proxy = EventLoop::new(listener, knocker, ProxyRules { directory, most, profiles_only: remote })
         .map_err(|cause| Error::system("wait for connections", cause))?;
     if let Some(background) = background {
         say::use_syslog();
-        background.ready(false).map_err(|cause| Error::system("let go of the terminal", cause))?;
+        background.ready(false).map_err(|cause| Error::system("detach from the terminal", cause))?;
     }
     say::note(format_args!("ready on {listen}, for {most} connections at once"));
     proxy.serve().map_err(|cause| Error::system("wait for connections", cause))
 }
 
-/// The address to listen on, as it was typed.
+/// Reads the address to listen on.
 pub fn typed_address(text: &str) -> Result<IpAddr> {
-    text.parse().map_err(|_| Error::Usage(format!("{text:?} is no address to listen on")))
+    text.parse().map_err(|_| Error::Usage(format!("{text:?} is not an address to listen on")))
 }

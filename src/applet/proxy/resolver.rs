@@ -1,5 +1,5 @@
-//! The addresses of names. The system's resolver makes its caller wait, so threads ask it: a few with
-//! small stacks, started when there is something to ask and gone when there is nothing.
+//! Threads that resolve names, because the system's resolver blocks its caller. They are few, have small
+//! stacks, start when there is a question, and end when there is none.
 
 use crate::knocker;
 use std::collections::VecDeque;
@@ -9,34 +9,34 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// The most threads. Names that nobody answers for take each of them ten seconds and more.
+/// The most threads. A name that no server answers keeps a thread for ten seconds and more.
 const THREADS: usize = 8;
-/// What a thread's stack may grow to: the C library's resolver has its buffers there.
+/// A thread's stack, in bytes: the C library's resolver has its buffers there.
 const STACK: usize = 256 << 10;
 
-/// Names and their addresses, in the order of the names; none where there are none.
+/// Names in their order, each with its addresses, or with none where it cannot be resolved.
 pub type Addresses = Vec<(String, Vec<SocketAddr>)>;
 
-/// What is asked for.
+/// What to resolve.
 pub enum Question {
-    /// The addresses of one host.
+    /// A host that a client asks for.
     Host(String),
-    /// Those of all profiles.
+    /// The names of all profiles.
     Profiles(Vec<String>),
 }
 
-/// What came of it.
+/// The answer to a [`Question`].
 pub enum Resolved {
-    /// The addresses of one host.
+    /// The host and its addresses.
     Host(String, Vec<SocketAddr>),
-    /// Those of all profiles.
+    /// The profiles and their addresses.
     Profiles(Addresses),
 }
 
-/// Asks for names without waiting.
+/// Resolves names without blocking.
 pub struct Resolver {
     shared: Arc<Shared>,
-    /// Readable when there are answers.
+    /// Readable while there are answers.
     pub bell: UnixStream,
 }
 
@@ -53,7 +53,7 @@ struct Work {
 }
 
 impl Resolver {
-    /// One that has nothing to do.
+    /// A resolver without questions, and without threads.
     pub fn new() -> io::Result<Self> {
         let (bell, rope) = UnixStream::pair()?;
         for end in [&bell, &rope] {
@@ -62,7 +62,7 @@ impl Resolver {
         Ok(Self { shared: Arc::new(Shared { work: Mutex::default(), rope }), bell })
     }
 
-    /// Asks. What no thread can be had for is asked by the next one.
+    /// Asks a question. Where no thread can be started, the next one that is takes it up.
     pub fn ask(&self, question: Question) {
         let mut work = self.shared.lock();
         work.questions.push_back(question);
@@ -73,7 +73,7 @@ impl Resolver {
         }
     }
 
-    /// The answers since the last time, as the bell tells of them.
+    /// Takes the answers there are.
     pub fn answers(&mut self) -> Vec<Resolved> {
         let mut rung = [0; 64];
         while self.bell.read(&mut rung).is_ok_and(|length| length > 0) {}
@@ -86,7 +86,7 @@ impl Shared {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread's life.
+    /// Answers questions until there are none: the body of a thread.
     fn work(&self) {
         loop {
             let mut work = self.lock();
@@ -106,7 +106,7 @@ impl Shared {
                 }
             };
             self.lock().answers.push(answer);
-            // A bell that cannot ring any more has not been heard yet.
+            // Where the socket is full, the loop has yet to read it, and will find this answer too.
             let _ = (&self.rope).write(&[0]);
         }
     }
@@ -124,7 +124,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn every_question_is_answered_and_no_thread_stays() {
+    fn every_question_is_answered_and_the_threads_end() {
         let mut resolver = Resolver::new().unwrap();
         for number in 0..200 {
             resolver.ask(Question::Host(format!("127.0.0.{number}")));

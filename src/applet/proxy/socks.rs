@@ -1,17 +1,17 @@
-//! The bytes of SOCKS: version 5 (RFC 1928), and 4 and 4a as their authors wrote them down. Pure:
-//! nothing is read or written here, and nothing that a client sends can do more than be refused.
+//! The messages of SOCKS: version 5 (RFC 1928), and 4 and 4a as their authors described them. Pure:
+//! bytes to values and back.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The most bytes that one message of a client has.
+/// The most bytes that a client's message has.
 pub const LONGEST: usize = 600;
 
-/// The longest user name of a version 4 client, which nobody looks at.
+/// The longest user name of a version 4 client, in bytes. It is not used.
 const LONGEST_USER: usize = 255;
-/// The longest name of a host, as version 5 has it.
+/// The longest host name, in bytes: version 5 has one byte for the length.
 const LONGEST_NAME: usize = 255;
 
-/// What a client says it speaks.
+/// The version that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// SOCKS 4 or 4a.
@@ -20,77 +20,77 @@ pub enum Version {
     Five,
 }
 
-/// Where a client wants to go.
+/// The host that a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// To an address.
+    /// An address.
     Address(IpAddr),
-    /// To a name that is no address.
+    /// A name that is not an address.
     Name(String),
 }
 
-/// A connection that a client asks for.
+/// A client's request for a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocksRequest {
-    /// How to answer it.
+    /// The version to answer in.
     pub version: Version,
-    /// Where to.
+    /// The host to connect to.
     pub host: Host,
-    /// The port there.
+    /// The port of the host.
     pub port: u16,
 }
 
-/// How a request ended, as version 5 numbers it.
+/// The outcome of a request, with its number in version 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Connected.
     Succeeded = 0,
-    /// None of the others.
+    /// A failure without a number of its own.
     Failed = 1,
-    /// Not to this host from there.
+    /// The host is not one that this client may connect to.
     NotAllowed = 2,
-    /// There is no way to its network.
+    /// There is no route to the network.
     NetworkUnreachable = 3,
-    /// It is not there, or nobody knows its name.
+    /// The host does not answer, or its name has no address.
     HostUnreachable = 4,
-    /// Nobody listens there.
+    /// The connection was refused.
     Refused = 5,
-    /// Nobody answered in time.
+    /// There was no answer in time.
     TimedOut = 6,
-    /// We connect, and do nothing else.
+    /// The command is not CONNECT.
     CommandNotSupported = 7,
-    /// A kind of address that does not exist.
+    /// The address type is not one of version 5's.
     AddressTypeNotSupported = 8,
 }
 
-/// What the first message of a client may be.
+/// A client's first message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hello {
-    /// Version 5, without authentication: to be answered with [`WELCOME`].
+    /// A version 5 greeting that offers "no authentication". The answer is [`WELCOME`].
     Five,
-    /// A request: version 4 makes it at once.
+    /// A request: version 4 has no greeting.
     Asked(SocksRequest),
 }
 
-/// Why there is no message.
+/// Why bytes are not a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// It is not all there.
+    /// More bytes are needed.
     Short,
-    /// These are our last words.
+    /// They are refused. The answer to send before closing, or nothing.
     Refused(Vec<u8>),
 }
 
-/// A message, and how many bytes it had.
-pub type Parsed<T> = Result<(T, usize), Failure>;
+/// A message and its length in bytes.
+pub type ParsedMessage<T> = Result<(T, usize), Failure>;
 
-/// The answer to a version 5 client: no authentication.
+/// The answer to a version 5 greeting: no authentication.
 pub const WELCOME: [u8; 2] = [5, 0];
-/// None of the ways that it knows to authenticate will do.
+/// The answer where the greeting does not offer "no authentication".
 const UNWELCOME: [u8; 2] = [5, 0xff];
 
 /// Reads a client's first message.
-pub fn hello(bytes: &[u8]) -> Parsed<Hello> {
+pub fn hello(bytes: &[u8]) -> ParsedMessage<Hello> {
     match bytes {
         [] | [5] => Err(Failure::Short),
         [5, count, methods @ ..] => {
@@ -103,8 +103,8 @@ pub fn hello(bytes: &[u8]) -> Parsed<Hello> {
     }
 }
 
-/// Reads what a version 5 client asks for.
-pub fn request(bytes: &[u8]) -> Parsed<SocksRequest> {
+/// Reads a version 5 request.
+pub fn request(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
     let refused = |reply| Err(Failure::Refused(answer(Version::Five, reply, None)));
     let [version, command, _, kind, rest @ ..] = bytes else { return Err(Failure::Short) };
     let (host, rest) = match (kind, rest) {
@@ -133,7 +133,7 @@ pub fn request(bytes: &[u8]) -> Parsed<SocksRequest> {
 }
 
 /// Version 4: `4, command, port, address, user, 0`, and in 4a `name, 0` behind an address 0.0.0.x.
-fn four(bytes: &[u8]) -> Parsed<SocksRequest> {
+fn four(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
     let refused = || Failure::Refused(answer(Version::Four, Reply::Failed, None));
     let [_, command, high, low, a, b, c, d, rest @ ..] = bytes else { return Err(Failure::Short) };
     let (_, rest) = string(rest, LONGEST_USER)?;
@@ -148,7 +148,7 @@ fn four(bytes: &[u8]) -> Parsed<SocksRequest> {
     Ok((request, bytes.len() - behind.len()))
 }
 
-/// The bytes before the first zero, and those behind it.
+/// Splits at the first zero byte, which is dropped.
 fn string(bytes: &[u8], longest: usize) -> Result<(&[u8], &[u8]), Failure> {
     match bytes.iter().position(|&byte| byte == 0) {
         Some(end) if end <= longest => {
@@ -159,7 +159,7 @@ fn string(bytes: &[u8], longest: usize) -> Result<(&[u8], &[u8]), Failure> {
     }
 }
 
-/// A name that could be a host's: some do write addresses as names.
+/// Reads a host name. Some clients send an address as a name.
 fn host(name: &[u8]) -> Option<Host> {
     let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty() && !name.contains(char::is_control))?;
     Some(
@@ -168,7 +168,7 @@ fn host(name: &[u8]) -> Option<Host> {
     )
 }
 
-/// The answer to a request; `bound` is our end of the connection.
+/// The answer to a request; `bound` is the local address of the connection.
 pub fn answer(version: Version, reply: Reply, bound: Option<SocketAddr>) -> Vec<u8> {
     let bound = bound.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
     let port = bound.port().to_be_bytes();
@@ -192,7 +192,7 @@ mod tests {
         SocksRequest { version: Version::Five, host, port }
     }
 
-    /// Every message and what it comes to.
+    /// One message of each kind and the request that it is.
     fn messages() -> Vec<(Vec<u8>, SocksRequest)> {
         let name = "n".repeat(255);
         let four = |host: &str| SocksRequest { version: Version::Four, ..five(host, 80) };
@@ -210,7 +210,7 @@ mod tests {
         ]
     }
 
-    fn parse(bytes: &[u8]) -> Parsed<SocksRequest> {
+    fn parse(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
         if bytes.first() == Some(&5) {
             return request(bytes);
         }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_do_not_do_is_refused_by_its_number() {
+    fn each_refusal_has_its_number() {
         let v5 = |reply: u8| Err(Failure::Refused(vec![5, reply, 0, 1, 0, 0, 0, 0, 0, 0]));
         assert_eq!(request(&[5, 2, 0, 1, 1, 2, 3, 4, 0, 80]), v5(7), "BIND");
         assert_eq!(request(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]), v5(7), "UDP ASSOCIATE");
@@ -267,8 +267,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stays_short_for_ever() {
-        // Whatever comes, with LONGEST bytes it is a message or it is refused.
+    fn no_client_is_waited_for_beyond_the_longest_message() {
+        // LONGEST bytes are a message or refused, whatever they are.
         let mut seed = 1_u32;
         for _ in 0..20_000 {
             let bytes: Vec<u8> = (0..LONGEST)

@@ -1,0 +1,389 @@
+//! One client of the proxy, from its first byte until it is connected or refused. A value: it is told
+//! what happened and answers with what to do. It has no socket, reads no clock and writes no log.
+
+use super::socks::{self, Failure, Hello, Host, Reply, SocksRequest, Version};
+use crate::profile::Found;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// How long a client may take for its request.
+const REQUEST: Duration = Duration::from_secs(30);
+/// How long a client waits for the addresses of its host.
+const LOOKUP: Duration = Duration::from_secs(30);
+/// How long a client waits for the address cache, before it goes by what is known.
+const CACHE: Duration = Duration::from_secs(2);
+/// How long a client waits for its turn.
+const TURN: Duration = Duration::from_secs(60);
+/// How long a refused client may take to close: closing first could lose our last words.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// What happened to a client.
+#[derive(Debug)]
+pub enum ClientEvent {
+    /// Its socket has something to read; `ended` where nothing will follow.
+    Readable {
+        /// The client has closed its side.
+        ended: bool,
+    },
+    /// Its deadline has passed.
+    Expired,
+    /// Its host has these addresses.
+    Resolved(Vec<SocketAddr>),
+    /// The address cache was filled.
+    CacheFilled,
+    /// The host, asked for by this name, has a profile to knock with, at these addresses.
+    Profile(Found, Vec<SocketAddr>),
+    /// The host has a profile which does not open this port.
+    NoKnockNeeded(Vec<SocketAddr>),
+    /// The host has no profile.
+    NoProfile(Vec<SocketAddr>),
+    /// The address cache is not filled yet.
+    NotKnownYet(String, Vec<SocketAddr>),
+    /// It holds the knock lock.
+    Turn,
+    /// It is connected, from this local address.
+    Connected(Option<SocketAddr>),
+    /// What it asks for cannot be had.
+    Failed(Reply),
+}
+
+/// What to do for a client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ClientAction {
+    /// Nothing until the next event.
+    Wait,
+    /// Show [`Client::hear`] what it has sent.
+    Hear {
+        /// Nothing will follow.
+        ended: bool,
+    },
+    /// Answer [`socks::WELCOME`], then as [`ClientAction::Hear`].
+    Welcome {
+        /// As in [`ClientAction::Hear`].
+        ended: bool,
+    },
+    /// Ask for the addresses of this name.
+    Resolve(String),
+    /// Find the profile of a host.
+    FindProfile {
+        /// The host as it was asked for.
+        host: String,
+        /// Its addresses.
+        addresses: Vec<SocketAddr>,
+        /// Whether to wait for the address cache.
+        wait: bool,
+    },
+    /// Line up for the profile's knock lock.
+    LineUp(Found),
+    /// Connect, behind a knock where there is a profile.
+    Connect(Option<Found>, Vec<SocketAddr>),
+    /// Send these bytes and relay from then on.
+    Relay(Vec<u8>),
+    /// Send these bytes, then close when the client has.
+    Leave(Vec<u8>),
+    /// Read and drop what it still sends: unread bytes would make the kernel reset the connection, and
+    /// the reset could overtake our last words.
+    Drain,
+    /// Close.
+    Close,
+}
+
+/// A client that is not connected yet.
+pub struct Client {
+    version: Version,
+    stage: Stage,
+    deadline: Instant,
+    /// Whether it may connect to hosts with profiles only.
+    profiles_only: bool,
+}
+
+/// How far a client is.
+enum Stage {
+    /// It has said nothing.
+    Greeting,
+    /// It was welcomed and may make its request, as in version 5.
+    Request,
+    /// The addresses of its host are asked for.
+    Resolving { host: String, port: u16 },
+    /// The address cache is being filled.
+    WaitingForCache { host: String, addresses: Vec<SocketAddr> },
+    /// The event loop finds its profile, or connects.
+    Busy,
+    /// It waits for its turn.
+    Waiting { found: Found, addresses: Vec<SocketAddr> },
+    /// It is refused or closed.
+    Leaving,
+}
+
+impl Client {
+    /// A client that has just connected.
+    pub fn new(profiles_only: bool, now: Instant) -> Self {
+        Self { version: Version::Five, stage: Stage::Greeting, deadline: now + REQUEST, profiles_only }
+    }
+
+    /// When to report [`ClientEvent::Expired`], unless it is connecting.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Takes in an event.
+    pub fn on(&mut self, event: ClientEvent, now: Instant) -> ClientAction {
+        match (self.take_stage(), event) {
+            (stage @ (Stage::Greeting | Stage::Request), ClientEvent::Readable { ended }) => {
+                self.stage = stage;
+                ClientAction::Hear { ended }
+            }
+            (Stage::Greeting | Stage::Request, ClientEvent::Expired) => self.leave(Vec::new(), now),
+            (Stage::Leaving, ClientEvent::Readable { .. }) => ClientAction::Drain,
+            (Stage::Leaving, ClientEvent::Expired) => ClientAction::Close,
+            // No knock is spent on a client that closed before it had its answer.
+            (_, ClientEvent::Readable { ended: true }) => self.refuse(Reply::Failed, now),
+            (Stage::Resolving { .. }, ClientEvent::Expired) => self.refuse(Reply::HostUnreachable, now),
+            (Stage::Resolving { .. }, ClientEvent::Resolved(addresses)) if addresses.is_empty() => {
+                self.refuse(Reply::HostUnreachable, now)
+            }
+            (Stage::Resolving { host, port }, ClientEvent::Resolved(mut addresses)) => {
+                addresses.iter_mut().for_each(|address| address.set_port(port));
+                self.find_profile(host, addresses, true)
+            }
+            (Stage::WaitingForCache { host, addresses }, ClientEvent::CacheFilled | ClientEvent::Expired) => {
+                self.find_profile(host, addresses, false)
+            }
+            (Stage::Busy, ClientEvent::NotKnownYet(host, addresses)) => {
+                self.wait(Stage::WaitingForCache { host, addresses }, now + CACHE)
+            }
+            (Stage::Busy, ClientEvent::Profile(found, addresses)) => {
+                self.wait(Stage::Waiting { found: found.clone(), addresses }, now + TURN);
+                ClientAction::LineUp(found)
+            }
+            (Stage::Busy, ClientEvent::NoProfile(_)) if self.profiles_only => self.refuse(Reply::NotAllowed, now),
+            (Stage::Busy, ClientEvent::NoProfile(addresses) | ClientEvent::NoKnockNeeded(addresses)) => {
+                self.busy(ClientAction::Connect(None, addresses))
+            }
+            (Stage::Waiting { found, addresses }, ClientEvent::Turn) => {
+                self.busy(ClientAction::Connect(Some(found), addresses))
+            }
+            (Stage::Waiting { .. }, ClientEvent::Expired) => self.refuse(Reply::TimedOut, now),
+            (Stage::Busy, ClientEvent::Connected(local)) => {
+                ClientAction::Relay(socks::answer(self.version, Reply::Succeeded, local))
+            }
+            (Stage::Busy | Stage::Waiting { .. } | Stage::Resolving { .. }, ClientEvent::Failed(reply)) => {
+                self.refuse(reply, now)
+            }
+            (stage, _) => {
+                self.stage = stage;
+                ClientAction::Wait
+            }
+        }
+    }
+
+    /// Takes in what the client has sent so far. Returns how many of the bytes it was meant to read: what
+    /// follows is for the server. `full`: there is no room for another connection.
+    pub fn hear(&mut self, bytes: &[u8], ended: bool, full: bool, now: Instant) -> (usize, ClientAction) {
+        let parsed = match self.stage {
+            Stage::Request => socks::request(bytes).map(|(request, length)| (Hello::Asked(request), length)),
+            _ => socks::hello(bytes),
+        };
+        match parsed {
+            Err(Failure::Short) if ended => (0, ClientAction::Close),
+            Err(Failure::Short) => (0, ClientAction::Wait),
+            Err(Failure::Refused(words)) => (0, self.leave(words, now)),
+            Ok((Hello::Five, length)) => {
+                self.stage = Stage::Request;
+                (length, ClientAction::Welcome { ended })
+            }
+            Ok((Hello::Asked(SocksRequest { version, host, port }), length)) => {
+                self.version = version;
+                let action = match host {
+                    _ if ended || full => self.refuse(Reply::Failed, now),
+                    _ if port == 0 => self.refuse(Reply::Refused, now),
+                    Host::Address(address) => {
+                        self.find_profile(address.to_string(), vec![SocketAddr::new(address, port)], true)
+                    }
+                    Host::Name(host) => {
+                        self.wait(Stage::Resolving { host: host.clone(), port }, now + LOOKUP);
+                        ClientAction::Resolve(host)
+                    }
+                };
+                (length, action)
+            }
+        }
+    }
+
+    fn take_stage(&mut self) -> Stage {
+        std::mem::replace(&mut self.stage, Stage::Leaving)
+    }
+
+    fn wait(&mut self, stage: Stage, deadline: Instant) -> ClientAction {
+        (self.stage, self.deadline) = (stage, deadline);
+        ClientAction::Wait
+    }
+
+    fn busy(&mut self, action: ClientAction) -> ClientAction {
+        self.stage = Stage::Busy;
+        action
+    }
+
+    fn find_profile(&mut self, host: String, addresses: Vec<SocketAddr>, wait: bool) -> ClientAction {
+        self.busy(ClientAction::FindProfile { host, addresses, wait })
+    }
+
+    fn refuse(&mut self, reply: Reply, now: Instant) -> ClientAction {
+        self.leave(socks::answer(self.version, reply, None), now)
+    }
+
+    fn leave(&mut self, words: Vec<u8>, now: Instant) -> ClientAction {
+        self.wait(Stage::Leaving, now + LEAVING);
+        ClientAction::Leave(words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUEST_BY_NAME: &[u8] = b"\x05\x01\x00\x03\x04host\x00\x16";
+    const REQUEST_BY_ADDRESS: &[u8] = &[5, 1, 0, 1, 10, 9, 0, 1, 0, 22];
+
+    fn welcomed(profiles_only: bool, now: Instant) -> Client {
+        let mut client = Client::new(profiles_only, now);
+        assert_eq!(client.on(ClientEvent::Readable { ended: false }, now), ClientAction::Hear { ended: false });
+        assert_eq!(client.hear(&[5, 1, 0], false, false, now), (3, ClientAction::Welcome { ended: false }));
+        client
+    }
+
+    /// A client whose profile is being looked for.
+    fn asked(profiles_only: bool, now: Instant) -> Client {
+        let mut client = welcomed(profiles_only, now);
+        let (taken, action) = client.hear(REQUEST_BY_ADDRESS, false, false, now);
+        assert_eq!((taken, action), (10, find("10.9.0.1", true)));
+        client
+    }
+
+    fn find(host: &str, wait: bool) -> ClientAction {
+        ClientAction::FindProfile { host: host.into(), addresses: addresses(), wait }
+    }
+
+    fn refused(reply: Reply) -> ClientAction {
+        ClientAction::Leave(socks::answer(Version::Five, reply, None))
+    }
+
+    fn addresses() -> Vec<SocketAddr> {
+        vec!["10.9.0.1:22".parse().unwrap()]
+    }
+
+    fn found() -> Found {
+        Found { name: "host".into(), path: "/profiles/host".into() }
+    }
+
+    #[test]
+    fn a_name_is_resolved_located_and_knocked_for() {
+        let now = Instant::now();
+        let mut client = welcomed(false, now);
+        let bytes = [REQUEST_BY_NAME, b"payload"].concat();
+        assert_eq!(client.hear(&bytes, false, false, now), (11, ClientAction::Resolve("host".into())));
+        let resolved = ClientEvent::Resolved(vec!["10.9.0.1:0".parse().unwrap()]);
+        assert_eq!(client.on(resolved, now), find("host", true));
+        let action = client.on(ClientEvent::Profile(found(), addresses()), now);
+        assert_eq!(action, ClientAction::LineUp(found()));
+        assert_eq!(client.on(ClientEvent::Turn, now), ClientAction::Connect(Some(found()), addresses()));
+        let local = Some("10.9.0.2:258".parse().unwrap());
+        let action = client.on(ClientEvent::Connected(local), now);
+        assert_eq!(action, ClientAction::Relay(vec![5, 0, 0, 1, 10, 9, 0, 2, 1, 2]));
+    }
+
+    #[test]
+    fn version_4_asks_at_once_and_is_answered_as_version_4() {
+        let now = Instant::now();
+        let mut client = Client::new(false, now);
+        let bytes = b"\x04\x01\x00\x16\x0a\x09\x00\x01user\x00";
+        assert_eq!(client.hear(bytes, false, false, now), (13, find("10.9.0.1", true)));
+        let action = client.on(ClientEvent::Failed(Reply::TimedOut), now);
+        assert_eq!(action, ClientAction::Leave(vec![0, 91, 0, 0, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn the_address_cache_is_waited_for_and_not_longer_than_its_deadline() {
+        let now = Instant::now();
+        for event in [ClientEvent::CacheFilled, ClientEvent::Expired] {
+            let mut client = asked(false, now);
+            let action = client.on(ClientEvent::NotKnownYet("10.9.0.1".into(), addresses()), now);
+            assert_eq!((action, client.deadline()), (ClientAction::Wait, now + CACHE));
+            assert_eq!(client.on(event, now + CACHE), find("10.9.0.1", false));
+        }
+    }
+
+    #[test]
+    fn without_a_profile_it_connects_without_a_knock_or_is_refused() {
+        let now = Instant::now();
+        let action = asked(false, now).on(ClientEvent::NoProfile(addresses()), now);
+        assert_eq!(action, ClientAction::Connect(None, addresses()));
+        assert_eq!(asked(true, now).on(ClientEvent::NoProfile(addresses()), now), refused(Reply::NotAllowed));
+        let action = asked(true, now).on(ClientEvent::NoKnockNeeded(addresses()), now);
+        assert_eq!(action, ClientAction::Connect(None, addresses()));
+    }
+
+    #[test]
+    fn a_client_that_closes_early_is_refused_in_every_stage() {
+        let (now, ended) = (Instant::now(), || ClientEvent::Readable { ended: true });
+        let mut resolving = welcomed(false, now);
+        resolving.hear(REQUEST_BY_NAME, false, false, now);
+        let mut waiting_for_cache = asked(false, now);
+        waiting_for_cache.on(ClientEvent::NotKnownYet("host".into(), addresses()), now);
+        let mut waiting = asked(false, now);
+        waiting.on(ClientEvent::Profile(found(), addresses()), now);
+        for mut client in [resolving, waiting_for_cache, waiting, asked(false, now)] {
+            assert_eq!(client.on(ended(), now), refused(Reply::Failed));
+            assert_eq!(client.on(ClientEvent::Turn, now), ClientAction::Wait, "no knock is spent on it");
+            assert_eq!(client.on(ended(), now), ClientAction::Drain);
+            assert_eq!(client.on(ClientEvent::Expired, now), ClientAction::Close);
+        }
+        let mut client = welcomed(false, now);
+        assert_eq!(client.hear(REQUEST_BY_NAME, true, false, now), (11, refused(Reply::Failed)));
+        assert_eq!(welcomed(false, now).hear(&[5, 1], true, false, now), (0, ClientAction::Close));
+    }
+
+    #[test]
+    fn every_wait_has_a_deadline_and_its_reply() {
+        let now = Instant::now();
+        let mut client = Client::new(false, now);
+        assert_eq!(client.deadline(), now + REQUEST);
+        assert_eq!(client.on(ClientEvent::Expired, now), ClientAction::Leave(vec![]));
+        let mut client = welcomed(false, now);
+        assert_eq!(client.deadline(), now + REQUEST, "a greeting does not extend it");
+        client.hear(REQUEST_BY_NAME, false, false, now);
+        assert_eq!(client.deadline(), now + LOOKUP);
+        assert_eq!(client.on(ClientEvent::Expired, now), refused(Reply::HostUnreachable));
+        assert_eq!(client.deadline(), now + LEAVING);
+        let mut client = asked(false, now);
+        client.on(ClientEvent::Profile(found(), addresses()), now);
+        assert_eq!(client.deadline(), now + TURN);
+        assert_eq!(client.on(ClientEvent::Expired, now), refused(Reply::TimedOut));
+    }
+
+    #[test]
+    fn what_comes_too_late_changes_nothing() {
+        let now = Instant::now();
+        let mut client = asked(false, now);
+        client.on(ClientEvent::Profile(found(), addresses()), now);
+        for late in [ClientEvent::Resolved(addresses()), ClientEvent::CacheFilled, ClientEvent::Connected(None)] {
+            assert_eq!(client.on(late, now), ClientAction::Wait);
+        }
+        assert_eq!(client.on(ClientEvent::Readable { ended: false }, now), ClientAction::Wait);
+        assert_eq!(client.on(ClientEvent::Turn, now), ClientAction::Connect(Some(found()), addresses()));
+    }
+
+    #[test]
+    fn requests_that_cannot_be_met_are_refused_at_once() {
+        let now = Instant::now();
+        assert_eq!(welcomed(false, now).hear(REQUEST_BY_NAME, false, true, now), (11, refused(Reply::Failed)));
+        let port_0 = [5, 1, 0, 1, 10, 9, 0, 1, 0, 0];
+        assert_eq!(welcomed(false, now).hear(&port_0, false, false, now), (10, refused(Reply::Refused)));
+        let mut client = welcomed(false, now);
+        client.hear(REQUEST_BY_NAME, false, false, now);
+        assert_eq!(client.on(ClientEvent::Resolved(vec![]), now), refused(Reply::HostUnreachable));
+        let bind = [5, 2, 0, 1, 1, 2, 3, 4, 0, 80];
+        assert_eq!(welcomed(false, now).hear(&bind, false, false, now).1, refused(Reply::CommandNotSupported));
+        assert_eq!(Client::new(false, now).hear(b"GET /", false, false, now), (0, ClientAction::Leave(vec![])));
+    }
+}

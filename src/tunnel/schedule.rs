@@ -1,0 +1,308 @@
+//! When to knock and when to attempt a connection. A schedule is a value: it is told the time and the
+//! outcomes, and opens no socket itself.
+//!
+//! Nothing tells a client that its opening is there, and a SYN that comes too early is dropped or
+//! refused. So several attempts follow each knock, closer together at first, and the first attempt that
+//! is established wins. A host without a profile is attempted once at each address.
+
+use crate::knocker::canonical;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// The attempts behind the second one, in milliseconds after the knock.
+const ATTEMPTS: [u64; 8] = [3, 6, 10, 20, 40, 100, 250, 500];
+/// The least time between the first three attempts.
+const APART: Duration = Duration::from_millis(1);
+/// The most knocks.
+const KNOCKS: usize = 3;
+/// The most addresses tried.
+const ADDRESSES: usize = 8;
+/// How long to wait for one address before the next one is tried too (RFC 8305, section 5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// How long to wait for an answer to a knock before the next knock.
+const NEXT_KNOCK: Duration = Duration::from_secs(1);
+/// How long to wait for an answer to the last knock.
+const LAST_KNOCK: Duration = Duration::from_secs(2);
+/// How long to wait for an answer from the last address where nothing is knocked for.
+const LAST_ADDRESS: Duration = Duration::from_secs(30);
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing before this time.
+    Wait(Instant),
+    /// A knock at this address; the caller reports it by [`Schedule::knocked`] when it was sent.
+    Knock(SocketAddr),
+    /// An attempt to connect.
+    Attempt {
+        /// Where to.
+        address: SocketAddr,
+        /// Whether it is the first attempt behind the first knock.
+        first: bool,
+    },
+    /// Nothing more: the race is lost.
+    GiveUp,
+}
+
+/// The schedule of one race for a connection.
+pub struct Schedule {
+    /// The addresses of the rounds to come.
+    addresses: VecDeque<SocketAddr>,
+    /// How many of them have had no round yet.
+    untried: usize,
+    /// The time from a knock to the first attempt; `None` where nothing is knocked for.
+    first_delay: Option<Duration>,
+    knocks: usize,
+    round: Option<Round>,
+    /// How many attempts were made, and how many of them have not failed.
+    attempts: usize,
+    running: usize,
+}
+
+/// One knock and the attempts behind it; without a knock, one attempt.
+struct Round {
+    began: Instant,
+    address: SocketAddr,
+    /// The times of the attempts to come, from `began` on.
+    offsets: VecDeque<Duration>,
+}
+
+impl Schedule {
+    /// A schedule for one of `addresses`; with knocks where `first_delay` is given.
+    pub fn new(addresses: &[SocketAddr], first_delay: Option<Duration>) -> Self {
+        let mut addresses = alternating(addresses);
+        addresses.truncate(ADDRESSES);
+        let untried = addresses.len();
+        Self { addresses, untried, first_delay, knocks: 0, round: None, attempts: 0, running: 0 }
+    }
+
+    /// What is due at `now`.
+    pub fn next(&mut self, now: Instant) -> Step {
+        loop {
+            let Some(due) = self.due() else {
+                match self.next_round(now) {
+                    Some(step) => return step,
+                    None => continue,
+                }
+            };
+            if now < due {
+                return Step::Wait(due);
+            }
+            let Some(round) = &mut self.round else { continue };
+            if round.offsets.pop_front().is_some() {
+                let first = self.knocks == 1 && self.attempts == 0;
+                self.attempts += 1;
+                self.running += 1;
+                return Step::Attempt { address: round.address, first };
+            }
+            self.round = None;
+        }
+    }
+
+    /// Takes in that the knock at `address` left at `now`. Where a knock could not be sent, the caller
+    /// reports nothing, and no other knock goes to that address.
+    pub fn knocked(&mut self, address: SocketAddr, now: Instant) {
+        let first = self.first_delay.unwrap_or_default();
+        let second = first + (first / 2).max(APART);
+        let end = if self.untried > 0 { NEXT_ADDRESS } else { NEXT_KNOCK };
+        let later = ATTEMPTS.map(Duration::from_millis).into_iter().filter(|&at| at > second + APART && at < end);
+        self.knocks += 1;
+        self.addresses.push_back(address);
+        self.round = Some(Round { began: now, address, offsets: [first, second].into_iter().chain(later).collect() });
+    }
+
+    /// Takes in that one attempt has failed.
+    pub fn attempt_failed(&mut self) {
+        self.running = self.running.saturating_sub(1);
+    }
+
+    /// How many knocks were sent.
+    pub fn knocks(&self) -> usize {
+        self.knocks
+    }
+
+    /// When this round's next attempt is due, or its end; `None` where there is no round.
+    fn due(&self) -> Option<Instant> {
+        let round = self.round.as_ref()?;
+        let offset = match (round.offsets.front(), self.first_delay) {
+            (Some(&offset), _) => offset,
+            // Without a knock a failure is final, so there is nothing to wait for.
+            (None, None) if self.running == 0 => Duration::ZERO,
+            (None, _) if self.untried > 0 => NEXT_ADDRESS,
+            (None, None) => LAST_ADDRESS,
+            (None, Some(_)) if self.is_last() => LAST_KNOCK,
+            (None, Some(_)) => NEXT_KNOCK,
+        };
+        Some(round.began + offset)
+    }
+
+    fn is_last(&self) -> bool {
+        self.addresses.is_empty() || self.knocks == KNOCKS
+    }
+
+    /// Begins the next round; `None` where its first step is an attempt.
+    fn next_round(&mut self, now: Instant) -> Option<Step> {
+        let Some(address) = self.addresses.pop_front().filter(|_| self.knocks < KNOCKS) else {
+            self.addresses.clear();
+            return Some(Step::GiveUp);
+        };
+        self.untried = self.untried.saturating_sub(1);
+        if self.first_delay.is_some() {
+            return Some(Step::Knock(address));
+        }
+        self.round = Some(Round { began: now, address, offsets: VecDeque::from([Duration::ZERO]) });
+        None
+    }
+}
+
+/// The same addresses with IPv4 and IPv6 in turn, the first one's family first (RFC 8305, section 4).
+fn alternating(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
+    let addresses = || addresses.iter().map(|&address| canonical(address, address.port()));
+    let first_is_v6 = addresses().next().is_some_and(|address| address.is_ipv6());
+    let (mut this, mut other): (VecDeque<_>, VecDeque<_>) =
+        addresses().partition(|address| address.is_ipv6() == first_is_v6);
+    let mut all = VecDeque::new();
+    while let Some(address) = this.pop_front() {
+        all.push_back(address);
+        if !other.is_empty() {
+            std::mem::swap(&mut this, &mut other);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Option<Duration> = Some(Duration::from_millis(3));
+
+    fn addresses<const N: usize>(texts: [&str; N]) -> [SocketAddr; N] {
+        texts.map(|text| text.parse().unwrap())
+    }
+
+    /// What a simulated server does with an attempt.
+    enum Answer {
+        Accept,
+        Refuse,
+        Nothing,
+    }
+
+    /// Runs a schedule on simulated time: `server` answers each attempt at once, told its address and
+    /// its time in milliseconds. The steps with their times, and the address that won.
+    fn simulate(
+        schedule: &mut Schedule,
+        server: impl Fn(SocketAddr, u128) -> Answer,
+    ) -> (Vec<(u128, Step)>, Option<SocketAddr>) {
+        let began = Instant::now();
+        let (mut now, mut steps) = (began, Vec::new());
+        loop {
+            let step = schedule.next(now);
+            let time = (now - began).as_millis();
+            match step {
+                Step::Wait(until) => {
+                    assert!(until > now, "it would spin");
+                    now = until;
+                    continue;
+                }
+                Step::Knock(address) => schedule.knocked(address, now),
+                Step::Attempt { address, .. } => match server(address, time) {
+                    Answer::Accept => {
+                        steps.push((time, step));
+                        return (steps, Some(address));
+                    }
+                    Answer::Refuse => schedule.attempt_failed(),
+                    Answer::Nothing => {}
+                },
+                Step::GiveUp => {
+                    steps.push((time, step));
+                    return (steps, None);
+                }
+            }
+            steps.push((time, step));
+        }
+    }
+
+    fn knock_times(steps: &[(u128, Step)]) -> Vec<(u128, SocketAddr)> {
+        let knock = |&(time, step): &(u128, Step)| match step {
+            Step::Knock(address) => Some((time, address)),
+            _ => None,
+        };
+        steps.iter().filter_map(knock).collect()
+    }
+
+    #[test]
+    fn three_knocks_that_nobody_answers_take_four_seconds() {
+        let [address] = addresses(["10.9.0.1:22"]);
+        let mut schedule = Schedule::new(&[address], DELAY);
+        let (steps, winner) = simulate(&mut schedule, |_, _| Answer::Nothing);
+        assert_eq!(winner, None);
+        assert_eq!(knock_times(&steps), [(0, address), (1000, address), (2000, address)]);
+        let times: Vec<u128> = steps.iter().map(|(time, _)| *time).take_while(|time| *time < 1000).collect();
+        assert_eq!(times, [0, 3, 4, 6, 10, 20, 40, 100, 250, 500], "a knock and its attempts");
+        assert_eq!(steps.last(), Some(&(4000, Step::GiveUp)));
+        assert_eq!(schedule.next(Instant::now()), Step::GiveUp, "it stays given up");
+        assert_eq!(schedule.knocks(), KNOCKS);
+    }
+
+    #[test]
+    fn a_refusal_behind_a_knock_only_means_not_yet() {
+        let [address] = addresses(["10.9.0.1:22"]);
+        let open_at = |time| move |_, now| if now >= time { Answer::Accept } else { Answer::Refuse };
+        let (steps, winner) = simulate(&mut Schedule::new(&[address], DELAY), open_at(30));
+        assert_eq!((steps.last().unwrap().0, winner), (40, Some(address)));
+        assert_eq!(knock_times(&steps).len(), 1);
+        let firsts = steps.iter().filter(|(_, step)| matches!(step, Step::Attempt { first: true, .. }));
+        assert_eq!(firsts.count(), 1);
+        let (steps, _) = simulate(&mut Schedule::new(&[address], DELAY), open_at(1900));
+        assert_eq!(knock_times(&steps).len(), 3);
+    }
+
+    #[test]
+    fn without_a_knock_a_refusal_moves_on_at_once() {
+        let [one, two, open] = addresses(["10.9.0.1:22", "10.9.0.2:22", "10.9.0.3:22"]);
+        let server = |address, _| if address == open { Answer::Accept } else { Answer::Refuse };
+        let (steps, winner) = simulate(&mut Schedule::new(&[one, two, open], None), server);
+        assert_eq!((steps.last().unwrap().0, winner), (0, Some(open)));
+        let (steps, _) = simulate(&mut Schedule::new(&[one, two], None), server);
+        assert_eq!(steps.last(), Some(&(0, Step::GiveUp)));
+        assert_eq!(Schedule::new(&[], None).next(Instant::now()), Step::GiveUp);
+        assert_eq!(Schedule::new(&[], DELAY).next(Instant::now()), Step::GiveUp);
+    }
+
+    #[test]
+    fn an_address_that_says_nothing_costs_a_quarter_of_a_second() {
+        let [mute, open] = addresses(["[fd09::dead]:22", "10.9.0.1:22"]);
+        let server = |address, time| if address == open && time > 253 { Answer::Accept } else { Answer::Nothing };
+        let (steps, winner) = simulate(&mut Schedule::new(&[mute, open], None), |address, _| server(address, 254));
+        assert_eq!((steps.last().unwrap().0, winner), (250, Some(open)));
+        let (steps, winner) = simulate(&mut Schedule::new(&[mute, open], DELAY), server);
+        assert_eq!((steps.last().unwrap().0, winner), (254, Some(open)));
+        assert_eq!(knock_times(&steps), [(0, mute), (250, open)], "one knock for each address");
+        // The last address has longer, and so has the last knock.
+        let (steps, _) = simulate(&mut Schedule::new(&[mute, open], None), |_, _| Answer::Nothing);
+        assert_eq!(steps.last(), Some(&(30_250, Step::GiveUp)));
+    }
+
+    #[test]
+    fn an_address_that_no_knock_can_be_sent_to_is_not_tried_again() {
+        let [gone, there] = addresses(["[fd09::1]:22", "10.9.0.1:22"]);
+        let mut schedule = Schedule::new(&[gone, there], DELAY);
+        let now = Instant::now();
+        assert_eq!(schedule.next(now), Step::Knock(gone));
+        assert_eq!(schedule.next(now), Step::Knock(there), "the first knock was not reported as sent");
+        schedule.knocked(there, now);
+        assert_eq!(schedule.next(now + NEXT_KNOCK * 9), Step::Attempt { address: there, first: true });
+        let (steps, _) = simulate(&mut schedule, |_, _| Answer::Nothing);
+        assert!(knock_times(&steps).iter().all(|(_, address)| *address == there));
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let [a, b, c, d] = addresses(["[::1]:1", "[::2]:1", "1.0.0.1:1", "[::3]:1"]);
+        assert_eq!(alternating(&[a, b, c, d]), [a, c, b, d]);
+        assert_eq!(alternating(&[c, a]), [c, a]);
+        assert_eq!(alternating(&[]), []);
+    }
+}
