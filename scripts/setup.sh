@@ -1,26 +1,33 @@
 #!/bin/sh
-# setup.sh TASK…: installs by apt what the tasks need and this machine lacks, and says so.
-# Nothing missing: nothing done. No apt: the missing tools are named, exit 1.
+# setup.sh [--check] TASK...: installs with apt the packages that the tasks need and this machine lacks, and names them.
+# With --check, or where there is no apt, it installs nothing: it names what is missing and exits 1.
+# Packages that bring a service (openssh-server, fwknop-server, knockd) or replace another one (busybox-static) are only
+# unpacked, in the cache directory.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
-RUST=1.85
+RUST=1.85 # the oldest that builds this
+# shellcheck source-path=SCRIPTDIR source=aside.sh
+. "$(dirname "$0")/aside.sh"
 
-# What a task needs, as COMMAND:PACKAGE or /FILE:PACKAGE (packages by Debian's names).
+# What a task needs: a command or file and its Debian package, joined by a colon; by an @ where the package is only to be
+# unpacked. Or a word that have() and package() know.
 needs() {
     case $1 in
     build) echo rust cc:gcc /usr/include/stdio.h:libc6-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates ;;
     demo) echo ip:iproute2 nft:nftables sysctl:procps socat:socat tcpdump:tcpdump tcpreplay:tcpreplay ;;
     test) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps hping3:hping3 openssl:openssl \
-        p0f:p0f setcap:libcap2-bin strace:strace tcpdump:tcpdump curl:curl ssh:openssh-client sshd:openssh-server socat:socat \
+        p0f:p0f setcap:libcap2-bin strace:strace tcpdump:tcpdump curl:curl ssh:openssh-client sshd@openssh-server socat:socat \
         mkfs.ext4:e2fsprogs mandoc:mandoc /usr/bin/pytest-3:python3-pytest ;;
     bench) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps openssl:openssl strace:strace \
-        python3:python3 microsocks:microsocks fwknopd:fwknop-server fwknop:fwknop-client knockd:knockd ;;
-    router) echo ip:iproute2 nft:nftables /usr/sbin/xtables-legacy-multi:iptables readelf:binutils /usr/share/doc/busybox-static:busybox-static \
+        python3:python3 microsocks:microsocks fwknopd@fwknop-server fwknop:fwknop-client knockd@knockd ;;
+    router) echo ip:iproute2 nft:nftables /usr/sbin/xtables-legacy-multi:iptables readelf:binutils /usr/share/doc/busybox-static@busybox-static \
         /usr/bin/pytest-3:python3-pytest ;;
-    systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox-static ;;
+    systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox ;;
     cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips cpio:cpio ;;
     sanitize) echo valgrind:valgrind ;;
     lint) echo rust-lint shellcheck:shellcheck mandoc:mandoc ;;
+    deny) echo venv ;;
+    fuzz) echo c++:g++ ;;
     *)
         echo "setup.sh: no such task: \"$1\"" >&2
         exit 2
@@ -30,29 +37,36 @@ needs() {
 
 at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
 
+have_apt() { command -v apt-get >/dev/null; }
+
+can_install() { have_apt && { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null; }; }
+
 have() {
     case $1 in
     rust) command -v cargo >/dev/null && at_least $RUST "$(rustc --version 2>/dev/null | cut -d' ' -f2)" ;;
     rust-lint) cargo clippy --version >/dev/null 2>&1 && cargo fmt --version >/dev/null 2>&1 ;;
-    /*) [ -e "${1%%:*}" ] ;;
+    venv) /usr/bin/python3 -c 'import ensurepip' 2>/dev/null ;;
+    *@*) [ -d "$tools/aside/${1#*@}" ] || have "${1%@*}:" ;;
+    /*) [ -e "${1%%:*}" ] || ! have_apt ;; # the paths are Debian's
     *) command -v "${1%%:*}" >/dev/null ;;
     esac
 }
 
-candidate() { apt-cache policy "$1" | sed -n 's/^ *Candidate: //p'; }
+candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p'; }
 
-# Debian 13 has a new enough rustc; Debian 12 has one in the packages that build its web browsers.
+# Prints the packages for a need; fails where apt knows no Rust that is new enough.
+# Debian 13 has one in rustc, Debian 12 in the packages that build its web browsers.
 package() {
-    if [ "$1" != rust ] && [ "$1" != rust-lint ]; then
-        echo "${1#*:}"
-        return
-    fi
+    case $1 in
+    rust | rust-lint) ;;
+    venv) echo python3-venv && return ;;
+    *) echo "${1#*[:@]}" && return ;;
+    esac
     if at_least $RUST "$(candidate rustc)"; then
         suffix='' clippy=rust-clippy
     elif at_least $RUST "$(candidate rustc-web)"; then
         suffix=-web clippy=rust-web-clippy
     else
-        echo "setup.sh: no package of rust $RUST or newer: install it by rustup, https://rustup.rs" >&2
         return 1
     fi
     case $1 in
@@ -61,6 +75,37 @@ package() {
     esac
 }
 
+# Says what is missing and how to get it, and ends with 1.
+refuse() {
+    names='' packages='' hint=''
+    for need in $missing; do
+        case $need in
+        rust) names="$names, Rust $RUST or newer" ;;
+        rust-lint) names="$names, clippy and rustfmt" ;;
+        venv) names="$names, python3's venv" ;;
+        *) names="$names, ${need%%[:@]*}" ;;
+        esac
+        if found=$(package "$need"); then
+            packages="$packages $found"
+        else
+            hint='Rust: rustc and cargo on Debian 13, rustc-web and cargo-web on Debian 12, https://rustup.rs elsewhere'
+        fi
+    done
+    echo "setup.sh: missing: ${names#, }" >&2
+    if ! have_apt; then
+        echo "install them with your system's package manager" >&2
+    elif [ -n "$packages" ]; then
+        echo "install as root: apt-get install$packages" >&2
+    fi
+    [ -z "$hint" ] || echo "$hint" >&2
+    exit 1
+}
+
+check=
+if [ "${1-}" = --check ]; then
+    check=1
+    shift
+fi
 missing=
 for task in "$@"; do
     list=$(needs "$task")
@@ -70,24 +115,24 @@ for task in "$@"; do
     done
 done
 [ -n "$missing" ] || exit 0
-
-as_root=
-[ "$(id -u)" = 0 ] || as_root=sudo
-if ! command -v apt-get >/dev/null || ! command -v "${as_root:-true}" >/dev/null; then
-    names=
-    for need in $missing; do names="$names ${need%%:*}"; done
-    echo "setup.sh: missing:$names (rust: $RUST or newer)" >&2
-    echo "install them, or run as root where there is apt" >&2
-    exit 1
-fi
+if [ -n "$check" ] || ! can_install; then refuse; fi
 
 echo "setup.sh: apt-get update"
-$as_root apt-get -q update >/dev/null
-packages=
+as_root apt-get -q update >/dev/null
+installed='' unpacked=''
 for need in $missing; do
-    name=$(package "$need")
-    packages="$packages $name"
+    name=$(package "$need") || refuse
+    case $need in
+    *@*) unpacked="$unpacked $name" ;;
+    *) installed="$installed $name" ;;
+    esac
 done
-echo "setup.sh: apt-get install$packages"
-# shellcheck disable=SC2086 # a list
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $packages >/dev/null
+if [ -n "$installed" ]; then
+    echo "setup.sh: apt-get install$installed"
+    # shellcheck disable=SC2086 # a list
+    apt_install $installed
+fi
+for name in $unpacked; do
+    echo "setup.sh: unpack $name in $tools/aside"
+    unpack_aside "$tools/aside/$name" "$name"
+done

@@ -150,7 +150,7 @@ class Fwknop(Peer):
                    "-p", self.path("pid"), "-d", self.path("digests"), pause=1)
 
     def client(self, *more):
-        return ["/usr/bin/fwknop", "-A", f"tcp/{PORT}", "-a", CLIENT, "-D", SERVER, "--no-rc-file", "--no-save-args",
+        return [shutil.which("fwknop"), "-A", f"tcp/{PORT}", "-a", CLIENT, "-D", SERVER, "--no-rc-file", "--no-save-args",
                 "--key-base64-rijndael", self.key, "--use-hmac", "--key-base64-hmac", self.mac, *more]
 
     def knocks(self, n, source=CLIENT):
@@ -186,7 +186,7 @@ class Knockd(Peer):
         self.spawn("knockd", "-c", config, "-i", "wan0", "-p", self.path("pid"), pause=1)
 
     def client(self):
-        return ["/usr/bin/knock", SERVER, str(self.knock_port)]
+        return [shutil.which("knock"), SERVER, str(self.knock_port)]
 
     def knocks(self, n, source=CLIENT):
         return [packets.syn(source, SERVER, self.knock_port) for _ in range(n)]

@@ -1,6 +1,7 @@
 """Two network namespaces joined by a veth pair, and processes whose cost can be read."""
 
 import contextlib
+import glob
 import itertools
 import os
 import re
@@ -12,6 +13,11 @@ SERVER, CLIENT = "10.91.0.1", "10.91.0.2"
 SERVER_MAC, CLIENT_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 CROWD = "10.92."       # every address that begins so belongs to the client too
 BUILD = "target/bench"
+
+# Where scripts/setup.sh unpacks the peers that it does not install, since they would start a service.
+TOOLS = os.environ.get("KNOCKKNOCK_TOOLS") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "knockknock")
+os.environ["PATH"] = ":".join([os.environ["PATH"], *glob.glob(f"{TOOLS}/aside/*/usr/*bin")])
 
 _numbers = itertools.count()
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import router
 
-TOOLS = Path(os.environ.get("KNOCKKNOCK_TOOLS") or
-             Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knockknock")
-PACKAGES = TOOLS / "mipsel"
+PACKAGES = router.TOOLS / "mipsel"
 ROOT = PACKAGES / "root"
 
 WANTED = ("busybox-static nftables libnftables1 libnftnl11 libmnl0 libedit2 libbsd0 libmd0 libtinfo6 libgmp10 "
@@ -68,7 +66,7 @@ def fetch():
 def initramfs(directory, binary):
     """The router's root with the kernel's modules that it needs; the path of the archive."""
     root = directory / "root"
-    router.build(root, binary, "bin/busybox", packages=ROOT)
+    router.build(root, binary, packages=ROOT)
     router.add_applets(root, ["qemu-mipsel-static"])
     (root / "init").write_text(INIT % " ".join(MODULES))
     (root / "init").chmod(0o755)

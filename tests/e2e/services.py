@@ -3,14 +3,22 @@
 import functools
 import http.server
 import os
+import pwd
+import shutil
 import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 # Clients that leave the test's machine alone: no configuration, no keys and no known hosts of its own.
 SSH_OPTIONS = ["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
                "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10"]
+
+
+# Where scripts/setup.sh unpacks packages that it does not install, since they would start a service.
+ASIDE = Path(os.environ.get("KNOCKKNOCK_TOOLS") or
+             Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knockknock") / "aside"
 
 
 class Sshd:
@@ -35,12 +43,31 @@ class Sshd:
             Subsystem sftp internal-sftp
             MaxStartups 200
         """)
+        program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+        if not program:
+            package = ASIDE / "openssh-server"
+            program = package / "usr/sbin/sshd"
+            self._use_unpacked(machine, directory, package, config)
         os.makedirs("/run/sshd", exist_ok=True)
-        self._process = machine.start("/usr/sbin/sshd", "-D", "-e", "-f", config, stderr=subprocess.PIPE)
+        self._process = machine.start(program, "-D", "-e", "-f", config, stderr=subprocess.PIPE)
         while b"listening on" not in (line := self._process.stderr.readline()):
             assert line, "sshd ended"
         self._reader = threading.Thread(target=self._process.stderr.read, daemon=True)
         self._reader.start()
+
+    @staticmethod
+    def _use_unpacked(machine, directory, package, config):
+        """Does on this machine alone what installing the package does: the user sshd, and the paths of sshd's parts."""
+        for part in ("session", "auth"):
+            path = package / f"usr/lib/openssh/sshd-{part}"
+            if path.exists():
+                config.write_text(f"{config.read_text()}Sshd{part.capitalize()}Path {path}\n")
+        try:
+            pwd.getpwnam("sshd")
+        except KeyError:
+            accounts = directory / "passwd"
+            accounts.write_text(f"{Path('/etc/passwd').read_text()}sshd:x:64999:65534::/run/sshd:/usr/sbin/nologin\n")
+            machine.run("mount", "--bind", accounts, "/etc/passwd")
 
     def options(self, proxy_command):
         """What ssh and scp need to reach it."""
@@ -121,5 +148,5 @@ def wait_until(condition, timeout=5):
     """Waits until `condition` holds; fails where it does not in time."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.01)

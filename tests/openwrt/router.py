@@ -11,12 +11,15 @@ HERE = Path(__file__).parent
 SERVICE_FILES = HERE.parents[1] / "scripts/openwrt/root"
 APPLETS = ("daemon", "genprofile", "proxy")
 
+# The cache directory, where scripts/setup.sh unpacks packages that it does not install.
+TOOLS = Path(os.environ.get("KNOCKKNOCK_TOOLS") or
+             Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knockknock")
 
 IPTABLES = ("iptables", "ip6tables", "iptables-restore", "ip6tables-restore")
 
 
-def build(root, binary, busybox="usr/bin/busybox", firewall="nft", packages=Path("/")):
-    """Lays it all below `root`: busybox and the firewall's program, nft or iptables, from Debian's below `packages`."""
+def build(root, binary, firewall="nft", packages=Path("/")):
+    """Fills `root` with busybox and the program of the firewall, nft or iptables, from the Debian packages below `packages`."""
     for path in ("proc", "sys", "dev", "tmp", "root", "usr/bin", "usr/sbin", "bin", "sbin", "run"):
         (root / path).mkdir(parents=True)
     shutil.copytree(SERVICE_FILES, root, dirs_exist_ok=True)
@@ -28,7 +31,7 @@ def build(root, binary, busybox="usr/bin/busybox", firewall="nft", packages=Path
     (root / "var").mkdir()
     (root / "var/run").symlink_to("../tmp/run")  # in memory, as on OpenWrt
     (root / "tmp/run").mkdir()
-    shutil.copy(packages / busybox, root / "bin/busybox")
+    shutil.copy(_static_busybox(packages), root / "bin/busybox")
     shutil.copy(binary, root / "usr/bin/knockknock")
     for applet in APPLETS:
         (root / "usr/bin" / f"knockknock-{applet}").symlink_to("knockknock")
@@ -50,6 +53,13 @@ def add_applets(root, run=()):
     for applet in listed.stdout.split():
         if not (root / "bin" / applet).exists() and applet != "nft":
             (root / "bin" / applet).symlink_to("busybox")
+
+
+def _static_busybox(packages):
+    """Installed, or unpacked by scripts/setup.sh: busybox-static cannot be installed beside busybox."""
+    directory = next(directory for directory in (packages, TOOLS / "aside/busybox-static")
+                     if (directory / "usr/share/doc/busybox-static").exists())
+    return next(path for path in (directory / "usr/bin/busybox", directory / "bin/busybox") if path.exists())
 
 
 def _copy_libraries(program, packages, root):

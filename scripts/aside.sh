@@ -1,0 +1,33 @@
+# shellcheck shell=sh
+# Sourced. Unpacks Debian packages in the cache directory instead of installing them: no service is
+# started or enabled, and a conflict with an installed package does not matter.
+
+# shellcheck disable=SC2034 # for the scripts that source this
+tools=${KNOCKKNOCK_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/knockknock}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+apt_install() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends --no-remove "$@" >/dev/null
+}
+
+# unpack_aside DIRECTORY PACKAGE...: unpacks the packages below DIRECTORY and installs the libraries that they depend on,
+# but nothing else: their other dependencies can have services too. Expects up-to-date package lists.
+unpack_aside() (
+    set -e
+    directory=$1
+    shift
+    plan=$(apt-get -q -s install --no-install-recommends "$@")
+    libraries=$(echo "$plan" | sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p' | grep -vxF "$(printf '%s\n' "$@")" || true)
+    # shellcheck disable=SC2086 # a list
+    [ -z "$libraries" ] || apt_install $libraries
+    rm -rf "$directory" "$directory.part"
+    mkdir -p "$directory.part/archives"
+    cd "$directory.part/archives"
+    apt-get -q -o APT::Sandbox::User=root download "$@" >/dev/null
+    for archive in *.deb; do dpkg -x "$archive" ..; done
+    rm -rf "$directory.part/archives"
+    mv "$directory.part" "$directory"
+)
