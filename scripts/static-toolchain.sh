@@ -6,23 +6,21 @@ ZIGBUILD=cargo-zigbuild==0.24.0
 TARGETS='x86_64 aarch64 armv7 mips mipsel' # short names; target() has the long ones
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-tools=${KNOCKKNOCK_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/knockknock}
+# shellcheck source-path=SCRIPTDIR source=aside.sh
+. "$root/scripts/aside.sh"
 
 fail() { # SENTENCE WHAT-TO-DO
     printf '%s: %s\n%s\n' "${0##*/}" "$1" "$2" >&2
     exit 1
 }
 
-# Installs Debian packages unless all are there; never at the price of removing one.
+# Installs the Debian packages that are missing; never at the price of removing another one.
 packages() {
     dpkg-query -W -f '${Status}\n' "$@" 2>/dev/null | grep -c '^install ok installed' | grep -qx $# && return
     command -v apt-get >/dev/null || fail "missing Debian packages: $*" "run it on Debian 12 or newer"
-    local as_root=
-    [ "$(id -u)" = 0 ] || as_root=sudo
     echo "${0##*/}: apt-get install $*" >&2
-    $as_root apt-get -q update >/dev/null
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends --no-remove "$@" >/dev/null ||
-        fail "cannot install $*" "apt says why above; Debian's own rustc and cargo stand in the way of rustc-web and cargo-web"
+    as_root apt-get -q update >/dev/null
+    apt_install "$@" || fail "cannot install $*" "apt-get says why above"
 }
 
 # The name that rustc has for a short one.
@@ -35,8 +33,21 @@ target() {
     esac
 }
 
-# Debian's newest Rust, with the source of its standard library: MIPS has no built one anywhere.
-packages rustc-web cargo-web rust-web-src llvm python3-venv
+packages gcc libc6-dev llvm python3-venv
+
+# Debian's newest Rust, with the source of the standard library, which nobody ships compiled for MIPS.
+# Unpacked, since it cannot be installed beside Debian's own rustc and cargo.
+rust=$tools/rust-web
+if [ ! -x "$rust/rustc" ]; then
+    echo "${0##*/}: unpack rustc-web, cargo-web and rust-web-src in $rust" >&2
+    as_root apt-get -q update >/dev/null
+    mapfile -t libraries < <(apt-cache depends --important --recurse rustc-web | grep -x 'libstd-rust-web-[^:]*')
+    unpack_aside "$rust" rustc-web cargo-web rust-web-src "${libraries[@]}"
+    driver=$(echo "$rust"/usr/lib/*/librustc_driver-*.so)
+    printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" --sysroot "%s" "$@"\n' \
+        "${driver%/*}" "$rust/usr/bin/rustc" "$rust/usr" >"$rust/rustc"
+    chmod +x "$rust/rustc"
+fi
 
 if [ "$(cat "$tools/venv/pins" 2>/dev/null)" != "$ZIG $ZIGBUILD" ]; then
     echo "${0##*/}: pip install $ZIG $ZIGBUILD into $tools/venv" >&2
@@ -48,7 +59,7 @@ fi
 
 # Its own target directory: two compilers in one would build everything anew at each change of hands.
 export CARGO_TARGET_DIR=${KNOCKKNOCK_TARGET_DIR:-$root/target/static}
-export PATH=$tools/venv/bin:$PATH RUSTC=/usr/bin/rustc CARGO=/usr/bin/cargo
+export PATH=$tools/venv/bin:$PATH RUSTC=$rust/rustc CARGO=$rust/usr/bin/cargo
 export RUSTC_BOOTSTRAP=1 # -Zbuild-std and its like, on a stable compiler
 unset RUSTUP_TOOLCHAIN CARGO_BUILD_TARGET CARGO_ENCODED_RUSTFLAGS
 
