@@ -20,18 +20,19 @@ fishdir := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 .DEFAULT_GOAL := build
 
 .PHONY: build
-build: ## build target/release/knockknock (the default; installs by apt, where there is one, what it misses)
-	@! command -v apt-get >/dev/null || scripts/setup.sh build
+build: ## build target/release/knockknock (the default; names what is missing, and installs nothing)
+	@scripts/setup.sh --check build
 	cargo build --release --locked
+	@touch target/release/knockknock
 
 .PHONY: demo
-demo: ## watch a closed port open to one knock, once (as root; installs by apt what it misses)
+demo: ## watch a closed port open to one knock, once (as root; installs missing packages with apt)
 	@scripts/setup.sh build demo
 	@$(MAKE) --no-print-directory build
 	@scripts/demo.sh
 
 .PHONY: test
-test: ## run the unit, integration and end-to-end tests (as root; installs by apt what it misses)
+test: ## run the unit, integration and end-to-end tests (as root, about 20 minutes; installs missing packages with apt)
 	@scripts/setup.sh build test
 	@scripts/test.sh
 
@@ -136,25 +137,30 @@ cross: build ## test on other processors: unit tests, a knock, and the whole dae
 dynamic: ## build against a shared musl, as OpenWrt's feed does
 	tests/cross/dynamic.sh
 
-# Only a missing binary is built here: `sudo make install` needs no compiler in root's PATH.
-$(BINARY):
-	$(MAKE) build
+# A binary that is older than its sources is built again. Root, under sudo, often has no cargo: then nothing is installed.
+target/release/knockknock: $(shell find src build.rs Cargo.toml Cargo.lock -type f)
+	@command -v cargo >/dev/null || { \
+		printf '%s\n' '$@ is missing or older than its sources, and cargo is not in PATH' \
+			'run make as the user who builds, and then: sudo make install' >&2; exit 1; }
+	@$(MAKE) --no-print-directory build
 
 .PHONY: install
 install: $(BINARY) ## install below DESTDIR and PREFIX (/usr/local); profiles are never touched
+	@printf 'installing %s in %s: ' $(BINARY) $(bindir) && $(abspath $(BINARY)) --version
 	install -D -m 755 $(BINARY) $(bindir)/knockknock
 	for applet in $(APPLETS); do ln -sf knockknock $(bindir)/$$applet || exit 1; done
 	for page in $(PAGES); do install -D -m 644 $$page $(mandir)/man$${page##*.}/$${page##*/} || exit 1; done
 	install -d $(unitdir) $(bashdir) $(zshdir) $(fishdir)
 	sed 's,/usr/local/bin/,$(PREFIX)/bin/,' scripts/systemd/knockknock-daemon.service >$(unitdir)/knockknock-daemon.service
-	scripts/completions.sh $(BINARY) bash >$(bashdir)/knockknock
-	scripts/completions.sh $(BINARY) zsh >$(zshdir)/_knockknock
-	scripts/completions.sh $(BINARY) fish >$(fishdir)/knockknock.fish
+	scripts/completions.sh $(abspath $(BINARY)) bash >$(bashdir)/knockknock
+	scripts/completions.sh $(abspath $(BINARY)) zsh >$(zshdir)/_knockknock
+	scripts/completions.sh $(abspath $(BINARY)) fish >$(fishdir)/knockknock.fish
 	chmod 644 $(unitdir)/knockknock-daemon.service $(bashdir)/knockknock $(zshdir)/_knockknock $(fishdir)/knockknock.fish
 	for applet in $(APPLETS); do ln -sf knockknock $(bashdir)/$$applet && ln -sf knockknock.fish $(fishdir)/$$applet.fish || exit 1; done
 
 .PHONY: uninstall
-uninstall: ## remove exactly what install put there
+uninstall: ## remove exactly what install put there; refuses while the guard stands
+	@[ -n "$(DESTDIR)" ] || scripts/check-no-guard.sh
 	rm -f $(addprefix $(bindir)/,knockknock $(APPLETS))
 	rm -f $(foreach page,$(PAGES),$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
 	rm -f $(unitdir)/knockknock-daemon.service $(zshdir)/_knockknock
