@@ -60,16 +60,25 @@ sanitize: ## run the tests of sys/, the only unsafe code, under valgrind and Add
 		cargo test --locked --lib --target $(HOST) sys::
 
 .PHONY: deny
-deny: ## check the dependencies' licences, sources and doubles with cargo-deny (advisories too, where their database can be had)
-	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
-	cargo deny check --hide-inclusion-graph licenses sources bans
-	cargo deny check advisories || echo "deny: no advisories were checked"
+deny: ## check the dependencies' licences, sources and duplicate versions with cargo-deny
+	@scripts/setup.sh build deny
+	scripts/deny.sh licenses sources bans
+
+.PHONY: advisories
+advisories: ## check the dependencies for security advisories with cargo-deny (fetches the RustSec database)
+	@scripts/setup.sh build deny
+	scripts/deny.sh advisories
 
 SECONDS ?= 60
 
 .PHONY: fuzz
-fuzz: ## let cargo-fuzz look for inputs that break a parser's law, SECONDS (60) for each target
+fuzz: ## search with cargo-fuzz for inputs that break a parser's laws, SECONDS (60) for each target
 	tests/fuzz/run.sh $(SECONDS)
+
+.PHONY: fuzz-seeds
+fuzz-seeds: ## run each fuzz target once over its committed inputs (without cargo-fuzz)
+	@scripts/setup.sh build fuzz
+	tests/fuzz/run.sh 0
 
 .PHONY: bench bench-quick
 bench: ## measure knockknock beside its peers and the floor (as root, ten minutes; dist/'s static file where there is one)
