@@ -99,11 +99,6 @@ impl Sessions {
         self.sessions.remove(&id)
     }
 
-    /// A session, to change what is held for it.
-    pub fn get_mut(&mut self, id: u64) -> Option<&mut Session> {
-        self.sessions.get_mut(&id).map(|session| &mut **session)
-    }
-
     /// Puts a session in, or back.
     pub fn keep(&mut self, id: u64, mut session: Box<Session>) {
         let deadline = session.deadline();
