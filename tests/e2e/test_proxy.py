@@ -603,6 +603,9 @@ def test_unanswered_knocks_are_an_error_and_a_back_off(door, proxy):
     assert (answer, door.gate.client_counter) == (TIMED_OUT, 3)
     client.close()
     wait_until(lambda: any("3 knocks went unanswered" in line for line in proxy.said))
+    notices = [line for line in proxy.said if "not knocking for" in line]
+    assert len(notices) == 1, "it is said once, however many are refused"
+    assert re.search(f'not knocking for "{SERVER}" for another 1 s: its last 3 knocks went unanswered', notices[0])
     time.sleep(1.1)
     assert proxy.ask(SERVER, ECHO)[1] == TIMED_OUT
     assert door.gate.client_counter == 6

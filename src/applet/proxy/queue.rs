@@ -20,11 +20,11 @@ pub struct Queue {
     /// Another process had the lock: when to try it again.
     retry: Option<Instant>,
     opening_delay: OpeningDelay,
-    back_off: Option<BackOff>,
+    back_off: Option<KnockBackOff>,
 }
 
 /// A pause after knocks that nobody answered.
-struct BackOff {
+struct KnockBackOff {
     until: Instant,
     /// How many times in a row a client's knocks went unanswered, and how many knocks that were.
     failures: u32,
@@ -123,7 +123,7 @@ impl Queue {
         let seconds = 1_u64.checked_shl(failures).unwrap_or(LONGEST_BACK_OFF).min(LONGEST_BACK_OFF);
         let until = now + Duration::from_secs(seconds);
         let (failures, knocks) = (failures.saturating_add(1).min(u64::BITS), before + knocks);
-        self.back_off = Some(BackOff { until, failures, knocks, announced: false });
+        self.back_off = Some(KnockBackOff { until, failures, knocks, announced: false });
     }
 }
 
