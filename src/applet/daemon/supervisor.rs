@@ -177,6 +177,8 @@ impl Supervisor<'_> {
             }
             Start::Again => {
                 say::error(&error);
+                // Perhaps for want of our rules: nobody reports their removal before the opener has subscribed.
+                self.rules_gone = true;
                 self.pause.begin(Instant::now());
             }
         }
