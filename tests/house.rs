@@ -105,7 +105,8 @@ impl Source {
         while let Some(line) = lines.next() {
             let (public, used) = line.trim_start().split_once("use ").unwrap_or(("-", ""));
             if !matches!(public.split('(').next().unwrap().trim_end(), "" | "pub") {
-                code += line;
+                // Where an item can be seen is no dependency.
+                code += &line.replace("(in crate::", "(");
                 code.push('\n');
                 continue;
             }
@@ -320,11 +321,7 @@ fn a_circle_is_seen_however_it_goes() {
 
 #[test]
 fn no_file_depends_on_another_in_a_circle() {
-    let sources = sources();
-    let circles = circles(&sources);
-    // The two backends of the firewall still need each other and their module.
-    let left = circles.iter().filter(|(file, _)| !file.starts_with("firewall/"));
-    none(left.map(|(file, of)| format!("{file} needs {of:?}")).collect());
+    none(circles(&sources()).iter().map(|(file, of)| format!("{file} needs {of:?}")).collect());
 }
 
 /// How much a person has to read to know what root can do: code, without comments, blank lines and tests.
