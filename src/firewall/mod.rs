@@ -11,12 +11,12 @@ mod rules;
 mod watch;
 
 pub use rules::{Admission, Opening, Rules};
+pub use watch::Watch;
 
 use crate::config;
 use crate::error::{Error, Result, reason};
 use crate::ports::Ports;
 use std::io;
-use std::os::fd::BorrowedFd;
 
 /// Which firewall holds our rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,11 @@ impl Backend {
         }
     }
 
+    /// Whether a running opener can still open once the rules were made again: iptables' lists may be others then.
+    pub fn opener_survives_repair(self) -> bool {
+        self == Self::Nft
+    }
+
     /// Whether `port` can be opened: iptables needs a list that is there.
     pub fn can_open(self, rules: &Rules, port: u16) -> bool {
         self == Self::Nft || rules.guard.contains(port)
@@ -124,22 +129,6 @@ impl Admitter {
         match &mut self.kind {
             Kind::Nft(sets) => sets.admit(opening),
             Kind::Iptables(lists) => lists.admit(opening),
-        }
-    }
-
-    /// Readable when the kernel tells of changes to its rules.
-    pub fn changes(&self) -> BorrowedFd<'_> {
-        match &self.kind {
-            Kind::Nft(sets) => sets.changes.fd(),
-            Kind::Iptables(lists) => lists.changes.fd(),
-        }
-    }
-
-    /// Reads what the kernel tells; `false` when something of ours was taken away, or may have been.
-    pub fn still_stands(&self) -> bool {
-        match &self.kind {
-            Kind::Nft(sets) => sets.changes.still_stands(),
-            Kind::Iptables(lists) => lists.changes.still_stands(),
         }
     }
 }

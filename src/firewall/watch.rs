@@ -1,61 +1,59 @@
 //! Notifications of changes to nf_tables' rules (NFNLGRP_NFTABLES).
 
+use super::nft::TABLE;
 use crate::error::{Error, Result};
 use crate::sys::netlink::{self, Socket};
 use crate::sys::nf_tables::*;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// What the kernel tells of changes to nf_tables' rules (NFNLGRP_NFTABLES).
-pub(super) struct Changes {
-    socket: Socket,
-    /// Whether the removal of something in this table, or of elements in this set of it, is our loss.
-    ours: fn(&str, Option<&str>) -> bool,
-}
+/// Notifications of removals from our rules, in either backend. iptables is a shell over nf_tables on most
+/// systems; the old kind tells nobody of changes.
+pub struct Watch(Socket);
 
-impl Changes {
-    pub(super) fn new(ours: fn(&str, Option<&str>) -> bool) -> Result<Self> {
+impl Watch {
+    /// Subscribes to notifications.
+    pub fn new() -> Result<Self> {
         let socket = Socket::open(libc::NETLINK_NETFILTER);
         let joined = socket.and_then(|socket| socket.join(libc::NFNLGRP_NFTABLES).map(|()| socket));
         // As somebody's blocklist of a hundred thousand addresses, loaded anew, takes.
         let joined = joined.and_then(|socket| socket.receive_buffer(1 << 20).map(|()| socket));
-        Ok(Self { socket: joined.map_err(|cause| Error::system("watch nf_tables for changes", cause))?, ours })
+        joined.map(Self).map_err(|cause| Error::system("watch nf_tables for changes", cause))
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
-    /// Reads all that has been told; `false` where it is our loss, or where so much was told that
-    /// some of it was dropped.
-    pub(super) fn still_stands(&self) -> bool {
-        let mut buffer = [0; 8192];
+    /// Reads all notifications. Whether something of ours was removed since the last time, or may have been,
+    /// since notifications were lost.
+    pub fn saw_removal(&self) -> bool {
+        let (mut buffer, mut removal) = ([0; 8192], false);
         loop {
-            match self.socket.receive_now(&mut buffer) {
-                Ok(told) => {
-                    if netlink::messages(told).any(|message| self.is_loss(&message)) {
-                        return false;
-                    }
-                }
-                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+            match self.0.receive_now(&mut buffer) {
+                Ok(told) => removal |= netlink::messages(told).any(|message| is_loss(&message)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return removal,
+                Err(_) => removal = true,
             }
         }
     }
+}
 
-    fn is_loss(&self, message: &netlink::Message<'_>) -> bool {
-        let elements = message.kind == NFT_MSG_DELSETELEM;
-        if !elements && !REMOVALS.contains(&message.kind) {
-            return false;
-        }
-        // All of them name the table in attribute 1, and those of elements the set in attribute 2.
-        let name = |wanted: u16| {
-            let attributes = netlink::attributes(message.body.get(NFGENMSG_INET.len()..).unwrap_or_default());
-            let found = attributes.into_iter().find(|(kind, _)| *kind == wanted);
-            found.and_then(|(_, value)| std::str::from_utf8(value).ok()).map(|name| name.trim_end_matches('\0'))
-        };
-        (self.ours)(
-            name(NFTA_SET_ELEM_LIST_TABLE).unwrap_or_default(),
-            name(NFTA_SET_ELEM_LIST_SET).filter(|_| elements),
-        )
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
+}
+
+/// Whether something was removed from our table or, by iptables, from table mangle. What packets and the opener
+/// do to the sets of openings is no loss.
+fn is_loss(message: &netlink::Message<'_>) -> bool {
+    let elements = message.kind == NFT_MSG_DELSETELEM;
+    if !elements && !REMOVALS.contains(&message.kind) {
+        return false;
+    }
+    // All of them name the table in attribute 1, and those of elements the set in attribute 2.
+    let name = |wanted: u16| {
+        let attributes = netlink::attributes(message.body.get(NFGENMSG_INET.len()..).unwrap_or_default());
+        let found = attributes.into_iter().find(|(kind, _)| *kind == wanted);
+        found.and_then(|(_, value)| std::str::from_utf8(value).ok()).map(|name| name.trim_end_matches('\0'))
+    };
+    let is_opening = elements && name(NFTA_SET_ELEM_LIST_SET).is_some_and(|set| set.starts_with("open"));
+    name(NFTA_SET_ELEM_LIST_TABLE).is_some_and(|table| table == "mangle" || table == TABLE && !is_opening)
 }

@@ -103,10 +103,14 @@ fn mask(how: libc::c_int, signals: &libc::sigset_t) -> io::Result<()> {
     }
 }
 
-/// Starts this very binary again as `args`, with `input` and `output` as its descriptors 0 and 1; standard
-/// error stays ours.
+/// Starts this very binary again as `args`, with `input` and `output` as its descriptors 0 and 1, our standard
+/// error, and no environment.
 pub fn restart_self(args: &[&OsStr], input: impl Into<Stdio>, output: OwnedFd) -> io::Result<Child> {
-    Command::new("/proc/self/exe").arg0("knockknock").args(args).stdin(input).stdout(output).spawn()
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("knockknock").args(args).env_clear().stdin(input).stdout(output);
+    #[cfg(feature = "hooks")]
+    command.envs(env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"KNOCKKNOCK_")));
+    command.spawn()
 }
 
 /// A child's end, where it comes within half a second.

@@ -7,6 +7,7 @@
 //! `ipc` is all that they can say to each other.
 
 mod check;
+mod children;
 mod hooks;
 pub mod ipc;
 mod log_target;

@@ -8,14 +8,15 @@ use super::privileges::{self, Kept, opener_user};
 use super::{LogTarget, hooks};
 use crate::error::{Error, Result};
 use crate::firewall::{Admission, Admitter, Backend, Opening};
+use crate::say;
 use crate::sys::privilege::Capability;
+use crate::sys::process;
 use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
-use crate::sys::{poll, process};
 use std::fs::File;
 use std::io::{self, Write};
 
-/// The exit code that says: our rules are gone or may be, make them again.
+/// The exit code for an opening that could not be made because our rules are gone, or may be.
 pub const RULES_GONE: u8 = 64;
 
 /// The system calls that the opener makes: messages from the watcher and to the kernel, a line into a
@@ -56,32 +57,24 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
 }
 
 fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> Result<u8> {
-    use std::os::fd::AsFd;
     loop {
-        let [asked, changed] = poll::readable([channel.as_fd(), admitter.changes()], None)
-            .map_err(|cause| Error::system("wait for the watcher", cause))?;
-        if changed && !admitter.still_stands() {
-            return Ok(RULES_GONE);
+        // One byte more than a request has: a longer message shows.
+        let mut bytes = [0; OpenRequest::BYTES + 1];
+        let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read from the watcher", cause))?;
+        if length == 0 {
+            return Ok(1);
         }
-        if asked {
-            // One byte more than a request has: a longer message shows.
-            let mut bytes = [0; OpenRequest::BYTES + 1];
-            let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read from the watcher", cause))?;
-            if length == 0 {
-                return Ok(1);
+        let request = bytes.get(..length).and_then(OpenRequest::from_bytes);
+        let request = request.ok_or_else(|| Error::refused("the watcher sent nonsense; everything ends"))?;
+        hooks::step("opener: asked");
+        match answer(limits, admitter, &request) {
+            Ok(answer) => {
+                hooks::step("opener: opened");
+                channel.send(&answer.to_bytes()).map_err(|cause| Error::system("answer the watcher", cause))?;
             }
-            let request = bytes.get(..length).and_then(OpenRequest::from_bytes);
-            let request = request.ok_or_else(|| Error::refused("the watcher sent nonsense; everything ends"))?;
-            hooks::step("opener: asked");
-            match answer(limits, admitter, &request) {
-                Ok(answer) => {
-                    hooks::step("opener: opened");
-                    channel.send(&answer.to_bytes()).map_err(|cause| Error::system("answer the watcher", cause))?;
-                }
-                Err(cause) => {
-                    crate::say::error(&Error::system("open a port in the firewall", cause));
-                    return Ok(RULES_GONE);
-                }
+            Err(cause) => {
+                say::error(&Error::system("open a port in the firewall", cause));
+                return Ok(RULES_GONE);
             }
         }
     }

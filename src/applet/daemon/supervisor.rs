@@ -2,23 +2,24 @@
 //! signals and for these two. Nothing that came over a network ever reaches it.
 
 use super::LogTarget;
-use super::ipc::READY;
+use super::children::Children;
 use super::opener::RULES_GONE;
 use super::pause::{self, Pause};
 use super::privileges;
 use super::setup::{self, Setup};
 use crate::config::Log;
 use crate::error::{Error, Result};
+use crate::firewall::Watch;
 use crate::say;
+use crate::sys::poll;
 use crate::sys::process::{self, Background, Signal, Signals};
-use crate::sys::{poll, socketpair};
-use std::ffi::OsStr;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, ExitStatus, Stdio};
-use std::time::Instant;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+/// How soon rules that could not be made are tried again.
+const NEXT_REPAIR: Duration = Duration::from_millis(100);
 
 /// Runs the daemon on `directory`, in the foreground or in the background.
 pub fn run(directory: &Path, background: bool) -> Result<()> {
@@ -36,17 +37,20 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     let background = background.map_err(|cause| Error::system("go into the background", cause))?;
     // From here on there are rules, and an end has to be an orderly one.
     signals.hold_end().map_err(|cause| Error::system("hold signals back", cause))?;
+    let watch = Watch::new()?;
     setup.backend.make(&setup.rules)?;
     let mut supervisor = Supervisor {
         directory,
         log_target,
-        start: Start::First(background),
-        ready_said: false,
+        setup,
+        watch,
         rules_gone: false,
         mentioned: None,
-        pause: Pause::default(),
+        start: Start::First,
+        background,
         children: None,
-        setup,
+        pause: Pause::default(),
+        ready_said: false,
     };
     let ended = supervisor.supervise(&signals);
     supervisor.stop_children();
@@ -63,7 +67,7 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
 /// Why the children are started. It says what a failure means.
 enum Start {
     /// The daemon starts: a failure ends it.
-    First(Option<Background>),
+    First,
     /// The configuration was read again: a failure brings back this one, which worked.
     Reload(Box<Setup>),
     /// They have run before: a failure means another try.
@@ -74,15 +78,19 @@ struct Supervisor<'a> {
     directory: &'a Path,
     log_target: LogTarget,
     setup: Setup,
-    start: Start,
-    /// Whether the log says that this setup is ready.
-    ready_said: bool,
-    children: Option<Children>,
-    pause: Pause,
-    /// Whether our rules may be missing.
+    /// The kernel's notifications of removals from our rules.
+    watch: Watch,
+    /// Whether our rules may be missing, since they could not be made.
     rules_gone: bool,
     /// When somebody who removes our rules was last mentioned.
     mentioned: Option<Instant>,
+    start: Start,
+    /// Whoever waits for the daemon to be ready in the background.
+    background: Option<Background>,
+    children: Option<Children>,
+    pause: Pause,
+    /// Whether the log says that this setup is ready.
+    ready_said: bool,
 }
 
 impl Supervisor<'_> {
@@ -91,18 +99,19 @@ impl Supervisor<'_> {
         let waiting = |cause| Error::system("wait for signals", cause);
         loop {
             if self.children.is_none() && self.pause.left(Instant::now()).is_zero() {
-                if self.rules_gone {
-                    self.repair();
-                }
                 match Children::start(self.directory, &self.setup, self.log_target) {
                     Ok(children) => self.children = Some(children),
                     Err(error) => self.start_failed(error)?,
                 }
             }
-            let timeout = self.children.is_none().then(|| self.pause.left(Instant::now()));
             let starting = self.children.as_ref().filter(|children| !children.ready);
-            let fds = [Some(signals.as_fd()), starting.map(|children| children.says.as_fd())];
-            let [signalled, said] = poll::readable_of(fds, timeout).map_err(waiting)?;
+            let fds = [Some(signals.as_fd()), Some(self.watch.as_fd()), starting.map(Children::fd)];
+            let [signalled, changed, said] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
+            // The rules come first, whatever else there is.
+            let doubtful = changed && self.watch.saw_removal() || self.rules_gone;
+            if doubtful && self.repair() && !self.setup.backend.opener_survives_repair() {
+                self.restart_children();
+            }
             if said {
                 self.hear()?;
             }
@@ -115,23 +124,23 @@ impl Supervisor<'_> {
         }
     }
 
+    /// How long to wait for what may happen.
+    fn timeout(&self) -> Option<Duration> {
+        let start = self.children.is_none().then(|| self.pause.left(Instant::now()));
+        start.into_iter().chain(self.rules_gone.then_some(NEXT_REPAIR)).min()
+    }
+
     /// The opener has said that both children are ready, or it has ended.
     fn hear(&mut self) -> Result<()> {
         let Some(children) = &mut self.children else { return Ok(()) };
         if !children.hear_ready() {
-            process::end(&mut children.opener);
             return self.look_after_children();
-        }
-        // Changes made before the opener subscribed to notifications were not reported.
-        if !self.setup.backend.stands(&self.setup.rules) {
-            self.stop_children();
-            self.repair();
-            return Ok(());
         }
         if !std::mem::replace(&mut self.ready_said, true) {
             self.setup.say_ready();
         }
-        if let Start::First(Some(background)) = std::mem::replace(&mut self.start, Start::Again) {
+        self.start = Start::Again;
+        if let Some(background) = self.background.take() {
             let keep_input = self.setup.config.log == Log::Input;
             background.ready(keep_input).map_err(|cause| Error::system("detach from the terminal", cause))?;
         }
@@ -153,6 +162,7 @@ impl Supervisor<'_> {
         let why = match (watcher, opener) {
             (_, Some(status)) if status.code() == Some(RULES_GONE.into()) => {
                 self.repair();
+                self.restart_children();
                 return Ok(());
             }
             _ if !ready => {
@@ -169,7 +179,7 @@ impl Supervisor<'_> {
     /// The children could not be started, or ended before they were ready.
     fn start_failed(&mut self, error: Error) -> Result<()> {
         match std::mem::replace(&mut self.start, Start::Again) {
-            Start::First(_) => return Err(error),
+            Start::First => return Err(error),
             Start::Reload(old) => {
                 say_unchanged(&error);
                 self.setup = *old;
@@ -177,9 +187,9 @@ impl Supervisor<'_> {
             }
             Start::Again => {
                 say::error(&error);
-                // Perhaps for want of our rules: nobody reports their removal before the opener has subscribed.
-                self.rules_gone = true;
-                self.pause.begin(Instant::now());
+                // Perhaps for want of our rules: iptables of the old kind tells nobody that they are gone.
+                self.repair();
+                self.restart_children();
             }
         }
         Ok(())
@@ -195,7 +205,9 @@ impl Supervisor<'_> {
         self.ready_said = false;
         let old = std::mem::replace(&mut self.setup, setup);
         match self.setup.backend.make(&self.setup.rules) {
-            Ok(()) => self.start = Start::Reload(Box::new(old)),
+            Ok(()) if matches!(self.start, Start::Again) => self.start = Start::Reload(Box::new(old)),
+            // The old one has not worked yet.
+            Ok(()) => {}
             Err(error) => {
                 say_unchanged(&error);
                 self.setup = old;
@@ -204,87 +216,41 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Makes the rules again, at once. The children are started again later each time.
-    fn repair(&mut self) {
+    /// Makes the rules again, at once, if they do not stand; whether that was so.
+    fn repair(&mut self) -> bool {
+        if !self.rules_gone && self.setup.backend.stands(&self.setup.rules) {
+            return false;
+        }
         self.make_rules();
-        self.pause.begin(Instant::now());
         if !self.rules_gone && self.mentioned.is_none_or(|last| last.elapsed() > pause::CALM) {
             say::warn("somebody removed our firewall rules; they were made again");
             self.mentioned = Some(Instant::now());
         }
+        true
     }
 
-    /// Makes the rules. Where that fails it is said, and tried again before the children are started.
+    /// Makes the rules. Where that fails it is said, and tried again soon.
     fn make_rules(&mut self) {
-        let made = self.setup.backend.make(&self.setup.rules);
-        self.rules_gone = made.is_err();
-        if let Err(error) = made {
-            say::error(&error);
+        match self.setup.backend.make(&self.setup.rules) {
+            Ok(()) => self.rules_gone = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.rules_gone, true) {
+                    say::error(&error);
+                }
+            }
         }
+    }
+
+    /// Starts the children again after a pause.
+    fn restart_children(&mut self) {
+        self.stop_children();
+        self.pause.begin(Instant::now());
     }
 
     fn stop_children(&mut self) {
         if let Some(children) = self.children.take() {
             children.stop();
         }
-    }
-}
-
-/// The watcher and the opener.
-struct Children {
-    watcher: Child,
-    opener: Child,
-    /// What the opener says: [`READY`], once.
-    says: UnixStream,
-    ready: bool,
-}
-
-impl Children {
-    /// Starts both.
-    fn start(directory: &Path, setup: &Setup, log_target: LogTarget) -> Result<Self> {
-        let failed = |cause| Error::system("start the watcher and the opener", cause);
-        let (to_opener, to_watcher) = socketpair::pair().map_err(failed)?;
-        // Left in the socket before either exists, so that neither can have written it.
-        to_opener.send(&setup.limits.to_bytes()).map_err(failed)?;
-        to_watcher.send(setup.text.as_bytes()).map_err(failed)?;
-        let (says, tells) = UnixStream::pair().map_err(failed)?;
-        let (supervisor, log_name) = (std::process::id().to_string(), log_target.name());
-        let opener = ["opener", &supervisor, log_name, setup.backend.name()].map(OsStr::new);
-        let mut opener = process::restart_self(&opener, OwnedFd::from(to_watcher), tells.into()).map_err(failed)?;
-        let log = match setup.config.log {
-            Log::Input => Stdio::inherit(),
-            _ => Stdio::null(),
-        };
-        let watcher = [OsStr::new("watcher"), supervisor.as_ref(), log_name.as_ref(), directory.as_os_str()];
-        match process::restart_self(&watcher, log, to_opener.into()) {
-            Ok(watcher) => Ok(Self { watcher, opener, says, ready: false }),
-            Err(cause) => {
-                process::end(&mut opener);
-                Err(failed(cause))
-            }
-        }
-    }
-
-    /// Reads what the opener said; whether both are ready.
-    fn hear_ready(&mut self) -> bool {
-        let mut said = [0; READY.len()];
-        self.ready = self.says.read(&mut said).is_ok_and(|length| length == READY.len()) && said == *READY;
-        self.ready
-    }
-
-    /// How the watcher and the opener ended, as far as they have. Where one has, the other may soon.
-    fn ends(&mut self) -> (Option<ExitStatus>, Option<ExitStatus>) {
-        let (watcher, opener) = (self.watcher.try_wait().ok().flatten(), self.opener.try_wait().ok().flatten());
-        match (watcher, opener) {
-            (Some(_), None) => (watcher, process::ended_soon(&mut self.opener)),
-            (None, Some(_)) if !self.ready => (process::ended_soon(&mut self.watcher), opener),
-            _ => (watcher, opener),
-        }
-    }
-
-    fn stop(mut self) {
-        process::end(&mut self.watcher);
-        process::end(&mut self.opener);
     }
 }
 

@@ -3,7 +3,6 @@
 use super::ruleset::{IpVersion, versions};
 use crate::error::{Error, Result};
 use crate::firewall::rules::{Admission, Opening};
-use crate::firewall::watch::Changes;
 use crate::ports::Ports;
 use crate::sys::process;
 use std::fs::File;
@@ -13,7 +12,6 @@ use std::net::IpAddr;
 /// Writes openings into the lists.
 pub(in crate::firewall) struct ListWriter {
     lists: Vec<(IpVersion, u16, File)>,
-    pub(in crate::firewall) changes: Changes,
 }
 
 impl ListWriter {
@@ -29,9 +27,7 @@ impl ListWriter {
                 lists.push((version, port, file));
             }
         }
-        // iptables is a shell over nf_tables on most systems; the old kind tells nobody of changes.
-        let changes = Changes::new(|table, _| table == "mangle")?;
-        Ok(Self { lists, changes })
+        Ok(Self { lists })
     }
 
     /// Writes the address to the port's list, which gives it a new time.

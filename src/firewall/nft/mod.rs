@@ -8,11 +8,12 @@ mod openings;
 mod ruleset;
 
 pub(super) use openings::SetWriter;
+pub(super) use ruleset::TABLE;
 
 use super::rules::{Rules, count};
 use crate::error::{Error, Result};
 use crate::sys::process;
-use ruleset::{HANDLES, TABLE, anew, checks, script};
+use ruleset::{HANDLES, anew, checks, script};
 use std::io;
 
 /// Whether nftables can be used: the kernel would take the whole table, and keeps the limit in a set.

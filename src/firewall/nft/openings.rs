@@ -3,7 +3,6 @@
 use super::ruleset::TABLE;
 use crate::error::{Error, Result};
 use crate::firewall::rules::{Admission, Opening};
-use crate::firewall::watch::Changes;
 use crate::sys::netlink::{self, Socket, Writer};
 use crate::sys::nf_tables::*;
 use std::io;
@@ -12,17 +11,13 @@ use std::net::IpAddr;
 /// Puts openings into the table.
 pub(in crate::firewall) struct SetWriter {
     requests: Socket,
-    pub(in crate::firewall) changes: Changes,
 }
 
 impl SetWriter {
     pub(in crate::firewall) fn new() -> Result<Self> {
         let requests =
             Socket::open(libc::NETLINK_NETFILTER).map_err(|cause| Error::system("open a netlink socket", cause))?;
-        Ok(Self {
-            requests,
-            changes: Changes::new(|table, set| table == TABLE && !set.is_some_and(|set| set.starts_with("open")))?,
-        })
+        Ok(Self { requests })
     }
 
     /// Adds the element; renews its time where it is there already.

@@ -4,7 +4,7 @@ use crate::firewall::rules::{Rules, fill};
 use crate::ports::Ports;
 
 /// The name of our table, of family inet.
-pub(super) const TABLE: &str = "knockknock";
+pub(in crate::firewall) const TABLE: &str = "knockknock";
 
 /// table.nft without its comments, as build.rs has left it.
 const TEMPLATE: &str = include_str!(concat!(env!("OUT_DIR"), "/table.nft"));
