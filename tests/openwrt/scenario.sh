@@ -76,7 +76,7 @@ EOF
 	our_rules() { nft list table inet knockknock; }
 else
 	own=fw3
-	own_firewall() { # with the line that the README has for /etc/firewall.user
+	own_firewall() { # with the line that docs/firewalls.md has for /etc/firewall.user
 		iptables -F INPUT
 		iptables -P INPUT DROP
 		iptables -A INPUT -i lo -j ACCEPT
