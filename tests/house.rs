@@ -492,9 +492,13 @@ fn every_test_that_the_security_list_names_is_there() {
             tests += &fs::read_to_string(&path).unwrap();
         }
     }
-    let rows = list.lines().skip_while(|line| !line.starts_with("| weakness")).skip(2);
+    // The rows of every table of weaknesses, below its head and the line under that.
+    let tables = list.split("\n| weakness").skip(1);
+    let rows: Vec<&str> =
+        tables.flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|'))).collect();
+    assert!(rows.len() > 30, "the rows were found");
     let mut wrong = Vec::new();
-    for row in rows.take_while(|line| line.starts_with('|')) {
+    for row in rows {
         let shown: Vec<&str> = row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2).collect();
         if shown.is_empty() {
             wrong.push(format!("no test in {row}"));

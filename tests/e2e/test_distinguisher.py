@@ -179,7 +179,7 @@ def test_the_judge_of_uniformity_can_say_no():
     assert farthest(noise, range(0, 2**32, 2**20)) < 3 < farthest([value % 2**31 for value in noise], noise)
 
 
-# What one who watches a single pair of addresses over time still sees. The README's threat model says so.
+# What one who watches a single pair of addresses over time still sees. SECURITY.md says so.
 
 @pytest.mark.parametrize("timestamps", [1, 2])
 def test_one_pair_of_addresses_over_time(street, family, timestamps):
