@@ -1,33 +1,9 @@
 #!/bin/sh
 # Run by a real systemd in a container: what the unit promises. Ends with the line "N passed, N failed".
-passed=0 failed=0
-
-check() { # WHAT COMMAND…: the command succeeds
-    what=$1
-    shift
-    if "$@" >/tmp/check.out 2>&1; then
-        passed=$((passed + 1))
-        echo "ok: $what"
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $what"
-        sed 's/^/    /' /tmp/check.out
-        systemctl status --no-pager --full knockknock-daemon.service | tail -n 12
-    fi
-}
-not() { ! "$@"; }
-soon() { # COMMAND…: it succeeds within 10 seconds
-    left=100
-    until "$@"; do
-        left=$((left - 1))
-        [ $left -gt 0 ] || return 1
-        sleep 0.1
-    done
-}
+# shellcheck source=tests/systemd/checks.sh
+. /checks.sh
 unit() { systemctl "$1" knockknock-daemon.service; }
 main() { systemctl show --property MainPID --value knockknock-daemon.service; }
-lines() { journalctl --no-pager --quiet --output cat --unit knockknock-daemon.service --grep "$1" | wc -l; }
-more() { [ "$(lines "$1")" -gt "$2" ]; }
 client() { nsenter --target "$client" --net "$@"; }
 connects() { [ "$(client busybox nc -w 1 10.9.0.1 22 </dev/null 2>/dev/null)" = welcome ]; }
 knocks() {

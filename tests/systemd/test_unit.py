@@ -80,6 +80,7 @@ def test_under_a_real_systemd(root, firewall):
                 alternative.unlink()
                 alternative.symlink_to(f"/usr/sbin/{program}-legacy{action}")
     shutil.copytree(server / "profiles/gate", root / "root/.knockknock/10.9.0.1")
+    shutil.copy(HERE / "checks.sh", root / "checks.sh")
     shutil.copy(HERE / "scenario.sh", root / "scenario.sh")
     (root / "etc/systemd/system/driver.service").write_text(DRIVER)
     container = subprocess.run(

@@ -1,0 +1,85 @@
+"""The README's commands, as they are written there, from the first profile to uninstalling, on a machine that runs systemd."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from test_unit import CONTAINER, DRIVER, HERE, PROJECT, root  # noqa: F401 (a fixture)
+
+README = (PROJECT / "README.md").read_text()
+
+
+def section(title):
+    return re.search(rf"^## {title}$(.*?)^## ", README, re.M | re.S)[1]
+
+
+def blocks(title):
+    """The lines of each code block of a section, without their comments."""
+    found = re.findall(r"^```\n(.*?)^```$", section(title), re.M | re.S)
+    return [[re.sub(r"\s{2,}#.*", "", line) for line in block.splitlines()] for block in found]
+
+
+def quoted(text):
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def day_two():
+    """The commands of each task in the table."""
+    rows = re.findall(r"^\| (\w.*?) \| (.*) \|$", section("Day 2"), re.M)
+    return {task: re.findall(r"`([^`]+)`", commands) for task, commands in rows}
+
+
+def test_the_commands_of_the_readme_work(root, tmp_path):  # noqa: F811
+    prepare, fetch, start, ssh_config = blocks("Quick start")
+    proxy, curl = blocks("Other programs")[0]
+    tasks = day_two()
+    add, listing, revoke = (tasks[task][0] for task in ("add a client", "list clients", "revoke a client"))
+    reload, [upgrade], [uninstall, forget] = tasks["reload"][0], tasks["upgrade"], tasks["uninstall"]
+    assert upgrade.startswith("git pull && make && ")  # no network in there, and nothing to pull
+    upgrade = upgrade.removeprefix("git pull && make && ")
+
+    lines = [f"server {quoted(line)}" for line in prepare]
+    lines += [f"client {quoted(line)}" for line in fetch]
+    lines += ["check 'port 22 is open before the daemon runs' connects 22"]
+    lines += [f"server {quoted(line)}" for line in start]
+    lines += ["check 'the guard stands' soon closed 22",
+              f"client {quoted('cat >~/.ssh/config <<END' + chr(10) + chr(10).join(ssh_config) + chr(10) + 'END')}",
+              "client 'ssh server.example.org true'",
+              "check 'the guard stands after ssh' closed 22",
+              f"background {quoted(proxy)}",
+              f"client {quoted(curl.replace('https://server.example.org/', 'telnet://server.example.org:22') + ' --max-time 5 </dev/null | grep -q ^SSH-')}",
+              # Day 2
+              f"server {quoted(add)}", f"reload {quoted(reload)}", f"server {quoted(listing + ' | grep phone')}",
+              "hand_over phone /home/bob/phone", "check 'the second client knocks' knocks 22 /home/bob/phone",
+              f"server {quoted(revoke)}", f"reload {quoted(reload)}",
+              "check 'the revoked key opens nothing' not knocks 22 /home/bob/phone", "client 'ssh server.example.org true'",
+              f"server {quoted(add.replace('phone 43018', 'laptop2 43019'))}", f"reload {quoted(reload)}",
+              "client 'rm -r ~/.knockknock/server.example.org'", "hand_over laptop2 /home/bob/.knockknock",
+              f"server {quoted(revoke.replace('phone', 'laptop'))}", f"reload {quoted(reload)}",
+              "client 'ssh server.example.org true'",
+              "server 'sed -i \"s/^guard.*/guard = 22, 80/\" /etc/knockknock.d/config'",
+              "server 'sed -i \"s/^ports.*/ports = 22, 80/\" /etc/knockknock.d/profiles/laptop2/config'",
+              "client 'sed -i \"s/^ports.*/ports = 22, 80/\" ~/.knockknock/server.example.org/config'",
+              "check 'port 80 is open before it is guarded' connects 80", f"reload {quoted(reload)}",
+              "check 'port 80 is guarded' closed 80", "check 'a knock opens port 80' knocks 80 /home/bob/.knockknock",
+              f"server {quoted(upgrade)}", "check 'the guard stands after the upgrade' closed 22",
+              f"client {quoted(fetch[-1])}",
+              "client 'ssh server.example.org true'",
+              f"server {quoted(uninstall)}", "check 'port 22 is open again' connects 22",
+              "check 'the program is gone' not command -v knockknock", f"server {quoted(forget)}",
+              'echo "$passed passed, $failed failed"']
+    shutil.copy(HERE / "checks.sh", root / "checks.sh")
+    machines = (HERE / "readme.sh").read_text()
+    (root / "scenario.sh").write_text(f"PROJECT={PROJECT}\n{machines}" + "\n".join(lines) + "\n")
+    (root / "etc/systemd/system/driver.service").write_text(DRIVER.replace(" knockknock-daemon.service", ""))
+    Path("/proc/sys/net/netfilter/nf_log_all_netns").write_text("1")  # log rules speak from a namespace
+    with open(tmp_path / "said", "wb") as file:
+        subprocess.run(
+            [*CONTAINER, f"--directory={root}", "--private-network", "--capability=all", "--bind=/dev/kmsg", "--boot",
+             "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+             "systemd.unit=driver.service", "systemd.show_status=no"],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=120)
+    said = (tmp_path / "said").read_text(errors="replace").replace("\r", "")
+    print(said)
+    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)
