@@ -477,8 +477,8 @@ class Stage:
         """True once the daemon is through with all that was sent before, and has opened nothing.
 
         The log keeps its order, so a knock for another profile is the fence behind all that."""
+        seen = self.daemon._heard
         self.client.send(self.fence.packet(self.fence.counter, self.FENCE_PORT))
-        seen = len(self.daemon.said) - len(self.daemon.unheard())
         self.daemon.wait_for(f"opened port {self.FENCE_PORT} ")
         between = self.daemon.said[seen:self.daemon._heard - 1]
         return not any("opened" in line for line in between)
