@@ -81,18 +81,22 @@ fuzz-seeds: ## run each fuzz target once over its committed inputs (without carg
 	tests/fuzz/run.sh 0
 
 .PHONY: bench bench-quick
-bench: ## measure knockknock beside its peers and the floor (as root, ten minutes; dist/'s static file where there is one)
-bench-quick: ## the same in under a minute, with less certainty
+bench: ## measure knockknock beside its peers and the floor, and write docs/benchmarks.md (as root, ten minutes)
+bench-quick: ## print the same in under a minute, with less certainty
 bench bench-quick:
 	@scripts/setup.sh build bench
 	@$(MAKE) --no-print-directory $(if $(wildcard dist/x86_64-unknown-linux-musl/knockknock),static,build)
-	$(PYTHON) tests/bench/bench.py $(if $(filter bench-quick,$@),--quick)
+	$(PYTHON) -B tests/bench/bench.py $(if $(filter bench-quick,$@),--quick)
 
 .PHONY: bench-proxy
-bench-proxy: ## measure the proxy beside a direct connection and microsocks (as root, three minutes)
+bench-proxy: ## measure the proxy beside a direct connection and microsocks, for the same document (as root, three minutes)
 	@scripts/setup.sh build bench
 	@$(MAKE) --no-print-directory build
-	$(PYTHON) tests/bench/proxy.py
+	$(PYTHON) -B tests/bench/proxy.py
+
+.PHONY: bench-doc
+bench-doc: ## render docs/benchmarks.md and .svg again from docs/benchmarks.json, without measuring
+	$(PYTHON) -B tests/bench/document.py
 
 .PHONY: lint
 lint: ## check format, lints, shell scripts, manual pages and the documentation

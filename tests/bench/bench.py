@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""How fast knockknock is, beside its peers and beside the floor, in one run.
+"""Measures knockknock beside its peers and beside the floor, in one run.
 
-    bench.py [--quick] [ROW...]
+    bench.py [--quick] [SECTION...]
 
-Needs root; works in network namespaces of its own. Prints one table and writes it to
-target/bench/results.md. ROWs are names from rows.py; without any, all are run. The binary is
-$KNOCKKNOCK, else the static one in dist/, else target/release's.
+Needs root; works in network namespaces of its own. Prints the figures as they come, puts them into
+docs/benchmarks.json, and renders docs/benchmarks.md and .svg. With --quick it measures less and only
+prints. SECTIONs are names from rows.py; without any, all are measured, and the others in the file are kept.
+The binary is $KNOCKKNOCK, else the static one in dist/, else the one in target/release.
 """
 
 import os
@@ -13,37 +14,52 @@ import signal
 import subprocess
 import sys
 
+import document
+import results
 import rows
 from contestants import BINARY
-from table import Table
 from world import BUILD, command
 
-RESULTS = f"{BUILD}/results.md"
+
+def prepare():
+    """Ends the program where it cannot measure, and sets up what every measurement needs."""
+    if os.geteuid():
+        sys.exit("bench: cannot make network namespaces: not root\nrun it as root")
+    if not BINARY:
+        sys.exit("bench: there is no binary to measure\nrun: make, or: make static")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by a signal"))    # so that the namespaces are removed
+    os.makedirs(BUILD, exist_ok=True)
+    command("sysctl", "-qw", "net.netfilter.nf_log_all_netns=1")    # the kernel logs for namespaces too
+
+
+def publish(sections):
+    """Puts the figures into docs/."""
+    results.save(sections, results.this_run(BINARY))
+    document.render()
+    print(f"\nwritten: {results.PATH}, {document.PATH}, {document.CHART}")
 
 
 def main(words):
     quick, names = "--quick" in words, [word for word in words if word != "--quick"]
-    if unknown := [name for name in names if name not in rows.ALL]:
-        sys.exit(f"bench: no such row: \"{unknown[0]}\"\nrows are: {' '.join(rows.ALL)}")
-    if os.geteuid():
-        sys.exit("bench: needs network namespaces\nrun as root")
-    if not BINARY:
-        sys.exit("bench: no binary\nbuild it first: make, or make static")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by a signal"))    # and the namespaces with it
-    os.makedirs(BUILD, exist_ok=True)
+    if unknown := [name for name in names if name not in rows.SECTIONS]:
+        sys.exit(f"bench: no such section: \"{unknown[0]}\"\nsections are: {' '.join(rows.SECTIONS)}")
+    prepare()
     for program in ("floor", "measure", "flood"):
         command("cc", "-O2", "-Wall", "-o", f"{BUILD}/{program}", f"{os.path.dirname(__file__)}/{program}.c")
-    command("sysctl", "-qw", "net.netfilter.nf_log_all_netns=1")    # the kernel logs for namespaces too
-    table, failed = Table(RESULTS, BINARY), []
-    for name in names or rows.ALL:
+    measured, failed = [], []
+    for name in names or rows.SECTIONS:
+        section = results.Section(name)
         try:
-            rows.ALL[name](table, quick)
+            rows.SECTIONS[name](section, quick)
+            measured.append(section)
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
             failed.append(name)
             why = f"{error} {getattr(error, 'stderr', '')}"
-            table.say(f"| {name}: **failed**: {' '.join(why.split())} |")
-    print(f"written to {RESULTS}")
-    sys.exit(bool(failed))
+            print(f"  failed: {' '.join(why.split())}")
+    if not quick:
+        publish(measured)
+    if failed:
+        sys.exit(f"bench: not measured: {' '.join(failed)}\nthe reasons are above")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What going through the proxy costs: beside a direct connection and microsocks, in turns, in one run.
+"""Measures what the proxy costs, beside a direct connection and microsocks, in turns, in one run.
 
     proxy.py [--quick]
 
-Needs root; works in network namespaces of its own. Prints one table and writes it to
-target/bench/proxy.md.
+Needs root; works in network namespaces of its own. Prints the figures as they come, puts them into
+docs/benchmarks.json, and renders the document. With --quick it measures less and only prints.
 """
 
 import collections
@@ -20,11 +20,12 @@ import sys
 import threading
 import time
 
+from bench import prepare, publish
 from contestants import BINARY, DISK, GROUP, PORT, TMPFS, Knockknock
-from table import Table, median
-from world import BUILD, SERVER, Network, Process, command
+from results import Section, median
+from world import SERVER, Network, Process
 
-GREETER, SOURCE = PORT + 1, PORT + 2       # not guarded; PORT greets too
+GREETER, SOURCE = PORT + 1, PORT + 2       # not guarded; PORT is, and greets too
 OURS, MICROSOCKS = 1080, 1081
 FAR, FAR_CLIENT = "10.94.0.1", "10.94.0.2"
 PIECE, CLONE_NEWNET = 1 << 20, 0x40000000
@@ -32,7 +33,7 @@ TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 2, 0x1000
 
 
 def serve(amount):
-    """Greets at two ports and sends `amount` bytes at the third."""
+    """Serves: sends one byte on two ports, and `amount` bytes on the third."""
     def run(port, answer):
         with socket.create_server(("", port), backlog=1000) as listener:
             if port == SOURCE:
@@ -58,7 +59,7 @@ def serve(amount):
 
 @contextlib.contextmanager
 def inside(namespace):
-    """This thread's sockets are made in the namespace meanwhile."""
+    """Puts this thread into the namespace for the time of the with block: its sockets belong there."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open("/proc/thread-self/ns/net", encoding="ascii") as home, \
             open(f"/run/netns/{namespace}", encoding="ascii") as there:
@@ -69,14 +70,14 @@ def inside(namespace):
             libc.setns(home.fileno(), CLONE_NEWNET)
 
 
-def lay(client, server, milliseconds):
-    """Joins two namespaces by a long cable: each frame arrives that much later (not every kernel has netem)."""
+def cable(client, server, milliseconds):
+    """Joins two namespaces by a link that delays each frame; not every kernel has netem."""
     ends = []
     for namespace in (client, server):
         with inside(namespace):
             ends.append(os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK))
             fcntl.ioctl(ends[-1], TUNSETIFF, struct.pack("16sH22x", b"far0", IFF_TAP | IFF_NO_PI))
-    print("laid", flush=True)
+    print("up", flush=True)
     on_the_way, delay = collections.deque(), milliseconds / 1000
     while True:
         wait = max(on_the_way[0][0] - time.monotonic(), 0) if on_the_way else None
@@ -91,7 +92,7 @@ def lay(client, server, milliseconds):
 
 
 def connect(namespace, port, proxy=None, server=SERVER):
-    """(a socket on its way to the server's port, when it asked)."""
+    """Connects to the server's port, directly or through a proxy; returns (socket, time of the request)."""
     with inside(namespace):
         client = socket.socket()
     client.settimeout(20)
@@ -113,7 +114,7 @@ def connect(namespace, port, proxy=None, server=SERVER):
 
 
 def first_byte(namespace, port, proxy=None, server=SERVER):
-    """Milliseconds from the request to the server's first byte."""
+    """Returns the milliseconds from the request to the server's first byte."""
     client, asked = connect(namespace, port, proxy, server)
     with client:
         assert client.recv(1) == b"x"
@@ -121,7 +122,7 @@ def first_byte(namespace, port, proxy=None, server=SERVER):
 
 
 def throughput(namespace, proxy, amount):
-    """Megabytes a second."""
+    """Returns the megabytes per second of one download."""
     client, _ = connect(namespace, SOURCE, proxy)
     buffer, got, start = bytearray(PIECE), 0, time.perf_counter()
     with client:
@@ -133,7 +134,7 @@ def throughput(namespace, proxy, amount):
 
 @contextlib.contextmanager
 def world(log, amount, round_trip_ms=0, store=TMPFS):
-    """A server with the daemon; a client with both proxies."""
+    """A server with the daemon, and a client with both proxies; yields (client, our proxy, microsocks)."""
     with Network() as network, Knockknock(network, store=store, log=log, ports=PORT) as ours, contextlib.ExitStack() as stack:
         def start(label, namespace, *words, **options):
             process = Process(label, [str(word) for word in words], namespace=namespace, **options)
@@ -141,8 +142,8 @@ def world(log, amount, round_trip_ms=0, store=TMPFS):
             return process
 
         if round_trip_ms:
-            words = [sys.executable, __file__, "lay", network.client, network.server, str(round_trip_ms / 2)]
-            stack.callback(Process("cable", words, ready="laid").stop)
+            words = [sys.executable, __file__, "cable", network.client, network.server, str(round_trip_ms / 2)]
+            stack.callback(Process("cable", words, ready="up").stop)
             for namespace, address in ((network.client, FAR_CLIENT), (network.server, FAR)):
                 network.run(namespace, "ip", "address", "add", f"{address}/24", "dev", "far0")
                 network.run(namespace, "ip", "link", "set", "far0", "up")
@@ -154,70 +155,69 @@ def world(log, amount, round_trip_ms=0, store=TMPFS):
         yield network.client, proxy, micro
 
 
-def latency(table, log, round_trip_ms, n, goal, store):
-    ways = {"direct": (GREETER, None), "microsocks": (GREETER, MICROSOCKS), "without a knock": (GREETER, OURS),
-            "with a knock": (PORT, OURS)}
-    values = {way: [] for way in ways}
+def latency(section, log, round_trip_ms, n, goal, store):
+    cases = {"direct": (GREETER, None), "microsocks": (GREETER, MICROSOCKS), "without a knock": (GREETER, OURS),
+             "with a knock": (PORT, OURS)}
+    values = {case: [] for case in cases}
     server = FAR if round_trip_ms else SERVER
     with world(log, PIECE, round_trip_ms, store) as (client, _, _):
-        for _ in range(5):                      # the proxy learns when openings usually are there
+        for _ in range(5):                      # the proxy learns how long openings usually take
             first_byte(client, PORT, OURS, server)
         for _ in range(n):
-            for way, (port, proxy) in ways.items():
+            for case, (port, proxy) in cases.items():
                 time.sleep(random.uniform(0.02, 0.08))
                 try:
-                    values[way].append(first_byte(client, port, proxy, server))
-                except OSError as error:        # no answer to three knocks: it backs off
-                    print(f"{way}: {error}", file=sys.stderr)
+                    values[case].append(first_byte(client, port, proxy, server))
+                except OSError as error:        # three knocks were lost: the proxy waits before the next one
+                    print(f"  {case}: {error}", file=sys.stderr)
                     time.sleep(3)
-    where = "disk" if store == DISK else "tmpfs"
-    name = f"request → first byte, {log.split(':')[0]}, counters on {where}, round trip {round_trip_ms} ms"
+    section.group(f"Round trip {round_trip_ms} ms, {log.split(':')[0]}, counters on {'disk' if store == DISK else 'tmpfs'}")
     direct = median(values["direct"])
-    for way, found in values.items():
+    for case, found in values.items():
+        ours = case.startswith("with")
         more = median(found) - direct
-        bold = "**" if way.startswith("with") else ""
-        limit = {"with a knock": goal, "without a knock": None}.get(way)
-        table.row(f"{bold}{name}: {way}{bold}", found, "ms", n,
-                  {"microsocks": median(values["microsocks"])} if bold else None, direct,
-                  f"≤ {limit} ms more than direct ({more:+.2f})" if limit else "", more <= limit if limit else None)
+        limit = goal if case == "with a knock" else None
+        section.row("knockknock-proxy" if ours else case, case if ours else "", found, "ms", n,
+                    None, None, f"direct + {limit} ms at most" if limit else "", more <= limit if limit else None,
+                    {"beyond direct": f"{more:+.2f} ms"} if case != "direct" else None)
 
 
 def processor_seconds(process):
-    """Of all its threads, those that are gone too."""
+    """Returns the processor seconds of all threads of a process, past ones included."""
     with open(f"/proc/{process.popen.pid}/stat", encoding="ascii") as file:
         return sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def bytes_a_second(table, n, amount):
-    ways = {"direct": None, "microsocks": MICROSOCKS, "knockknock-proxy": OURS}
-    values, used = {way: [] for way in ways}, {}
+def transfer(section, n, amount):
+    """Bytes per second of one large download."""
+    proxies = {"direct": None, "microsocks": MICROSOCKS, "knockknock-proxy": OURS}
+    values, used = {program: [] for program in proxies}, {}
     with world("kmsg", amount) as (client, ours, micro):
         processes = {"microsocks": micro, "knockknock-proxy": ours}
         for _ in range(n):
-            for way, proxy in ways.items():
-                before = processor_seconds(processes[way]) if proxy else 0
-                values[way].append(throughput(client, proxy, amount))
+            for program, proxy in proxies.items():
+                before = processor_seconds(processes[program]) if proxy else 0
+                values[program].append(throughput(client, proxy, amount))
                 if proxy:
-                    used[way] = used.get(way, 0) + processor_seconds(processes[way]) - before
+                    used[program] = used.get(program, 0) + processor_seconds(processes[program]) - before
     peer = {"microsocks": median(values["microsocks"])}
-    for way, found in values.items():
-        cost = f" ({used[way] / n / amount * 1e9:.2f} s of processor a GB)" if way in used else ""
-        is_ours = way == "knockknock-proxy"
-        table.row(f"{'**' * is_ours}bytes through: {way}{cost}{'**' * is_ours}", found, "MB/s", n, peer if is_ours else None,
-                  median(values["direct"]), "≥ microsocks" if is_ours else "",
-                  median(found) >= peer["microsocks"] if is_ours else None)
+    for program, found in values.items():
+        ours = program == "knockknock-proxy"
+        section.row(program, "", found, "MB/s", n, peer if ours else None, None, "≥ microsocks" if ours else "",
+                    median(found) >= peer["microsocks"] if ours else None,
+                    {"processor time": f"{used[program] / n / amount * 1e9:.2f} s/GB"} if program in used else None)
 
 
-def many(table, n):
+def idle_connections(section, n):
     """Memory with many idle connections."""
     with world("kmsg", PIECE) as (client, ours, micro):
-        for way, proxy, process in (("microsocks", MICROSOCKS, micro), ("**knockknock-proxy**", OURS, ours)):
+        for program, proxy, process in (("microsocks", MICROSOCKS, micro), ("knockknock-proxy", OURS, ours)):
             before, clients = process.pss_kb(), []
             for _ in range(n):
                 clients.append(connect(client, GREETER, proxy)[0])
-            each = (process.pss_kb() - before) / n
-            table.row(f"memory: {way}, PSS {before:,} kB, with {n} connections {process.pss_kb():,} kB; for each of them",
-                      [each], "kB")
+            after = process.pss_kb()
+            section.row(program, f"{n} connections", [(after - before) / n], "KB/connection",
+                        more={"without connections": f"{before:,} KB", "with them": f"{after:,} KB"})
             for each in clients:
                 each.close()
 
@@ -225,22 +225,22 @@ def many(table, n):
 def main(words):
     if words[:1] == ["serve"]:
         return serve(int(words[1]))
-    if words[:1] == ["lay"]:
-        return lay(words[1], words[2], float(words[3]))
+    if words[:1] == ["cable"]:
+        return cable(words[1], words[2], float(words[3]))
     quick = "--quick" in words
-    if os.geteuid() or not BINARY:
-        sys.exit("bench: needs root, and a binary\nrun as root after: make, or make static")
-    os.makedirs(BUILD, exist_ok=True)
-    command("sysctl", "-qw", "net.netfilter.nf_log_all_netns=1")
-    table = Table(f"{BUILD}/proxy.md", BINARY)
+    prepare()
     n = 15 if quick else 60
+    latencies = Section("proxy-latency")
     for round_trip_ms in (0, 50):
         for log, goal in (("kmsg", 8), (f"nflog:{GROUP}", 3)):
             for store in (DISK, TMPFS):
-                latency(table, log, round_trip_ms, n, goal, store)
-    bytes_a_second(table, 3 if quick else 9, 1 << 30)
-    many(table, 50 if quick else 200)
-    print(f"written to {BUILD}/proxy.md")
+                latency(latencies, log, round_trip_ms, n, goal, store)
+    transfers = Section("proxy-transfer")
+    transfer(transfers, 3 if quick else 9, 1 << 30)
+    memory = Section("proxy-memory")
+    idle_connections(memory, 50 if quick else 200)
+    if not quick:
+        publish([latencies, transfers, memory])
     return None
 
 

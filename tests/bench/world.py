@@ -1,4 +1,4 @@
-"""Two network namespaces joined by a veth pair, and processes whose cost can be read."""
+"""Two network namespaces joined by a veth pair, and processes whose cost can be measured."""
 
 import contextlib
 import glob
@@ -11,7 +11,7 @@ import time
 
 SERVER, CLIENT = "10.91.0.1", "10.91.0.2"
 SERVER_MAC, CLIENT_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
-CROWD = "10.92."       # every address that begins so belongs to the client too
+CROWD = "10.92."       # the client has every address with this prefix
 BUILD = "target/bench"
 
 # Where scripts/setup.sh unpacks the peers that it does not install, since they would start a service.
@@ -27,7 +27,7 @@ def command(*words, **options):
 
 
 class Network:
-    """A client and a server of their own; gone at the end of the with block, with whatever still runs there."""
+    """A client and a server; removed at the end of the with block, with every process that still runs there."""
 
     def __enter__(self):
         name = f"kkb{os.getpid()}x{next(_numbers)}"
@@ -66,7 +66,7 @@ class Network:
 
 
 class Process:
-    """A program with its children. It is ready when it says so, or after a pause where it never does."""
+    """A program with its children. It is ready when it prints `ready`, or after `pause` seconds where it prints nothing."""
 
     def __init__(self, label, words, ready=None, pause=0.0, stdin=subprocess.DEVNULL, namespace=None):
         words = [*(("ip", "netns", "exec", namespace) if namespace else ()), *words]
@@ -100,8 +100,14 @@ class Process:
     def pss_kb(self):
         return sum(int(kb) for pid in self.pids() for kb in re.findall(r"^Pss:\s+(\d+)", _read(pid, "smaps_rollup"), re.M))
 
+    def file_sizes(self):
+        """Returns the bytes of the program and of the libraries that its processes have mapped."""
+        paths = {path for pid in self.pids() for path in re.findall(r"^\S+ r-xp .* (/.+)$", _read(pid, "maps"), re.M)}
+        program = os.readlink(f"/proc/{self.popen.pid}/exe")
+        return os.path.getsize(program), sum(os.path.getsize(path) for path in paths - {program})
+
     def stop(self):
-        """Ends it, in order if it can."""
+        """Ends the program, by a signal if it does not end with its input."""
         if self.popen.stdin:
             self.popen.stdin.close()
         if self.popen.returncode is None:
@@ -109,8 +115,8 @@ class Process:
         self.wait(5)
 
     def wait(self, seconds):
-        """Waits for the end and kills what is still there after that; then `seconds` is how long it
-        ran and `cpu` the processor seconds that all of it used."""
+        """Waits for the end, and kills the processes that are left after `seconds`. Sets `seconds` to the running time
+        and `cpu` to the processor seconds of all processes."""
         deadline = time.monotonic() + seconds
         while self.popen.returncode is None:
             pid, status, used = os.wait4(self.popen.pid, os.WNOHANG)
@@ -127,7 +133,7 @@ class Process:
 
 
 def _read(pid, name):
-    """A file of a process in /proc; empty if it has ended."""
+    """Returns a file of a process in /proc; empty if the process has ended."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/{name}", encoding="ascii") as file:
         return file.read()
     return ""
