@@ -98,6 +98,10 @@ bench-proxy: ## measure the proxy beside a direct connection and microsocks, for
 bench-doc: ## render docs/benchmarks.md and .svg again from docs/benchmarks.json, without measuring
 	$(PYTHON) -B tests/bench/document.py
 
+.PHONY: drawings
+drawings: ## draw docs/knock.svg, the path of a knock
+	$(PYTHON) -B scripts/drawings.py
+
 .PHONY: lint
 lint: ## check format, lints, shell scripts, manual pages and the documentation
 	@scripts/setup.sh build lint
