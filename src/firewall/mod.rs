@@ -70,7 +70,7 @@ impl Backend {
     /// Whether the rules that were made still stand whole.
     pub fn stands(self, rules: &Rules) -> bool {
         match self {
-            Self::Nft => nft::stands(),
+            Self::Nft => nft::stands(rules),
             Self::Iptables => iptables::stands(rules),
         }
     }

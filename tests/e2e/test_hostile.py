@@ -105,6 +105,52 @@ def test_rules_that_are_removed_again_and_again_come_back_each_time_and_are_ment
     assert len([line for line in stage.daemon.said if "made again" in line]) == 1
 
 
+FLUSH = {"nft": "nft flush ruleset", "iptables": "printf '*mangle\\nCOMMIT\\n' | iptables-restore"}
+
+
+def open_for(stage, seconds):
+    """The longest time in a row, and the share of `seconds`, in which a connection that is tried every millisecond gets in."""
+    began = last = time.monotonic()
+    total = longest = row = 0
+    while last < began + seconds:
+        connection = stage.client.connect(22, timeout=0.0008)
+        now = time.monotonic()
+        row = row + now - last if connection else 0
+        total += now - last if connection else 0
+        longest, last = max(longest, row), now
+        if connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        time.sleep(0.001)
+    return longest, total / seconds
+
+
+def test_the_second_removal_is_repaired_as_soon_as_the_first(stage, firewall):
+    stage.open_up(firewall)
+    for _ in range(3):
+        stage.server.run("sh", "-c", FLUSH[firewall])
+        longest, _ = open_for(stage, 1)
+        assert longest < 0.2
+    repaired(stage)
+
+
+@pytest.mark.parametrize("pause, seconds", [(0.3, 4), (0, 12)])
+def test_whoever_removes_the_rules_in_a_loop_does_not_end_the_daemon(stage, firewall, pause, seconds):
+    stage.open_up(firewall)
+    loop = stage.server.start("sh", "-c", f"while :; do {FLUSH[firewall]}; sleep {pause}; done", stderr=subprocess.DEVNULL)
+    try:
+        _, share = open_for(stage, seconds)
+        assert pause == 0 or share < 0.5, share
+    finally:
+        loop.kill()
+        loop.wait()
+    repaired(stage)
+    stage.daemon.wait_for("made again")
+    assert not [line for line in stage.daemon.unheard() if "made again" in line], "once in a minute"
+    assert stage.daemon.stop() == 0
+    assert not stage.connects()
+
+
 @pytest.mark.parametrize("firewall, flush, look", [
     ("nft", "nft flush ruleset", "nft list table inet knockknock"),
     ("iptables", "printf '*mangle\\nCOMMIT\\n' | iptables-restore", "iptables -t mangle -S KNOCKKNOCK"),

@@ -12,6 +12,7 @@ pub(super) use ruleset::TABLE;
 
 use super::rules::{Rules, count};
 use crate::error::{Error, Result};
+use crate::ports::Ports;
 use crate::sys::process;
 use ruleset::{HANDLES, anew, checks, script};
 use std::io;
@@ -44,10 +45,16 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
     })
 }
 
-/// Whether the table stands whole: the kernel has as many things with a handle in it as were made.
-pub(super) fn stands() -> bool {
+/// Whether the table stands whole: the kernel has as many things with a handle in it as were made, and the
+/// ports in both sets of ports.
+pub(super) fn stands(rules: &Rules) -> bool {
     let listed = nft(&["-a", "-t", "list", "table", "inet", TABLE], "").unwrap_or_default();
-    count(&listed, " # handle ") >= HANDLES
+    let has = |set: &str, ports: &Ports| {
+        let listed = nft(&["list", "set", "inet", TABLE, set], "").unwrap_or_default();
+        let elements = listed.split_once("elements = {").map_or("", |(_, elements)| elements);
+        Ports::parse(&elements.split('}').next().unwrap_or_default().replace('\n', " ")).as_ref() == Ok(ports)
+    };
+    count(&listed, " # handle ") >= HANDLES && has("knock_ports", &rules.knock_ports) && has("guarded", &rules.guard)
 }
 
 /// Takes the table away, where there is one.
