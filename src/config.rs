@@ -3,8 +3,9 @@
 use crate::error::{Error, Result};
 use crate::ini;
 use crate::ports::{self, Ports};
+use crate::sys::file;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 /// Where the daemon's configuration and profiles are unless `--dir` says otherwise.
 pub const DIRECTORY: &str = "/etc/knockknock.d";
@@ -81,7 +82,7 @@ impl Config {
     /// The text of `DIR/config`; empty where there is none. A comment may be in any encoding, as with the original.
     pub fn read(directory: &Path) -> Result<String> {
         let path = directory.join("config");
-        match fs::read(&path) {
+        match file::read_small(&path) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             Err(cause) => Err(Error::path("read", &path, cause)),

@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::ini;
 use crate::ports::{self, Ports};
+use crate::sys::file;
 use crate::wire::Wire;
-use std::fs;
 use std::path::Path;
 
 /// On what config a profile's key opens ports.
@@ -22,7 +22,7 @@ impl ProfileConfig {
     /// Reads the file `config` in `profile`.
     pub fn load(profile: &Path) -> Result<Self> {
         let path = profile.join("config");
-        let bytes = fs::read(&path).map_err(|cause| Error::path("read", &path, cause))?;
+        let bytes = file::read_small(&path).map_err(|cause| Error::path("read", &path, cause))?;
         // A comment may be in any encoding, as with the original.
         Self::parse(&String::from_utf8_lossy(&bytes))
             .map_err(|(line, why)| Error::content(&path, line, why).advise("correct it, or copy the profile again"))

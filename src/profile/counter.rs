@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::sys;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// The counter that is never used to seal: a file with it is spent.
@@ -27,12 +27,13 @@ pub struct Counter {
 impl Counter {
     /// Opens and reads the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(|cause| Error::path("open", path, cause))?;
+        let file = sys::file::open_small(path, true).map_err(|cause| {
+            let advice = match cause.raw_os_error() {
+                Some(libc::ELOOP) => "a counter must be a file, not a link: make a new profile on both sides",
+                _ => "",
+            };
+            Error::path("open", path, cause).advise(advice)
+        })?;
         private(&file, path)?;
         let mut counter = Self { file, path: path.into(), next: 0 };
         counter.next = counter.read()?;

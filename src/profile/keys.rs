@@ -2,10 +2,9 @@
 
 use super::ownership::private;
 use crate::error::{Error, Result};
+use crate::sys::file;
 use base64ct::{Base64, Encoding};
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use zeroize::Zeroizing;
 
@@ -14,8 +13,12 @@ pub(super) const KEY: usize = 16;
 
 /// Reads 16 bytes in base64 (standard alphabet, padded), from a file that only its owner can read.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<[u8; KEY]>> {
+    let mut file = file::open_small(path, false).map_err(|cause| Error::path("open", path, cause))?;
+    private(&file, path)?;
     let mut text = Zeroizing::new([0; 64]);
-    let text = read_private(path, &mut *text)?;
+    // One read gives the whole of so short a file.
+    let length = file.read(&mut *text).map_err(|cause| Error::path("read", path, cause))?;
+    let text = text.get(..length).unwrap_or_default();
     let mut key = Zeroizing::new([0; KEY]);
     let decoded = Base64::decode(text.trim_ascii(), &mut *key).map(<[u8]>::len);
     if decoded != Ok(KEY) {
@@ -23,17 +26,4 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<[u8; KEY]>> {
         return Err(Error::content(path, 0, why).advise("copy the profile again, or make a new one on both sides"));
     }
     Ok(key)
-}
-
-/// Reads a short file that holds a secret into `buffer`, and refuses it where others can read it.
-fn read_private<'a>(path: &Path, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
-    let mut file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|cause| Error::path("open", path, cause))?;
-    private(&file, path)?;
-    // One read gives the whole of so short a file.
-    let length = file.read(buffer).map_err(|cause| Error::path("read", path, cause))?;
-    Ok(buffer.get(..length).unwrap_or_default())
 }

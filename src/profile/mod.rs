@@ -11,11 +11,12 @@ mod set;
 pub use config::ProfileConfig;
 pub use counter::{Counter, SPENT};
 pub use create::{Fresh, create};
+pub use ownership::check_directory;
 pub use set::{Found, find, list};
 
 use crate::error::{Error, Result};
 use crate::wire::Keys;
-use ownership::{OTHERS_WRITE, own};
+use ownership::{EVERYBODY_WRITES, OTHERS_WRITE, own};
 use std::fs;
 
 /// A profile with its secrets. Without `Debug`: no key is printed anywhere.
@@ -34,6 +35,10 @@ impl Profile {
     /// Reads a profile, secrets and all. The error names the file that is to blame.
     pub fn load(found: &Found) -> Result<Self> {
         let path = &found.path;
+        if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+            let found = fs::metadata(above).map_err(|cause| Error::path("look at", above, cause))?;
+            own(&found, above, EVERYBODY_WRITES)?;
+        }
         own(&fs::metadata(path).map_err(|cause| Error::path("look at", path, cause))?, path, OTHERS_WRITE)?;
         Ok(Self {
             name: found.name.clone(),

@@ -2,21 +2,35 @@
 
 use crate::error::{Error, Result};
 use crate::sys::privilege;
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The modes that let others write, and that let them do anything.
+/// The modes that let everybody write, others in the group too, and others do anything.
+pub(super) const EVERYBODY_WRITES: u32 = 0o002;
 pub(super) const OTHERS_WRITE: u32 = 0o022;
 const OTHERS: u32 = 0o077;
 
-/// Refuses a file that somebody else owns, or can read or write, or that is no regular file.
+/// Refuses a file that somebody else owns, or can read or write.
 pub(super) fn private(file: &File, path: &Path) -> Result<()> {
-    let found = file.metadata().map_err(|cause| Error::path("look at", path, cause))?;
-    if !found.is_file() {
-        return Err(Error::content(path, 0, "is not a regular file"));
+    own(&file.metadata().map_err(|cause| Error::path("look at", path, cause))?, path, OTHERS)
+}
+
+/// Refuses a directory that somebody else owns or can write to, or can move away, since some directory above
+/// is everybody's: who can put files there could bring back old counters.
+pub fn check_directory(path: &Path) -> Result<()> {
+    let failed = |cause| Error::path("look at", path, cause);
+    let path = path.canonicalize().map_err(failed)?;
+    own(&fs::metadata(&path).map_err(failed)?, &path, OTHERS_WRITE)?;
+    for above in path.ancestors().skip(1) {
+        let mode = fs::metadata(above).map_err(failed)?.mode() & 0o7777;
+        // In a sticky directory, such as /tmp, others can only touch what is theirs.
+        if mode & 0o1002 == 0o0002 {
+            return Err(Error::content(above, 0, format!("everybody can write there (mode {mode:04o})"))
+                .advise(format!("chmod o-w {above:?}")));
+        }
     }
-    own(&found, path, OTHERS)
+    Ok(())
 }
 
 /// Refuses what somebody else owns, or what others can get at by a mode in `forbidden`.

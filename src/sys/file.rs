@@ -1,9 +1,36 @@
-//! Files: locks.
+//! Files: opening small ones, and locks.
 
 use super::check;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The longest configuration, key or counter file, in bytes.
+pub const LONGEST: usize = 1 << 16;
+
+/// Opens a small regular file for reading, and for writing too where that is wanted; then `path` may not be a
+/// link. Never waits: a FIFO, a device or a file that is too long is an error.
+pub fn open_small(path: &Path, writable: bool) -> io::Result<File> {
+    let flags = if writable { libc::O_NONBLOCK | libc::O_NOFOLLOW } else { libc::O_NONBLOCK };
+    let file = File::options().read(true).write(writable).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if found.len() > LONGEST as u64 {
+        return Err(io::Error::other(format!("it is longer than {LONGEST} bytes")));
+    }
+    Ok(file)
+}
+
+/// Reads a small regular file, at most [`LONGEST`] bytes.
+pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_small(path, false)?.take(LONGEST as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// Waits until this process alone holds the lock of `file` (flock(2)); closing the file gives it back.
 pub fn lock(file: &File) -> io::Result<()> {
@@ -21,4 +48,29 @@ pub fn try_lock(file: &File) -> io::Result<()> {
 pub fn unlock(file: &File) -> io::Result<()> {
     // SAFETY: as above.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn whatever_is_no_small_file_is_an_error_at_once() {
+        let directory = std::env::temp_dir().join(format!("knockknock-small-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let (file, link, fifo) = (directory.join("file"), directory.join("link"), directory.join("fifo"));
+        fs::write(&file, b"x".repeat(LONGEST)).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert_eq!(read_small(&file).unwrap().len(), LONGEST);
+        assert_eq!(read_small(&link).unwrap().len(), LONGEST);
+        assert!(open_small(&file, true).is_ok());
+        assert_eq!(open_small(&link, true).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        fs::write(&file, b"x".repeat(LONGEST + 1)).unwrap();
+        for path in [&file, &fifo, &directory, Path::new("/dev/zero"), &directory.join("none")] {
+            assert!(read_small(path).is_err(), "{path:?}");
+        }
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }

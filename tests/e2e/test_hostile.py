@@ -410,6 +410,68 @@ def test_a_damaged_directory_is_a_clear_error(stage, damage):
         assert len(done.stderr.splitlines()) <= 3, done.stderr
 
 
+@pytest.mark.parametrize("file", ["config", "profiles/gate/config", "profiles/gate/cipher.key", "profiles/gate/counter"])
+@pytest.mark.parametrize("becomes", ["a FIFO", "a device that never ends", "a long file"])
+def test_a_file_that_blocks_or_never_ends_stops_nobody(stage, file, becomes):
+    stage.open_up("nft")
+    path = stage.server_dir / file
+    path.unlink()
+    {"a FIFO": lambda: os.mkfifo(path, 0o600), "a device that never ends": lambda: path.symlink_to("/dev/zero"),
+     "a long file": lambda: path.write_bytes(b"#" * 70000)}[becomes]()
+    if becomes == "a long file":
+        path.chmod(0o600)
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False, timeout=5)
+    assert done.returncode == 1 and str(path) in done.stderr
+    stage.daemon.process.send_signal(signal.SIGHUP)
+    stage.daemon.wait_for(str(path))
+    if file == "config":
+        stage.open_port()
+    else:
+        stage.daemon.wait_for(": ready")
+    stage.server.run("nft", "flush", "ruleset")
+    stage.daemon.wait_for("made again")
+    assert not stage.connects()
+    assert stage.daemon.stop() == 0
+
+
+@pytest.mark.parametrize("which", [".", "profiles"])
+def test_a_directory_that_others_can_change_is_refused_with_what_to_do(stage, which):
+    """They could link an old copy of a profile to where it is, and a used knock would open again."""
+    stage.open_up("nft")
+    path = (stage.server_dir / which).resolve()
+    path.chmod(0o777)
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
+    assert done.returncode == 1
+    assert f'"{path}": others can change it (mode 0777)' in done.stderr and f'chmod 755 "{path}"' in done.stderr
+    stage.daemon.process.send_signal(signal.SIGHUP)
+    stage.daemon.wait_for("stays as it was")
+    stage.daemon.stop()
+    stage.start_daemon(ready=False)
+    assert stage.daemon.wait_for_end() == 1
+    assert not stage.connects()
+
+
+def test_a_directory_below_one_that_everybody_can_write_to_is_refused(stage, public):
+    public.chmod(0o777)
+    (public / "profiles").mkdir()
+    done = stage.server.run(BINARY, "daemon", "--dir", public, "--check", check=False)
+    assert f'chmod 755 "{public}"' in done.stderr
+    (public / "config.d/profiles").mkdir(parents=True)
+    done = stage.server.run(BINARY, "daemon", "--dir", public / "config.d", "--check", check=False)
+    assert done.returncode == 1
+    assert f'"{public}": everybody can write there' in done.stderr and f'chmod o-w "{public}"' in done.stderr
+
+
+def test_a_counter_that_is_a_link_is_refused(stage):
+    stage.gate = Profile(stage, "gate")
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    backup = stage.directory / "backup"
+    (stage.gate.path / "counter").rename(backup)
+    (stage.gate.path / "counter").symlink_to(backup)
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
+    assert done.returncode == 1 and "a counter must be a file, not a link" in done.stderr
+
+
 def test_nonsense_from_a_worker_ends_everything(stage, hooked):
     """The watcher's end of the socket is the opener's only source; what no watcher could send is an attack."""
     environment = {**os.environ, "KNOCKKNOCK_ATTEMPT": "watcher: stored: nonsense"}

@@ -11,6 +11,7 @@
 
 use crate::config::MAX_DELAY;
 use crate::ports::{PortSet, Ports};
+use crate::sys::file;
 use crate::wire::Unsealed;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const READY: &[u8] = b"+";
 
 /// The longest configuration, in bytes.
-pub const CONFIG: usize = 1 << 16;
+pub const CONFIG: usize = file::LONGEST;
 
 /// What the opener may do at all. The supervisor leaves it in the socket before the watcher exists.
 pub struct OpenerLimits {

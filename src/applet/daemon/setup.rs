@@ -58,6 +58,7 @@ impl Setup {
     /// Reads the configuration in `directory` and the config of each profile, and warns of what will not work.
     pub(super) fn read(directory: &Path) -> Result<Self> {
         let text = Config::read(directory)?;
+        // A byte that is no UTF-8 has become three.
         if text.len() > CONFIG {
             return Err(Error::content(&directory.join("config"), 0, format!("is longer than {CONFIG} bytes")));
         }
@@ -142,8 +143,14 @@ pub(super) struct ProfileIndex {
 impl ProfileIndex {
     /// Reads the config of every profile in `directory`, and nothing secret.
     pub(super) fn read(directory: &Path) -> Result<Self> {
+        profile::check_directory(directory)?;
         let directory = directory.join("profiles");
-        let found = if directory.exists() { profile::list(&directory)? } else { Vec::new() };
+        let found = if directory.exists() {
+            profile::check_directory(&directory)?;
+            profile::list(&directory)?
+        } else {
+            Vec::new()
+        };
         Ok(Self::of(found.into_iter().map(|found| {
             let config = ProfileConfig::load(&found.path);
             (found, config)
