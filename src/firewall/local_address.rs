@@ -1,6 +1,7 @@
 //! Whether an address belongs to this machine or to no host at all, as the kernel's routing has it.
 
 use crate::error::{Error, Result};
+use crate::sys::privilege;
 use crate::sys::rtnetlink::Routing;
 use std::io;
 use std::net::IpAddr;
@@ -8,7 +9,7 @@ use std::net::IpAddr;
 /// `RTN_LOCAL`, `RTN_BROADCAST`, `RTN_ANYCAST`, `RTN_MULTICAST` (linux/rtnetlink.h): no other host.
 const NO_OTHER_HOST: std::ops::RangeInclusive<u8> = 2..=5;
 
-/// Answers without any privilege, once it is open.
+/// Answers without any privilege, and can do nothing else: its socket was opened without any.
 pub struct LocalAddresses {
     routing: Routing,
 }
@@ -16,8 +17,8 @@ pub struct LocalAddresses {
 impl LocalAddresses {
     /// Opens a socket to the kernel's routing.
     pub fn new() -> Result<Self> {
-        let routing = Routing::open().map_err(|cause| Error::system("open a netlink socket", cause))?;
-        Ok(Self { routing })
+        let routing = privilege::without_capabilities(Routing::open).and_then(|opened| opened);
+        Ok(Self { routing: routing.map_err(|cause| Error::system("open a netlink socket", cause))? })
     }
 
     /// Whether the kernel would take packets for `address` itself, or send them to no single host.

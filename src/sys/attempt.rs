@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd;
 use std::ptr;
 
 /// Tries `what`; an error is what the test wants.
@@ -12,6 +13,9 @@ pub fn attempt(what: &str) -> io::Result<()> {
     match what {
         "execve" => execve(c"/bin/true"),
         "socket" => socket(),
+        "setsockopt" => set_option(),
+        "send elsewhere" => send_elsewhere(),
+        "add address" => add_address(),
         "open" => File::open("/etc/shadow").map(drop),
         "ptrace" => trace_parent(),
         "kill" => signal_parent(),
@@ -30,6 +34,41 @@ fn execve(program: &CStr) -> io::Result<()> {
 fn socket() -> io::Result<()> {
     // SAFETY: socket takes three numbers.
     check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) }).map(drop)
+}
+
+fn set_option() -> io::Result<()> {
+    super::sockopt::set(&*channel(), libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 20)
+}
+
+/// Sends to an address of its own choice; to the process at the other end, so that it could work.
+fn send_elsewhere() -> io::Result<()> {
+    // SAFETY: all-zero bytes are a valid address.
+    let address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    let (to, size) = ((&raw const address).cast(), size_of_val(&address) as libc::socklen_t);
+    // SAFETY: the message is empty, and the address is valid for reads of its size.
+    super::check_length(unsafe { libc::sendto(channel().as_raw_fd(), ptr::null(), 0, 0, to, size) }).map(drop)
+}
+
+/// The socket between watcher and opener.
+fn channel() -> ManuallyDrop<File> {
+    let number = if std::env::args().any(|arg| arg == "opener") { 0 } else { 1 };
+    ManuallyDrop::new(File::from(super::process::inherited(number)))
+}
+
+/// Adds 192.0.2.99 to the loopback interface by each socket that is open.
+fn add_address() -> io::Result<()> {
+    let mut request = super::netlink::Writer::default();
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_CREATE) as u16;
+    request.message(libc::RTM_NEWADDR, flags, 1, &[libc::AF_INET as u8, 32, 0, 0, 1, 0, 0, 0], |body| {
+        body.attribute(1, &[192, 0, 2, 99]);
+        body.attribute(2, &[192, 0, 2, 99]);
+    });
+    for fd in 3..32 {
+        let bytes = request.bytes();
+        // SAFETY: the pointer is valid for reads of the length given; a number that is not open is an error.
+        unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+    }
+    Ok(())
 }
 
 fn trace_parent() -> io::Result<()> {

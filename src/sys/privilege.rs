@@ -129,7 +129,7 @@ pub fn keep_only(keep: &[Capability]) -> io::Result<()> {
 pub fn keep_and_pass_on(keep: &[Capability], pass_on: &[Capability]) -> io::Result<()> {
     bound(pass_on);
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    set_capabilities(keep)
+    keep_capabilities(keep)
 }
 
 /// Becomes `user` with `groups` for good, keeping of the capabilities only `keep`; fails unless
@@ -145,7 +145,7 @@ pub fn become_user(user: User, groups: &[u32], keep: &[Capability]) -> io::Resul
     check(unsafe { libc::setresuid(user.uid, user.uid, user.uid) })?;
     prctl(libc::PR_SET_KEEPCAPS, 0)?;
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    set_capabilities(keep)?;
+    keep_capabilities(keep)?;
     // SAFETY: as above.
     let back = unsafe { libc::setresuid(0, 0, 0) };
     if user.uid != 0 && back == 0 { Err(io::Error::other("root could be had back")) } else { Ok(()) }
@@ -205,17 +205,39 @@ fn bits(capabilities: &[Capability]) -> u64 {
     capabilities.iter().fold(0, |bits, &capability| bits | 1 << capability as u64)
 }
 
-fn set_capabilities(keep: &[Capability]) -> io::Result<()> {
+/// The sets of this process.
+fn capabilities() -> io::Result<[Sets; 2]> {
     let mut header = Header { version: VERSION_3, pid: 0 };
     let mut sets = [Sets::default(); 2];
     // SAFETY: header and both sets are valid for the kernel's reads and writes.
     check_long(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
+    Ok(sets)
+}
+
+fn set_capabilities(sets: &[Sets; 2]) -> io::Result<()> {
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    // SAFETY: the header is valid for reads and writes, and the sets for reads.
+    check_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) }).map(drop)
+}
+
+/// Gives up all capabilities but `keep`.
+fn keep_capabilities(keep: &[Capability]) -> io::Result<()> {
+    let mut sets = capabilities()?;
     for (set, kept) in sets.iter_mut().zip([bits(keep) as u32, (bits(keep) >> 32) as u32]) {
         let bits = set.permitted & kept;
         *set = Sets { effective: bits, permitted: bits, inheritable: 0 };
     }
-    // SAFETY: as above; capset only reads them.
-    check_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) }).map(drop)
+    set_capabilities(&sets)
+}
+
+/// Runs `open` without effective capabilities. What a netlink socket may change, its opener must have been
+/// allowed to when the socket was opened.
+pub fn without_capabilities<T>(open: impl FnOnce() -> T) -> io::Result<T> {
+    let sets = capabilities()?;
+    set_capabilities(&sets.map(|set| Sets { effective: 0, ..set }))?;
+    let opened = open();
+    set_capabilities(&sets)?;
+    Ok(opened)
 }
 
 #[cfg(test)]

@@ -77,6 +77,14 @@ def test_each_process_has_the_user_and_the_capabilities_it_needs(stage, firewall
     assert identities(status(stage.daemon.pid))[0] == 0
 
 
+def test_nothing_of_roots_environment_reaches_the_others(stage, firewall):
+    stage.open_up(firewall, daemon_options={"env": {**os.environ, "AWS_SECRET_ACCESS_KEY": "of root"}})
+    assert b"of root" in Path(f"/proc/{stage.daemon.pid}/environ").read_bytes()
+    for pid in stage.daemon.children():
+        assert Path(f"/proc/{pid}/environ").read_bytes() == b""
+    stage.open_port()
+
+
 def test_no_process_holds_a_network_socket(gate):
     gate.open_port()
     pids = [gate.daemon.pid, *gate.daemon.children()]

@@ -10,7 +10,7 @@ import pytest
 
 from stage import BINARY, Profile, status
 
-ATTEMPTS = ["execve", "socket", "open", "ptrace", "kill", "setuid"]
+ATTEMPTS = ["execve", "socket", "open", "ptrace", "kill", "setuid", "setsockopt", "send elsewhere"]
 
 
 def attempt(stage, hooked, firewall, process, what):
@@ -40,6 +40,17 @@ def test_the_same_works_before_it_is_confined(stage, hooked, what):
         assert not [line for line in daemon.said if "tried" in line]
     else:
         assert daemon.wait_for("tried").endswith("it worked")
+
+
+@pytest.mark.parametrize("process", ["unconfined opener", "opener"])
+def test_the_openers_sockets_change_no_address(stage, hooked, process):
+    """Not even while it is root: the socket that asks for routes was opened without a capability."""
+    daemon = attempt(stage, hooked, "nft", process, "add address")
+    daemon.wait_for("tried add address")
+    daemon.wait_for(": ready")
+    assert "192.0.2.99" not in stage.server.run("ip", "address", "show", "dev", "lo").stdout
+    stage.open_port()
+    assert stage.connects()
 
 
 def test_both_run_confined(stage, firewall, log):

@@ -32,8 +32,10 @@ pub const WAIT: &[c_long] = &[SYS_ppoll, own::PPOLL, own::POLL, SYS_clock_gettim
 pub const LOOK: &[c_long] = &[SYS_statx, own::FSTAT, own::FSTATAT];
 /// Opening a file by its name.
 pub const OPEN: &[c_long] = &[SYS_openat, own::OPEN, own::FCNTL];
-/// Messages on a socket.
-pub const MESSAGES: &[c_long] = &[SYS_sendto, SYS_recvfrom, own::SEND, own::RECV];
+/// Messages on a socket, to where it is connected.
+pub const MESSAGES: &[c_long] = &[SEND, SYS_recvfrom, own::SEND, own::RECV];
+/// Its fifth argument, an address, has to be null.
+pub(super) const SEND: c_long = SYS_sendto;
 /// Memory that is never to be executed: the third argument is its protection.
 pub(super) const MAP: &[c_long] = &[SYS_mprotect, own::MMAP];
 pub(super) use own::ARCHITECTURE;

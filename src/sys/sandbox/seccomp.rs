@@ -4,7 +4,7 @@
 //! On a processor where these filters have run, any other call kills; where they never have, it is
 //! answered "not permitted" and the kernel logs it.
 
-use super::calls::{ARCHITECTURE, MAP};
+use super::calls::{ARCHITECTURE, MAP, SEND};
 use crate::sys::{check, check_long};
 use libc::{c_long, sock_filter};
 use std::io;
@@ -45,10 +45,12 @@ pub fn allow(groups: &[&[c_long]]) -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) }).map(drop)
 }
 
-/// Where `struct seccomp_data` has the call's number, the processor, and the third argument's low half.
+/// Where `struct seccomp_data` has the call's number, the processor, the low half of the third argument, and
+/// both halves of the fifth.
 const NUMBER: u32 = 0;
 const PROCESSOR: u32 = 4;
 const PROTECTION: u32 = if cfg!(target_endian = "big") { 36 } else { 32 };
+const ADDRESS: [u32; 2] = [48, 52];
 /// On x86_64, calls from this number on are x32's.
 const X32: u32 = 0x4000_0000;
 
@@ -71,8 +73,20 @@ fn program(architecture: u32, groups: &[&[c_long]]) -> Vec<sock_filter> {
     if cfg!(target_arch = "x86_64") {
         steps.extend([step(IF_AT_LEAST, X32, 0, 1), step(RETURN, refuse, 0, 0)]);
     }
-    for &call in groups.iter().copied().flatten() {
+    for &call in groups.iter().copied().flatten().filter(|&&call| call != SEND) {
         steps.extend([step(IF_EQUAL, call as u32, 0, 1), step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0)]);
+    }
+    if groups.iter().any(|group| group.contains(&SEND)) {
+        let [one_half, other_half] = ADDRESS;
+        steps.extend([
+            step(IF_EQUAL, SEND as u32, 0, 6),
+            step(LOAD, one_half, 0, 0),
+            step(IF_EQUAL, 0, 0, 3),
+            step(LOAD, other_half, 0, 0),
+            step(IF_EQUAL, 0, 0, 1),
+            step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+            step(RETURN, refuse, 0, 0),
+        ]);
     }
     for &call in MAP {
         steps.extend([
