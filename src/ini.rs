@@ -27,8 +27,13 @@ pub fn settings(text: &str) -> Result<(Vec<Setting>, Vec<String>), BadLine> {
     let (mut section, mut begun) = (None, false);
     // Whether the line before can be continued.
     let mut open = false;
+    // Some editors mark a file as UTF-8 by a first character that nobody sees.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
         let trimmed = line.trim();
+        if trimmed.contains('\r') {
+            return Err((number, "has a carriage return in it, which ends no line here".into()));
+        }
         if trimmed.is_empty() || line.starts_with(['#', ';']) || is_rem(line) {
             continue;
         }
@@ -40,7 +45,11 @@ pub fn settings(text: &str) -> Result<(Vec<Setting>, Vec<String>), BadLine> {
         }
         if let Some(name) = trimmed.strip_prefix('[') {
             begun = true;
-            section = match name.split_once(']').ok_or_else(|| bad(number))?.0 {
+            let (name, behind) = name.split_once(']').ok_or_else(|| bad(number))?;
+            if !behind.trim_start().is_empty() && !behind.trim_start().starts_with(['#', ';']) {
+                return Err((number, format!("has something behind \"[{name}]\", which belongs on a line of its own")));
+            }
+            section = match name {
                 "main" => Some(true),
                 "DEFAULT" => Some(false),
                 other => {
@@ -122,6 +131,27 @@ mod tests {
     fn a_setting_before_every_section_is_a_bad_line() {
         assert_eq!(settings("# c\n\nguard = 22\n[main]\n").unwrap_err().0, 3);
         assert_eq!(settings(" guard = 22\n").unwrap_err().0, 1);
+    }
+
+    #[test]
+    fn a_section_can_have_a_comment_behind_it_and_nothing_else() {
+        for text in [
+            "[main] # of us\na = 1",
+            "[main];\na = 1",
+            "[main] \na = 1",
+            "\u{feff}[main]\na = 1",
+            "[main]\r\na = 1\r\n",
+        ] {
+            assert_eq!(pairs(text), [("a".into(), "1".into())], "{text:?}");
+        }
+        assert_eq!(settings("\n[main] a = 1").unwrap_err().0, 2);
+    }
+
+    #[test]
+    fn a_line_that_ends_as_none_does_is_a_bad_line() {
+        for text in ["[main]\rguard = 22\r", "# a comment\r[main]\rguard = 22", "[main]\nguard = 22\rdelay = 5\n"] {
+            assert!(settings(text).unwrap_err().1.contains("carriage return"), "{text:?}");
+        }
     }
 
     #[test]

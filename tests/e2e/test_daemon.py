@@ -18,7 +18,7 @@ from test_faults import process
 
 def check(stage, config):
     """`--check` with this config file."""
-    (stage.server_dir / "config").write_text(config)
+    (stage.server_dir / "config").write_bytes(config.encode())
     return stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
 
 
@@ -39,6 +39,35 @@ def test_what_the_originals_reader_took_is_taken(stage):
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     assert "443" in said and "7" in said
+
+
+@pytest.mark.parametrize("config", ["[main] # the daemon\nguard = 22\n", "\ufeff[main]\nguard = 22\n", "[main]\r\nguard = 22\r\n"])
+def test_a_guard_behind_an_odd_first_line_is_taken(stage, config):
+    Profile(stage, "gate")
+    done = check(stage, config)
+    assert done.returncode == 0, done.stderr
+    assert "guarded ports  22\n" in done.stdout
+
+
+@pytest.mark.parametrize("config", ["[main]\rguard = 22\r", "# a comment\r[main]\rguard = 22\r", "[main] guard = 22\n"])
+def test_a_guard_that_would_not_be_read_is_an_error_with_its_line(stage, config):
+    Profile(stage, "gate")
+    (stage.server_dir / "config").write_bytes(config.encode())
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
+    assert done.returncode == 1
+    assert f'"{stage.server_dir}/config", line 1: ' in done.stderr
+
+
+def test_check_warns_of_a_udp_socket_on_a_guarded_port(stage):
+    Profile(stage, "gate")
+    with stage.server.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, stage.server.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp6:
+        udp.bind(("", 51820))
+        udp6.bind(("::", 443))
+        done = check(stage, "[main]\nguard = 22, 443, 51820\nlog = kmsg\n")
+    assert done.returncode == 0
+    for port in (443, 51820):
+        assert f"a UDP socket listens on guarded port {port}: the guard is for TCP alone" in done.stderr
+    assert "port 22:" not in done.stderr
 
 
 def test_a_missing_config_means_the_defaults(stage):

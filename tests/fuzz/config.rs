@@ -18,7 +18,8 @@ fuzz_target!(|text: &str| {
             assert!(config.interfaces.iter().all(fits), "{:?}", config.interfaces);
             assert!(warnings.iter().all(|warning| !warning.is_empty()));
             // Comments and empty lines change nothing, not even where a value is continued.
-            let commented: String = text.lines().map(|line| format!("# comment\n{line}\n\n; comment\n")).collect();
+            let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
+            let commented: String = lines.map(|line| format!("# comment\n{line}\n\n; comment\n")).collect();
             let (again, warned) = Config::parse(&commented).unwrap();
             assert_eq!(again, config, "{text:?}");
             assert_eq!(warned.len(), warnings.len());

@@ -4,10 +4,12 @@ use super::privileges;
 use super::setup::{self, Setup, say_left_out};
 use crate::error::{Error, Result};
 use crate::klog;
+use crate::ports::Ports;
 use crate::profile::Profile;
 use crate::say;
 use crate::sys::sandbox;
 use std::fmt::Write;
+use std::fs;
 use std::path::Path;
 
 /// Checks the configuration in `directory` and prints what it comes to. Nothing is changed.
@@ -16,7 +18,7 @@ pub fn run(directory: &Path) -> Result<()> {
     let setup = Setup::read(directory)?;
     let mut text = String::new();
     let mut left_out = setup.index.left_out.len();
-    let ports = |ports: &crate::ports::Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
+    let ports = |ports: &Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
     let _ = writeln!(text, "log            {}", klog::describe(&setup.config.log));
     let _ = writeln!(text, "firewall       {}", setup.backend.name());
     let _ = writeln!(text, "guarded ports  {}", ports(&setup.rules.guard));
@@ -51,10 +53,44 @@ pub fn run(directory: &Path) -> Result<()> {
     for warning in setup.backend.foreign_rule_warnings(&setup.rules) {
         say::warn(warning);
     }
+    for port in unguarded_udp(&setup.rules.guard) {
+        say::warn(format_args!("a UDP socket listens on guarded port {port}: the guard is for TCP alone"));
+    }
     if left_out > 0 {
         let (profiles, them) = if left_out == 1 { ("profile", "it") } else { ("profiles", "them") };
         return Err(Error::refused(format!("{left_out} {profiles} would be left out"))
             .advise(format!("correct {them} as said above")));
     }
     Ok(())
+}
+
+/// The guarded ports on which a UDP socket listens.
+fn unguarded_udp(guard: &Ports) -> Vec<u16> {
+    let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let listening: Ports = tables.iter().flat_map(|table| udp_listeners(table)).collect();
+    listening.iter().filter(|&port| guard.contains(port)).collect()
+}
+
+/// The ports of the unconnected sockets in a table of /proc/net: number, local address, remote address, state,
+/// with addresses and ports in hexadecimal.
+fn udp_listeners(table: &str) -> impl Iterator<Item = u16> {
+    table.lines().filter_map(|line| {
+        let [_, local, remote, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+        let (_, port) = local.rsplit_once(':').filter(|_| remote.ends_with(":0000"))?;
+        u16::from_str_radix(port, 16).ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_that_wait_for_anybody_are_listeners() {
+        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n\
+            1: 00000000:CA6C 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0\n\
+            2: 0100007F:0035 0200007F:1234 01 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0\n\
+            3: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 07 0:0 0:0 0 0 0 1 2 0 0\n";
+        assert_eq!(udp_listeners(table).collect::<Vec<_>>(), [51820, 443]);
+    }
 }
