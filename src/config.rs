@@ -99,7 +99,7 @@ impl Config {
 
     /// Reads the text of a config. The error is a line, or 0, and what is wrong with it.
     pub fn parse(text: &str) -> std::result::Result<(Self, Vec<String>), (usize, String)> {
-        let (settings, mut warnings) = ini::settings(text)?;
+        let (settings, warnings) = ini::settings(text, &["guard", "interfaces"])?;
         let mut config = Self::default();
         for ini::Setting { key, value, line } in settings {
             let wrong = |wanted: String| (line, format!("{key} = {value:?}: {wanted}"));
@@ -139,7 +139,7 @@ impl Config {
                 }
                 "user" if value.is_empty() => return Err(wrong("the name of a user is needed".into())),
                 "user" => config.user = Some(value),
-                _ => warnings.push(format!("line {line}: unknown key {key:?} is ignored")),
+                _ => return Err((line, format!("there is no key {key:?}"))),
             }
         }
         Ok((config, warnings))
@@ -209,19 +209,25 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_the_default_and_unknown_keys_are_named() {
+    fn nothing_is_the_default() {
         assert_eq!(Config::parse("").unwrap().0, Config::default());
-        let (config, warnings) = Config::parse("[main]\ndeley = 3\n").unwrap();
-        assert_eq!(config, Config::default());
-        assert!(warnings[0].contains("deley"));
     }
 
     #[test]
     fn settings_that_are_not_of_main_are_not_passed_over_in_silence() {
         assert_eq!(Config::parse("guard = 22\n").unwrap_err().0, 1);
-        let (config, warnings) = Config::parse("\n[Main]\nguard = 22\n").unwrap();
+        assert_eq!(Config::parse("\n[Main]\nguard = 22\n").unwrap_err().0, 2);
+        let (config, warnings) = Config::parse("\n[other]\nguard = 22\n").unwrap();
         assert_eq!(config, Config::default());
-        assert_eq!(warnings, ["line 2: section \"Main\" is ignored; [main] is what is read"]);
+        assert_eq!(warnings, ["line 2: section \"other\" is ignored; [main] is what is read"]);
+    }
+
+    #[test]
+    fn lists_join_and_other_doubles_are_errors() {
+        let (config, _) = Config::parse("[main]\nguard = 22\nguard = 443\ninterfaces = a\ninterfaces = b c\n").unwrap();
+        assert_eq!(config.guard, Ports::parse("22,443").unwrap());
+        assert_eq!(config.interfaces, ["a", "b", "c"]);
+        assert_eq!(Config::parse("[main]\nmark = 1\nmark = 1\n").unwrap_err().0, 3);
     }
 
     #[test]
@@ -241,6 +247,7 @@ mod tests {
             "mark=3",
             "mark=0",
             "user=",
+            "gaurd=22",
             "word",
         ] {
             assert_eq!(Config::parse(&format!("[main]\n\n{bad}\n")).unwrap_err().0, 3, "{bad}");

@@ -5,7 +5,7 @@
 //! space continues the value before it.
 
 /// One key and its value.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// The key, in lower case.
     pub key: String,
@@ -18,9 +18,10 @@ pub struct Setting {
 /// A line that cannot be taken, counted from 1, and what is wrong with it.
 pub type BadLine = (usize, String);
 
-/// The settings of section `[main]`, in their order, behind those of `[DEFAULT]`, which the original takes
-/// for every section. With them come warnings: other sections are passed over.
-pub fn settings(text: &str) -> Result<(Vec<Setting>, Vec<String>), BadLine> {
+/// The settings of section `[main]`, in their order, behind those of `[DEFAULT]` that it does not have, which
+/// the original takes for every section. Of a key that stands twice the values are joined where it is one of
+/// `lists`; any other is a bad line. With the settings come warnings: other sections are passed over.
+pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>), BadLine> {
     let mut settings: Vec<(bool, Setting)> = Vec::new();
     let mut warnings = Vec::new();
     // `Some(true)` in [main], `Some(false)` in [DEFAULT]; before the first of all there are no settings.
@@ -52,6 +53,9 @@ pub fn settings(text: &str) -> Result<(Vec<Setting>, Vec<String>), BadLine> {
             section = match name {
                 "main" => Some(true),
                 "DEFAULT" => Some(false),
+                main if main.trim().eq_ignore_ascii_case("main") => {
+                    return Err((number, format!("section {main:?} is not read: write \"[main]\"")));
+                }
                 other => {
                     warnings.push(format!("line {number}: section {other:?} is ignored; [main] is what is read"));
                     None
@@ -71,9 +75,23 @@ pub fn settings(text: &str) -> Result<(Vec<Setting>, Vec<String>), BadLine> {
             settings.push((in_main, Setting { key: key.trim().to_ascii_lowercase(), value, line: number }));
         }
     }
-    // What comes later counts, so the defaults of all sections come first.
-    let (main, defaults): (Vec<_>, Vec<_>) = settings.into_iter().partition(|&(in_main, _)| in_main);
-    Ok((defaults.into_iter().chain(main).map(|(_, setting)| setting).collect(), warnings))
+    let of = |wanted: bool| settings.iter().filter(move |(in_main, _)| *in_main == wanted).map(|(_, setting)| setting);
+    let (main, mut defaults) = (joined(of(true), lists)?, joined(of(false), lists)?);
+    defaults.retain(|default| !main.iter().any(|setting| setting.key == default.key));
+    Ok((defaults.into_iter().chain(main).collect(), warnings))
+}
+
+/// Each key once.
+fn joined<'a>(settings: impl Iterator<Item = &'a Setting>, lists: &[&str]) -> Result<Vec<Setting>, BadLine> {
+    let mut once: Vec<Setting> = Vec::new();
+    for Setting { key, value, line } in settings.cloned() {
+        match once.iter_mut().find(|first| first.key == key) {
+            None => once.push(Setting { key, value, line }),
+            Some(first) if lists.contains(&key.as_str()) => first.value = format!("{}, {value}", first.value),
+            Some(first) => return Err((line, format!("{key:?} stands on line {} already", first.line))),
+        }
+    }
+    Ok(once)
 }
 
 #[cold]
@@ -99,7 +117,7 @@ mod tests {
     use super::*;
 
     fn pairs(text: &str) -> Vec<(String, String)> {
-        settings(text).unwrap().0.into_iter().map(|setting| (setting.key, setting.value)).collect()
+        settings(text, &["guard"]).unwrap().0.into_iter().map(|setting| (setting.key, setting.value)).collect()
     }
 
     #[test]
@@ -120,17 +138,30 @@ mod tests {
 
     #[test]
     fn other_sections_are_passed_over_and_named() {
-        let text = "[Main]\nb = 2\n  more\n[main]\nc = 3\n[x]\nd = 4";
+        let text = "[x]\nb = 2\n  more\n[main]\nc = 3\n[y]\nd = 4";
         assert_eq!(pairs(text), [("c".into(), "3".into())]);
-        let [main, x] = &settings(text).unwrap().1[..] else { panic!() };
-        assert_eq!(main, "line 1: section \"Main\" is ignored; [main] is what is read");
-        assert!(x.starts_with("line 6: section \"x\""));
+        let [x, y] = &settings(text, &[]).unwrap().1[..] else { panic!() };
+        assert_eq!(x, "line 1: section \"x\" is ignored; [main] is what is read");
+        assert!(y.starts_with("line 6: section \"y\""));
+        for text in ["\n[Main]\na = 1", "\n[ main ]\na = 1"] {
+            assert_eq!(settings(text, &[]).unwrap_err().0, 2, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lists_that_stand_twice_are_joined_and_other_keys_are_bad_lines() {
+        assert_eq!(
+            pairs("[main]\nguard = 22\ndelay = 5\n[main]\nGuard = 443"),
+            [("guard".into(), "22, 443".into()), ("delay".into(), "5".into())]
+        );
+        let (line, why) = settings("[main]\ndelay = 5\n\ndelay = 9", &["guard"]).unwrap_err();
+        assert_eq!((line, why.as_str()), (4, "\"delay\" stands on line 2 already"));
     }
 
     #[test]
     fn a_setting_before_every_section_is_a_bad_line() {
-        assert_eq!(settings("# c\n\nguard = 22\n[main]\n").unwrap_err().0, 3);
-        assert_eq!(settings(" guard = 22\n").unwrap_err().0, 1);
+        assert_eq!(settings("# c\n\nguard = 22\n[main]\n", &[]).unwrap_err().0, 3);
+        assert_eq!(settings(" guard = 22\n", &[]).unwrap_err().0, 1);
     }
 
     #[test]
@@ -144,28 +175,28 @@ mod tests {
         ] {
             assert_eq!(pairs(text), [("a".into(), "1".into())], "{text:?}");
         }
-        assert_eq!(settings("\n[main] a = 1").unwrap_err().0, 2);
+        assert_eq!(settings("\n[main] a = 1", &[]).unwrap_err().0, 2);
     }
 
     #[test]
     fn a_line_that_ends_as_none_does_is_a_bad_line() {
         for text in ["[main]\rguard = 22\r", "# a comment\r[main]\rguard = 22", "[main]\nguard = 22\rdelay = 5\n"] {
-            assert!(settings(text).unwrap_err().1.contains("carriage return"), "{text:?}");
+            assert!(settings(text, &[]).unwrap_err().1.contains("carriage return"), "{text:?}");
         }
     }
 
     #[test]
-    fn defaults_come_first_wherever_they_stand() {
+    fn defaults_are_for_keys_that_main_does_not_have() {
         assert_eq!(
             pairs("[main]\ndelay = 5\n[DEFAULT]\ndelay = 9\nmark = 1"),
-            [("delay".into(), "9".into()), ("mark".into(), "1".into()), ("delay".into(), "5".into())]
+            [("mark".into(), "1".into()), ("delay".into(), "5".into())]
         );
     }
 
     #[test]
     fn what_is_no_setting_is_named_by_its_line() {
         for (text, line) in [("[main]\n\nword\n", 3), ("[main\n", 1), ("[main]\n= 5\n", 2)] {
-            assert_eq!(settings(text), Err(bad(line)), "{text:?}");
+            assert_eq!(settings(text, &[]), Err(bad(line)), "{text:?}");
         }
     }
 }

@@ -31,7 +31,7 @@ impl ProfileConfig {
     /// Reads the text of a `config`; the error is a line, or 0, and what is wrong. Unknown keys are
     /// the original's affair and passed over.
     pub fn parse(text: &str) -> std::result::Result<Self, (usize, String)> {
-        let (settings, _) = ini::settings(text)?;
+        let (settings, _) = ini::settings(text, &["ports"])?;
         let (mut knock_port, mut allowed, mut wire) = (None, None, Wire::Classic);
         for ini::Setting { key, value, line } in settings {
             match key.as_str() {

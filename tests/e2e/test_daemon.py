@@ -76,11 +76,23 @@ def test_a_missing_config_means_the_defaults(stage):
     assert done.returncode == 0, done.stderr
 
 
-def test_an_unknown_key_is_a_warning(stage):
+@pytest.mark.parametrize("config, line, why", [
+    ("[main]\ngaurd = 22\n", 2, 'there is no key "gaurd"'),
+    ("[main]\ndelay = 5\nguard = 22\ndelay = 9\n", 4, '"delay" stands on line 2 already'),
+    ("[Main]\nguard = 22\n", 1, 'section "Main" is not read: write "[main]"'),
+])
+def test_what_would_be_ignored_in_silence_is_an_error(stage, config, line, why):
     Profile(stage, "gate")
-    done = check(stage, "[main]\nguard = 22\ncolour = blue\n")
+    done = check(stage, config)
+    assert done.returncode == 1
+    assert f'"{stage.server_dir}/config", line {line}: {why}' in done.stderr
+
+
+def test_a_list_that_stands_twice_is_joined(stage):
+    Profile(stage, "gate")
+    done = check(stage, "[main]\nguard = 22\nguard = 443\n")
     assert done.returncode == 0
-    assert "colour" in done.stderr
+    assert "guarded ports  22,443\n" in done.stdout
 
 
 def test_a_guard_that_is_not_in_main_is_not_passed_over_in_silence(stage):
@@ -88,8 +100,9 @@ def test_a_guard_that_is_not_in_main_is_not_passed_over_in_silence(stage):
     done = check(stage, "guard = 22\n")
     assert done.returncode == 1
     assert f'"{stage.server_dir}/config", line 1: stands before "[main]"' in done.stderr
-    done = check(stage, "[Main]\nguard = 22\n")
-    assert 'line 1: section "Main" is ignored; [main] is what is read' in done.stderr
+    done = check(stage, "[other]\nguard = 22\n")
+    assert 'line 1: section "other" is ignored; [main] is what is read' in done.stderr
+    assert '"guard" is empty' in done.stderr
 
 
 @pytest.mark.parametrize("bad", [
@@ -119,12 +132,40 @@ def test_it_starts_only_as_root(stage, public):
     assert "root" in done.stderr
 
 
-def test_no_profile_is_a_warning(stage):
+def test_without_any_profile_nothing_is_guarded_and_that_is_an_error(stage):
     stage.configure(guard="22", firewall="nft", log="kmsg")
     (stage.server_dir / "profiles").mkdir()
+    for arguments in ([], ["--check"]):
+        done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, *arguments, check=False)
+        assert done.returncode == 1
+        assert f'there is no profile in "{stage.server_dir}/profiles": nobody could knock' in done.stderr
+    assert stage.connects()
+
+
+def test_damaged_profiles_alone_leave_the_guard_standing_loudly(stage):
+    stage.configure(guard="22", firewall="nft", log="kmsg")
+    (Profile(stage, "gate").path / "config").unlink()
     stage.start_daemon()
-    assert [line for line in stage.daemon.said if "no profile" in line]
+    assert any('profile "gate" is left out' in line for line in stage.daemon.said)
+    assert any("no profile may open guarded port 22" in line for line in stage.daemon.said)
     assert not stage.connects()
+
+
+def test_a_reload_without_any_profile_takes_the_last_key_away(gate):
+    shutil.move(gate.server_dir / "profiles", gate.directory / "away")
+    gate.daemon.process.send_signal(signal.SIGHUP)
+    gate.daemon.wait_for("no profile may open guarded port")
+    gate.daemon.wait_for(": ready")
+    gate.knock()
+    time.sleep(0.3)
+    assert not gate.connects()
+
+
+def test_a_guarded_port_that_no_profile_can_open_is_warned_of(stage):
+    Profile(stage, "web", ports=[443])
+    done = check(stage, "[main]\nguard = 22, 443\n")
+    assert done.returncode == 0
+    assert "no profile may open guarded port 22: closed to everybody" in done.stderr
 
 
 @pytest.mark.parametrize("file, content", [

@@ -26,7 +26,7 @@ fuzz_target!(|text: &str| {
         }
         Err((line, why)) => assert!(line <= text.lines().count() && !why.is_empty()),
     }
-    for setting in ini::settings(text).unwrap_or_default().0 {
+    for setting in ini::settings(text, &["guard"]).unwrap_or_default().0 {
         assert!(!setting.key.is_empty() && setting.key == setting.key.trim());
         assert!(setting.value == setting.value.trim() && !setting.value.contains('\n'));
         assert!((1..=text.lines().count()).contains(&setting.line));

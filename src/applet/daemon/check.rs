@@ -16,6 +16,7 @@ use std::path::Path;
 pub fn run(directory: &Path) -> Result<()> {
     setup::open(directory)?;
     let setup = Setup::read(directory)?;
+    setup.index.must_not_be_empty(directory)?;
     let mut text = String::new();
     let mut left_out = setup.index.left_out.len();
     let ports = |ports: &Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };

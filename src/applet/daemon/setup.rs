@@ -70,9 +70,8 @@ impl Setup {
         for (found, error) in &index.left_out {
             say_left_out(found, error);
         }
-        if index.profiles.is_empty() {
-            say::warn(format_args!("there is no profile in {:?}: nobody can knock", directory.join("profiles")));
-            say::warn("make one with: knockknock-genprofile NAME KNOCKPORT");
+        for warning in index.warnings(&config.guard) {
+            say::warn(warning);
         }
         check_interfaces(&config.interfaces)?;
         klog::check(&config.log)?;
@@ -198,6 +197,29 @@ impl ProfileIndex {
         allowed
     }
 
+    /// Refuses a directory that has no profile, not even a damaged one: a guard would lock everybody out.
+    pub(super) fn must_not_be_empty(&self, directory: &Path) -> Result<()> {
+        if !self.profiles.is_empty() || !self.left_out.is_empty() {
+            return Ok(());
+        }
+        let why = format!("there is no profile in {:?}: nobody could knock", directory.join("profiles"));
+        Err(Error::refused(why).advise("make one with: knockknock-genprofile NAME"))
+    }
+
+    /// What the guard and the profiles together do that nobody may have meant.
+    fn warnings(&self, guard: &Ports) -> Vec<String> {
+        let allowed = self.allowed();
+        let closed: Ports = guard.iter().filter(|&port| !allowed.contains(port)).collect();
+        let mut warnings = Vec::new();
+        if guard.is_empty() {
+            warnings.push("\"guard\" is empty: no port is closed, unless by another firewall".to_owned());
+        }
+        if !closed.is_empty() {
+            warnings.push(format!("no profile may open guarded port {closed}: closed to everybody"));
+        }
+        warnings
+    }
+
     /// The ports that a profile lists and that cannot be opened.
     fn beyond(&self, can_open: impl Fn(u16) -> bool) -> impl Iterator<Item = (&Found, u16)> {
         let listed = self
@@ -251,6 +273,23 @@ mod tests {
         assert_eq!((1..=u16::MAX).filter(|&port| allowed.contains(port)).collect::<Vec<_>>(), [22, 443]);
         assert!(index(&[two[0], ("old", "knock_port = 9")]).allowed().contains(25), "a profile without a list");
         assert!(!index(&[]).allowed().contains(22));
+    }
+
+    #[test]
+    fn a_guard_without_a_key_is_warned_of() {
+        let web = index(&[("web", "knock_port = 7\nports = 443")]);
+        let warned = |guard: &str| web.warnings(&Ports::parse(guard).unwrap());
+        assert!(warned("443").is_empty());
+        assert!(warned("22,443")[0].contains("port 22:"));
+        assert!(warned("")[0].contains("is empty"));
+        assert!(index(&[("old", "knock_port = 9")]).warnings(&Ports::parse("22").unwrap()).is_empty());
+        assert!(!index(&[("bad", "")]).warnings(&Ports::parse("22").unwrap()).is_empty());
+    }
+
+    #[test]
+    fn only_a_damaged_profile_is_a_profile_too() {
+        assert!(index(&[]).must_not_be_empty(Path::new("/nowhere")).is_err());
+        assert!(index(&[("bad", "")]).must_not_be_empty(Path::new("/nowhere")).is_ok());
     }
 
     #[test]

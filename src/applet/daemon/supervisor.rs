@@ -32,6 +32,7 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     log_target.open();
     privileges::limit_supervisor()?;
     let setup = Setup::read(directory)?;
+    setup.index.must_not_be_empty(directory)?;
     privileges::watcher_user(&setup.config)?;
     let background = background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("go into the background", cause))?;
