@@ -362,6 +362,25 @@ def test_a_repair_that_fails_does_not_hide_why_a_child_ended(gate, firewall):
     assert "guard stays" not in said
 
 
+@pytest.mark.parametrize("abstract", [False, True])
+def test_the_service_manager_is_told_once_the_guard_stands(stage, firewall, abstract):
+    stage.configure(guard="22", log="kmsg", firewall=firewall)
+    Profile(stage, "gate")
+    name = f"{stage.directory}/notify"
+    with stage.server.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}" if abstract else name)
+        manager.settimeout(5)
+        stage.start_daemon(ready=False, env={**os.environ, "NOTIFY_SOCKET": f"@{name}" if abstract else name})
+        assert manager.recv(100) == b"READY=1"
+        assert not stage.connects()
+        stage.daemon.wait_for(": ready")
+        stage.daemon.process.send_signal(signal.SIGHUP)
+        stage.daemon.wait_for(": ready")
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
+
+
 def test_lines_in_a_file_go_on_beyond_four_kilobytes(stage):
     """The watcher may write only small files; the daemon's words are none of them."""
     stage.configure(guard="22", log="kmsg", firewall="nft")

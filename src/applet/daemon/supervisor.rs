@@ -8,7 +8,7 @@ use super::pause::{self, Pause};
 use super::privileges;
 use super::setup::{self, Setup};
 use crate::config::Log;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reason};
 use crate::firewall::Watch;
 use crate::say;
 use crate::sys::poll;
@@ -40,6 +40,10 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     signals.hold_end().map_err(|cause| Error::system("hold signals back", cause))?;
     let watch = Watch::new()?;
     setup.backend.make(&setup.rules)?;
+    // The network may come up now, and the watcher and the opener may wait for it.
+    if let Err(cause) = process::notify_ready() {
+        say::warn(format_args!("cannot tell the service manager that the guard stands: {}", reason(&cause)));
+    }
     let mut supervisor = Supervisor {
         directory,
         log_target,
