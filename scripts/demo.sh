@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Shows a closed port open to one knock, once: two network namespaces on a virtual cable, the real
-# firewall, the real kernel log. Needs root (asks sudo where it is not); leaves nothing behind.
+# Shows how one knock opens a closed port for one connection: two network namespaces joined by a virtual cable, the real
+# firewall, the real kernel log. Needs root, and calls sudo without it; removes everything when it ends.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || exec sudo "$0" "$@"
@@ -26,22 +26,22 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 1' INT TERM HUP
 
-# wait_for TEXT FILE: until FILE contains TEXT, three seconds at most.
+# wait_for TEXT FILE: waits until FILE contains TEXT, at most three seconds.
 wait_for() {
     for _ in $(seq 100); do
         if grep -qsF "$1" "$2"; then return; fi
         sleep 0.03
     done
-    echo "no \"$1\" within three seconds; there was:" >&2
+    echo "demo.sh: no \"$1\" within three seconds, only:" >&2
     cat "$2" >&2
     exit 1
 }
 
-# outcome EXPECTED GOT: the last line of a step; where they differ the demonstration ends.
+# outcome EXPECTED GOT: prints both, the last line of a step. Where they differ the demonstration ends.
 outcome() {
     printf '   expected: %-22s got: %s\n' "$1" "$2"
     if [ "$1" != "$2" ]; then
-        echo "   this is not as it should be; the daemon's words:"
+        echo "   This is not as expected. The daemon's log:"
         cat "$files/daemon.log"
         exit 1
     fi
@@ -50,12 +50,12 @@ outcome() {
 connect() {
     local greeting
     greeting=$(ip netns exec "$client" timeout 1 socat -u TCP:$address:$port - 2>/dev/null) || true
-    if [ "$greeting" = welcome ]; then echo connected; else echo "shut out"; fi
+    if [ "$greeting" = welcome ]; then echo connected; else echo "not connected"; fi
 }
 
 ### Two machines, a cable, a service, a profile on both sides, the daemon.
 
-sysctl -qw net.netfilter.nf_log_all_netns=1 # else the kernel does not log what happens in a namespace
+sysctl -qw net.netfilter.nf_log_all_netns=1 # without it the kernel does not log packets in a namespace
 ip netns add "$client"
 ip netns add "$server"
 ip link add eth0 netns "$client" type veth peer name eth0 netns "$server"
@@ -79,23 +79,23 @@ started+=($!)
 wait_for ": ready" "$files/daemon.log"
 
 cat <<END
-Two machines (network namespaces) on one cable; the firewall and the kernel log are real.
+Two machines, each a network namespace, on one virtual cable. The firewall and the kernel log are real.
 
-   client 10.9.0.2 ------------ $address server: a service on port $port, guarded by knockknock-daemon
+   client 10.9.0.2 ------------ server $address: a service on port $port, guarded by knockknock-daemon
 
 1. The client connects without a knock.
 END
-outcome "shut out" "$(connect)"
+outcome "not connected" "$(connect)"
 
 echo
-echo "2. It knocks:  knockknock -p $port $address"
+echo "2. The client knocks: knockknock -p $port $address"
 ip netns exec "$client" tcpdump --immediate-mode -Uni eth0 -Q out -w "$files/knock.pcap" ip 2>"$files/tcpdump.log" &
 tcpdump=$!
 started+=("$tcpdump")
 wait_for "listening on" "$files/tcpdump.log"
 ip netns exec "$client" "$knockknock" -p $port --dir "$files/client" $address
 wait_for ": opened port" "$files/daemon.log"
-sleep 0.3 # time for a second packet, were there one
+sleep 0.3 # a second packet would show up by then
 kill -INT $tcpdump
 wait $tcpdump
 grep -F ": opened port" "$files/daemon.log" | sed 's/^/   /'
@@ -106,17 +106,17 @@ echo "3. The client connects."
 outcome "connected" "$(connect)"
 
 echo
-echo "4. It connects once more: the knock was good for one connection."
-outcome "shut out" "$(connect)"
+echo "4. The client connects once more. The knock was for one connection."
+outcome "not connected" "$(connect)"
 
 echo
-echo "5. Somebody who listened sends the very same packet again (tcpreplay), and connects."
+echo "5. The same packet is sent again, with tcpreplay, and the client connects."
 ip netns exec "$client" tcpreplay -q -i eth0 "$files/knock.pcap" >/dev/null
-sleep 0.3 # a hundred times what the daemon took for the knock
-outcome "shut out" "$(connect)"
+sleep 0.3 # a hundred times as long as the daemon takes for a knock
+outcome "not connected" "$(connect)"
 
 echo
-echo "That packet, as tcpdump saw it: a SYN to port $knock_port, where nobody listens."
+echo "The knock as tcpdump shows it, a SYN to port $knock_port, where nothing listens:"
 tcpdump -tnvr "$files/knock.pcap" 2>/dev/null | sed 's/^ */   /'
 echo
-echo "All of it as expected."
+echo "Every step had the expected outcome."
