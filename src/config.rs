@@ -158,7 +158,7 @@ fn log(value: &str) -> Option<Log> {
 
 /// Whether the kernel could have an interface of that name (`dev_valid_name` in net/core/dev.c), and
 /// no quoting is needed to write it.
-fn is_interface(name: &str) -> bool {
+pub fn is_interface(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
     (1..=15).contains(&name.len()) && !name.starts_with(['.', '-']) && name.bytes().all(plain)
 }

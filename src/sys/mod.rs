@@ -8,6 +8,7 @@ pub mod attempt;
 pub mod epoll;
 pub mod file;
 pub mod inotify;
+pub mod links;
 pub mod memory;
 pub mod netlink;
 pub mod nf_tables;

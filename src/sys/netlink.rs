@@ -29,9 +29,10 @@ impl Socket {
         set(&self.0, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
     }
 
-    /// Asks for a receive buffer of `bytes`, beyond the system's limit where we may.
+    /// Asks for a receive buffer of `bytes`, beyond the system's limit where we may: not in a user namespace.
     pub fn receive_buffer(&self, bytes: libc::c_int) -> io::Result<()> {
         set(&self.0, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+            .or_else(|_| set(&self.0, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
     }
 
     /// Sends `messages` to the kernel.

@@ -270,15 +270,39 @@ def test_the_guard_waits_for_an_interface_that_comes_later(stage, firewall):
     assert stage.connects()
 
 
-def test_a_port_of_a_bridge_is_an_error(stage, firewall):
-    """The guard would never match there: the packets come in by the bridge."""
-    stage.server.run("ip", "link", "add", "br0", "type", "bridge")
-    stage.server.run("ip", "link", "set", "eth0", "master", "br0")
-    stage.configure(firewall=firewall, guard="22", log="kmsg", interfaces="eth0")
-    Profile(stage, "gate")
-    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, check=False)
-    assert done.returncode == 1
-    assert '"eth0" is a port of "br0"' in done.stderr
+@pytest.mark.parametrize("moment", ["before the start", "while it runs"])
+def test_an_interface_that_is_a_port_of_a_bridge_is_guarded(stage, firewall, moment):
+    """Its packets come in by the bridge, so a guard on its name alone would not match."""
+    def bridge():
+        ethernet = stage.server.run("cat", "/sys/class/net/eth0/address").stdout.strip()
+        stage.server.run("ip", "-batch", "-", input=f"""
+            link add br0 address {ethernet} type bridge
+            link set br0 up
+            link set eth0 master br0
+            address del {SERVER}/24 dev eth0
+            address add {SERVER}/24 dev br0
+        """)
+    if moment == "before the start":
+        bridge()
+    stage.open_up(firewall, interfaces="eth0")
+    if moment == "while it runs":
+        bridge()
+        stage.daemon.wait_for('interface "eth0" is a port of "br0": the guard holds on "br0" too')
+        time.sleep(0.1)
+    assert not stage.connects()
+    stage.open_port()
+    assert stage.connects()
+    assert not stage.connects()
+    stage.server.run("ip", "link", "set", "eth0", "nomaster")
+    time.sleep(0.3)
+    assert "br0" not in stage.server.run("sh", "-c", "nft list table inet knockknock; iptables -t mangle -S", check=False).stdout
+
+
+def test_an_interface_that_gets_another_name_is_said(stage):
+    stage.open_up("nft", interfaces="eth0")
+    stage.server.run("ip", "link", "set", "eth0", "down")
+    stage.server.run("ip", "link", "set", "eth0", "name", "lan0")
+    stage.daemon.wait_for('there is no interface "eth0": the guard holds there once it comes')
 
 
 def test_iptables_legacy(stage):

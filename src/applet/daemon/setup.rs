@@ -1,15 +1,16 @@
 //! What the supervisor works from: the configuration, and which profiles there are.
 
 use super::ipc::{CONFIG, OpenerLimits};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::firewall::{Backend, Rules};
 use crate::klog;
 use crate::ports::{PortSet, Ports};
 use crate::profile::{self, Found, ProfileConfig};
 use crate::say;
+use crate::sys::links::{self, Link, LinkWatch};
 use crate::sys::{file, privilege, sandbox};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -52,6 +53,10 @@ pub(super) struct Setup {
     pub(super) rules: Rules,
     pub(super) limits: OpenerLimits,
     pub(super) index: ProfileIndex,
+    /// Notifications of changes to interfaces, where the guard is bound to some.
+    pub(super) links: Option<LinkWatch>,
+    /// Those of these interfaces that do not exist.
+    missing: Vec<String>,
 }
 
 impl Setup {
@@ -73,7 +78,6 @@ impl Setup {
         for warning in index.warnings(&config.guard) {
             say::warn(warning);
         }
-        check_interfaces(&config.interfaces)?;
         klog::check(&config.log)?;
         let rules = Rules::new(&config, index.knock_ports());
         let backend = Backend::choose(config.firewall, &rules)?;
@@ -84,7 +88,33 @@ impl Setup {
             ));
         }
         let limits = OpenerLimits { allowed: index.allowed(), guard: config.guard.clone() };
-        Ok(Self { text, config, backend, rules, limits, index })
+        // Subscribed before they are listed, so that no change is missed.
+        let watched = (!config.interfaces.is_empty()).then(LinkWatch::new).transpose();
+        let links = watched.map_err(|cause| Error::system("watch the network interfaces", cause))?;
+        let mut setup = Self { text, config, backend, rules, limits, index, links, missing: Vec::new() };
+        setup.follow_links()?;
+        Ok(setup)
+    }
+
+    /// Looks at the interfaces that the guard is bound to, and says what is new. Whether the rules have to be
+    /// made again, for others.
+    pub(super) fn follow_links(&mut self) -> Result<bool> {
+        let Some(watch) = &self.links else { return Ok(false) };
+        watch.drain();
+        let links = links::list().map_err(|cause| Error::system("list the network interfaces", cause))?;
+        let gone = |name: &&String| !links.iter().any(|link| link.name == **name);
+        let missing: Vec<String> = self.config.interfaces.iter().filter(gone).cloned().collect();
+        for name in missing.iter().filter(|name| !self.missing.contains(name)) {
+            say::warn(format_args!("there is no interface {name:?}: the guard holds there once it comes"));
+        }
+        self.missing = missing;
+        let (interfaces, pairs) = with_masters(&self.config.interfaces, &links);
+        for (port, master) in pairs.iter().filter(|(_, master)| !self.rules.interfaces.iter().any(|on| on == master)) {
+            say::warn(format_args!("interface {port:?} is a port of {master:?}: the guard holds on {master:?} too"));
+        }
+        let changed = interfaces != self.rules.interfaces;
+        self.rules.interfaces = interfaces;
+        Ok(changed)
     }
 
     /// Says that the daemon is ready, what it does, and what is in its way.
@@ -109,26 +139,23 @@ impl Setup {
     }
 }
 
-/// The guard on a port of a bridge, a bond or a team would never match: its packets are its master's. On an
-/// interface that does not exist yet the guard holds as soon as it does.
-fn check_interfaces(names: &[String]) -> Result<()> {
-    for name in names {
-        let interface = Path::new("/sys/class/net").join(name);
-        // A VRF's packets come by their own interface first.
-        let kind = fs::read_to_string(interface.join("master/uevent")).unwrap_or_default();
-        let of_a_vrf = kind.lines().any(|line| line == "DEVTYPE=vrf");
-        let master = fs::read_link(interface.join("master")).ok().filter(|_| !of_a_vrf);
-        if let Some(master) = master.as_deref().and_then(Path::file_name) {
-            return Err(Error::refused(format!(
-                "interface {name:?} is a port of {master:?}: the guard would never match"
-            ))
-            .advise(format!("name {master:?} itself in the config's \"interfaces\"")));
+/// Where the guard holds for the interfaces `names`: on these, and on those whose ports they are, because the
+/// packets of a port of a bridge, a bond, a team or a VRF come by that one. With each such pair.
+fn with_masters<'a>(names: &[String], links: &'a [Link]) -> (Vec<String>, Vec<(String, &'a str)>) {
+    let (mut all, mut pairs) = (names.to_vec(), Vec::new());
+    let mut at = 0;
+    while let Some(name) = all.get(at).cloned() {
+        let port = links.iter().find(|link| link.name == name);
+        let master = port.and_then(|port| links.iter().find(|link| link.index == port.master));
+        if let Some(master) = master.filter(|master| config::is_interface(&master.name)) {
+            pairs.push((name, master.name.as_str()));
+            if !all.contains(&master.name) {
+                all.push(master.name.clone());
+            }
         }
-        if !interface.exists() {
-            say::warn(format_args!("there is no interface {name:?} yet: the guard holds there once it comes"));
-        }
+        at += 1;
     }
-    Ok(())
+    (all, pairs)
 }
 
 /// The profiles of a directory, as far as the supervisor may know them: names and configs, no keys.
@@ -284,6 +311,22 @@ mod tests {
         assert!(warned("")[0].contains("is empty"));
         assert!(index(&[("old", "knock_port = 9")]).warnings(&Ports::parse("22").unwrap()).is_empty());
         assert!(!index(&[("bad", "")]).warnings(&Ports::parse("22").unwrap()).is_empty());
+    }
+
+    #[test]
+    fn the_guard_holds_on_what_an_interface_is_a_port_of() {
+        let link = |(index, name, master): (u32, &str, u32)| Link { index, name: name.into(), master };
+        let links =
+            [(1, "lo", 0), (2, "eth0", 4), (3, "eth1", 4), (4, "bond0", 5), (5, "br0", 0), (6, "a b", 0), (7, "x", 6)];
+        let links = links.map(link);
+        let on = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            with_masters(&names, &links).0
+        };
+        assert_eq!(on(&["eth0"]), ["eth0", "bond0", "br0"]);
+        assert_eq!(on(&["eth0", "eth1", "br0"]), ["eth0", "eth1", "br0", "bond0"]);
+        assert_eq!(on(&["wan"]), ["wan"], "it may come yet");
+        assert_eq!(on(&["x"]), ["x"], "no rule can name that one");
     }
 
     #[test]

@@ -110,8 +110,16 @@ impl Supervisor<'_> {
                 }
             }
             let starting = self.children.as_ref().filter(|children| !children.ready);
-            let fds = [Some(signals.as_fd()), Some(self.watch.as_fd()), starting.map(Children::fd)];
-            let [signalled, changed, said] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
+            let links = self.setup.links.as_ref().map(AsFd::as_fd);
+            let fds = [Some(signals.as_fd()), Some(self.watch.as_fd()), links, starting.map(Children::fd)];
+            let [signalled, changed, relinked, said] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
+            if relinked {
+                match self.setup.follow_links() {
+                    Ok(true) => self.make_rules(),
+                    Ok(false) => {}
+                    Err(error) => say::error(&error),
+                }
+            }
             // The rules come first, whatever else there is.
             let doubtful = changed && self.watch.saw_removal() || self.rules_gone;
             if doubtful && self.repair() && !self.setup.backend.opener_survives_repair() {
