@@ -41,6 +41,60 @@ def test_what_the_originals_reader_took_is_taken(stage):
     assert "443" in said and "7" in said
 
 
+def damage(stage, what):
+    """Breaks one thing of a set-up that was good."""
+    config, profiles = stage.server_dir / "config", stage.server_dir / "profiles"
+    gate = profiles / "gate"
+    if what.startswith("config: "):
+        config.write_text("[main]\n" + what.removeprefix("config: ").replace("; ", "\n") + "\n")
+    elif what.startswith("mode "):
+        _, mode, file = what.split()
+        (stage.server_dir / file).chmod(int(mode, 8))
+    elif what.startswith("no "):
+        shutil.rmtree(profiles) if what == "no profiles" else (gate / what.split()[1]).unlink()
+    elif what == "config is a FIFO":
+        config.unlink()
+        os.mkfifo(config)
+    elif what == "a used knock port":
+        shutil.copytree(gate, profiles / "other")
+    elif what == "a broken nft":
+        stage.server.run("mount", "--bind", "/bin/false", shutil.which("nft"))
+    elif what == "an account that is gone":
+        stage.server.run("mount", "--bind", "/dev/null", "/etc/passwd")
+        config.write_text("[main]\nfirewall = nft\nguard = 22\nlog = kmsg\nuser = daemon\n")
+    elif what == "an owner":
+        os.chown(profiles, 12345, 12345)
+
+
+BROKEN = [
+    "config: delay = x", "config: guard = 22; gaurd = 22", "config: mark = 3", "config: firewall = pf", "config: user = root",
+    "config: user = no-such-user", "config: log = /nowhere/kern.log", "config: log = /", "config: interfaces = a/b",
+    "config: delay = 5; delay = 9", "config is a FIFO", "mode 777 .", "mode 777 profiles", "mode 644 profiles/gate/mac.key",
+    "mode 777 profiles/gate", "no profiles", "no config", "no cipher.key", "no counter", "a used knock port", "a broken nft",
+    "an account that is gone", "an owner",
+]
+
+
+@pytest.mark.parametrize("what", ["nothing", *BROKEN])
+def test_check_and_the_start_come_to_the_same_verdict(stage, what):
+    """What makes the start fail, or a profile be left out, makes --check fail with the same words."""
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    Profile(stage, "gate")
+    damage(stage, what)
+    checked = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
+    daemon = stage.start_daemon(ready=False)
+    try:
+        daemon.wait_for(": ready")
+        started = True
+    except AssertionError:
+        started = False
+        assert daemon.wait_for_end() == 1
+    complains = not started or any("is left out" in line for line in daemon.said)
+    assert (checked.returncode == 1) == complains == (what != "nothing"), (checked, daemon.said)
+    for line in daemon.said if complains else []:
+        assert "confined: " in line or ": ready" in line or line in checked.stderr.splitlines(), line
+
+
 @pytest.mark.parametrize("config", ["[main] # the daemon\nguard = 22\n", "\ufeff[main]\nguard = 22\n", "[main]\r\nguard = 22\r\n"])
 def test_a_guard_behind_an_odd_first_line_is_taken(stage, config):
     Profile(stage, "gate")

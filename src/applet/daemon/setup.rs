@@ -3,7 +3,7 @@
 use super::ipc::{CONFIG, OpenerLimits};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::firewall::{Backend, Rules};
+use crate::firewall::{Backend, Rules, Watch};
 use crate::klog;
 use crate::ports::{PortSet, Ports};
 use crate::profile::{self, Found, ProfileConfig};
@@ -53,6 +53,8 @@ pub(super) struct Setup {
     pub(super) rules: Rules,
     pub(super) limits: OpenerLimits,
     pub(super) index: ProfileIndex,
+    /// Notifications of removals from our rules.
+    pub(super) watch: Watch,
     /// Notifications of changes to interfaces, where the guard is bound to some.
     pub(super) links: Option<LinkWatch>,
     /// Those of these interfaces that do not exist.
@@ -91,7 +93,8 @@ impl Setup {
         // Subscribed before they are listed, so that no change is missed.
         let watched = (!config.interfaces.is_empty()).then(LinkWatch::new).transpose();
         let links = watched.map_err(|cause| Error::system("watch the network interfaces", cause))?;
-        let mut setup = Self { text, config, backend, rules, limits, index, links, missing: Vec::new() };
+        let (watch, missing) = (Watch::new()?, Vec::new());
+        let mut setup = Self { text, config, backend, rules, limits, index, watch, links, missing };
         setup.follow_links()?;
         Ok(setup)
     }

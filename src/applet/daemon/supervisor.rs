@@ -9,7 +9,6 @@ use super::privileges;
 use super::setup::{self, Setup};
 use crate::config::Log;
 use crate::error::{Error, Result, reason};
-use crate::firewall::Watch;
 use crate::say;
 use crate::sys::poll;
 use crate::sys::process::{self, Background, Signal, Signals};
@@ -38,7 +37,6 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     let background = background.map_err(|cause| Error::system("go into the background", cause))?;
     // From here on there are rules, and an end has to be an orderly one.
     signals.hold_end().map_err(|cause| Error::system("hold signals back", cause))?;
-    let watch = Watch::new()?;
     setup.backend.make(&setup.rules)?;
     // The network may come up now, and the watcher and the opener may wait for it.
     if let Err(cause) = process::notify_ready() {
@@ -48,7 +46,6 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
         directory,
         log_target,
         setup,
-        watch,
         rules_gone: false,
         mentioned: None,
         start: Start::First,
@@ -83,8 +80,6 @@ struct Supervisor<'a> {
     directory: &'a Path,
     log_target: LogTarget,
     setup: Setup,
-    /// The kernel's notifications of removals from our rules.
-    watch: Watch,
     /// Whether our rules may be missing, since they could not be made.
     rules_gone: bool,
     /// When somebody who removes our rules was last mentioned.
@@ -111,7 +106,7 @@ impl Supervisor<'_> {
             }
             let starting = self.children.as_ref().filter(|children| !children.ready);
             let links = self.setup.links.as_ref().map(AsFd::as_fd);
-            let fds = [Some(signals.as_fd()), Some(self.watch.as_fd()), links, starting.map(Children::fd)];
+            let fds = [Some(signals.as_fd()), Some(self.setup.watch.as_fd()), links, starting.map(Children::fd)];
             let [signalled, changed, relinked, said] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
             if relinked {
                 match self.setup.follow_links() {
@@ -121,7 +116,7 @@ impl Supervisor<'_> {
                 }
             }
             // The rules come first, whatever else there is.
-            let doubtful = changed && self.watch.saw_removal() || self.rules_gone;
+            let doubtful = changed && self.setup.watch.saw_removal() || self.rules_gone;
             if doubtful && self.repair() && !self.setup.backend.opener_survives_repair() {
                 self.restart_children();
             }
