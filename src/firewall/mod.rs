@@ -10,7 +10,7 @@ mod nft;
 mod rules;
 mod watch;
 
-pub use rules::{Admission, Opening, Rules};
+pub use rules::{Admission, Opening, Rules, Turnstile};
 pub use watch::Watch;
 
 use crate::config;
@@ -22,7 +22,7 @@ use std::io;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// nftables.
-    Nft,
+    Nft(Turnstile),
     /// iptables and ip6tables.
     Iptables,
 }
@@ -31,19 +31,19 @@ impl Backend {
     /// Its name, as in the config.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Nft => "nft",
+            Self::Nft(_) => "nft",
             Self::Iptables => "iptables",
         }
     }
 
-    /// The backend of that name.
+    /// The backend of that name. An opening is the same at either turnstile.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Nft, Self::Iptables].into_iter().find(|backend| backend.name() == name)
+        [Self::Nft(Turnstile::AtSyn), Self::Iptables].into_iter().find(|backend| backend.name() == name)
     }
 
     /// The backend to use for `rules`: the configured one, or with `auto` the first that works here.
     pub fn choose(wanted: config::Firewall, rules: &Rules) -> Result<Self> {
-        let nft = || nft::works(rules).map(|()| Self::Nft).map_err(|cause| format!("nft: {}", reason(&cause)));
+        let nft = || nft::works(rules).map(Self::Nft).map_err(|cause| format!("nft: {}", reason(&cause)));
         let iptables =
             || iptables::works().map(|()| Self::Iptables).map_err(|cause| format!("iptables: {}", reason(&cause)));
         let chosen = match wanted {
@@ -62,7 +62,7 @@ impl Backend {
     pub fn make(self, rules: &Rules) -> Result<()> {
         // In this order: for a moment both may guard, but never neither.
         match self {
-            Self::Nft => nft::make(rules).map(|()| drop(iptables::remove())),
+            Self::Nft(turnstile) => nft::make(rules, turnstile).map(|()| drop(iptables::remove())),
             Self::Iptables => iptables::make(rules).map(|()| drop(nft::remove())),
         }
     }
@@ -70,25 +70,25 @@ impl Backend {
     /// Whether the rules that were made still stand whole.
     pub fn stands(self, rules: &Rules) -> bool {
         match self {
-            Self::Nft => nft::stands(rules),
+            Self::Nft(turnstile) => nft::stands(rules, turnstile),
             Self::Iptables => iptables::stands(rules),
         }
     }
 
     /// Whether a running opener can still open once the rules were made again: iptables' lists may be others then.
     pub fn opener_survives_repair(self) -> bool {
-        self == Self::Nft
+        self != Self::Iptables
     }
 
     /// Whether `port` can be opened: iptables needs a list that is there.
     pub fn can_open(self, rules: &Rules, port: u16) -> bool {
-        self == Self::Nft || rules.guard.contains(port)
+        self != Self::Iptables || rules.guard.contains(port)
     }
 
     /// Warnings about other people's rules, found by reading them.
     pub fn foreign_rule_warnings(self, rules: &Rules) -> Vec<String> {
         match self {
-            Self::Nft => nft::foreign_rule_warnings(rules.mark),
+            Self::Nft(_) => nft::foreign_rule_warnings(rules.mark),
             Self::Iptables => Vec::new(),
         }
     }
@@ -115,7 +115,7 @@ impl Admitter {
     /// Opens what admitting needs. The rules must have been made.
     pub fn new(backend: Backend, guard: &Ports) -> Result<Self> {
         let kind = match backend {
-            Backend::Nft => Kind::Nft(nft::SetWriter::new()?),
+            Backend::Nft(_) => Kind::Nft(nft::SetWriter::new()?),
             Backend::Iptables => Kind::Iptables(iptables::ListWriter::new(guard)?),
         };
         Ok(Self { kind, local_addresses: local_address::LocalAddresses::new()? })

@@ -42,6 +42,16 @@ impl Rules {
     }
 }
 
+/// Which packet of a connection uses an opening, with nftables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turnstile {
+    /// The SYN.
+    AtSyn,
+    /// The handshake's ACK. It needs connection labels (NF_CONNTRACK_LABELS), the expression "socket"
+    /// (NFT_SOCKET) and payloads behind the TCP header (Linux 5.16).
+    AtAck,
+}
+
 /// One connection to admit: from `source` to `port`, within `seconds`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {

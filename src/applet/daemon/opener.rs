@@ -41,7 +41,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
     let mut admitter = Admitter::new(backend, &limits.guard)?;
     hooks::attempt("unconfined opener");
     let capabilities: &[Capability] = match backend {
-        Backend::Nft => &[Capability::NetAdmin],
+        Backend::Nft(_) => &[Capability::NetAdmin],
         Backend::Iptables => &[],
     };
     let kept = Kept { user: opener_user(), groups: &[], capabilities, working_directory: false, calls: CALLS };

@@ -82,6 +82,7 @@ fn filled(template: &str, version: IpVersion, rules: &Rules) -> String {
         ("<port>", ports(&rules.guard)),
         ("<knock_port>", ports(&rules.knock_ports)),
         ("<mark>", vec![format!("{0:#010x}/{0:#010x}", rules.mark)]),
+        ("<bit>", vec![format!("{:#010x}", rules.mark)]),
         ("<delay>", vec![rules.delay.to_string()]),
         ("<log>", vec![log]),
         ("<v6>", one(if v6 { "v6" } else { "" })),

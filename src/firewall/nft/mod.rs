@@ -10,22 +10,25 @@ mod ruleset;
 pub(super) use openings::SetWriter;
 pub(super) use ruleset::TABLE;
 
-use super::rules::{Rules, count};
+use super::rules::{Rules, Turnstile, count};
 use crate::error::{Error, Result};
 use crate::ports::Ports;
 use crate::sys::process;
-use ruleset::{HANDLES, anew, checks, script};
+use ruleset::{anew, checks, handles, script};
 use std::io;
 
 /// Whether nftables can be used: the kernel would take the whole table, and keeps the limit in a set.
-/// Nothing is made for it.
-pub(super) fn works(rules: &Rules) -> io::Result<()> {
-    let [good, overflowing] = checks(rules);
-    nft(&["-c", "-f", "-"], &good)?;
-    match nft(&["-c", "-f", "-"], &overflowing) {
-        Ok(_) => Err(io::Error::other("the kernel is older than 5.7")),
-        Err(_) => Ok(()),
-    }
+/// Says which turnstile it can be. Nothing is made for it.
+pub(super) fn works(rules: &Rules) -> io::Result<Turnstile> {
+    let check = |turnstile| {
+        let [good, overflowing] = checks(rules, turnstile);
+        nft(&["-c", "-f", "-"], &good)?;
+        match nft(&["-c", "-f", "-"], &overflowing) {
+            Ok(_) => Err(io::Error::other("the kernel is older than 5.7")),
+            Err(_) => Ok(turnstile),
+        }
+    };
+    check(Turnstile::AtAck).or_else(|_| check(Turnstile::AtSyn))
 }
 
 fn nft(args: &[&str], input: &str) -> io::Result<String> {
@@ -33,10 +36,10 @@ fn nft(args: &[&str], input: &str) -> io::Result<String> {
 }
 
 /// Makes the table, or makes it again around its openings.
-pub(super) fn make(rules: &Rules) -> Result<()> {
+pub(super) fn make(rules: &Rules, turnstile: Turnstile) -> Result<()> {
     let mut seed = [0; 4];
     getrandom::fill(&mut seed).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
-    let text = script(rules, u32::from_ne_bytes(seed));
+    let text = script(rules, turnstile, u32::from_ne_bytes(seed));
     let Err(cause) = nft(&["-f", "-"], &text) else { return Ok(()) };
     // Sets of another shape, as another version may have left them, cannot be added to.
     nft(&["-f", "-"], &anew(&text)).map(drop).map_err(|_| {
@@ -47,14 +50,16 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
 
 /// Whether the table stands whole: the kernel has as many things with a handle in it as were made, and the
 /// ports in both sets of ports.
-pub(super) fn stands(rules: &Rules) -> bool {
+pub(super) fn stands(rules: &Rules, turnstile: Turnstile) -> bool {
     let listed = nft(&["-a", "-t", "list", "table", "inet", TABLE], "").unwrap_or_default();
     let has = |set: &str, ports: &Ports| {
         let listed = nft(&["list", "set", "inet", TABLE, set], "").unwrap_or_default();
         let elements = listed.split_once("elements = {").map_or("", |(_, elements)| elements);
         Ports::parse(&elements.split('}').next().unwrap_or_default().replace('\n', " ")).as_ref() == Ok(ports)
     };
-    count(&listed, " # handle ") >= HANDLES && has("knock_ports", &rules.knock_ports) && has("guarded", &rules.guard)
+    count(&listed, " # handle ") >= handles(turnstile)
+        && has("knock_ports", &rules.knock_ports)
+        && has("guarded", &rules.guard)
 }
 
 /// Takes the table away, where there is one.
