@@ -27,6 +27,12 @@ impl LocalAddresses {
         // Without a route the address is foreign: the answer may leave by a rule that looks at a mark.
         Ok(route.is_some_and(|route| NO_OTHER_HOST.contains(&route.kind)))
     }
+
+    /// Whether `address` may be another host on each of several links. Neither backend's openings know links.
+    pub fn is_ambiguous(&self, address: IpAddr) -> io::Result<bool> {
+        let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        Ok(link_local && self.routing.links()? > 1)
+    }
 }
 
 #[cfg(test)]

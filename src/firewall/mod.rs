@@ -57,6 +57,17 @@ impl Backend {
         })
     }
 
+    /// Which packet of a connection uses its opening.
+    pub fn turnstile(self) -> &'static str {
+        match self {
+            Self::Nft(Turnstile::AtAck) => "the handshake's ACK uses an opening",
+            Self::Nft(Turnstile::AtSyn) => {
+                "the SYN uses an opening: nft or the kernel lacks what the handshake's ACK needs"
+            }
+            Self::Iptables => "the SYN uses an opening: the handshake's ACK can with nftables only",
+        }
+    }
+
     /// Makes our rules, or makes them again: in one transaction that leaves the openings alone. What
     /// the other backend may have left behind is swept away.
     pub fn make(self, rules: &Rules) -> Result<()> {
@@ -125,6 +136,9 @@ impl Admitter {
     pub fn admit(&mut self, opening: &Opening) -> io::Result<Admission> {
         if self.local_addresses.is_local(opening.source)? {
             return Ok(Admission::OwnAddress);
+        }
+        if self.local_addresses.is_ambiguous(opening.source)? {
+            return Ok(Admission::SeveralLinks);
         }
         match &mut self.kind {
             Kind::Nft(sets) => sets.admit(opening),

@@ -72,6 +72,8 @@ pub enum Admission {
     SetFull,
     /// The source is one of this machine's own addresses.
     OwnAddress,
+    /// Not admitted: the source is link-local, and may be another host on another link.
+    SeveralLinks,
     /// With iptables only guarded ports have a list.
     PortNotGuarded,
 }

@@ -22,6 +22,13 @@ const RTAX_INITRWND: u16 = 14;
 const RTAX_FEATURE_ECN: u32 = 1;
 const RTAX_FEATURE_TCP_USEC_TS: u32 = 1 << 4;
 
+/// The size of `struct ifinfomsg`, and where it has `ifi_flags`.
+const IFINFOMSG: usize = 16;
+const IFI_FLAGS: usize = 8;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+
 /// A socket to the kernel's routing.
 pub struct Routing(Socket);
 
@@ -85,6 +92,43 @@ impl Routing {
         let mut answers = netlink::messages(self.0.receive_now(&mut buffer)?);
         Ok(answers.find(|message| message.kind == libc::RTM_NEWROUTE).map(|route| RouteAnswer::read(route.body)))
     }
+}
+
+impl Routing {
+    /// How many links packets can come in by: those that are up, but for lo and what is part of a bridge,
+    /// a bond or a team.
+    pub fn links(&self) -> io::Result<usize> {
+        let mut request = Writer::default();
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+        request.message(libc::RTM_GETLINK, flags, 2, &[0; IFINFOMSG], |_| {});
+        self.0.send(request.bytes())?;
+        let (mut links, mut buffer) = (0, vec![0; 1 << 15]);
+        loop {
+            for message in netlink::messages(self.0.receive(&mut buffer)?) {
+                match message.kind {
+                    libc::RTM_NEWLINK => links += usize::from(is_link(message.body)),
+                    kind if i32::from(kind) == libc::NLMSG_DONE => return Ok(links),
+                    _ => netlink::outcome(&message).unwrap_or(Ok(()))?,
+                }
+            }
+        }
+    }
+}
+
+/// Whether packets come in by the link of an RTM_NEWLINK under its own name.
+fn is_link(body: &[u8]) -> bool {
+    let flags = body.get(IFI_FLAGS..).and_then(|flags| flags.first_chunk().copied()).map_or(0, i32::from_ne_bytes);
+    let (mut mastered, mut of_vrf) = (false, false);
+    for (kind, value) in netlink::attributes(body.get(IFINFOMSG..).unwrap_or_default()) {
+        match kind {
+            IFLA_MASTER => mastered = true,
+            IFLA_LINKINFO => {
+                of_vrf |= netlink::attributes(value).any(|info| info == (IFLA_INFO_SLAVE_KIND, &b"vrf\0"[..]));
+            }
+            _ => {}
+        }
+    }
+    flags & libc::IFF_UP != 0 && flags & libc::IFF_LOOPBACK == 0 && (!mastered || of_vrf)
 }
 
 impl RouteAnswer {

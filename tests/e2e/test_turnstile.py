@@ -10,7 +10,7 @@ import pytest
 
 from rawtcp import ACK, FIN, RST, SYN, RawClient
 from services import Plain, echo, wait_until
-from stage import BINARY, SERVER, Profile, Service
+from stage import BINARY, SERVER, Machine, Profile, Service
 
 # As on a kernel without connection labels: what names them is refused when it is checked.
 NFT_WITHOUT_LABELS = """#!/bin/sh
@@ -69,7 +69,7 @@ def fast_open(machine, port=22):
 def test_check_says_which_turnstile_stands(stage):
     Profile(stage, "gate")
     for firewall, environment, says in (
-        ("nft", None, "the handshake's ACK"), ("nft", at_syn(stage), "the SYN"), ("iptables", None, "the SYN")):
+        ("nft", None, "the handshake's ACK uses"), ("nft", at_syn(stage), "the SYN uses"), ("iptables", None, "the SYN uses")):
         stage.configure(firewall=firewall, guard="22", log="kmsg")
         done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check",
                                 **({"env": environment} if environment else {}))
@@ -283,3 +283,25 @@ def test_a_connection_that_came_too_late_does_not_use_the_next_knock(stage):
     assert stage.service.accepted == 1
     assert stage.connects()
     assert not stage.connects()
+
+
+def test_a_link_local_address_is_not_opened_for_where_it_may_be_on_another_link(wall):
+    """With one link it is: test_a_link_local_address_with_its_zone."""
+    stage = wall()
+    stage.server.run("ip", "address", "add", "fe80::1/64", "dev", "eth0", "nodad")
+    stage.client.run("ip", "address", "add", "fe80::2/64", "dev", "eth0", "nodad")
+    stage.client.run("ip", "-6", "route", "replace", "fe80::/64", "dev", "eth0", "src", "fe80::2", "metric", 1)
+    stage.gate.give_to_client("fe80::1%eth0")
+    other = stage.keep(Machine())
+    stage.server.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth0", "netns", other.pid)
+    for machine, interface, address in ((stage.server, "eth1", "fe80::1"), (other, "eth0", "fe80::2")):
+        machine.run("ip", "-batch", "-", input=f"link set {interface} up\naddress add {address}/64 dev {interface} nodad\n")
+    stage.knock(host="fe80::1%eth0")
+    stage.daemon.wait_for("port 22 stays closed to fe80::2: a link-local address may be another host")
+    assert not other.connect(22, "fe80::1%eth0", timeout=0.3)
+    assert not stage.client.connect(22, "fe80::1%eth0", timeout=0.3)
+    stage.server.run("ip", "link", "set", "eth1", "down")
+    stage.knock(host="fe80::1%eth0")
+    stage.opened(source="fe80::2")
+    with stage.client.connect(22, "fe80::1%eth0") as connection:
+        assert connection.recv(100) == Service.GREETING

@@ -22,6 +22,7 @@ pub fn run(directory: &Path) -> Result<()> {
     let ports = |ports: &Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
     let _ = writeln!(text, "log            {}", klog::describe(&setup.config.log));
     let _ = writeln!(text, "firewall       {}", setup.backend.name());
+    let _ = writeln!(text, "turnstile      {}", setup.backend.turnstile());
     let _ = writeln!(text, "guarded ports  {}", ports(&setup.rules.guard));
     let interfaces = setup.rules.interfaces.join(", ");
     let _ =

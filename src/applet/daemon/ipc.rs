@@ -60,6 +60,8 @@ pub enum OpenReply {
     SetFull = b'f' as isize,
     /// Not opened: the source is one of this machine's own addresses.
     OwnAddress = b'o' as isize,
+    /// Not opened: the source is link-local, and this machine has several links.
+    SeveralLinks = b'l' as isize,
     /// Not opened: no profile may open this port.
     PortNotPermitted = b'p' as isize,
     /// Not opened: with iptables only guarded ports can be.
@@ -67,8 +69,14 @@ pub enum OpenReply {
 }
 
 impl OpenReply {
-    const ALL: [Self; 5] =
-        [Self::Opened, Self::SetFull, Self::OwnAddress, Self::PortNotPermitted, Self::PortNotGuarded];
+    const ALL: [Self; 6] = [
+        Self::Opened,
+        Self::SetFull,
+        Self::OwnAddress,
+        Self::SeveralLinks,
+        Self::PortNotPermitted,
+        Self::PortNotGuarded,
+    ];
 
     /// The byte.
     pub fn to_bytes(self) -> [u8; 1] {

@@ -89,6 +89,7 @@ fn answer(limits: &OpenerLimits, admitter: &mut Admitter, request: &OpenRequest)
         Admission::Admitted => OpenReply::Opened,
         Admission::SetFull => OpenReply::SetFull,
         Admission::OwnAddress => OpenReply::OwnAddress,
+        Admission::SeveralLinks => OpenReply::SeveralLinks,
         Admission::PortNotGuarded => OpenReply::PortNotGuarded,
     })
 }

@@ -138,6 +138,7 @@ fn reason(reply: OpenReply) -> &'static str {
         OpenReply::Opened => "it is open",
         OpenReply::SetFull => "the set of openings is full",
         OpenReply::OwnAddress => "that is an address of this machine",
+        OpenReply::SeveralLinks => "a link-local address may be another host on each of this machine's links",
         OpenReply::PortNotPermitted => "no profile may open this port",
         OpenReply::PortNotGuarded => "iptables opens only the ports in \"guard\"",
     }
