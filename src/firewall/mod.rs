@@ -10,6 +10,7 @@ mod nft;
 mod rules;
 mod watch;
 
+pub use local_address::LocalAddresses;
 pub use rules::{Admission, Opening, Rules, Turnstile};
 pub use watch::Watch;
 
@@ -114,7 +115,7 @@ pub fn unguard() -> Result<()> {
 /// The opener's half: all that it needs to admit is opened while it is root.
 pub struct Admitter {
     kind: Kind,
-    local_addresses: local_address::LocalAddresses,
+    local_addresses: LocalAddresses,
 }
 
 enum Kind {
@@ -129,7 +130,7 @@ impl Admitter {
             Backend::Nft(_) => Kind::Nft(nft::SetWriter::new()?),
             Backend::Iptables => Kind::Iptables(iptables::ListWriter::new(guard)?),
         };
-        Ok(Self { kind, local_addresses: local_address::LocalAddresses::new()? })
+        Ok(Self { kind, local_addresses: LocalAddresses::new()? })
     }
 
     /// Admits one connection. An error says that our rules cannot be relied on any more.

@@ -5,6 +5,8 @@ import fcntl
 import os
 import re
 import random
+import resource
+import select
 import signal
 import socket
 import statistics
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from services import Plain, Sshd, Web, echo, wait_until
-from stage import BINARY, CLIENT, SERVER, SERVER6, Capture, status
+from stage import BINARY, CLIENT, CLIENT6, SERVER, SERVER6, Capture, status
 
 PROXY, WEB, ECHO, SSH, PLAIN, OTHER = 1080, 8000, 4000, 2222, 4001, 4002
 GRANTED, FAILED, NOT_ALLOWED, NET, HOST, REFUSED, TIMED_OUT, COMMAND, KIND = range(9)
@@ -742,3 +744,131 @@ def test_background(door):
             assert exactly(client, 2) == b"\x05\x00"
     finally:
         os.kill(pid, signal.SIGTERM)
+
+
+# Strangers
+
+def resolve_by(stage, nameserver):
+    """The client asks this name server only."""
+    file = stage.directory / "resolv.conf"
+    file.write_text(f"nameserver {nameserver}\n")
+    stage.client.run("mount", "--bind", file, "/etc/resolv.conf")
+
+
+@pytest.fixture
+def silent_resolver(door):
+    """A name server that never answers."""
+    door.server.run("nft", "-f", "-", input="table inet mute { chain c { type filter hook input priority raw; udp dport 53 drop; }; }")
+    resolve_by(door, SERVER)
+
+
+@pytest.fixture
+def many_files():
+    """This process may have as many clients as it likes."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, max(8192, before[1])))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def ask_and_leave(proxy, names):
+    """Asks for a name with each client, which is gone at once."""
+    for name in names:
+        with proxy.socket() as client:
+            client.sendall(b"\x05\x01\x00" + request(name, 80))
+
+
+@pytest.mark.usefixtures("silent_resolver")
+def test_names_that_nobody_answers_do_not_block_other_names(door, proxy):
+    proxy.ask("localhost", 1)[0].close()
+    memory, began = proxy.memory(), time.monotonic()
+    ask_and_leave(proxy, (f"n{number}.example" for number in range(5000)))
+    asked = time.monotonic()
+    client, answer = proxy.ask("localhost", 1, timeout=60)
+    answered = time.monotonic()
+    client.close()
+    print(f"5,000 names in {asked - began:.1f} s, then localhost after {answered - asked:.2f} s, {proxy.memory() - memory} kB")
+    assert answer == REFUSED and answered - asked < 3
+    ask_and_leave(proxy, (f"m{number}.example" for number in range(20_000)))
+    print(f"25,000 names: {proxy.memory() - memory} kB")
+    assert proxy.memory() - memory < 1000
+
+
+@pytest.mark.usefixtures("silent_resolver")
+def test_clients_that_wait_for_names_that_nobody_answers_are_bounded(door, proxy, many_files):
+    clients = [proxy.socket(60) for _ in range(1000)]
+    for number, client in enumerate(clients):
+        client.sendall(b"\x05\x01\x00" + request(f"{'n' * 50}.{'n' * 50}.{'n' * 50}.{number}.example", 80))
+        assert exactly(client, 2) == b"\x05\x00"
+    refused = select.poll()
+    for client in clients:
+        refused.register(client, select.POLLIN)
+    wait_until(lambda: len(refused.poll(0)) == 1000 - 512)
+    assert sum("512 names" in line for line in proxy.said) == 1
+    assert len(os.listdir(f"/proc/{proxy.pid}/task")) < 34
+    # Those that left make room, and one that resolves is not held up.
+    for client in clients:
+        client.close()
+    client, answer = proxy.ask("localhost", 1, timeout=60)
+    assert answer == REFUSED
+    client.close()
+
+
+def test_silent_clients_do_not_delay_the_next(door, proxy, many_files):
+    door.gate.client_path.rename(door.directory / "hidden")
+    silent = []
+    for number in range(4600):
+        silent.append(proxy.socket(60))
+        if number % 2:
+            silent[-1].sendall(b"\x05\x01\x00")
+    began = time.monotonic()
+    client, answer = proxy.ask(SERVER, PLAIN, timeout=60)
+    print(f"behind 4,600 silent clients: {time.monotonic() - began:.3f} s")
+    assert answer == GRANTED and time.monotonic() - began < 1
+    client.close()
+    for client in silent:
+        client.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", CLIENT, "0.0.0.0", "::1", "::", CLIENT6, "::ffff:127.0.0.1"])
+def test_dns_cannot_open_the_loopback_to_remote_clients(door, address):
+    """Whoever answers for the profile's host may name an address of the proxy's own machine."""
+    local = door.keep(Plain(door.client, OTHER, echo))
+    give_names(door, host_example=[address])
+    call_profile(door, "host.example")
+    with (door.gate.client_path / "config").open("a") as config:
+        config.write(f"ports = {ECHO}\n")
+    proxy = door.keep(Proxy(door.client, door.client_dir, "--listen", "0.0.0.0", "--allow-remote"))
+    for host in ("host.example", address):
+        for port in (OTHER, ECHO):
+            client, answer = proxy.ask(host, port)
+            assert (answer, rest(client)) == (NOT_ALLOWED, b""), (host, port)
+            client.close()
+    assert (local.accepted, door.gate.client_counter) == (0, 0)
+
+
+def test_a_page_that_connects_for_ever_does_not_use_up_counters_for_ever(door, proxy):
+    stop = time.monotonic() + 25
+
+    def connect_again_and_again():
+        while time.monotonic() < stop:
+            with contextlib.suppress(OSError, AssertionError):
+                proxy.ask(SERVER, ECHO, timeout=max(stop - time.monotonic(), 0.01))[0].close()
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=connect_again_and_again) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    counters = []
+    while any(thread.is_alive() for thread in threads):
+        counters.append(door.gate.client_counter)
+        door.daemon.unheard()  # or its lines fill the pipe, and it waits
+        time.sleep(1)
+    print(f"counters after each second: {counters}")
+    assert 1000 <= door.gate.client_counter <= 1000 + 2 * (time.monotonic() - began) + 6
+    notices = [line for line in proxy.said if "limited to 2" in line]
+    assert len(notices) == 1
+    # It is slowed down and not shut out.
+    client, answer = proxy.ask(SERVER, ECHO, timeout=10)
+    assert answer == GRANTED
+    client.close()

@@ -2,7 +2,7 @@
 
 use crate::sys::tcp;
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 /// How long to accept nobody when there is no descriptor left.
@@ -35,19 +35,19 @@ impl Acceptor {
         self.ready = true;
     }
 
-    /// When to accept again without an event.
-    pub fn due(&self) -> Option<Instant> {
-        self.paused
+    /// When to accept without an event.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        if self.ready { Some(now) } else { self.paused }
     }
 
     /// Accepts the next client, as a non-blocking stream; `None` where nobody waits, or during a pause.
-    pub fn accept(&mut self) -> Option<TcpStream> {
+    pub fn accept(&mut self) -> Option<(TcpStream, IpAddr)> {
         if self.paused.take_if(|until| *until <= Instant::now()).is_some() {
             self.ready = true;
         }
         while self.ready {
             match self.listener.accept() {
-                Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => return Some(stream),
+                Ok((stream, from)) if stream.set_nonblocking(true).is_ok() => return Some((stream, from.ip())),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {

@@ -126,6 +126,11 @@ impl Client {
         self.deadline
     }
 
+    /// Whether nothing is being done for it: it has made no request, or has had its answer.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::Greeting | Stage::Request | Stage::Leaving)
+    }
+
     /// Takes in an event.
     pub fn on(&mut self, event: ClientEvent, now: Instant) -> ClientAction {
         match (self.take_stage(), event) {

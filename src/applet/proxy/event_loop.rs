@@ -22,6 +22,9 @@ use std::time::Instant;
 
 /// How many clients may make their requests while all connections are in use.
 const EXTRA_CLIENTS: usize = 256;
+/// How many clients are accepted before the others go on: far fewer than there is room for, so that no
+/// client is closed as idle before it was heard.
+const ACCEPTS: usize = 64;
 
 /// The epoll's tokens of the listener and of the resolver. A session has its number, from 1 on, doubled;
 /// its connection to the server has that plus 1.
@@ -58,10 +61,15 @@ pub struct EventLoop {
 
 impl EventLoop {
     /// A proxy that serves the clients of `listener`.
-    pub fn new(listener: TcpListener, knocker: Knocker, rules: ProxyRules) -> io::Result<Self> {
-        let (epoll, acceptor, hosts) = (Epoll::new()?, Acceptor::new(listener)?, Hosts::new(rules.directory.clone())?);
-        epoll.add(acceptor.listener(), LISTENER)?;
-        epoll.add(hosts.bell(), RESOLVER)?;
+    pub fn new(listener: TcpListener, knocker: Knocker, rules: ProxyRules) -> Result<Self> {
+        let hosts = Hosts::new(rules.directory.clone(), rules.profiles_only)?;
+        let waiting = || {
+            let (epoll, acceptor) = (Epoll::new()?, Acceptor::new(listener)?);
+            epoll.add(acceptor.listener(), LISTENER)?;
+            epoll.add(hosts.bell(), RESOLVER)?;
+            Ok((epoll, acceptor))
+        };
+        let (epoll, acceptor) = waiting().map_err(|cause| Error::system("wait for connections", cause))?;
         Ok(Self {
             rules,
             knocker: Rc::new(knocker),
@@ -91,6 +99,7 @@ impl EventLoop {
             self.expire();
             self.run_relays();
             self.give_turns();
+            self.hosts.resolve();
         }
     }
 
@@ -111,15 +120,23 @@ impl EventLoop {
         }
     }
 
-    /// Accepts the clients there are, while there is room.
+    /// Whether another client can be accepted.
+    fn has_room(&self) -> bool {
+        self.sessions.busy() + self.relays.len() < self.rules.most + EXTRA_CLIENTS
+    }
+
+    /// Accepts some clients, and makes room for them where there is an idle one.
     fn accept(&mut self) {
-        while self.sessions.len() + self.relays.len() < self.rules.most + EXTRA_CLIENTS {
-            let Some(stream) = self.acceptor.accept() else { return };
+        for _ in 0..ACCEPTS {
+            let Some((stream, source)) = self.has_room().then(|| self.acceptor.accept()).flatten() else { return };
+            if self.sessions.len() + self.relays.len() >= self.rules.most + EXTRA_CLIENTS {
+                self.sessions.close_oldest_idle();
+            }
             self.last_session += 1;
             let id = self.last_session;
             if self.epoll.add(&stream, id << 1).is_ok() {
                 let client = Client::new(self.rules.profiles_only, Instant::now());
-                self.sessions.keep(id, Box::new(Session::new(client, stream)));
+                self.sessions.keep(id, Box::new(Session::new(client, stream, source)));
             }
         }
     }
@@ -131,7 +148,8 @@ impl EventLoop {
             return Some(now);
         }
         let timer = self.sessions.next_timer().map(|(at, _)| at);
-        timer.into_iter().chain(self.turns.due(now)).chain(self.acceptor.due()).min()
+        let accept = self.acceptor.due(now).filter(|_| self.has_room());
+        timer.into_iter().chain(self.turns.due(now)).chain(self.hosts.due(now)).chain(accept).min()
     }
 
     fn expire(&mut self) {
@@ -166,27 +184,30 @@ impl EventLoop {
                     action = ClientAction::Hear { ended };
                     continue;
                 }
-                ClientAction::Resolve(name) => {
-                    self.hosts.look_up(id, name);
-                    return self.sessions.keep(id, session);
-                }
+                ClientAction::Resolve(name) => match self.hosts.look_up(id, session.source, &name) {
+                    None => return self.sessions.keep(id, session),
+                    Some(event) => event,
+                },
                 ClientAction::FindProfile { host, addresses, wait } => {
                     self.hosts.find_profile(id, host, addresses, wait)
                 }
                 ClientAction::LineUp(found) => {
-                    session.queue = Some(self.turns.join(id, &found));
-                    return self.sessions.keep(id, session);
+                    session.queue = self.turns.join(id, &found);
+                    match session.queue {
+                        Some(_) => return self.sessions.keep(id, session),
+                        None => ClientEvent::Failed(Reply::Failed),
+                    }
                 }
                 ClientAction::Connect(found, addresses) => match self.set_out(&mut session, found, &addresses) {
                     Ok(()) => return self.race(id, session),
                     Err(error) => failed(&error),
                 },
                 ClientAction::Relay(words) => {
-                    self.leave_queue(id, &mut session);
+                    self.release(id, &mut session);
                     return self.relay(id, *session, &words);
                 }
                 ClientAction::Leave(words) => {
-                    self.leave_queue(id, &mut session);
+                    self.release(id, &mut session);
                     return if session.leave(&words) {
                         self.sessions.keep(id, session)
                     };
@@ -204,7 +225,7 @@ impl EventLoop {
 
     /// Whether all connections are in use, which is said once each time.
     fn is_full(&mut self) -> bool {
-        let full = self.sessions.len() + self.relays.len() >= self.rules.most;
+        let full = self.sessions.busy() + self.relays.len() >= self.rules.most;
         if full && !self.full {
             say::warn(format_args!("all {} connections are in use: further clients are refused", self.rules.most));
         }
@@ -212,11 +233,14 @@ impl EventLoop {
         full
     }
 
-    fn leave_queue(&mut self, id: u64, session: &mut Session) {
+    /// Gives up what is held for a client that is connected or refused.
+    fn release(&mut self, id: u64, session: &mut Session) {
+        self.hosts.leave(id);
+        let knocks = session.race.as_ref().map_or(0, |(race, _)| race.knocks());
         // The lock goes first, or the next client would find it taken.
         (session.turn, session.race) = (None, None);
         if let Some(queue) = self.turns.queue(session.queue.take()) {
-            queue.leave(id);
+            queue.leave(id, knocks, Instant::now());
         }
     }
 
@@ -228,7 +252,9 @@ impl EventLoop {
                     self.proceed(id, session, ClientEvent::Turn);
                 }
                 (Some(session), Err(event)) => self.proceed(id, session, event),
-                (None, _) => self.turns.queue(Some(index)).into_iter().for_each(|queue| queue.leave(id)),
+                (None, _) => {
+                    self.turns.queue(Some(index)).into_iter().for_each(|queue| queue.leave(id, 0, Instant::now()))
+                }
             }
         }
     }

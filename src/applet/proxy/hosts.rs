@@ -2,14 +2,16 @@
 
 use super::address_cache::AddressCache;
 use super::client::ClientEvent;
-use super::resolver::{Question, Resolved, Resolver};
+use super::lookups::{Lookups, TooManyNames};
+use super::resolver::{Question, Resolver};
 use super::socks::Reply;
 use crate::error::{Error, Result};
+use crate::firewall::LocalAddresses;
 use crate::profile;
 use crate::say;
 use crate::tunnel;
-use std::io;
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -19,23 +21,25 @@ pub struct Hosts {
     /// Where the profiles are.
     directory: PathBuf,
     resolver: Resolver,
-    /// The names that are being resolved, and who waits for each.
-    lookups: Vec<(String, u64)>,
+    lookups: Lookups,
     address_cache: AddressCache,
     /// The clients that wait for the address cache.
-    cache_waiters: Vec<u64>,
+    cache_waiters: BTreeSet<u64>,
+    /// Finds addresses of this machine, where clients are not to be connected to them.
+    local_addresses: Option<LocalAddresses>,
 }
 
 impl Hosts {
-    /// With the profiles in `directory`.
-    pub fn new(directory: PathBuf) -> io::Result<Self> {
-        let (lookups, cache_waiters) = (Vec::new(), Vec::new());
+    /// With the profiles in `directory`. `foreign_only`: addresses of this machine are refused.
+    pub fn new(directory: PathBuf, foreign_only: bool) -> Result<Self> {
+        let local_addresses = foreign_only.then(LocalAddresses::new).transpose()?;
         Ok(Self {
             directory,
-            resolver: Resolver::new()?,
-            lookups,
+            resolver: Resolver::new().map_err(|cause| Error::system("make a pair of sockets", cause))?,
+            lookups: Lookups::default(),
             address_cache: AddressCache::default(),
-            cache_waiters,
+            cache_waiters: BTreeSet::new(),
+            local_addresses,
         })
     }
 
@@ -44,28 +48,49 @@ impl Hosts {
         &self.resolver.bell
     }
 
-    /// Asks for the addresses of `name` on behalf of a client.
-    pub fn look_up(&mut self, client: u64, name: String) {
-        if self.lookups.iter().all(|(asked, _)| *asked != name) {
-            self.resolver.ask(Question::Host(name.clone()));
+    /// Asks for the addresses of `name` on behalf of a client from `source`. An event is a refusal.
+    pub fn look_up(&mut self, client: u64, source: IpAddr, name: &str) -> Option<ClientEvent> {
+        let asked = self.lookups.ask(name, client, source, Instant::now());
+        let TooManyNames { names, say } = asked.err()?;
+        if say {
+            say::warn(format_args!("{names} names wait for an answer of the name server: further ones are refused"));
         }
-        self.lookups.push((name, client));
+        Some(ClientEvent::Failed(Reply::Failed))
+    }
+
+    /// Takes in that a client is gone, or waits for something else.
+    pub fn leave(&mut self, client: u64) {
+        self.lookups.leave(client);
+        self.cache_waiters.remove(&client);
+    }
+
+    /// Begins the lookups that may begin.
+    pub fn resolve(&mut self) {
+        while let Some(name) = self.lookups.next(Instant::now()) {
+            self.resolver.ask(Question::Host, vec![name.to_string()]);
+        }
+    }
+
+    /// When to call [`Hosts::resolve`] without an event.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        self.lookups.due(now)
     }
 
     /// The clients that waited for what the resolver has found, and their events.
     pub fn answers(&mut self) -> Vec<(u64, ClientEvent)> {
         let mut events = Vec::new();
-        for answer in self.resolver.answers() {
-            match answer {
-                Resolved::Host(name, addresses) => {
-                    let lookups = std::mem::take(&mut self.lookups).into_iter();
-                    let (these, others): (Vec<_>, Vec<_>) = lookups.partition(|(asked, _)| *asked == name);
-                    self.lookups = others;
-                    events.extend(these.iter().map(|(_, client)| (*client, ClientEvent::Resolved(addresses.clone()))));
+        for (question, found) in self.resolver.answers() {
+            match question {
+                Question::Host => {
+                    for (name, addresses) in found {
+                        let clients = self.lookups.answered(&name).into_iter();
+                        events.extend(clients.map(|client| (client, ClientEvent::Resolved(addresses.clone()))));
+                    }
                 }
-                Resolved::Profiles(found) => {
+                Question::Profiles => {
                     self.address_cache.fill(found, Instant::now());
-                    events.extend(self.cache_waiters.drain(..).map(|client| (client, ClientEvent::CacheFilled)));
+                    let waiters = std::mem::take(&mut self.cache_waiters);
+                    events.extend(waiters.into_iter().map(|client| (client, ClientEvent::CacheFilled)));
                 }
             }
         }
@@ -73,11 +98,26 @@ impl Hosts {
     }
 
     /// Finds the profile of a host, by its name or by its addresses. The answer is the client's next event.
-    pub fn find_profile(&mut self, client: u64, host: String, addresses: Vec<SocketAddr>, wait: bool) -> ClientEvent {
-        match self.find(client, host, addresses, wait) {
-            Ok(event) => event,
-            Err(error) => failed(&error),
+    pub fn find_profile(
+        &mut self,
+        client: u64,
+        host: String,
+        mut addresses: Vec<SocketAddr>,
+        wait: bool,
+    ) -> ClientEvent {
+        // Whoever answers for a profile's name could otherwise open this machine's own services.
+        addresses.retain(|address| !self.is_forbidden(address.ip()));
+        if addresses.is_empty() {
+            return ClientEvent::Failed(Reply::NotAllowed);
         }
+        self.find(client, host, addresses, wait).unwrap_or_else(|error| failed(&error))
+    }
+
+    fn is_forbidden(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let Some(local_addresses) = &self.local_addresses else { return false };
+        // The kernel connects the unspecified address to itself, though it does not route it so.
+        address.is_unspecified() || local_addresses.is_local(address).unwrap_or(true)
     }
 
     fn find(&mut self, client: u64, host: String, addresses: Vec<SocketAddr>, wait: bool) -> Result<ClientEvent> {
@@ -89,7 +129,7 @@ impl Hosts {
             self.refresh(now);
         }
         if wait && !self.address_cache.is_usable(now) {
-            self.cache_waiters.push(client);
+            self.cache_waiters.insert(client);
             return Ok(ClientEvent::NotKnownYet(host, addresses));
         }
         let Some((name, known)) = self.address_cache.find(&addresses) else {
@@ -115,7 +155,7 @@ impl Hosts {
         let profiles = profile::list(&self.directory).unwrap_or_default();
         let names = self.address_cache.refresh(profiles.into_iter().map(|found| found.name).collect(), now);
         if !names.is_empty() {
-            self.resolver.ask(Question::Profiles(names));
+            self.resolver.ask(Question::Profiles, names);
         }
     }
 }

@@ -6,6 +6,7 @@ mod address_cache;
 mod client;
 mod event_loop;
 mod hosts;
+mod lookups;
 mod queue;
 mod resolver;
 mod session;
@@ -69,8 +70,7 @@ pub fn run(options: ProxyOptions) -> Result<()> {
     let files = files.map_err(|cause| Error::system("read the limit of open files", cause))?;
     let most = (files.saturating_sub(FILES_BESIDE) / FILES_EACH).clamp(16, MOST) as usize;
     let knocker = Knocker::open_as(account.map(|account| account.user))?;
-    let mut proxy = EventLoop::new(listener, knocker, ProxyRules { directory, most, profiles_only: remote })
-        .map_err(|cause| Error::system("wait for connections", cause))?;
+    let mut proxy = EventLoop::new(listener, knocker, ProxyRules { directory, most, profiles_only: remote })?;
     if let Some(background) = background {
         say::use_syslog();
         background.ready(false).map_err(|cause| Error::system("detach from the terminal", cause))?;

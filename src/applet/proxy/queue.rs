@@ -10,6 +10,13 @@ use std::time::{Duration, Instant};
 const RETRY_LOCK: Duration = Duration::from_millis(5);
 /// The longest back-off, in seconds.
 const LONGEST_BACK_OFF: u64 = 60;
+/// The budget of knocks: so many at once, as a browser with many tabs may need, and one more in each
+/// interval, which is 172,800 a day. Each knock has a counter written to the disks of both machines, and
+/// flash memory wears out; a web page can make a browser connect 140 times a second.
+const BUDGET: u32 = 1000;
+const INTERVAL: Duration = Duration::from_millis(500);
+/// The most clients that wait. The others would not have their turn in time.
+const MOST_WAITING: usize = 512;
 
 /// The clients that wait to knock for one profile.
 pub struct Queue {
@@ -21,6 +28,11 @@ pub struct Queue {
     retry: Option<Instant>,
     opening_delay: OpeningDelay,
     back_off: Option<KnockBackOff>,
+    /// When the budget of knocks would be full again.
+    budget_full: Option<Instant>,
+    /// It was said that the budget is used up, and it has not been full since.
+    limited: bool,
+    notice: Option<QueueNotice>,
 }
 
 /// A pause after knocks that nobody answered.
@@ -39,23 +51,44 @@ pub enum NextTurn {
     Wait,
     /// Take the knock lock for this client.
     Take(u64),
-    /// Refuse this client: the queue backs off. The notice is there once for each back-off.
-    Refuse(u64, Option<BackOffNotice>),
+    /// Refuse this client: the queue backs off.
+    Refuse(u64),
 }
 
-/// The message that a profile's clients are refused for some time.
+/// Something that the proxy's owner should know of a queue.
 #[derive(Debug, PartialEq, Eq)]
-pub struct BackOffNotice {
-    profile: String,
-    seconds: u64,
-    knocks: usize,
+pub enum QueueNotice {
+    /// Clients are refused for some time.
+    BacksOff {
+        /// The profile's name.
+        profile: String,
+        /// For how long.
+        seconds: u64,
+        /// How many knocks in a row went unanswered.
+        knocks: usize,
+    },
+    /// The budget of knocks is used up.
+    Limited {
+        /// The profile's name.
+        profile: String,
+    },
 }
 
 impl Queue {
     /// An empty queue.
     pub fn new(profile: String) -> Self {
         let (waiting, opening_delay) = (VecDeque::new(), OpeningDelay::default());
-        Self { profile, waiting, connecting: None, retry: None, opening_delay, back_off: None }
+        Self {
+            profile,
+            waiting,
+            connecting: None,
+            retry: None,
+            opening_delay,
+            back_off: None,
+            budget_full: None,
+            limited: false,
+            notice: None,
+        }
     }
 
     /// The profile's name.
@@ -63,40 +96,68 @@ impl Queue {
         &self.profile
     }
 
-    /// Lines up a client.
-    pub fn join(&mut self, client: u64) {
-        self.waiting.push_back(client);
+    /// Lines up a client, where there is room.
+    pub fn join(&mut self, client: u64) -> bool {
+        let room = self.waiting.len() < MOST_WAITING;
+        if room {
+            self.waiting.push_back(client);
+        }
+        room
     }
 
-    /// Takes a client out: it is connected, refused, or gone.
-    pub fn leave(&mut self, client: u64) {
+    /// Takes a client out: it is connected, refused, or gone. `knocks` were sent for it.
+    pub fn leave(&mut self, client: u64, knocks: usize, now: Instant) {
         self.waiting.retain(|waiting| *waiting != client);
         self.connecting = self.connecting.filter(|connecting| *connecting != client);
+        if knocks > 0 {
+            let full = self.budget_full.map_or(now, |full| full.max(now));
+            self.budget_full = Some(full + INTERVAL * knocks as u32);
+        }
+    }
+
+    /// Takes the notice, if there is one.
+    pub fn take_notice(&mut self) -> Option<QueueNotice> {
+        self.notice.take()
+    }
+
+    /// When the budget has a knock again; in the past where it has some.
+    fn affordable(&self) -> Option<Instant> {
+        self.budget_full?.checked_sub(INTERVAL * (BUDGET - 1))
     }
 
     /// When to call [`Queue::next`]; `None` while nobody waits or a client's turn lasts.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let idle = self.waiting.is_empty() || self.connecting.is_some();
-        (!idle).then(|| self.retry.unwrap_or(now))
+        (!idle).then(|| self.retry.max(self.affordable()).map_or(now, |due| due.max(now)))
     }
 
     /// Decides about the client at the front.
     pub fn next(&mut self, now: Instant) -> NextTurn {
         let (Some(&client), None) = (self.waiting.front(), self.connecting) else { return NextTurn::Wait };
         if let Some(back_off) = self.back_off.as_mut().filter(|back_off| now < back_off.until) {
-            let notice = BackOffNotice {
-                profile: self.profile.clone(),
-                seconds: (back_off.until - now).as_secs_f32().ceil() as u64,
-                knocks: back_off.knocks,
-            };
-            let announced = std::mem::replace(&mut back_off.announced, true);
-            return NextTurn::Refuse(client, (!announced).then_some(notice));
+            if !std::mem::replace(&mut back_off.announced, true) {
+                let seconds = (back_off.until - now).as_secs_f32().ceil() as u64;
+                let (profile, knocks) = (self.profile.clone(), back_off.knocks);
+                self.notice = Some(QueueNotice::BacksOff { profile, seconds, knocks });
+            }
+            return NextTurn::Refuse(client);
         }
-        if self.retry.is_some_and(|retry| now < retry) {
+        if self.retry.is_some_and(|retry| now < retry) || !self.has_budget(now) {
             return NextTurn::Wait;
         }
         self.retry = None;
         NextTurn::Take(client)
+    }
+
+    /// Whether there is a knock left.
+    fn has_budget(&mut self, now: Instant) -> bool {
+        self.limited &= self.budget_full.is_some_and(|full| now < full);
+        let some = self.affordable().is_none_or(|affordable| affordable <= now);
+        if !some && !self.limited {
+            self.limited = true;
+            self.notice = Some(QueueNotice::Limited { profile: self.profile.clone() });
+        }
+        some
     }
 
     /// Takes in that another process has the knock lock.
@@ -127,11 +188,20 @@ impl Queue {
     }
 }
 
-impl fmt::Display for BackOffNotice {
+impl fmt::Display for QueueNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { profile, seconds, knocks } = self;
-        let knocks = if *knocks == 1 { "knock".to_owned() } else { format!("{knocks} knocks") };
-        write!(f, "not knocking for {profile:?} for another {seconds} s: its last {knocks} went unanswered")
+        match self {
+            Self::BacksOff { profile, seconds, knocks } => {
+                let knocks = if *knocks == 1 { "knock".to_owned() } else { format!("{knocks} knocks") };
+                write!(f, "not knocking for {profile:?} for another {seconds} s: its last {knocks} went unanswered")
+            }
+            Self::Limited { profile } => write!(
+                f,
+                "knocks for {profile:?} are limited to {} a second: {BUDGET} were sent within a few minutes, \
+                 by a program or web page that connects again and again",
+                1000 / INTERVAL.as_millis()
+            ),
+        }
     }
 }
 
@@ -141,7 +211,7 @@ mod tests {
 
     fn queue_of(clients: &[u64]) -> Queue {
         let mut queue = Queue::new("x".into());
-        clients.iter().for_each(|&client| queue.join(client));
+        clients.iter().for_each(|&client| assert!(queue.join(client)));
         queue
     }
 
@@ -154,7 +224,7 @@ mod tests {
             queue.begin_turn();
             assert_eq!((queue.due(now), queue.next(now)), (None, NextTurn::Wait), "one at a time");
             queue.won(true);
-            queue.leave(client);
+            queue.leave(client, 0, now);
         }
         assert_eq!((queue.due(now), queue.next(now)), (None, NextTurn::Wait));
     }
@@ -162,10 +232,10 @@ mod tests {
     #[test]
     fn a_client_that_leaves_is_passed_over() {
         let (mut queue, now) = (queue_of(&[1, 2, 3]), Instant::now());
-        queue.leave(1);
+        queue.leave(1, 0, now);
         assert_eq!(queue.next(now), NextTurn::Take(2));
         queue.begin_turn();
-        queue.leave(2);
+        queue.leave(2, 0, now);
         assert_eq!(queue.next(now), NextTurn::Take(3), "its turn ended with it");
     }
 
@@ -177,7 +247,7 @@ mod tests {
         assert_eq!(queue.next(now), NextTurn::Wait);
         let due = queue.due(now).unwrap();
         assert_eq!(due, now + RETRY_LOCK);
-        queue.leave(1);
+        queue.leave(1, 0, now);
         queue.join(2);
         assert_eq!(queue.next(due), NextTurn::Take(2), "the client that waited for it may be gone");
     }
@@ -189,10 +259,11 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..8 {
             queue.lost(3, now);
-            let NextTurn::Refuse(1, Some(notice)) = queue.next(now) else { panic!("it backs off") };
-            assert_eq!(queue.next(now), NextTurn::Refuse(1, None), "one notice each");
-            pauses.push(notice.seconds);
-            now += Duration::from_secs(notice.seconds);
+            assert_eq!(queue.next(now), NextTurn::Refuse(1));
+            let Some(QueueNotice::BacksOff { seconds, .. }) = queue.take_notice() else { panic!("it backs off") };
+            assert_eq!((queue.next(now), queue.take_notice()), (NextTurn::Refuse(1), None), "one notice each");
+            pauses.push(seconds);
+            now += Duration::from_secs(seconds);
             assert_eq!(queue.next(now), NextTurn::Take(1));
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
@@ -207,11 +278,57 @@ mod tests {
         for _ in 0..4 {
             queue.lost(3, now);
         }
-        let NextTurn::Refuse(_, Some(notice)) = queue.next(now + Duration::from_millis(3500)) else { panic!() };
-        assert_eq!(notice.to_string(), "not knocking for \"x\" for another 5 s: its last 12 knocks went unanswered");
+        queue.next(now + Duration::from_millis(3500));
+        let notice = queue.take_notice().unwrap().to_string();
+        assert_eq!(notice, "not knocking for \"x\" for another 5 s: its last 12 knocks went unanswered");
         queue.won(true);
         queue.lost(1, now);
-        let NextTurn::Refuse(_, Some(notice)) = queue.next(now) else { panic!() };
-        assert_eq!(notice.to_string(), "not knocking for \"x\" for another 1 s: its last knock went unanswered");
+        queue.next(now);
+        let notice = queue.take_notice().unwrap().to_string();
+        assert_eq!(notice, "not knocking for \"x\" for another 1 s: its last knock went unanswered");
+    }
+
+    #[test]
+    fn a_page_that_connects_for_ever_does_not_use_up_counters_for_ever() {
+        let (mut queue, began) = (Queue::new("x".into()), Instant::now());
+        let (mut now, mut knocks, mut notices) = (began, 0, 0);
+        queue.join(0);
+        while now < began + Duration::from_secs(3600) {
+            match queue.next(now) {
+                NextTurn::Take(client) => {
+                    queue.begin_turn();
+                    // A connection takes 7 ms.
+                    now += Duration::from_millis(7);
+                    queue.won(true);
+                    queue.leave(client, 1, now);
+                    queue.join(client + 1);
+                    knocks += 1;
+                }
+                NextTurn::Wait => now = queue.due(now).filter(|due| *due > now).expect("it would spin"),
+                NextTurn::Refuse(_) => panic!("nobody is refused"),
+            }
+            notices += usize::from(queue.take_notice().is_some());
+        }
+        assert!((8190..=8200).contains(&knocks), "{knocks} knocks in an hour, of 500,000 attempts");
+        assert_eq!(notices, 1);
+        // Ten minutes of rest fill the budget.
+        now += INTERVAL * BUDGET;
+        for _ in 0..BUDGET {
+            let NextTurn::Take(client) = queue.next(now) else { panic!("the budget is full again") };
+            queue.begin_turn();
+            queue.leave(client, 1, now);
+            queue.join(client);
+        }
+        assert_eq!(queue.next(now), NextTurn::Wait);
+        let notice = queue.take_notice().unwrap().to_string();
+        assert!(notice.starts_with("knocks for \"x\" are limited to 2 a second: 1000 were sent"), "{notice}");
+    }
+
+    #[test]
+    fn the_queue_is_no_longer_than_its_clients_have_patience() {
+        let mut queue = Queue::new("x".into());
+        assert_eq!((0..1000).filter(|&client| queue.join(client)).count(), MOST_WAITING);
+        queue.leave(7, 0, Instant::now());
+        assert!(queue.join(1000) && !queue.join(1001));
     }
 }

@@ -4,13 +4,15 @@ use super::client::{Client, ClientAction};
 use super::socks::{LONGEST, WELCOME};
 use crate::tunnel::{Race, Turn};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::Instant;
 
 /// How often a refused client's bytes are read and dropped before the other clients go on.
 const DRAINS: usize = 16;
+/// How many outdated timers are left alone, besides one for each session.
+const SPARE_TIMERS: usize = 1024;
 
 /// A client with its socket.
 pub struct Session {
@@ -18,6 +20,8 @@ pub struct Session {
     pub client: Client,
     /// The connection to the client.
     pub stream: TcpStream,
+    /// The client's address.
+    pub source: IpAddr,
     /// The index of the queue that it stands in.
     pub queue: Option<usize>,
     /// The knock lock, until the race has it.
@@ -31,9 +35,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// A client that has just connected by `stream`.
-    pub fn new(client: Client, stream: TcpStream) -> Self {
-        Self { client, stream, queue: None, turn: None, race: None, server: None, timer: None }
+    /// A client that has just connected by `stream` from `source`.
+    pub fn new(client: Client, stream: TcpStream, source: IpAddr) -> Self {
+        Self { client, stream, source, queue: None, turn: None, race: None, server: None, timer: None }
     }
 
     /// When there is something to do without an event.
@@ -86,6 +90,8 @@ pub struct Sessions {
     sessions: HashMap<u64, Box<Session>>,
     /// The deadlines. One that is no longer its session's is dropped when it is the first.
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// The sessions whose clients are idle.
+    idle: BTreeSet<u64>,
 }
 
 impl Sessions {
@@ -94,9 +100,22 @@ impl Sessions {
         self.sessions.len()
     }
 
+    /// How many there are whose clients are not idle.
+    pub fn busy(&self) -> usize {
+        self.sessions.len() - self.idle.len()
+    }
+
     /// Takes a session out to work on it.
     pub fn take(&mut self, id: u64) -> Option<Box<Session>> {
+        self.idle.remove(&id);
         self.sessions.remove(&id)
+    }
+
+    /// Closes the oldest one whose client is idle: a client that has something to ask does so at once.
+    pub fn close_oldest_idle(&mut self) {
+        if let Some(id) = self.idle.pop_first() {
+            self.sessions.remove(&id);
+        }
     }
 
     /// Puts a session in, or back.
@@ -106,7 +125,15 @@ impl Sessions {
             session.timer = Some(deadline);
             self.timers.push(Reverse((deadline, id)));
         }
+        if session.client.is_idle() {
+            self.idle.insert(id);
+        }
         self.sessions.insert(id, session);
+        // Clients that leave early leave their timers behind.
+        let Self { sessions, timers, .. } = self;
+        if timers.len() > 2 * sessions.len() + SPARE_TIMERS {
+            timers.retain(|Reverse((at, id))| sessions.get(id).is_some_and(|session| session.deadline() == *at));
+        }
     }
 
     /// The next deadline, and whose it is.

@@ -18,15 +18,15 @@ pub struct Turns(Vec<(KnockLock, Queue)>);
 pub type TurnOf = (u64, usize, Result<Turn, ClientEvent>);
 
 impl Turns {
-    /// Lines up a client for the profile at `found`. Returns the index of the queue.
-    pub fn join(&mut self, client: u64, found: &Found) -> usize {
+    /// Lines up a client for the profile at `found`. Returns the index of the queue; `None` where it has
+    /// no room.
+    pub fn join(&mut self, client: u64, found: &Found) -> Option<usize> {
         let known = self.0.iter().position(|(_, queue)| queue.profile() == found.name);
         let index = known.unwrap_or_else(|| {
             self.0.push((KnockLock::new(found), Queue::new(found.name.clone())));
             self.0.len() - 1
         });
-        self.queue(Some(index)).into_iter().for_each(|queue| queue.join(client));
-        index
+        self.queue(Some(index))?.join(client).then_some(index)
     }
 
     /// The queue with this index.
@@ -41,20 +41,21 @@ impl Turns {
 
     /// The next client whose turn it is.
     pub fn next(&mut self, now: Instant) -> Option<TurnOf> {
-        self.0.iter_mut().enumerate().find_map(|(index, (knock_lock, queue))| match queue.next(now) {
-            NextTurn::Wait => None,
-            NextTurn::Refuse(client, notice) => {
-                notice.iter().for_each(say::warn);
-                Some((client, index, Err(ClientEvent::Failed(Reply::TimedOut))))
+        self.0.iter_mut().enumerate().find_map(|(index, (knock_lock, queue))| {
+            let next = queue.next(now);
+            queue.take_notice().iter().for_each(say::warn);
+            match next {
+                NextTurn::Wait => None,
+                NextTurn::Refuse(client) => Some((client, index, Err(ClientEvent::Failed(Reply::TimedOut)))),
+                NextTurn::Take(client) => match knock_lock.try_lock() {
+                    Ok(Some(turn)) => Some((client, index, Ok(turn))),
+                    Ok(None) => {
+                        queue.locked_elsewhere(now);
+                        None
+                    }
+                    Err(error) => Some((client, index, Err(failed(&error)))),
+                },
             }
-            NextTurn::Take(client) => match knock_lock.try_lock() {
-                Ok(Some(turn)) => Some((client, index, Ok(turn))),
-                Ok(None) => {
-                    queue.locked_elsewhere(now);
-                    None
-                }
-                Err(error) => Some((client, index, Err(failed(&error)))),
-            },
         })
     }
 }
