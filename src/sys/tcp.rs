@@ -11,10 +11,18 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Begins to connect to `to`, from `from`'s address where one is given, and does not wait. The stream
 /// is writable when the connection is there or has failed.
+///
+/// The kernel delays the ACK that completes the handshake, by at most 0.2 s, until [`complete`] sends it.
 pub fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
     let socket = socket(to, from)?;
+    set(&socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)?;
     begin(&socket, to)?;
     Ok(socket.into())
+}
+
+/// Sends the ACK that [`connect`] has delayed.
+pub fn complete(stream: &TcpStream) -> io::Result<()> {
+    set(stream, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
 /// A socket for a connection to `to`, from `from`'s address where one is given, that does not wait.
@@ -79,6 +87,17 @@ pub fn send_urgent(stream: &TcpStream, byte: u8) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::io::Read;
+
+    #[test]
+    fn the_server_sees_no_connection_before_it_is_completed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let stream = connect(listener.local_addr().unwrap(), None).unwrap();
+        assert!(stream.peer_addr().is_ok(), "it is established at this end");
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        complete(&stream).unwrap();
+        assert!(listener.accept().is_ok());
+    }
 
     #[test]
     fn connects_from_where_it_is_told_and_resets() {
