@@ -1,19 +1,19 @@
 #!/bin/sh
-# completions.sh BINARY SHELL: prints what bash, zsh or fish offers behind a tab, made from BINARY's own help.
+# completions.sh BINARY SHELL: prints the completions for bash, zsh or fish, made from BINARY's help texts.
 set -eu
 binary=$1 shell=$2
 applets=$("$binary" --help | sed -n '/^Applets:/,/^$/s/^  \([a-z]*\) .*/\1/p')
 [ -n "$applets" ] || {
-    printf 'completions.sh: "%s" has no applets\ngive it the binary of knockknock\n' "$binary" >&2
+    printf 'completions.sh: the help of "%s" lists no applets\ngive the path of a knockknock binary\n' "$binary" >&2
     exit 1
 }
 
-# Its lines as one.
+# Joins the lines of its input.
 words() {
     paste -sd ' ' -
 }
 
-# An applet's name as a link to the binary.
+# alias_of APPLET: prints the name of its link to the binary.
 alias_of() {
     case $1 in knock) echo knockknock ;; *) echo "knockknock-$1" ;; esac
 }
@@ -26,7 +26,7 @@ summary() {
     "$binary" --help | sed -n "s/^  $1  *//p"
 }
 
-# An applet's long options, each a line with its description, which the help may have wrapped.
+# options APPLET: prints its long options, one a line with its description, which the help may have wrapped.
 options() {
     "$binary" "$1" --help | awk '
         function flush() { if (option != "") print option }
@@ -91,7 +91,7 @@ for_fish() {
 case $shell in
 bash | zsh | fish) "for_$shell" ;;
 *)
-    printf 'completions.sh: no such shell: "%s"\none of: bash, zsh, fish\n' "$shell" >&2
+    printf 'completions.sh: unknown shell: "%s"\none of: bash, zsh, fish\n' "$shell" >&2
     exit 2
     ;;
 esac

@@ -1,6 +1,7 @@
 #!/bin/sh
 # minimal-firewall.sh [--apply [--yes] | --remove]: the rules of minimal-firewall.nft, with iptables and ip6tables.
-# Without an option, a dry run: shows the rules and has both programs check them. In a chain of its own, behind all others.
+# Without an option it is a dry run: prints the rules and has both programs check them. The rules are in a chain of their own,
+# behind all others.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 CHAIN=minimal-firewall
@@ -11,7 +12,7 @@ rules() { # iptables|ip6tables
     echo "-A $CHAIN -i lo -j ACCEPT"
     echo "-A $CHAIN -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
     echo "-A $CHAIN -m connmark --mark 0x08000000/0x08000000 -j ACCEPT" # knocked
-    if [ "$1" = ip6tables ]; then # what IPv6 cannot do without: neighbours, routers, leases
+    if [ "$1" = ip6tables ]; then # IPv6 needs these: neighbours, routers, DHCPv6 leases
         for kind in neighbour-solicitation neighbour-advertisement router-advertisement; do
             echo "-A $CHAIN -p icmpv6 --icmpv6-type $kind -m hl --hl-eq 255 -j ACCEPT"
         done
@@ -21,7 +22,7 @@ rules() { # iptables|ip6tables
     echo COMMIT
 }
 
-on_ssh() { # SSH_CONNECTION, or sshd among this process's ancestors: sudo hides the first
+on_ssh() { # by SSH_CONNECTION or, because sudo removes it, by an ancestor that is sshd
     [ -z "${SSH_CONNECTION-}" ] || return 0
     process=$$
     while [ "${process:-0}" -gt 1 ]; do
@@ -32,8 +33,8 @@ on_ssh() { # SSH_CONNECTION, or sshd among this process's ancestors: sudo hides 
 }
 
 warn() {
-    echo 'You are on ssh. This session stays; the next one needs a knock: have a profile on both sides, the daemon' >&2
-    echo 'running, and a second way in (a console, or: sleep 300 && minimal-firewall.sh --remove) while you try it.' >&2
+    echo 'You are logged in by ssh. This session goes on, but the next one needs a knock. Have a profile on both sides, the' >&2
+    echo 'daemon running, and a second way in: a console, or: sleep 300 && minimal-firewall.sh --remove' >&2
 }
 
 case "$*" in
@@ -44,13 +45,13 @@ case "$*" in
         rules $program | $program-restore --test --noflush
     done
     if on_ssh; then warn; fi
-    echo "# that was a dry run; to apply it: $0 --apply" >&2
+    echo "# This was a dry run. To apply the rules: $0 --apply" >&2
     ;;
 --apply | '--apply --yes')
     if on_ssh; then
         warn
         if [ "$*" = --apply ]; then
-            echo 'Nothing done. If that is so: minimal-firewall.sh --apply --yes' >&2
+            echo 'Nothing was changed. To apply the rules all the same: minimal-firewall.sh --apply --yes' >&2
             exit 1
         fi
     fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# size.sh [NUMBER]: the static builds in dist/ beside size-budget.tsv, and each one's NUMBER (15) largest symbols.
-# Exit 1: one is over its budget, has none, or none was built.
+# size.sh [NUMBER]: compares the static builds in dist/ with size-budget.tsv, and lists the NUMBER (15) largest symbols of each.
+# Exits 1 if a build is over its budget or has none, or if there is no build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 largest=${1:-15}

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Sourced: installs, where missing, what static musl builds need (packages only), and puts it in the environment.
-# The pins are what the sizes and the equal bytes of two builds were checked with.
-ZIG=ziglang==0.15.2 # newer ones put an allocator of their own into musl
+# Sourced. Installs the toolchain of the static musl builds where it is missing, from packages only, and sets the environment.
+# The sizes in the documents, and the reproducible builds, are of these versions.
+ZIG=ziglang==0.15.2 # newer versions replace musl's allocator
 ZIGBUILD=cargo-zigbuild==0.24.0
 TARGETS='x86_64 aarch64 armv7 mips mipsel' # short names; target() has the long ones
 
@@ -14,16 +14,16 @@ fail() { # SENTENCE WHAT-TO-DO
     exit 1
 }
 
-# Installs the Debian packages that are missing; never at the price of removing another one.
+# packages NAME...: installs the Debian packages unless all are there.
 packages() {
     dpkg-query -W -f '${Status}\n' "$@" 2>/dev/null | grep -c '^install ok installed' | grep -qx $# && return
     command -v apt-get >/dev/null || fail "missing Debian packages: $*" "run it on Debian 12 or newer"
     echo "${0##*/}: apt-get install $*" >&2
     as_root apt-get -q update >/dev/null
-    apt_install "$@" || fail "cannot install $*" "apt-get says why above"
+    apt_install "$@" || fail "cannot install $*" "apt-get gives the reason above"
 }
 
-# The name that rustc has for a short one.
+# target NAME: prints the name that rustc knows a short name by.
 target() {
     case $1 in
     x86_64 | aarch64 | mips | mipsel) echo "$1-unknown-linux-musl" ;;
@@ -35,8 +35,8 @@ target() {
 
 packages gcc libc6-dev llvm python3-venv
 
-# Debian's newest Rust, with the source of the standard library, which nobody ships compiled for MIPS.
-# Unpacked, since it cannot be installed beside Debian's own rustc and cargo.
+# Debian's newest Rust, with the source of the standard library, because nobody ships it compiled for MIPS.
+# It is only unpacked, because it conflicts with Debian's rustc and cargo.
 rust=$tools/rust-web
 if [ ! -x "$rust/rustc" ]; then
     echo "${0##*/}: unpack rustc-web, cargo-web and rust-web-src in $rust" >&2
@@ -57,15 +57,15 @@ if [ "$(cat "$tools/venv/pins" 2>/dev/null)" != "$ZIG $ZIGBUILD" ]; then
     echo "$ZIG $ZIGBUILD" >"$tools/venv/pins"
 fi
 
-# Its own target directory: two compilers in one would build everything anew at each change of hands.
+# A target directory of its own: with two compilers in one directory, each build would start over.
 export CARGO_TARGET_DIR=${KNOCKKNOCK_TARGET_DIR:-$root/target/static}
 export PATH=$tools/venv/bin:$PATH RUSTC=$rust/rustc CARGO=$rust/usr/bin/cargo
 export RUSTC_BOOTSTRAP=1 # -Zbuild-std and its like, on a stable compiler
 unset RUSTUP_TOOLCHAIN CARGO_BUILD_TARGET CARGO_ENCODED_RUSTFLAGS
 
-# shellcheck disable=SC2034 # for whoever sources this
+# shellcheck disable=SC2034 # for the scripts that source this
 {
-    # At a fixed address, not position-independent: a static-pie mips binary crashes in threads under qemu.
+    # Not position-independent: a static-pie binary for mips crashes under qemu when it starts a thread.
     STATIC='-C relocation-model=static -C target-feature=+crt-static -C link-self-contained=no'
     DYNAMIC='-C target-feature=-crt-static -C link-arg=-dynamic'
     SMALL='-C force-unwind-tables=no -Zunstable-options -Cpanic=immediate-abort'

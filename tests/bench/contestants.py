@@ -1,6 +1,6 @@
-"""Everything that takes part: knockknock, the floor, and the peers as Debian packages them.
+"""The programs that are measured: knockknock, the floor, and the peers as Debian packages them.
 
-Each can be started on a network's server and makes valid knocks for it as whole IPv4 packets.
+Each can be started on a network's server, and makes valid knocks for it as whole IPv4 packets.
 """
 
 import base64
@@ -12,7 +12,7 @@ import packets
 from world import BUILD, CLIENT, SERVER, Process, command
 
 PORT = 2222            # the closed port that the knocks open
-GROUP = 77             # nflog's, for whoever listens there
+GROUP = 77             # the NFLOG group of knockknock and of the floor
 
 BINARIES = os.environ.get("KNOCKKNOCK", ""), "dist/x86_64-unknown-linux-musl/knockknock", "target/release/knockknock"
 BINARY = next((path for path in BINARIES if os.path.exists(path)), None)
@@ -20,10 +20,10 @@ TMPFS, DISK = "/dev/shm", BUILD
 
 
 class Contestant:
-    """One program on one network; stopped, and its files removed, at the end of the with block."""
+    """One program on one network. At the end of the with block it is stopped and its files are removed."""
 
-    wait = 0.02, 0.15      # random seconds between two knocks, so that polling shows
-    authentic = True       # a packet to its port is not yet a knock
+    wait = 0.02, 0.15      # between two knocks, in random seconds, so that polling shows
+    authentic = True       # knocks are authenticated, so other packets to the port open nothing
     process = None
 
     def __init__(self, network, store=DISK):
@@ -63,7 +63,7 @@ class Contestant:
 
 
 class Knockknock(Contestant):
-    """Ours. `profiles` of them, each with a key and a knock port of its own; the first one knocks."""
+    """Our daemon with a number of `profiles`, each with its own keys and knock port. The first one knocks."""
 
     label, knock_port = "knockknock", 30666
 
@@ -88,13 +88,13 @@ class Knockknock(Contestant):
         return [packets.syn(source.format(i), SERVER, self.knock_port, next(fields)) for i in range(n)]
 
     def client(self):
-        """The command line of one knock; its profile lies beside the daemon's."""
+        """Returns the command line of one knock, and writes the client's profile."""
         self.key.write(self.path(f"client/{SERVER}"), self.knock_port)
         return [BINARY, "-p", str(PORT), "--dir", self.path("client"), SERVER]
 
 
 class Floor(Contestant):
-    """The same nftables, one fdatasync, one element added by netlink, and nothing else."""
+    """The same nftables rules, one fdatasync, one element added by netlink, and nothing else."""
 
     label, knock_port = "floor", 30667
 
@@ -123,10 +123,10 @@ class Floor(Contestant):
 
 
 class Peer(Contestant):
-    """A peer opens by an iptables rule that it deletes again after a second, so its knocks keep that far apart."""
+    """A peer opens with an iptables rule and deletes it after a second, so its knocks are further apart than that."""
 
     wait = 1.3, 1.7
-    iptables = "/usr/sbin/iptables-nft"     # so that its rules are notified as nftables' own
+    iptables = "/usr/sbin/iptables-nft"     # so that the kernel notifies of its rules as of nftables' own
 
     def start(self):
         for rule in ("-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT", f"-A INPUT -p tcp --dport {PORT} -j DROP"):
@@ -168,7 +168,7 @@ class FwknopUdp(Fwknop):
 
 class Knockd(Peer):
     label, knock_port = "knockd", 7000
-    authentic = False       # a flood there would be a flood of its child processes
+    authentic = False       # each packet to the port starts a child process
 
     def start(self):
         super().start()

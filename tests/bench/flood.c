@@ -2,8 +2,8 @@
 //
 //   flood INTERFACE DESTINATION_MAC FIRST_SOURCE SOURCES DESTINATION PORT RATE SECONDS
 //
-// Prints how many packets left, in how many seconds, and the processor time this took: on a veth
-// pair that includes the receiving kernel's work on each packet.
+// Prints the number of packets sent, the seconds, and the processor seconds used. On a veth pair they
+// include the work of the receiving kernel.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <err.h>

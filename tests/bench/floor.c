@@ -1,7 +1,6 @@
-// The floor: the least that a knock daemon of this design can do, without any cryptography. It
-// takes a packet's source from the kernel's report, stores a counter with one fdatasync and adds one
-// element to an nftables set. What it does not do (keys, a parser, privileges) is what is measured
-// against it.
+// The floor: the least that a knock daemon of this design can do. It takes a packet's source address
+// from the kernel's log, stores a counter with one fdatasync, and adds one element to an nftables set.
+// It has no cryptography, no parser and no separation of privileges; their cost is the difference to it.
 //
 //   floor kmsg|nflog:GROUP COUNTER_FILE TABLE SET PORT
 #define _GNU_SOURCE
@@ -21,7 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-// A netlink message under construction; nest() and end() fill in the lengths.
+// The netlink message that is being built; close_nest() and end() fill in the lengths.
 static struct { char bytes[1024]; size_t length; } out;
 
 static void *put(const void *bytes, size_t length) {
@@ -59,7 +58,7 @@ static int netlink(void) {
     return fd;
 }
 
-// Sends what was built and takes the kernel's one acknowledgment.
+// Sends the message and returns the error in the kernel's acknowledgment.
 static int transact(int fd) {
     char answer[4096];
     if (send(fd, out.bytes, out.length, 0) < 0) err(1, "cannot write to netlink");
@@ -70,7 +69,7 @@ static int transact(int fd) {
     return -((struct nlmsgerr *)NLMSG_DATA(m))->error;
 }
 
-static void open_door(int fd, const char *table, const char *set, in_addr_t source, int port) {
+static void open_port(int fd, const char *table, const char *set, in_addr_t source, int port) {
     struct { in_addr_t source; uint16_t port, padding; } key = {source, htons(port), 0};
     end(message(NFNL_MSG_BATCH_BEGIN, 0, AF_UNSPEC, NFNL_SUBSYS_NFTABLES));
     struct nlmsghdr *m = message(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSETELEM,
@@ -117,7 +116,7 @@ static int open_nflog(int group) {
     return fd;
 }
 
-// The source address of the next packet reported, 0 for a report that is not ours.
+// Returns the source address of the next packet in the log, or 0 for another record.
 static in_addr_t next_kmsg(int fd) {
     char line[8192], *at;
     ssize_t n = read(fd, line, sizeof line - 1);
@@ -155,6 +154,6 @@ int main(int argc, char **argv) {
         in_addr_t source = by_nflog ? next_nflog(log) : next_kmsg(log);
         if (!source) continue;
         store(counter);
-        open_door(fw, argv[3], argv[4], source, atoi(argv[5]));
+        open_port(fw, argv[3], argv[4], source, atoi(argv[5]));
     }
 }

@@ -1,18 +1,17 @@
-// Measures from both ends in one process, so that one clock serves for everything: a prepared
-// packet leaves the client's namespace, the kernel's nftables notification tells when the server's
-// firewall changed, and a real connection ends the run.
+// Measures both ends in one process, with one clock: sends a prepared packet from the client's
+// namespace, waits for the nftables notification that the server's firewall changed, and connects.
 //
 //   measure latency CLIENT_NS SERVER_NS PORT < knocks
-//       One after the other. For each: microseconds to the notification and to the connection,
-//       "-" for what did not happen in time.
+//       One after the other. Prints for each the microseconds to the notification and to the
+//       connection, or "-" for one that did not come in time.
 //   measure burst CLIENT_NS SERVER_NS PORT < knocks
-//       All at once. For each opening, in the kernel's order: source, microseconds since its knock
-//       left, whether a first and then a second connection got in (1 or 0).
+//       All at once. Prints for each opening, in the kernel's order: source, microseconds since
+//       its knock was sent, and whether a first and then a second connection succeeded (1 or 0).
 //   measure run N COMMAND [ARGUMENT...]
-//       Runs the command N times: microseconds of each whole run, from spawn to exit.
+//       Runs the command N times. Prints the microseconds of each run, from spawn to exit.
 //
-// A knock is a line "WAIT_US TIMEOUT_MS HEX", WAIT_US counted from the knock before it, HEX the
-// whole IPv4 packet. The connection goes from the packet's source to its destination, port PORT.
+// A knock is a line "WAIT_US TIMEOUT_MS HEX": the wait after the previous knock, the time limit, and
+// the whole IPv4 packet. The connection goes from the packet's source to its destination, port PORT.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <err.h>
@@ -116,8 +115,8 @@ static void send_knock(struct knock *k) {
     if (sendto(raw, k->packet, k->length, 0, (void *)&to, sizeof to) < 0) err(1, "cannot send");
 }
 
-// The next opening that the kernel reports before the deadline: an element added to a set (whose
-// address goes to *source) or a rule added to a chain.
+// Waits for the next opening that the kernel reports, until the deadline: an element added to a set
+// (sets *source) or a rule added to a chain.
 static bool next_opening(int64_t deadline, struct in_addr *source) {
     static char buffer[1 << 16];
     static struct nlmsghdr *message;
@@ -129,7 +128,7 @@ static bool next_opening(int64_t deadline, struct in_addr *source) {
             int type = m->nlmsg_type - (NFNL_SUBSYS_NFTABLES << 8);
             if (type == NFT_MSG_NEWRULE) return true;
             if (type != NFT_MSG_NEWSETELEM) continue;
-            // The element's key is nested four deep; what nests is entered, what does not is passed.
+            // The element's key is nested four levels deep; other attributes are skipped.
             char *at = (char *)m + NLMSG_LENGTH(sizeof(struct nfgenmsg));
             static const int path[] = {NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM,
                                        NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE};
@@ -159,7 +158,7 @@ static void close_hard(int fd) {
     close(fd);
 }
 
-// Connects for every knock at the same time and says for each whether it got in.
+// Connects for all knocks at the same time, and sets in[i] where the connection succeeded.
 static void connect_all(struct knock *knocks, size_t n, int64_t deadline, bool *in) {
     struct pollfd *p = calloc(n, sizeof *p);
     size_t waiting = n;
@@ -223,7 +222,7 @@ static void burst(struct knock *knocks, size_t n) {
         while (opened < 2 * n && next_opening(at, &source[opened])) when[opened++] = now();
         send_knock(&knocks[i]);
     }
-    // A little longer than the last opening needs: an opening made twice would show here.
+    // Long enough for the last opening, and for one that was made twice.
     while (opened < 2 * n && next_opening(now() + 300000, &source[opened])) when[opened++] = now();
     connect_all(knocks, n, now() + knocks[0].timeout, first);
     connect_all(knocks, n, now() + 500000, second);

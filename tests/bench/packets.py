@@ -1,4 +1,4 @@
-"""Knocks, packets and kernel log lines, made from the written protocol and not by the program under test."""
+"""Knocks, packets and kernel log lines, made from the protocol's description, not by the program under test."""
 
 import base64
 import hashlib
@@ -11,7 +11,7 @@ import subprocess
 
 
 class Key:
-    """A profile's secrets, and the knocks that they make (classic wire)."""
+    """The keys of a profile, and the classic knocks that they make."""
 
     def __init__(self):
         self.cipher, self.mac = os.urandom(16), os.urandom(16)
@@ -28,8 +28,8 @@ class Key:
                 file.write(text + "\n")
 
     def fields(self, port, n):
-        """(identification, sequence number, acknowledgment number, window) for counters 0 to n - 1,
-        those left out whose identification is 0 (the kernel would replace it)."""
+        """Yields (identification, sequence number, acknowledgment number, window) for counters 0 to n - 1, without
+        those whose identification is 0, which the kernel would replace."""
         blocks = b"".join(struct.pack(">12xI", counter) for counter in range(n))
         stream = subprocess.run(["openssl", "enc", "-aes-128-ecb", "-nopad", "-K", self.cipher.hex()],
                                 input=blocks, capture_output=True, check=True).stdout
@@ -57,7 +57,7 @@ def ipv4(source, destination, protocol, payload, identification):
 
 
 def syn(source, destination, port, fields=None):
-    """A SYN with the options of an ordinary Linux one."""
+    """A SYN with the options that Linux sends."""
     identification, sequence, acknowledgment, window = fields or (
         random.randint(1, 65535), random.getrandbits(32), 0, 64240)
     options = bytes.fromhex("020405b40402080a") + os.urandom(4) + bytes.fromhex("000000000103030a")
@@ -73,7 +73,7 @@ def udp(source, destination, port, payload):
     return ipv4(source, destination, socket.IPPROTO_UDP, head + payload, random.randint(1, 65535))
 
 
-# Log lines as Linux writes them. The first part is rsyslog's.
+# Log lines as Linux writes them, behind rsyslog's time stamp.
 
 STAMP = "Nov 22 07:58:{:02} gate kernel: [ {:.6f}] "
 MAC = "MAC=82:bb:85:6a:15:66:ea:fb:11:81:2e:84:08:00"
@@ -89,7 +89,7 @@ def address():
 
 
 def knock_line(port, fields=None, source=None):
-    """The line of the guard's log rule for a SYN to a knock port; without fields, random ones."""
+    """The line that the log rule writes for a SYN to a knock port; with random header fields if none are given."""
     identification, sequence, acknowledgment, window = fields or (
         random.randint(1, 65535), random.getrandbits(32), random.getrandbits(32), random.getrandbits(16))
     return (f"{stamp()}knockknock IN=eth0 OUT= {MAC} SRC={source or address()} DST=198.51.100.7 LEN=60 "
@@ -99,7 +99,7 @@ def knock_line(port, fields=None, source=None):
 
 
 def foreign_line():
-    """A line of a busy machine's kern.log that is no knock: mostly other packets, some other kernel words."""
+    """A line of a busy machine's kern.log that is not a knock: mostly other packets, some other kernel messages."""
     kind, head = random.randrange(10), stamp()
     ip = (f"SRC={address()} DST=198.51.100.7 LEN={random.randint(40, 1500)} TOS=0x00 PREC=0x00 "
           f"TTL={random.randint(30, 250)} ID={random.getrandbits(16)}")

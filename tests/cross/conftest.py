@@ -1,4 +1,4 @@
-"""The end-to-end stage and the router are used here too."""
+"""Makes the modules of the end-to-end and the router tests importable."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# dynamic.sh [TARGET…]: a build against a musl that is shared, as OpenWrt's feed makes it: it needs libc.so and no more.
+# dynamic.sh [TARGET...]: builds against a shared musl, as OpenWrt's feed does, and checks that libc.so is the only library needed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=../../scripts/static-toolchain.sh

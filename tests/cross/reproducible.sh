@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# reproducible.sh [TARGET…]: builds HEAD twice, in two directories of different length, and compares the bytes.
+# reproducible.sh [TARGET...]: builds HEAD twice, in directories with names of different lengths, and compares the bytes.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ $# -gt 0 ] || set -- x86_64

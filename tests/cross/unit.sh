@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# unit.sh [TARGET…]: the unit tests on other processors, under qemu-user: mips (big-endian, no FPU), mipsel, armv7, aarch64.
-# Those of sys/ and tunnel/ try the kernel, which qemu-user only imitates; on a MIPS kernel they have test_machine.py.
+# unit.sh [TARGET...]: runs the unit tests on other processors, under qemu-user: mips (big-endian, no FPU), mipsel, armv7, aarch64.
+# The tests of sys/ and tunnel/ are left out: they test the kernel, which qemu-user only imitates. test_machine.py has a real one.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=../../scripts/static-toolchain.sh
@@ -18,7 +18,7 @@ for name in "$@"; do
     variable=${target//-/_}
     export "CARGO_TARGET_${variable^^}_RUNNER=$emulator"
     echo "unit.sh: $name"
-    # Unwinding: a test that ends by abort needs a process of its own, which qemu-user cannot start.
+    # With unwinding: tests that abort run in child processes, which qemu-user cannot start.
     (
         cd "$root"
         CARGO_PROFILE_RELEASE_PANIC=unwind CARGO_PROFILE_RELEASE_LTO=off RUSTFLAGS=$STATIC \

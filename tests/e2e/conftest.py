@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests. They need root and namespaces: without, each is skipped by name; with CI=true a skip fails."""
+"""Fixtures of the end-to-end tests. Without root and namespaces each test is skipped; with CI=true a skipped test fails."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ import stage as stage_module
 
 @pytest.fixture(scope="session")
 def namespaces():
-    """Skips where there are no namespaces, and lets the kernel log what happens in one."""
+    """Skips the test where there are no namespaces, and has the kernel log packets in them."""
     if os.geteuid() != 0 or subprocess.run(["unshare", "--net", "--mount", "true"], stderr=subprocess.DEVNULL).returncode:
         pytest.skip("needs root and network namespaces")
     switch = Path("/proc/sys/net/netfilter/nf_log_all_netns")
@@ -25,7 +25,7 @@ def namespaces():
 
 @pytest.fixture
 def stage(namespaces, tmp_path):
-    """A client and a server on one cable."""
+    """A client and a server, joined by a virtual cable."""
     stage = stage_module.Stage(tmp_path)
     yield stage
     stage.close()
@@ -33,7 +33,7 @@ def stage(namespaces, tmp_path):
 
 @pytest.fixture
 def public():
-    """A directory that every user may enter, which tmp_path is not."""
+    """A directory that every user may enter, unlike tmp_path."""
     directory = Path(tempfile.mkdtemp(prefix="knockknock-"))
     directory.chmod(0o755)
     yield directory
@@ -62,7 +62,7 @@ def family(request):
 
 @pytest.fixture
 def gate(stage, firewall):
-    """The stage with its daemon running, once with each firewall."""
+    """The stage with a running daemon, once with each firewall."""
     return stage.open_up(firewall)
 
 
@@ -71,12 +71,12 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.skipped and os.environ.get("CI") == "true":
         report.outcome = "failed"
-        report.longrepr = f"skipped, which CI does not accept: {item.nodeid}: {call.excinfo.value}"
+        report.longrepr = f"skipped, which CI=true forbids: {item.nodeid}: {call.excinfo.value}"
 
 
 @pytest.fixture(scope="session")
 def hooked():
-    """The binary with places where a running daemon can be stopped, or told to try what it must not."""
+    """A binary that a test can stop at given places, or tell to try what the sandbox must prevent."""
     root = Path(__file__).parents[2]
     target = root / "target/hooks"
     subprocess.run(["cargo", "build", "--quiet", "--locked", "--release", "--features", "hooks", "--target-dir", target],

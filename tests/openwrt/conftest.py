@@ -1,4 +1,4 @@
-"""A router is a chroot with namespaces of its own."""
+"""The router is a chroot with its own namespaces, which needs root."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A container needs root."""
+"""The container needs root."""
 
 import os
 
