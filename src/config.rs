@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::ini;
-use crate::ports::{self, Ports};
+use crate::ports::Ports;
 use crate::sys::file;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -175,11 +175,6 @@ fn mark(value: &str) -> Option<u32> {
 pub fn guard(directory: &Path) -> Result<Option<Ports>> {
     let (config, _) = Config::of(directory, &Config::read(directory)?)?;
     Ok(Some(config.guard).filter(|guard| !guard.is_empty()))
-}
-
-/// Reads a port that somebody typed; the error says what is wrong.
-pub fn typed_port(text: &str) -> Result<u16> {
-    ports::port(text).ok_or_else(|| Error::Usage(format!("{text:?} is no port from 1 to 65535")))
 }
 
 #[cfg(test)]

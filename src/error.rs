@@ -1,4 +1,4 @@
-//! The error that a person reads: what went wrong with which object, why, and what to do.
+//! The error type. It says what happened, to which object, why, and what to do.
 
 use std::fmt;
 use std::io;
@@ -7,66 +7,66 @@ use std::path::{Path, PathBuf};
 /// Shorthand for a result with an [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Everything that ends a program of ours, or leaves a profile out.
+/// An error that ends a program, or that makes the daemon leave a profile out.
 #[derive(Debug)]
 pub enum Error {
-    /// A command line that means nothing (exit 2).
+    /// A wrong command line (exit code 2); the usage line follows it.
     Usage(String),
-    /// The system refused a call: what was tried, its reason.
+    /// A failed system call.
     System {
-        /// What could not be done, as `open "/dev/kmsg"`.
+        /// What failed, such as `open "/dev/kmsg"`.
         what: String,
-        /// The system's reason.
+        /// The reason.
         cause: io::Error,
-        /// What to do, or nothing.
+        /// What to do; may be empty.
         advice: String,
     },
-    /// A file whose content cannot be taken.
+    /// A file with unusable content or attributes.
     Content {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1, or 0 where no line is to blame.
+        /// The line, counted from 1; 0 for the whole file.
         line: usize,
         /// What is wrong with it.
         why: String,
-        /// What to do, or nothing.
+        /// What to do; may be empty.
         advice: String,
     },
-    /// Something we do not do: why, and what to do.
+    /// A request that is refused.
     Refused {
-        /// What is refused and why.
+        /// What is refused, and why.
         why: String,
-        /// What to do, or nothing.
+        /// What to do; may be empty.
         advice: String,
     },
 }
 
 impl Error {
-    /// A failed call: `cannot WHAT: CAUSE`.
+    /// Makes an error that reads `cannot WHAT: CAUSE`.
     #[cold]
     pub fn system(what: impl Into<String>, cause: io::Error) -> Self {
         Self::System { what: what.into(), cause, advice: String::new() }
     }
 
-    /// A failed call on a path: `cannot VERB "PATH": CAUSE`.
+    /// Makes an error that reads `cannot VERB "PATH": CAUSE`.
     #[cold]
     pub fn path(verb: &str, path: &Path, cause: io::Error) -> Self {
         Self::system(format!("{verb} {path:?}"), cause)
     }
 
-    /// A file's content: `"PATH": WHY`, or `"PATH", line LINE: WHY` where `line` is not 0.
+    /// Makes an error that reads `"PATH": WHY`, or `"PATH", line LINE: WHY` when `line` is not 0.
     #[cold]
     pub fn content(path: &Path, line: usize, why: impl Into<String>) -> Self {
         Self::Content { path: path.into(), line, why: why.into(), advice: String::new() }
     }
 
-    /// A refusal.
+    /// Makes an error that reads as `why` does.
     #[cold]
     pub fn refused(why: impl Into<String>) -> Self {
         Self::Refused { why: why.into(), advice: String::new() }
     }
 
-    /// The same error with what to do on its second line.
+    /// Sets what to do about the error.
     #[cold]
     pub fn advise(mut self, text: impl Into<String>) -> Self {
         match &mut self {
@@ -78,7 +78,7 @@ impl Error {
         self
     }
 
-    /// What to do, where there is something.
+    /// What to do about the error.
     pub fn advice(&self) -> Option<&str> {
         match self {
             Self::Usage(_) => None,
@@ -88,7 +88,7 @@ impl Error {
         }
     }
 
-    /// The kind of the system's reason, where it is one.
+    /// The kind of the failed system call's reason.
     pub fn kind(&self) -> Option<io::ErrorKind> {
         match self {
             Self::System { cause, .. } => Some(cause.kind()),
@@ -96,7 +96,7 @@ impl Error {
         }
     }
 
-    /// The exit code: 2 for usage, else 1.
+    /// The exit code: 2 for a wrong command line, otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
@@ -118,7 +118,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The system's words without the number that Rust puts behind them, in lower case.
+/// The system's description of an error in lower case, without the error number that Rust appends.
 pub fn reason(cause: &io::Error) -> String {
     let mut text = cause.to_string();
     if let Some(number) = text.rfind('(').filter(|_| cause.raw_os_error().is_some()) {

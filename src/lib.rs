@@ -7,13 +7,13 @@
 //!
 //! | floor | modules | what |
 //! |---|---|---|
-//! | 8 | [`cli`] | the table of applets: argv → applet → exit code |
+//! | 8 | [`cli`] | the command line: argv → applet → exit code |
 //! | 7 | [`applet`] | the programs, one file or folder each; none imports another |
 //! | 6 | [`tunnel`] | a connection behind a knock, for `connect` and `proxy` |
 //! | 5 | [`knocker`] | one knock: resolve, burn a counter, send |
 //! | 4 | [`profile`], [`klog`], [`firewall`] | keys on disk; the kernel's log; the firewall |
 //! | 3 | [`config`] | the daemon's config |
-//! | 2 | [`say`] | every line for a person, to standard error or syslog |
+//! | 2 | [`say`] | output: lines to standard error or syslog, text to standard output |
 //! | 1 | [`wire`], [`ini`], [`sys`] | bytes ⇄ values, pure; the lines of an INI file; system calls, the only unsafe code |
 //! | 0 | [`error`], [`ports`] | the error type; sets of ports |
 //!

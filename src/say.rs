@@ -1,12 +1,12 @@
-//! The one mouth: every line that a person reads leaves here, to standard error or to syslog.
+//! Output: log lines to standard error or syslog, and requested text to standard output. Nothing else prints.
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use std::fmt::Display;
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 
-/// How a line is to be taken; the numbers are syslog's (RFC 5424, section 6.2.1).
+/// A line's severity, with syslog's numbers (RFC 5424, section 6.2.1).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Severity {
     Error = 3,
@@ -14,37 +14,39 @@ enum Severity {
     Notice = 5,
 }
 
-/// syslog's facility for daemons.
+/// syslog's facility number for daemons.
 const DAEMON: u8 = 3;
 
 static NAME: OnceLock<&str> = OnceLock::new();
-/// Set where lines are for syslog; empty where there is none.
+/// Set once lines go to syslog; `None` inside when no syslog listens.
 static SYSLOG: OnceLock<Option<UnixDatagram>> = OnceLock::new();
 
-/// Sets the name that stands before each line. The first call counts.
+/// Sets the name that each line starts with. Only the first call has an effect.
 pub fn set_name(name: &'static str) {
     let _ = NAME.set(name);
 }
 
-/// From here on, lines go to syslog, where there is one, and only warnings and errors to standard error
-/// too. The socket stays connected when the way to it is gone; a syslog that does not listen stops nobody.
+/// Sends all further lines to syslog. Warnings and errors go to standard error as well.
+///
+/// The socket is connected now, because a child that has given up its root directory cannot find it later.
+/// Lines are lost, and nothing blocks, while no syslog listens.
 pub fn use_syslog() {
     let connected = UnixDatagram::unbound()
         .and_then(|socket| socket.connect("/dev/log").and_then(|()| socket.set_nonblocking(true)).map(|()| socket));
     let _ = SYSLOG.set(connected.ok());
 }
 
-/// Says that something happened as it should.
+/// Reports something that happened as it should.
 pub fn note(text: impl Display) {
     line(Severity::Notice, &text.to_string());
 }
 
-/// Says that something needs a look.
+/// Reports something that deserves attention.
 pub fn warn(text: impl Display) {
     line(Severity::Warning, &text.to_string());
 }
 
-/// Says an error, and on a second line what to do.
+/// Reports an error and, on a second line, what to do about it.
 pub fn error(error: &Error) {
     line(Severity::Error, &error.to_string());
     if let Some(advice) = error.advice() {
@@ -52,10 +54,16 @@ pub fn error(error: &Error) {
     }
 }
 
-/// Prints what was asked for, such as help, to standard output.
-pub fn answer(text: &str) {
+/// Prints an applet's usage line to standard error, without the name in front.
+pub fn usage(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Prints requested text, such as help, to standard output.
+pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    printed.map_err(|cause| Error::system("write to standard output", cause))
 }
 
 fn line(severity: Severity, text: &str) {
@@ -70,11 +78,11 @@ fn line(severity: Severity, text: &str) {
             return;
         }
     }
-    // One write, so that lines of several processes do not mix.
+    // A single write keeps lines of several processes apart.
     let _ = std::io::stderr().write_all(format!("{name}: {text}\n").as_bytes());
 }
 
-/// The text with its control characters as `\x1b`: names come from files and from packets.
+/// The text with control characters written as `\x1b`, because names come from files and packets.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for char in text.chars() {

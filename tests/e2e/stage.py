@@ -257,12 +257,12 @@ class KernelLog:
 class Daemon:
     """A knockknock-daemon in the foreground, and what it says."""
 
-    def __init__(self, machine, directory, *arguments, ready=True, binary=BINARY, **options):
+    def __init__(self, machine, directory, *arguments, ready=True, binary=BINARY, enter=(), **options):
         self.said = []
         self._heard = 0
         self._rest = b""
         self.process = machine.start(
-            binary, "daemon", "--dir", directory, *arguments, stderr=subprocess.PIPE, **options)
+            *enter, binary, "daemon", "--dir", directory, *arguments, stderr=subprocess.PIPE, **options)
         self.pid = self.process.pid
         os.set_blocking(self.process.stderr.fileno(), False)
         if ready:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stage import BINARY
+from stage import BINARY, Daemon
 
 ALIASES = ("knockknock-connect", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def test_help_lists_the_applets():
 def test_each_applet_has_help(applet, flag):
     done = run(*applet, flag)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Usage: knockknock") and "\nOptions:\n" in done.stdout
+    assert done.stdout.startswith("usage: knockknock") and "\nOptions:\n" in done.stdout
 
 
 def test_version():
@@ -43,28 +43,43 @@ def test_version():
     assert re.fullmatch(rf"knockknock {re.escape(version)} \([\w-]+, [\w-]+\)\n", done.stdout)
 
 
+USAGE = {"": "-p PORT HOST", "knock": "-p PORT HOST", "daemon": "[OPTION ...]", "genprofile": "NAME KNOCKPORT",
+         "connect": "HOST PORT", "proxy": "LISTENPORT"}
+
+
 def test_no_arguments_is_usage():
     done = run()
     assert done.returncode == 2
-    assert done.stdout == "" and done.stderr
+    assert (done.stdout, done.stderr) == ("", "usage: knockknock -p PORT HOST (see knockknock --help)\n")
+
+
+@pytest.mark.parametrize("applet", USAGE)
+def test_a_usage_error_shows_the_usage_line(applet):
+    done = run(*applet.split(), "--frobnicate")
+    name = f"knockknock-{applet}" if applet not in ("", "knock") else "knockknock"
+    command = f"knockknock {applet}".rstrip()
+    assert done.returncode == 2
+    assert done.stderr == (f'{name}: unknown option "--frobnicate"\n'
+                           f"usage: {command} {USAGE[applet]} (see {command} --help)\n")
+    assert run(*applet.split(), "--help").returncode == 0
 
 
 def test_an_unknown_applet_is_127():
     done = run("frobnicate")
     assert done.returncode == 127
-    assert '"frobnicate"' in done.stderr
+    assert done.stderr.startswith('knockknock: unknown applet "frobnicate"\n')
 
 
 def test_a_host_without_p_is_told_how_to_knock():
     done = run("server.example.org")
-    assert "to knock: knockknock -p PORT server.example.org; knockknock --help lists the applets" in done.stderr
+    assert "to knock: knockknock -p PORT server.example.org; to list the applets: knockknock --help\n" in done.stderr
 
 
 @pytest.mark.parametrize("argv", [
     ("--frobnicate",), ("-p",), ("-p", "22"), ("-p", "22", "host", "extra"), ("-x", "22", "host"),
     ("daemon", "--frobnicate"), ("daemon", "extra"), ("daemon", "--dir"), ("genprofile", "one"),
     ("genprofile", "a", "1", "b"), ("-p", "x", "host"), ("-p", "-1", "host"), ("-p", "", "host"),
-    ("-p", "22", "-p", "23", "host"),
+    ("-p", "22", "-p", "23", "host"), ("-p", "22", "-4=1", "host"), ("daemon", "--check=1"), ("daemon", "--dir", ""),
 ], ids=str)
 def test_wrong_usage_is_2(argv):
     done = run(*argv)
@@ -77,8 +92,10 @@ def test_wrong_usage_is_2(argv):
 def test_an_alias_is_its_applet(tmp_path, alias):
     (tmp_path / alias).symlink_to(BINARY)
     by_alias = run("--help", program=tmp_path / alias)
-    assert (by_alias.returncode, by_alias.stderr) == (0, "")
-    assert by_alias.stdout == run(alias.removeprefix("knockknock-"), "--help").stdout
+    assert by_alias.returncode == 0
+    applet = alias.removeprefix("knockknock-")
+    assert by_alias.stdout == run(applet, "--help").stdout.replace(f"knockknock {applet}", alias)
+    assert by_alias.stdout.startswith(f"usage: {alias} ")
 
 
 def test_an_alias_through_a_chain_of_links(tmp_path):
@@ -113,11 +130,56 @@ def test_no_argv_at_all():
     assert "knockknock --help" in done.stderr
 
 
-@needs_root
-def test_an_argument_that_is_not_utf8(tmp_path):
-    done = subprocess.run([BINARY, "--dir", tmp_path, "-p", "22", b"\xff\xfe"], capture_output=True, timeout=10)
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.startswith('knockknock: no profile for "\ufffd\ufffd" in '.encode())
+ODD = os.fsdecode(b"x\xff")  # no UTF-8
+
+
+def test_a_path_that_is_not_utf8_is_taken_as_it_is(tmp_path):
+    """It was another directory that the keys were written into."""
+    for number, argv in enumerate((["--dir", tmp_path / ODD], [f"--dir={tmp_path / ODD}"])):
+        assert run("genprofile", *argv, f"gate{number}", 4000 + number).returncode == 0
+    assert os.listdir(os.fsencode(tmp_path)) == [b"x\xff"]
+    assert sorted(os.listdir(tmp_path / ODD / "profiles")) == ["gate0", "gate1"]
+
+
+@pytest.mark.parametrize("argv", [
+    ("-p", "22", ODD), ("-p", ODD, "host"), ("-p" + ODD, "host"), ("-p22", "--wire", ODD, "host"), ("genprofile", ODD, "4000"),
+    ("genprofile", "gate", ODD), ("genprofile", "gate", "4000", f"--ports={ODD}"), ("connect", ODD, "22"),
+    ("proxy", "--listen", ODD, "1080"), ("proxy", "--user", ODD, "1080"), ("-" + ODD,), ("--" + ODD,), ("daemon", ODD),
+], ids=ascii)
+def test_any_other_argument_that_is_not_utf8_is_refused(argv):
+    done = run(*argv)
+    assert done.returncode == 2
+    assert re.search(r'(is not UTF-8|unknown option ".*"|unexpected argument ".*")$', done.stderr.splitlines()[0])
+    assert "\\xFF" in done.stderr or argv[0] == "-" + ODD, "it is escaped"
+
+
+def test_an_applet_that_is_not_utf8_is_unknown():
+    done = run(ODD)
+    assert done.returncode == 127
+    assert 'unknown applet "x\\xFF"' in done.stderr and "-p PORT HOST" in done.stderr
+
+
+def test_the_value_of_an_option_may_start_with_a_dash(tmp_path):
+    """`--dir -foo` was taken apart as if it were the letters f, o and o."""
+    for number, argv in enumerate((["--dir", "-foo"], ["--dir=-foo"], ["--dir", "--"], ["--dir", "--check"])):
+        done = run("genprofile", *argv, f"gate{number}", 4000 + number, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["--", "--check", "-foo"]
+    assert run("-p", "-4", "host").stderr.startswith('knockknock: "-4" is not a port')
+
+
+def test_a_daemon_whose_directory_has_an_odd_name(stage):
+    """Its watcher is given the name as an argument."""
+    odd = os.fsdecode(b"-x\xff")
+    stage.configure(firewall="nft", guard=22)
+    stage.server_dir.rename(stage.directory / odd)
+    daemon = stage.keep(Daemon(stage.server, odd, enter=["env", "-C", stage.directory]))
+    assert daemon.stop() == 0
+
+
+def test_a_host_may_be_called_help(tmp_path):
+    done = run("-p", "22", "--dir", tmp_path, "help")
+    assert (done.returncode, done.stdout) == (1, "") and '"help"' in done.stderr
 
 
 @needs_root
@@ -131,6 +193,35 @@ def test_control_bytes_are_escaped(tmp_path):
 def test_closed_standard_output():
     done = subprocess.run(["sh", "-c", f'"{BINARY}" --help >&-'], stderr=subprocess.PIPE, timeout=10)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("argv", [("--help",), ("--version",), ("knock", "--help"), ("daemon", "-h"), ("genprofile", "--help"),
+                                  ("connect", "-h"), ("proxy", "--help")], ids=str)
+def test_output_that_cannot_be_written_is_an_error(argv):
+    """`knockknock --help >/dev/full` exited 0."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([BINARY, *argv], stdout=full, stderr=subprocess.PIPE, text=True, timeout=10)
+    assert done.returncode == 1
+    assert re.fullmatch(r"knockknock(-\w+)?: cannot write to standard output: no space left on device\n", done.stderr)
+
+
+def test_a_check_that_cannot_print_is_an_error(stage):
+    stage.configure(firewall="nft", guard=22)
+    done = stage.server.run("sh", "-c", f'"{BINARY}" daemon --check --dir "{stage.server_dir}" >/dev/full', check=False)
+    assert done.returncode == 1
+    assert "cannot write to standard output: no space left on device\n" in done.stderr
+
+
+@pytest.mark.parametrize("typed, offered", [
+    ("knockknock --w", {"--wire"}), ("knockknock gen", {"genprofile"}), ("knockknock daemon --", {
+        "--dir", "--background", "--check", "--unguard", "--help"}), ("knockknock-genprofile --p", {"--ports"})])
+def test_bash_completes_what_the_help_lists(typed, offered):
+    script = subprocess.run([ROOT / "scripts/completions.sh", BINARY, "bash"], capture_output=True, text=True, check=True).stdout
+    words = typed.split()
+    ask = (f'{script}\nCOMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}\n'
+           f'_knockknock {words[0]} {words[-1]}; printf "%s\\n" "${{COMPREPLY[@]}}"')
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == offered
 
 
 @pytest.fixture

@@ -719,8 +719,8 @@ def test_it_listens_elsewhere_only_when_told_twice(door):
 
 
 @pytest.mark.parametrize("arguments, why", [
-    (["0"], "is no port"), (["x"], "is no port"), (["--listen", "here", "1080"], "is not an address"),
-    (["--user", "no such user", "1080"], "there is no user"), ([], "listenport")])
+    (["0"], "is not a port"), (["x"], "is not a port"), (["--listen", "here", "1080"], "is not an IP address"),
+    (["--user", "no such user", "1080"], "there is no user"), ([], "LISTENPORT is missing")])
 def test_usage(door, arguments, why):
     done = door.client.run(BINARY, "proxy", *arguments, check=False)
     assert done.returncode == 2 and why in done.stderr, done.stderr

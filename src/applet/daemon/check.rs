@@ -51,7 +51,7 @@ pub fn run(directory: &Path) -> Result<()> {
             }
         }
     }
-    say::answer(&text);
+    say::print(&text)?;
     for warning in setup.backend.foreign_rule_warnings(&setup.rules) {
         say::warn(warning);
     }

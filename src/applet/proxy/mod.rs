@@ -19,7 +19,7 @@ use crate::say;
 use crate::sys::privilege::{self, Account};
 use crate::sys::process::{self, Background};
 use event_loop::{EventLoop, ProxyRules};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 /// The descriptors of one connection: two sockets, and a pipe for each direction that holds bytes.
@@ -77,9 +77,4 @@ pub fn run(options: ProxyOptions) -> Result<()> {
     }
     say::note(format_args!("ready on {listen}, for {most} connections at once"));
     proxy.serve().map_err(|cause| Error::system("wait for connections", cause))
-}
-
-/// Reads the address to listen on.
-pub fn typed_address(text: &str) -> Result<IpAddr> {
-    text.parse().map_err(|_| Error::Usage(format!("{text:?} is not an address to listen on")))
 }

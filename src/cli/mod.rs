@@ -1,0 +1,154 @@
+//! The command line: argv selects an applet, whose result becomes the exit code.
+
+mod applets;
+mod arguments;
+mod start;
+
+use crate::error::{Error, Result};
+use crate::say;
+use applets::{APPLETS, Applet};
+use arguments::Arguments;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+/// The exit code for an unknown applet: a shell's for an unknown command.
+const NO_SUCH_APPLET: u8 = 127;
+
+/// What a command line asks for.
+enum Dispatch<'a> {
+    /// An applet, the command that was typed for it, and its arguments.
+    Run(&'static Applet, String, &'a [OsString]),
+    Help,
+    Version,
+    Usage,
+    Unknown(&'a OsStr),
+}
+
+/// Runs what `argv` asks for and returns the exit code.
+pub fn main(argv: Vec<OsString>) -> u8 {
+    let (program, args) = match argv.split_first() {
+        Some((program, args)) => (Path::new(program), args),
+        None => (Path::new("knockknock"), &[][..]),
+    };
+    let done = match dispatch(program, args) {
+        Dispatch::Run(applet, command, args) => {
+            say::set_name(if applet.is_public() { applet.alias } else { "knockknock-daemon" });
+            return exit_code(run(applet, &command, args), || applet_usage(applet, &command));
+        }
+        Dispatch::Help => say::print(&help()),
+        Dispatch::Version => say::print(&version()),
+        Dispatch::Usage => {
+            say::usage(&usage());
+            return 2;
+        }
+        Dispatch::Unknown(name) => {
+            say::error(&unknown(name));
+            return NO_SUCH_APPLET;
+        }
+    };
+    exit_code(done.map(|()| 0), usage)
+}
+
+fn exit_code(done: Result<u8>, usage: impl FnOnce() -> String) -> u8 {
+    let error = match done {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    say::error(&error);
+    if matches!(error, Error::Usage(_)) {
+        say::usage(&usage());
+    }
+    error.exit_code()
+}
+
+fn dispatch<'a>(program: &'a Path, args: &'a [OsString]) -> Dispatch<'a> {
+    let name = program.file_name().unwrap_or_default();
+    let by_alias = |name: &OsStr| APPLETS.iter().find(|applet| applet.is_public() && applet.alias == name);
+    match by_alias(name).or_else(|| through_links(program).and_then(|name| by_alias(&name))) {
+        Some(applet) if applet.name != "knock" => return Dispatch::Run(applet, applet.alias.into(), args),
+        None if name.to_string_lossy().starts_with("knockknock-") => return Dispatch::Unknown(name),
+        // Under any other name the binary is knockknock.
+        _ => {}
+    }
+    let Some((first, rest)) = args.split_first() else { return Dispatch::Usage };
+    match &*first.to_string_lossy() {
+        "--help" | "-h" | "help" => Dispatch::Help,
+        "--version" | "-V" => Dispatch::Version,
+        option if option.starts_with('-') => by_alias("knockknock".as_ref())
+            .map_or(Dispatch::Usage, |knock| Dispatch::Run(knock, knock.alias.into(), args)),
+        name => match APPLETS.iter().find(|applet| applet.name == name) {
+            Some(applet) => Dispatch::Run(applet, format!("knockknock {name}"), rest),
+            None => Dispatch::Unknown(first),
+        },
+    }
+}
+
+/// The first applet's alias in the chain of symbolic links that `program` starts.
+fn through_links(program: &Path) -> Option<OsString> {
+    let mut link = if program.components().count() > 1 {
+        program.to_owned()
+    } else {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())?
+    };
+    // The kernel's own limit (MAXSYMLINKS in linux/namei.h).
+    for _ in 0..40 {
+        let target = std::fs::read_link(&link).ok()?;
+        link = link.parent()?.join(target);
+        if let Some(name) = link.file_name().filter(|name| APPLETS.iter().any(|applet| applet.alias == *name)) {
+            return Some(name.to_owned());
+        }
+    }
+    None
+}
+
+fn run(applet: &Applet, command: &str, args: &[OsString]) -> Result<u8> {
+    applet.privileges.enforce()?;
+    if !applet.is_public() {
+        return (applet.run)(&Arguments::raw(args));
+    }
+    match Arguments::parse(&applet.syntax, args)? {
+        Some(args) => (applet.run)(&args),
+        None => say::print(&applet_help(applet, command)).map(|()| 0),
+    }
+}
+
+fn unknown(name: &OsStr) -> Error {
+    // A name of the binary's own is no host that somebody wants to knock at.
+    let host = name.to_str().filter(|name| !name.starts_with("knockknock-")).unwrap_or("HOST");
+    let advice = format!("to knock: knockknock -p PORT {host}; to list the applets: knockknock --help");
+    Error::refused(format!("unknown applet {name:?}")).advise(advice)
+}
+
+fn usage() -> String {
+    APPLETS.first().map_or_else(String::new, |knock| applet_usage(knock, knock.alias))
+}
+
+fn applet_usage(applet: &Applet, command: &str) -> String {
+    let required = if applet.syntax.usage.is_empty() { "[OPTION ...]" } else { applet.syntax.usage };
+    format!("usage: {command} {required} (see {command} --help)")
+}
+
+fn applet_help(applet: &Applet, command: &str) -> String {
+    let space = if applet.syntax.usage.is_empty() { "" } else { " " };
+    format!(
+        "usage: {command} [OPTION ...]{space}{}\n\n{}\nOptions:{}",
+        applet.syntax.usage, applet.description, applet.syntax.options
+    )
+}
+
+fn help() -> String {
+    let mut text = String::from(
+        "knockknock: one SYN opens one port for one connection\n\n\
+         usage: knockknock -p PORT HOST\n       knockknock APPLET [ARGUMENT ...]\n       knockknock-APPLET [ARGUMENT ...]\n\nApplets:\n",
+    );
+    for applet in APPLETS.iter().filter(|applet| applet.is_public()) {
+        text.push_str(&format!("  {:<12} {}\n", applet.name, applet.summary));
+    }
+    text.push_str("\nknockknock APPLET --help shows an applet's options, knockknock --version the version.\n");
+    text
+}
+
+fn version() -> String {
+    format!("knockknock {} ({}, {})\n", env!("CARGO_PKG_VERSION"), env!("KNOCKKNOCK_COMMIT"), env!("KNOCKKNOCK_TARGET"))
+}
