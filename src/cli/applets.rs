@@ -65,19 +65,19 @@ pub const APPLETS: &[Applet] = &[
     Applet {
         name: "knock",
         alias: "knockknock",
-        summary: "send one knock, which opens a port for one connection",
+        summary: "open a TCP port on a server for one connection",
         description: "\
-Sends one knock to HOST. The daemon there opens PORT to your address for one
-connection, which must begin within some seconds.
+Sends one SYN to HOST that opens its TCP port PORT for one connection. There
+must be a profile for HOST.
 ",
         syntax: Syntax {
             usage: "-p PORT HOST",
             options: "
-  -p, --port PORT  the port to open
-  -4, --ipv4       use the host's IPv4 address
-  -6, --ipv6       use the host's IPv6 address
-      --dir DIR    the directory of the profiles (default: ~/.knockknock)
-      --wire WIRE  classic or stealth (default: what the profile says)
+  -p, --port PORT  the TCP port to open
+  -4, --ipv4       use only IPv4 addresses of the host
+  -6, --ipv6       use only IPv6 addresses of the host
+      --dir DIR    directory of the profiles (default: ~/.knockknock)
+      --wire WIRE  classic or stealth (default: as in the profile's config)
   -v, --verbose    say what was sent
   -h, --help       show this help
 ",
@@ -88,20 +88,21 @@ connection, which must begin within some seconds.
     Applet {
         name: "daemon",
         alias: "knockknock-daemon",
-        summary: "read the kernel log and open ports for knocks",
+        summary: "open TCP ports to authenticated knocks",
         description: "\
-Reads the kernel log and, for each valid knock in it, has the firewall admit one
-connection.
+Reads knocks in the kernel log, and has the firewall admit one connection for
+each.
 ",
         syntax: Syntax {
             usage: "",
             options: "
-      --dir DIR     the directory of the config and the profiles
+      --dir DIR     directory of the config and the profiles
                     (default: /etc/knockknock.d)
-      --background  go into the background and log to syslog
-      --check       check the configuration, print what it means, and exit
-      --unguard     remove the guard and all other rules of ours, and exit; the
-                    daemon must not be running
+      --background  run in the background and log to syslog
+      --check       check the configuration, print what the daemon would do,
+                    and exit
+      --unguard     remove the guard and all other rules of the daemon, and
+                    exit; stop the daemon first
   -h, --help        show this help
 ",
         },
@@ -113,17 +114,17 @@ connection.
         alias: "knockknock-genprofile",
         summary: "make a profile with new keys",
         description: "\
-Makes the profile NAME: two keys, a counter, and a config with KNOCKPORT, the
-port that its knocks go to. Copy its directory to one client.
+Makes the profile NAME with new keys. Its knocks go to KNOCKPORT, which no two
+profiles can share. Copy its directory to the client.
 ",
         syntax: Syntax {
             usage: "NAME KNOCKPORT",
             options: "
-      --dir DIR      the directory of the config and the profiles
+      --dir DIR      directory of the config and the profiles
                      (default: /etc/knockknock.d)
-      --ports PORTS  the only ports that its key may open, such as 22,443
-                     (default: the guarded ports, or all without any)
-      --wire WIRE    stealth, or classic for clients of knockknock 0.8
+      --ports PORTS  the only ports that the profile may open, such as 22,443
+                     (default: those in guard, or any port)
+      --wire WIRE    stealth, or classic for a client of knockknock 0.8
                      (default: stealth)
   -h, --help         show this help
 ",
@@ -134,11 +135,10 @@ port that its knocks go to. Copy its directory to one client.
     Applet {
         name: "connect",
         alias: "knockknock-connect",
-        summary: "knock, connect, and copy between the connection and standard input and output",
+        summary: "knock, connect, and relay standard input and output",
         description: "\
-Knocks at HOST, connects to its PORT, and copies standard input to the
-connection and the connection to standard output. It connects to a host without
-a profile without a knock. In ~/.ssh/config:
+Knocks at HOST, connects to its PORT, and relays standard input and output.
+Connects without a knock if there is no profile for HOST. In ~/.ssh/config:
     ProxyCommand knockknock connect %h %p
 ",
         syntax: Syntax {
@@ -146,7 +146,7 @@ a profile without a knock. In ~/.ssh/config:
             options: "
   -4, --ipv4     use only IPv4 addresses of the host
   -6, --ipv6     use only IPv6 addresses of the host
-      --dir DIR  the directory of the profiles (default: ~/.knockknock)
+      --dir DIR  directory of the profiles (default: ~/.knockknock)
   -h, --help     show this help
 ",
         },
@@ -156,20 +156,20 @@ a profile without a knock. In ~/.ssh/config:
     Applet {
         name: "proxy",
         alias: "knockknock-proxy",
-        summary: "run a SOCKS proxy that knocks for the programs that use it",
+        summary: "SOCKS proxy that knocks before it connects",
         description: "\
-Runs a SOCKS proxy (versions 4, 4a and 5) on LISTENPORT. It knocks before it
-connects to a host with a profile. It connects to other hosts without a knock.
+SOCKS proxy (4, 4a and 5) on LISTENPORT that knocks before it connects to a host
+with a profile, and connects to other hosts without a knock.
 ",
         syntax: Syntax {
             usage: "LISTENPORT",
             options: "
       --listen ADDRESS  the address to listen on (default: 127.0.0.1)
-      --dir DIR         the directory of the profiles (default: ~/.knockknock)
-      --user USER       the user to become (default: the user who started it)
-      --allow-remote    serve other machines too, and connect only to hosts with
-                        profiles
-      --background      go into the background and log to syslog
+      --dir DIR         directory of the profiles (default: ~/.knockknock)
+      --user USER       the user to become (default: the user who called sudo)
+      --allow-remote    serve other machines too, and connect to hosts with a
+                        profile only
+      --background      run in the background and log to syslog
   -h, --help            show this help
 ",
         },

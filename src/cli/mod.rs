@@ -145,7 +145,7 @@ fn help() -> String {
     for applet in APPLETS.iter().filter(|applet| applet.is_public()) {
         text.push_str(&format!("  {:<12} {}\n", applet.name, applet.summary));
     }
-    text.push_str("\nknockknock APPLET --help shows an applet's options, knockknock --version the version.\n");
+    text.push_str("\nknockknock APPLET --help lists an applet's options; knockknock --version prints the version.\n");
     text
 }
 
