@@ -2,76 +2,43 @@
 
 use crate::error::{Error, Result};
 use crate::knocker::{self, Family, Knocker};
-use crate::profile::{Found, Profile};
-use crate::sys::epoll::Epoll;
+use crate::profile::{Profile, ProfileHome};
 use crate::sys::pipe::Pipe;
 use crate::sys::{poll, process, tcp};
-use crate::tunnel::{self, KnockLock, KnockSetup, OpeningDelay, Progress, Race, Turn};
+use crate::tunnel::{self, KnockSetup, OpeningDelay};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
 use std::rc::Rc;
 use std::thread;
-use std::time::{Duration, Instant};
 
-/// How often to try the knock lock that another process has, and for how long.
-const RETRY_LOCK: Duration = Duration::from_millis(5);
-const WAIT_FOR_LOCK: Duration = Duration::from_secs(60);
 /// The stack of the thread that sends, in bytes.
 const STACK: usize = 1 << 16;
 /// The bytes copied at once where splice(2) cannot move them.
 const BUFFER: usize = 1 << 16;
 
-/// Connects to `port` of `host`, behind a knock where `directory` has a profile for the host, and moves
-/// bytes until both directions have ended.
-pub fn run(directory: &Path, host: &str, port: u16, family: Family) -> Result<()> {
+/// Connects to `port` of `host`, behind a knock where `home` has a profile for the host, and moves bytes
+/// until both directions have ended.
+pub fn run(home: &ProfileHome, host: &str, port: u16, family: Family) -> Result<()> {
     // Without a profile no raw socket is needed, so a failure is an error only further down.
-    let knocker = Knocker::open();
-    let found = tunnel::find(directory, host)?;
+    let knocker = Knocker::open(home.user);
+    let found = home.find(host)?;
     let addresses = knocker::resolve(host, port, family)?;
     let stream = match found {
         Some(found) if tunnel::opens(&found, port)? => {
             let profile = Profile::load(&found)?;
-            let (knocker, turn) = (Rc::new(knocker?), wait_for_turn(&found)?);
-            race(&addresses, Some(KnockSetup { knocker, profile, turn, first_delay: OpeningDelay::default().get() }))
+            let (knocker, turn) = (Rc::new(knocker?), tunnel::wait_for_turn(&found)?);
+            let setup = KnockSetup { knocker, profile, turn, first_delay: OpeningDelay::default().get() };
+            tunnel::connect(&addresses, Some(setup))
         }
-        Some(_) => race(&addresses, None),
-        None => race(&addresses, None).map_err(|error| {
-            error.advise(format!("there is no profile for {host:?} in {directory:?}, so no knock was sent"))
+        Some(_) => tunnel::connect(&addresses, None),
+        None => tunnel::connect(&addresses, None).map_err(|error| {
+            error.advise(format!("there is no profile for {host:?} in {:?}, so no knock was sent", home.directory))
         }),
     };
     join(&stream?)
-}
-
-fn wait_for_turn(found: &Found) -> Result<Turn> {
-    let (knock_lock, until) = (KnockLock::new(found), Instant::now() + WAIT_FOR_LOCK);
-    loop {
-        match knock_lock.try_lock()? {
-            Some(turn) => return Ok(turn),
-            None if Instant::now() > until => {
-                let why = format!("another process has held the knock lock of {:?} for a minute", found.name);
-                return Err(Error::refused(why).advise(format!("fuser -v {:?} lists it", found.path)));
-            }
-            None => thread::sleep(RETRY_LOCK),
-        }
-    }
-}
-
-fn race(addresses: &[SocketAddr], setup: Option<KnockSetup>) -> Result<TcpStream> {
-    let failed = |cause| Error::system("wait for connections", cause);
-    let epoll = Epoll::new().map_err(failed)?;
-    let mut race = Race::new(addresses, setup);
-    let mut ready = Vec::new();
-    loop {
-        match race.run(&epoll, 0) {
-            Progress::Won(stream, _) => return Ok(stream),
-            Progress::Lost(error) => return Err(error),
-            Progress::Running(until) => epoll.wait(&mut ready, Some(until)).map_err(failed)?,
-        }
-    }
 }
 
 /// Joins the connection to standard input and output: one thread sends, this one receives. Both may be

@@ -2,10 +2,21 @@
 
 use crate::error::{Error, Result};
 use crate::knocker::{self, Family, Knocker};
-use crate::profile::{self, Profile};
+use crate::profile::{Found, Profile, ProfileHome};
 use crate::say;
+use crate::sys::tcp;
+use crate::tunnel::{self, KnockSetup, OpeningDelay};
 use crate::wire::Wire;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long to let the server make the opening, as a multiple of how long the test connection took, and the
+/// bounds of that time.
+const MARGIN: u32 = 2;
+const SOONEST: Duration = Duration::from_millis(50);
+const LATEST: Duration = Duration::from_millis(500);
 
 /// How to knock.
 pub struct KnockOptions {
@@ -15,35 +26,72 @@ pub struct KnockOptions {
     pub family: Family,
     /// The wire, instead of the profile's.
     pub wire: Option<Wire>,
+    /// Whether to return only when the port has answered.
+    pub wait: bool,
     /// Whether to say what was sent.
     pub verbose: bool,
 }
 
-/// Knocks at `host` with its profile in `directory`.
-pub fn run(directory: &Path, host: &str, options: &KnockOptions) -> Result<()> {
-    let knocker = Knocker::open()?;
-    let found = profile::find(directory, host)?.ok_or_else(|| {
-        let advice = format!(
-            "copy its directory from the server: mkdir -p {directory:?} && \
-             scp -r root@{host}:/etc/knockknock.d/profiles/NAME {:?}",
-            directory.join(host)
-        );
-        Error::refused(format!("no profile for {host:?} in {directory:?}")).advise(advice)
-    })?;
-    let mut profile = Profile::load(&found)?;
-    let wire = options.wire.unwrap_or(profile.config.wire);
+/// Knocks at `host` with its profile in `home`.
+pub fn run(home: &ProfileHome, host: &str, options: &KnockOptions) -> Result<()> {
+    let knocker = Rc::new(Knocker::open(home.user)?);
+    let found = home.find(host)?.ok_or_else(|| home.missing(host))?;
+    let load = || {
+        let mut profile = Profile::load(&found)?;
+        profile.config.wire = options.wire.unwrap_or(profile.config.wire);
+        Ok(profile)
+    };
+    let profile = load()?;
     let addresses = knocker::resolve(host, options.port, options.family)?;
-    let Some(&address) = addresses.first() else { return Ok(()) };
-    let source = knocker.knock(&mut profile, wire, options.port, address, None)?;
+    if !options.wait {
+        let Some(&first) = addresses.first() else { return Ok(()) };
+        return knock(&knocker, profile, first, None, options);
+    }
+    let began = Instant::now();
+    let (address, source) = test_connection(&knocker, &found, profile, &addresses)?;
+    let delay = (began.elapsed() * MARGIN).clamp(SOONEST, LATEST);
+    // The test connection has used its opening.
+    let _turn = tunnel::wait_for_turn(&found)?;
+    knock(&knocker, load()?, address, Some(source), options)?;
+    thread::sleep(delay);
+    Ok(())
+}
+
+/// Sends one knock.
+fn knock(
+    knocker: &Knocker,
+    mut profile: Profile,
+    address: SocketAddr,
+    source: Option<SocketAddr>,
+    options: &KnockOptions,
+) -> Result<()> {
+    let wire = profile.config.wire;
+    let source = knocker.knock(&mut profile, wire, options.port, address, source)?;
     if options.verbose {
-        let (to, knock_port) = (address.ip(), profile.config.knock_port);
         say::note(format_args!(
-            "sent a knock for port {} with profile {:?}: from {}, to {to}, knock port {knock_port}, {} wire",
+            "sent a knock for port {} with profile {:?}: from {}, to {}, knock port {}, {} wire",
             options.port,
             profile.name,
             source.ip(),
+            address.ip(),
+            profile.config.knock_port,
             wire.name()
         ));
     }
     Ok(())
+}
+
+/// Knocks until the port answers, and resets the connection. Returns the addresses of both sides.
+fn test_connection(
+    knocker: &Rc<Knocker>,
+    found: &Found,
+    profile: Profile,
+    addresses: &[SocketAddr],
+) -> Result<(SocketAddr, SocketAddr)> {
+    let (knocker, turn) = (Rc::clone(knocker), tunnel::wait_for_turn(found)?);
+    let setup = KnockSetup { knocker, profile, turn, first_delay: OpeningDelay::default().get() };
+    let stream = tunnel::connect(addresses, Some(setup))?;
+    let _ = tcp::reset(&stream);
+    let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
+    ends.map_err(|cause| Error::system("look at the test connection", cause))
 }

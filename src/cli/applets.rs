@@ -78,6 +78,8 @@ must be a profile for HOST.
   -6, --ipv6       use only IPv6 addresses of the host
       --dir DIR    directory of the profiles (default: ~/.knockknock)
       --wire WIRE  classic or stealth (default: as in the profile's config)
+      --wait       return when the port has answered a test connection, after
+                   a second knock
   -v, --verbose    say what was sent
   -h, --help       show this help
 ",

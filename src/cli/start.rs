@@ -5,8 +5,9 @@ use crate::applet::daemon::LogTarget;
 use crate::applet::{connect, daemon, genprofile, knock, proxy};
 use crate::config::DIRECTORY;
 use crate::error::{Error, Result};
-use crate::knocker::{self, Family};
+use crate::knocker::Family;
 use crate::ports::{self, Ports};
+use crate::profile::ProfileHome;
 use crate::wire::Wire;
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -17,9 +18,10 @@ pub fn knock(args: &Arguments) -> Result<u8> {
         port: port(args.text_of("--port")?.unwrap_or_default())?,
         family: family(args)?,
         wire: args.text_of("--wire")?.map(wire).transpose()?,
+        wait: args.has("--wait"),
         verbose: args.has("--verbose"),
     };
-    knock::run(&client_directory(args), args.operand(0)?, &options).map(|()| 0)
+    knock::run(&client_home(args)?, args.operand(0)?, &options).map(|()| 0)
 }
 
 pub fn daemon(args: &Arguments) -> Result<u8> {
@@ -48,7 +50,7 @@ pub fn genprofile(args: &Arguments) -> Result<u8> {
 
 pub fn connect(args: &Arguments) -> Result<u8> {
     let (host, port) = (args.operand(0)?, port(args.operand(1)?)?);
-    connect::run(&client_directory(args), host, port, family(args)?).map(|()| 0)
+    connect::run(&client_home(args)?, host, port, family(args)?).map(|()| 0)
 }
 
 pub fn proxy(args: &Arguments) -> Result<u8> {
@@ -84,8 +86,8 @@ fn by_supervisor(args: &Arguments, run: impl FnOnce(u32, LogTarget, &OsString) -
     Err(Error::refused("only the daemon's supervisor starts this applet"))
 }
 
-fn client_directory(args: &Arguments) -> PathBuf {
-    args.value("--dir").map_or_else(knocker::directory, PathBuf::from)
+fn client_home(args: &Arguments) -> Result<ProfileHome> {
+    ProfileHome::of_caller(args.value("--dir").map(Path::new))
 }
 
 fn server_directory(args: &Arguments) -> &Path {

@@ -1,41 +1,20 @@
 //! Floor 2: one knock, for every program that sends some. Burn a counter, seal, send one SYN.
 
 mod fingerprint;
+mod resolve;
+
+pub use resolve::{Family, addresses, resolve};
 
 use crate::error::{Error, Result};
 use crate::profile::{Counter, Profile, SPENT};
-use crate::sys::privilege::{self, Account, User};
+use crate::sys::privilege::{self, User};
 use crate::sys::raw::RawSockets;
 use crate::sys::route::Route;
 use crate::wire::seal::Fields;
 use crate::wire::{Syn, Wire};
 use fingerprint::Noise;
 use std::env;
-use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
-
-/// Which of a host's addresses may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// The first that there is.
-    Any,
-    /// IPv4 only.
-    V4,
-    /// IPv6 only.
-    V6,
-}
-
-impl Family {
-    /// Whether `address` is of this family.
-    pub fn has(self, address: &SocketAddr) -> bool {
-        match self {
-            Self::Any => true,
-            Self::V4 => address.is_ipv4(),
-            Self::V6 => address.is_ipv6(),
-        }
-    }
-}
+use std::net::{IpAddr, SocketAddr};
 
 /// Somebody who can knock: it holds raw sockets, and nothing else that others could not have.
 pub struct Knocker {
@@ -43,21 +22,15 @@ pub struct Knocker {
 }
 
 impl Knocker {
-    /// Opens the raw sockets, gives up everything that was needed for it, and becomes the one who
-    /// typed the command. Profiles are read only after this.
-    pub fn open() -> Result<Self> {
-        Self::open_as(None)
-    }
-
-    /// The same, but becomes `user` where one is given.
-    pub fn open_as(user: Option<User>) -> Result<Self> {
+    /// Opens the raw sockets, becomes `user` if there is one, and drops all privileges. Profiles are read
+    /// only after this.
+    pub fn open(user: Option<User>) -> Result<Self> {
         let knocker = Self::open_as_is();
-        let user = user.or_else(caller);
         if let (Ok(knocker), Some(user)) = (&knocker, user) {
             let given = knocker.raw.give_to(user.uid);
             given.map_err(|cause| Error::system(format!("give the raw sockets to user {}", user.uid), cause))?;
         }
-        // Without raw sockets too: what needs none goes on as nobody special.
+        // Also without raw sockets: a program that goes on without them needs no privilege either.
         give_up_privileges(user)?;
         knocker
     }
@@ -154,20 +127,6 @@ fn spent(counter: &Counter) -> Error {
         .advise("make a new profile on both sides")
 }
 
-/// The one who typed the command, where that is somebody else: sudo's caller, or the one who started
-/// a set-uid program.
-fn caller() -> Option<User> {
-    let number = |name: &str| env::var(name).ok()?.parse().ok();
-    match (privilege::real_uid(), privilege::effective_uid()) {
-        (0, 0) => {
-            let uid = number("SUDO_UID").filter(|&uid: &u32| uid != 0)?;
-            Some(User { uid, gid: number("SUDO_GID")? })
-        }
-        (real, effective) if real != effective => Some(User { uid: real, gid: privilege::real_gid() }),
-        _ => None,
-    }
-}
-
 /// Gives up every privilege: becomes `user`, or stays who it is without capabilities.
 fn give_up_privileges(user: Option<User>) -> Result<()> {
     let dropped = match user {
@@ -175,36 +134,4 @@ fn give_up_privileges(user: Option<User>) -> Result<()> {
         None => privilege::keep_only(&[]),
     };
     dropped.map_err(|cause| Error::system("give up root's privileges", cause))
-}
-
-/// The addresses of `host` that the system's resolver gives in `family`, with `port`; at least one.
-pub fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>> {
-    let mut addresses =
-        addresses(host, port).map_err(|cause| Error::system(format!("find the address of {host:?}"), cause))?;
-    addresses.retain(|address| family.has(address));
-    if addresses.is_empty() {
-        return Err(
-            Error::refused(format!("{host:?} has no address of the family asked for")).advise("leave out -4 or -6")
-        );
-    }
-    Ok(addresses)
-}
-
-/// All addresses of `host` that the system's resolver gives. A name is asked for in lower case: to
-/// musl's resolver others do not stand in /etc/hosts.
-pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    // What stands behind a % is the name of an interface, which is as it is.
-    let name = if host.contains('%') { host.to_owned() } else { host.to_ascii_lowercase() };
-    (name.as_str(), port).to_socket_addrs().map(Iterator::collect)
-}
-
-/// Where a client's profiles are unless `--dir` says otherwise: `.knockknock` in the home of the one
-/// who typed the command.
-pub fn directory() -> PathBuf {
-    let home = match caller() {
-        Some(user) => Account::of(user.uid).map(|account| account.home),
-        None => env::var_os("HOME").map(PathBuf::from),
-    };
-    let home = home.or_else(|| Account::of(privilege::real_uid()).map(|account| account.home));
-    home.unwrap_or_else(|| "/".into()).join(".knockknock")
 }

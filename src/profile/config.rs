@@ -1,5 +1,6 @@
 //! A profile's `config`: what anybody may know of it. The supervisor reads this and no other file of it.
 
+use super::ownership::failed;
 use crate::error::{Error, Result};
 use crate::ini;
 use crate::ports::{self, Ports};
@@ -22,7 +23,7 @@ impl ProfileConfig {
     /// Reads the file `config` in `profile`.
     pub fn load(profile: &Path) -> Result<Self> {
         let path = profile.join("config");
-        let bytes = file::read_small(&path).map_err(|cause| Error::path("read", &path, cause))?;
+        let bytes = file::read_small(&path).map_err(|cause| failed("read", &path, cause))?;
         // A comment may be in any encoding, as with the original.
         Self::parse(&String::from_utf8_lossy(&bytes))
             .map_err(|(line, why)| Error::content(&path, line, why).advise("correct it, or copy the profile again"))

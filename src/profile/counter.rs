@@ -1,6 +1,6 @@
 //! The durable counter: a value is used up on disk before anything happens in the world.
 
-use super::ownership::private;
+use super::ownership::{failed, private};
 use crate::error::{Error, Result};
 use crate::sys;
 use std::fs::File;
@@ -27,12 +27,10 @@ pub struct Counter {
 impl Counter {
     /// Opens and reads the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = sys::file::open_small(path, true).map_err(|cause| {
-            let advice = match cause.raw_os_error() {
-                Some(libc::ELOOP) => "a counter must be a file, not a link: make a new profile on both sides",
-                _ => "",
-            };
-            Error::path("open", path, cause).advise(advice)
+        let file = sys::file::open_small(path, true).map_err(|cause| match cause.raw_os_error() {
+            Some(libc::ELOOP) => failed("open", path, cause)
+                .advise("a counter must be a file, not a link: make a new profile on both sides"),
+            _ => failed("open", path, cause),
         })?;
         private(&file, path)?;
         let mut counter = Self { file, path: path.into(), next: 0 };

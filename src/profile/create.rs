@@ -1,7 +1,8 @@
-//! Making a profile: it appears complete, or not at all.
+//! Making a profile. It appears complete or not at all.
 
+use super::ProfileConfig;
 use super::keys::KEY;
-use super::{ProfileConfig, list};
+use super::set::{DISABLED, UNFINISHED, list};
 use crate::error::{Error, Result};
 use crate::sys;
 use base64ct::{Base64, Encoding};
@@ -11,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// A profile to be made, with keys from the kernel's random numbers.
+/// A profile to be made. Its keys come from the kernel's random numbers.
 pub struct Fresh<'a> {
     /// Its name.
     pub name: &'a str,
@@ -19,10 +20,10 @@ pub struct Fresh<'a> {
     pub config: &'a ProfileConfig,
 }
 
-/// Makes a profile in `directory`, which is made too where it is missing, and returns its path.
+/// Makes a profile in `directory`, which need not exist, and returns the profile's path.
 ///
-/// Refuses, with nothing changed: a name that exists or that is no name, and a knock port that
-/// another profile has.
+/// Refuses a name that exists or that no profile can have, and a knock port that another profile has. Then
+/// nothing is changed.
 pub fn create(directory: &Path, fresh: &Fresh<'_>) -> Result<PathBuf> {
     check_name(fresh.name)?;
     let path = directory.join(fresh.name);
@@ -30,11 +31,11 @@ pub fn create(directory: &Path, fresh: &Fresh<'_>) -> Result<PathBuf> {
         Error::path("make", directory, cause).advise("run as root, or name another place with --dir")
     })?;
     let parent = File::open(directory).map_err(|cause| Error::path("open", directory, cause))?;
-    // One at a time, so that two of them cannot both find the knock port free.
+    // Only one process at a time, so that no two of them find the same knock port free.
     sys::file::lock(&parent).map_err(|cause| Error::path("lock", directory, cause))?;
     refuse_collisions(directory, &path, fresh)?;
-    let aside = directory.join(format!(".{}.new", fresh.name));
-    // What a power failure left here was never a profile.
+    let aside = directory.join(format!(".{}{UNFINISHED}", fresh.name));
+    // A power failure may have left an incomplete profile here.
     let _ = fs::remove_dir_all(&aside);
     let made =
         write_aside(&aside, fresh.config).and_then(|()| fs::rename(&aside, &path)).and_then(|()| parent.sync_all());
@@ -50,6 +51,8 @@ fn check_name(name: &str) -> Result<()> {
         "is empty"
     } else if name.starts_with('.') {
         "starts with \".\""
+    } else if DISABLED.iter().any(|end| name.ends_with(end)) {
+        "ends like that of a disabled profile"
     } else if name.contains('/') {
         "has a \"/\""
     } else if name.contains(char::is_control) {
@@ -59,7 +62,7 @@ fn check_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::Usage(format!("{name:?} is no name for a profile: it {why}")))
+    Err(Error::Usage(format!("{name:?} cannot be the name of a profile: it {why}")))
 }
 
 fn refuse_collisions(directory: &Path, path: &Path, fresh: &Fresh<'_>) -> Result<()> {
@@ -67,7 +70,9 @@ fn refuse_collisions(directory: &Path, path: &Path, fresh: &Fresh<'_>) -> Result
         return Err(Error::refused(format!("profile {:?} exists", fresh.name))
             .advise(format!("choose another name, or remove {path:?} first")));
     }
-    for other in list(directory)? {
+    let listing = list(directory)?;
+    // A disabled profile comes back with its knock port.
+    for other in listing.profiles.iter().chain(&listing.disabled) {
         // A profile that cannot be read has no knock port that could collide.
         if ProfileConfig::load(&other.path).is_ok_and(|config| config.knock_port == fresh.config.knock_port) {
             let why = format!("profile {:?} has knock port {} already", other.name, fresh.config.knock_port);
@@ -86,7 +91,7 @@ fn write_aside(aside: &Path, config: &ProfileConfig) -> io::Result<()> {
     File::open(aside)?.sync_all()
 }
 
-/// Makes a directory for its owner alone, with those above it, whatever the umask is.
+/// Makes a directory that only its owner can use, and those above it, whatever the umask is.
 fn make_directory(path: &Path) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.exists() {
         return Ok(());

@@ -1,9 +1,10 @@
-//! Floor 1: keys on disk. A profile is a directory of four files: `cipher.key`, `mac.key`, `counter`
-//! and `config`; the client's copy is the server's.
+//! Floor 1: profiles on disk. A profile is a directory of four files: `cipher.key`, `mac.key`, `counter` and
+//! `config`. The client has a copy of the server's profile.
 
 mod config;
 mod counter;
 mod create;
+mod home;
 mod keys;
 mod ownership;
 mod set;
@@ -11,35 +12,35 @@ mod set;
 pub use config::ProfileConfig;
 pub use counter::{Counter, SPENT};
 pub use create::{Fresh, create};
+pub use home::ProfileHome;
 pub use ownership::check_directory;
-pub use set::{Found, find, list};
+pub use set::{Found, Listing, find, list};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::wire::Keys;
-use ownership::{EVERYBODY_WRITES, OTHERS_WRITE, own};
+use ownership::{EVERYBODY_WRITES, OTHERS_WRITE, failed, own};
 use std::fs;
 
-/// A profile with its secrets. Without `Debug`: no key is printed anywhere.
+/// A profile with its secrets. It has no `Debug`, so that no key can be printed.
 pub struct Profile {
-    /// The directory's name: on a client the server's.
+    /// The name of its directory. On a client that is the server's host name.
     pub name: String,
     /// What its `config` says.
     pub config: ProfileConfig,
-    /// Both keys.
+    /// The two keys.
     pub keys: Keys,
     /// The counter, held open.
     pub counter: Counter,
 }
 
 impl Profile {
-    /// Reads a profile, secrets and all. The error names the file that is to blame.
+    /// Reads a profile with its secrets. An error names the file that caused it.
     pub fn load(found: &Found) -> Result<Self> {
         let path = &found.path;
         if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
-            let found = fs::metadata(above).map_err(|cause| Error::path("look at", above, cause))?;
-            own(&found, above, EVERYBODY_WRITES)?;
+            own(&fs::metadata(above).map_err(|cause| failed("look at", above, cause))?, above, EVERYBODY_WRITES)?;
         }
-        own(&fs::metadata(path).map_err(|cause| Error::path("look at", path, cause))?, path, OTHERS_WRITE)?;
+        own(&fs::metadata(path).map_err(|cause| failed("look at", path, cause))?, path, OTHERS_WRITE)?;
         Ok(Self {
             name: found.name.clone(),
             config: ProfileConfig::load(path)?,

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::sys::privilege;
 use std::fs::{self, File, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -13,7 +14,7 @@ const OTHERS: u32 = 0o077;
 
 /// Refuses a file that somebody else owns, or can read or write.
 pub(super) fn private(file: &File, path: &Path) -> Result<()> {
-    own(&file.metadata().map_err(|cause| Error::path("look at", path, cause))?, path, OTHERS)
+    own(&file.metadata().map_err(|cause| failed("look at", path, cause))?, path, OTHERS)
 }
 
 /// Refuses a directory that somebody else owns or can write to, or can move away, since some directory above
@@ -33,7 +34,7 @@ pub fn check_directory(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what somebody else owns, or what others can get at by a mode in `forbidden`.
+/// Refuses what another user owns, and a mode that has a bit of `forbidden`.
 pub(super) fn own(found: &Metadata, path: &Path, forbidden: u32) -> Result<()> {
     let mode = found.mode() & 0o7777;
     if mode & forbidden != 0 {
@@ -47,7 +48,43 @@ pub(super) fn own(found: &Metadata, path: &Path, forbidden: u32) -> Result<()> {
     let uids = [0, privilege::effective_uid(), privilege::real_uid()];
     if !uids.contains(&found.uid()) {
         let why = format!("belongs to user {}, who could change it", found.uid());
-        return Err(Error::content(path, 0, why).advise(format!("chown {} {path:?}", privilege::effective_uid())));
+        let advice = format!(
+            "if the profile is yours: chown {} {path:?}; otherwise run this as user {}",
+            privilege::effective_uid(),
+            found.uid()
+        );
+        return Err(Error::content(path, 0, why).advise(advice));
     }
     Ok(())
+}
+
+/// A failed call on a file of a profile. Where permission is missing, the advice says who has it.
+pub(super) fn failed(verb: &str, path: &Path, cause: io::Error) -> Error {
+    let denied = cause.kind() == io::ErrorKind::PermissionDenied;
+    let error = Error::path(verb, path, cause);
+    match denied.then(|| advice(path)).flatten() {
+        Some(advice) => error.advise(advice),
+        None => error,
+    }
+}
+
+/// What to do about a file or directory that this user may not read; `None` if its owner is not to blame.
+fn advice(path: &Path) -> Option<String> {
+    let (uid, gid) = (privilege::effective_uid(), privilege::real_gid());
+    // The deepest part of the path that can be looked at is the one that keeps this user out.
+    let (shut, found) = path.ancestors().find_map(|path| fs::metadata(path).ok().map(|found| (path, found)))?;
+    let owner = found.uid();
+    if owner == uid {
+        return Some(format!("chmod u+rwX {shut:?}"));
+    }
+    // A whole profile, or whatever of the user's directory belongs to root, not a single file.
+    let top = if found.is_file() { shut.parent()? } else { shut };
+    let of_user = |path: &Path| fs::metadata(path).is_ok_and(|found| found.uid() == uid);
+    let top = top.ancestors().find(|path| of_user(path) || path.parent().is_some_and(of_user));
+    match top.filter(|_| owner == 0) {
+        Some(top) => Some(format!("as root: chown -R {uid}:{gid} {top:?}")),
+        None => {
+            Some(format!("{shut:?} belongs to user {owner}: run this as that user, or name other profiles with --dir"))
+        }
+    }
 }

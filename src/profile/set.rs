@@ -1,10 +1,19 @@
-//! The profiles of a directory: which there are, and where.
+//! The profiles in a directory, and the one that belongs to a host.
 
+use super::ownership::failed;
 use crate::error::{Error, Result};
 use std::fs;
+use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// A profile's place; nothing of it is read yet.
+/// The ends of a name that disable a profile.
+pub const DISABLED: [&str; 2] = [".off", ".disabled"];
+
+/// The end of the name under which a profile is made, behind a dot and its own name.
+pub(super) const UNFINISHED: &str = ".new";
+
+/// A profile's name and directory. Nothing in the directory has been read yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its name.
@@ -13,27 +22,92 @@ pub struct Found {
     pub path: PathBuf,
 }
 
-/// The profiles in `directory`, by name. Names that start with `.` are passed over: one is being
-/// made, or was when the power went.
-pub fn list(directory: &Path) -> Result<Vec<Found>> {
-    let unreadable = |cause| Error::path("read", directory, cause);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !name.is_empty() && !name.starts_with('.') && path.is_dir() {
-            found.push(Found { name: name.into(), path });
-        }
+impl Found {
+    /// The name without the end that disables the profile.
+    pub fn enabled_name(&self) -> &str {
+        DISABLED.iter().find_map(|end| self.name.strip_suffix(end)).unwrap_or(&self.name)
     }
-    found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-    Ok(found)
 }
 
-/// The profile called `host` in `directory`, in any case. The name is compared with those that there
-/// are and never becomes part of a path. No directory has no profiles.
-pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
-    if !directory.exists() {
-        return Ok(None);
+/// The content of a directory of profiles, by name.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The profiles that are used.
+    pub profiles: Vec<Found>,
+    /// Those that are disabled by their names.
+    pub disabled: Vec<Found>,
+    /// Those with names that no profile can have, and why.
+    pub left_out: Vec<(Found, Error)>,
+}
+
+/// Lists the profiles in `directory`. Only a directory that does not exist has none; any other failure is
+/// an error, because a program that goes on without a profile connects without a knock.
+pub fn list(directory: &Path) -> Result<Listing> {
+    let unreadable = |cause| failed("read", directory, cause);
+    let entries = match fs::read_dir(directory) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
+        entries => entries.map_err(unreadable)?,
+    };
+    let mut listing = Listing::default();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        // What cannot be looked at, such as a dead link, is a profile too: reading it says what is wrong.
+        if fs::metadata(&path).is_ok_and(|found| !found.is_dir()) {
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default();
+        let found = Found { name: name.to_string_lossy().into_owned(), path: path.clone() };
+        if name.to_str().is_none() {
+            listing.left_out.push((found, misnamed("is not UTF-8")));
+        } else if !found.name.starts_with('.') {
+            let disabled = found.name != found.enabled_name();
+            if disabled { &mut listing.disabled } else { &mut listing.profiles }.push(found);
+        // Other hidden directories belong to other programs, or to a genprofile that has not finished.
+        } else if path.join("cipher.key").exists() && !found.name.ends_with(UNFINISHED) {
+            listing.left_out.push((found, misnamed("starts with \".\"")));
+        }
     }
-    Ok(list(directory)?.into_iter().find(|found| found.name.eq_ignore_ascii_case(host)))
+    listing.profiles.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    Ok(listing)
+}
+
+fn misnamed(why: &str) -> Error {
+    Error::refused(format!("its name {why}")).advise("rename its directory, or remove it")
+}
+
+/// The profile of `host` in `directory`. The name of the host is compared with the names of the profiles and
+/// never becomes part of a path.
+pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
+    let mut profiles = list(directory)?.profiles;
+    let exact = profiles.iter().position(|found| found.name == host);
+    let index = exact.or_else(|| profiles.iter().position(|found| spelled_alike(&found.name, host)));
+    Ok(index.map(|index| profiles.swap_remove(index)))
+}
+
+/// Whether two names mean one host: they differ in case or in a final dot, or are spellings of one address.
+pub fn spelled_alike(one: &str, other: &str) -> bool {
+    let [one, other] = [one, other].map(|name| name.strip_suffix('.').unwrap_or(name));
+    let address = |name: &str| name.parse::<IpAddr>().ok().map(|address| address.to_canonical());
+    one.eq_ignore_ascii_case(other) || address(one).is_some_and(|one| address(other) == Some(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_mean_one_host_however_they_are_spelled() {
+        for (one, other) in [
+            ("host.example", "HOST.example."),
+            ("host.example.", "host.example"),
+            ("fd09::1", "FD09:0:0::0001"),
+            ("10.9.0.1", "::ffff:10.9.0.1"),
+            ("fe80::1%eth0", "FE80::1%eth0"),
+        ] {
+            assert!(spelled_alike(one, other), "{one} {other}");
+        }
+        for (one, other) in [("host", "host.example"), ("host", "host.."), ("10.9.0.1", "10.9.0.10"), ("", "host")] {
+            assert!(!spelled_alike(one, other), "{one} {other}");
+        }
+    }
 }

@@ -4,29 +4,21 @@
 //! knocks and attempts to connect when its schedule says so. Once connected, a [`Relay`] moves bytes
 //! both ways.
 
+mod blocking;
 mod knock_lock;
 mod opening_delay;
 mod race;
 mod relay;
 mod schedule;
 
+pub use blocking::{connect, wait_for_turn};
 pub use knock_lock::{KnockLock, Turn};
 pub use opening_delay::OpeningDelay;
 pub use race::{KnockSetup, Progress, Race};
 pub use relay::{Moved, Relay, Side, SparePipes};
 
 use crate::error::Result;
-use crate::profile::{self, Found, ProfileConfig};
-use std::io;
-use std::path::Path;
-
-/// The profile called `host` in `directory`; `None` where the directory does not exist either.
-pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
-    match profile::find(directory, host.strip_suffix('.').unwrap_or(host)) {
-        Err(error) if error.kind() == Some(io::ErrorKind::NotFound) => Ok(None),
-        other => other,
-    }
-}
+use crate::profile::{Found, ProfileConfig};
 
 /// Whether the key of the profile at `found` opens `port`. Other ports are connected to without a knock.
 pub fn opens(found: &Found, port: u16) -> Result<bool> {

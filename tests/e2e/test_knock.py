@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,48 @@ def test_a_server_by_name(door):
     door.client.run(BINARY, "-p", 22, "--dir", door.client_dir, "gate.example")
     [knock] = capture.sent(door.gate.knock_port)
     assert knock.fields == door.gate.fields(0)
+
+
+def test_wait_returns_when_the_port_is_ready(stage):
+    """`knockknock -p 22 HOST && ssh HOST` lost a second whenever ssh's SYN was there before the opening."""
+    stage.open_up("nft")
+    slowest = 0
+    for _ in range(20):
+        stage.knock(22, "--wait")
+        began = time.monotonic()
+        assert stage.connects(timeout=0.9), "the first SYN is let in"
+        slowest = max(slowest, time.monotonic() - began)
+        assert stage.service.accepted % 2 == 0, "the test connection was the other one"
+    assert slowest < 0.5
+    assert not stage.connects()
+    assert stage.gate.client_counter == stage.gate.counter >= 40
+
+
+@pytest.mark.parametrize("fault", ["no daemon", "no service", "another key"])
+def test_wait_ends_with_an_error_when_the_port_does_not_answer(stage, fault):
+    stage.open_up("nft")
+    if fault == "no daemon":
+        stage.daemon.stop()
+    elif fault == "no service":
+        stage.service.close()
+    else:
+        key = stage.gate.client_path / "mac.key"
+        key.write_bytes(b"A" * 22 + b"==\n")
+    began = time.monotonic()
+    done = stage.knock(22, "--wait", check=False)
+    assert time.monotonic() - began < 8
+    assert done.returncode == 1
+    what, advice = done.stderr.splitlines()
+    assert what.startswith(f"knockknock: cannot connect to {SERVER}:22: ")
+    assert "3 knocks went unanswered" in advice
+
+
+def test_wait_knocks_at_no_port_that_the_profile_may_not_open(door):
+    with (door.gate.client_path / "config").open("a") as config:
+        config.write("ports = 443\n")
+    done = door.knock(22, "--wait", check=False)
+    assert done.returncode == 1 and "may not open port 22" in done.stderr
+    assert door.gate.client_counter == 0
 
 
 def test_verbose_says_what_was_sent_and_no_secret(door):
@@ -242,7 +285,7 @@ def test_a_host_is_never_a_path(door):
     shutil.copytree(door.gate.client_path, door.directory / "elsewhere" / SERVER)
     for host in (f"../elsewhere/{SERVER}", f"./{SERVER}", f"{SERVER}/", f"{door.client_dir}/{SERVER}", "..", ".", ""):
         done = door.client.run(BINARY, "-p", 22, "--dir", door.client_dir, host, check=False)
-        assert done.returncode == 1, host
+        assert done.returncode == (1 if host else 2), host
     assert door.gate.client_counter == 0
 
 

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::firewall::{Backend, Rules, Watch};
 use crate::klog;
 use crate::ports::{PortSet, Ports};
-use crate::profile::{self, Found, ProfileConfig};
+use crate::profile::{self, Found, Listing, ProfileConfig};
 use crate::say;
 use crate::sys::links::{self, Link, LinkWatch};
 use crate::sys::{file, privilege, sandbox};
@@ -74,6 +74,9 @@ impl Setup {
             say::warn(format_args!("{:?}, {warning}", directory.join("config")));
         }
         let index = ProfileIndex::read(directory)?;
+        for found in &index.disabled {
+            say::note(format_args!("profile {:?} is disabled by its name", found.name));
+        }
         for (found, error) in &index.left_out {
             say_left_out(found, error);
         }
@@ -167,6 +170,8 @@ pub(super) struct ProfileIndex {
     pub(super) profiles: Vec<(Found, ProfileConfig)>,
     /// Profiles that cannot be used, and why.
     pub(super) left_out: Vec<(Found, Error)>,
+    /// Profiles that are disabled by their names.
+    disabled: Vec<Found>,
 }
 
 impl ProfileIndex {
@@ -174,16 +179,17 @@ impl ProfileIndex {
     pub(super) fn read(directory: &Path) -> Result<Self> {
         profile::check_directory(directory)?;
         let directory = directory.join("profiles");
-        let found = if directory.exists() {
+        if directory.exists() {
             profile::check_directory(&directory)?;
-            profile::list(&directory)?
-        } else {
-            Vec::new()
-        };
-        Ok(Self::of(found.into_iter().map(|found| {
+        }
+        let Listing { profiles, disabled, left_out } = profile::list(&directory)?;
+        let mut index = Self::of(profiles.into_iter().map(|found| {
             let config = ProfileConfig::load(&found.path);
             (found, config)
-        })))
+        }));
+        index.left_out.extend(left_out);
+        index.disabled = disabled;
+        Ok(index)
     }
 
     /// Sorts out what was read, in the order of the names: the first profile with a knock port has it.
@@ -207,7 +213,7 @@ impl ProfileIndex {
                 }
             }
         }
-        Self { profiles, left_out }
+        Self { profiles, left_out, disabled: Vec::new() }
     }
 
     /// The knock ports of all profiles.

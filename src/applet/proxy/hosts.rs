@@ -122,11 +122,11 @@ impl Hosts {
 
     fn find(&mut self, client: u64, host: String, addresses: Vec<SocketAddr>, wait: bool) -> Result<ClientEvent> {
         let now = Instant::now();
-        if let Some(found) = tunnel::find(&self.directory, &host)? {
+        if let Some(found) = profile::find(&self.directory, &host)? {
             return self.decide(found, addresses);
         }
         if self.address_cache.is_stale(now) {
-            self.refresh(now);
+            self.refresh(now)?;
         }
         if wait && !self.address_cache.is_usable(now) {
             self.cache_waiters.insert(client);
@@ -135,7 +135,7 @@ impl Hosts {
         let Some((name, known)) = self.address_cache.find(&addresses) else {
             return Ok(ClientEvent::NoProfile(addresses));
         };
-        match tunnel::find(&self.directory, name)? {
+        match profile::find(&self.directory, name)? {
             Some(found) => self.decide(found, known),
             None => Ok(ClientEvent::NoProfile(addresses)),
         }
@@ -150,13 +150,13 @@ impl Hosts {
         })
     }
 
-    fn refresh(&mut self, now: Instant) {
-        // A directory that cannot be read is reported when a profile is looked for by its name.
-        let profiles = profile::list(&self.directory).unwrap_or_default();
+    fn refresh(&mut self, now: Instant) -> Result<()> {
+        let profiles = profile::list(&self.directory)?.profiles;
         let names = self.address_cache.refresh(profiles.into_iter().map(|found| found.name).collect(), now);
         if !names.is_empty() {
             self.resolver.ask(Question::Profiles, names);
         }
+        Ok(())
     }
 }
 

@@ -14,9 +14,10 @@ pub mod socks;
 mod turns;
 
 use crate::error::{Error, Result};
-use crate::knocker::{self, Knocker};
+use crate::knocker::Knocker;
+use crate::profile::ProfileHome;
 use crate::say;
-use crate::sys::privilege::{self, Account};
+use crate::sys::privilege;
 use crate::sys::process::{self, Background};
 use event_loop::{EventLoop, ProxyRules};
 use std::net::{SocketAddr, TcpListener};
@@ -57,24 +58,25 @@ pub fn run(options: ProxyOptions) -> Result<()> {
     if options.user.is_some() && privilege::real_uid() != 0 {
         return Err(Error::refused("only root may become another user").advise("leave out --user, or start it as root"));
     }
-    let account = options
-        .user
-        .map(|name| Account::named(&name).ok_or_else(|| Error::Usage(format!("there is no user {name:?}"))));
-    let account = account.transpose()?;
-    let at_home = account.as_ref().map_or_else(knocker::directory, |account| account.home.join(".knockknock"));
-    let directory = options.directory.unwrap_or(at_home);
+    let home = match &options.user {
+        Some(name) => ProfileHome::of_user(name, options.directory.as_deref())?,
+        None => ProfileHome::of_caller(options.directory.as_deref())?,
+    };
     let background = options.background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("go into the background", cause))?;
     let listener = TcpListener::bind(listen).map_err(|cause| Error::system(format!("listen on {listen}"), cause))?;
     let files = process::allow_files_up_to(FILES_BESIDE + MOST * FILES_EACH);
     let files = files.map_err(|cause| Error::system("read the limit of open files", cause))?;
     let most = (files.saturating_sub(FILES_BESIDE) / FILES_EACH).clamp(16, MOST) as usize;
-    let knocker = Knocker::open_as(account.map(|account| account.user))?;
+    let knocker = Knocker::open(home.user)?;
+    let remarks = home.remarks()?;
+    let directory = home.directory;
     let mut proxy = EventLoop::new(listener, knocker, ProxyRules { directory, most, profiles_only: remote })?;
     if let Some(background) = background {
         say::use_syslog();
         background.ready(false).map_err(|cause| Error::system("detach from the terminal", cause))?;
     }
+    remarks.iter().for_each(say::warn);
     say::note(format_args!("ready on {listen}, for {most} connections at once"));
     proxy.serve().map_err(|cause| Error::system("wait for connections", cause))
 }

@@ -1,0 +1,49 @@
+//! The addresses of a host.
+
+use crate::error::{Error, Result};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+
+/// Which of a host's addresses may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// All of them.
+    Any,
+    /// IPv4 addresses.
+    V4,
+    /// IPv6 addresses.
+    V6,
+}
+
+impl Family {
+    /// Whether `address` is of this family.
+    pub fn has(self, address: &SocketAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// The addresses of `host` in `family`, with `port`; at least one.
+pub fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>> {
+    let mut addresses =
+        addresses(host, port).map_err(|cause| Error::system(format!("find the address of {host:?}"), cause))?;
+    addresses.retain(|address| family.has(address));
+    if addresses.is_empty() {
+        let kind = if family == Family::V4 { "IPv4" } else { "IPv6" };
+        return Err(Error::refused(format!("{host:?} has no {kind} address")).advise("leave out -4 or -6"));
+    }
+    Ok(addresses)
+}
+
+/// All addresses of `host` that the system's resolver gives.
+///
+/// The name is asked for as it is and then in lower case, because musl compares the names in /etc/hosts
+/// byte by byte.
+pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let ask = |name: &str| (name, port).to_socket_addrs().map(Iterator::collect);
+    let lower = host.to_ascii_lowercase();
+    ask(host).or_else(|failure| if lower == host { Err(failure) } else { ask(&lower).map_err(|_| failure) })
+}

@@ -1,0 +1,191 @@
+//! A client's profiles: whose they are, where they are, and which one belongs to a host. Every program that
+//! knocks finds its profile here.
+
+use super::set::{Found, Listing, find, list, spelled_alike};
+use crate::error::{Error, Result};
+use crate::sys::privilege::{self, Account, User};
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The directory of profiles in a home directory.
+const NAME: &str = ".knockknock";
+
+/// A client's directory of profiles.
+pub struct ProfileHome {
+    /// The user that the client becomes before it reads a profile; `None` for the user that it is.
+    pub user: Option<User>,
+    /// The directory.
+    pub directory: PathBuf,
+    /// The profiles in root's own home, when somebody else called sudo: knockknock 0.8 read those.
+    left_with_root: Vec<Found>,
+}
+
+impl ProfileHome {
+    /// Those of the user who typed the command: in `directory`, or in that user's home.
+    pub fn of_caller(directory: Option<&Path>) -> Result<Self> {
+        let user = caller()?;
+        let directory = match (directory, user) {
+            (Some(directory), _) => return Ok(Self::at(user, directory.into())),
+            (None, Some(user)) => home(Account::of(user.uid), &format!("user {}", user.uid))?,
+            (None, None) => own_home()?,
+        };
+        let mut found = Self::at(user, directory);
+        // A set-uid program must not tell strangers what root has.
+        if found.user.is_some() && privilege::real_uid() == 0 {
+            let of_root = Account::of(0).map_or("/root".into(), |root| root.home).join(NAME);
+            found.left_with_root = list(&of_root).map_or_else(|_| Vec::new(), |listing| listing.profiles);
+        }
+        Ok(found)
+    }
+
+    /// Those of the user called `name`: in `directory`, or in that user's home.
+    pub fn of_user(name: &str, directory: Option<&Path>) -> Result<Self> {
+        let account = Account::named(name).ok_or_else(|| Error::Usage(format!("there is no user {name:?}")))?;
+        let user = Some(account.user);
+        let at_home = || home(Some(account), &format!("user {name:?}"));
+        Ok(Self::at(user, directory.map_or_else(at_home, |directory| Ok(directory.into()))?))
+    }
+
+    fn at(user: Option<User>, directory: PathBuf) -> Self {
+        Self { user, directory, left_with_root: Vec::new() }
+    }
+
+    /// The profile of `host`; `None` if there is none. It is an error if that cannot be known, if `host` is
+    /// no host name, or if the profile is in root's home instead.
+    pub fn find(&self, host: &str) -> Result<Option<Found>> {
+        if let Some(found) = find(&self.directory, host)? {
+            return Ok(Some(found));
+        }
+        check_spelling(host)?;
+        match self.left_with_root.iter().find(|found| spelled_alike(&found.name, host)) {
+            Some(found) => {
+                Err(self.not_moved(&found.path, &format!("no profile for {host:?} in {:?}", self.directory)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The error for a host without a profile.
+    pub fn missing(&self, host: &str) -> Error {
+        let error = Error::refused(format!("no profile for {host:?} in {:?}", self.directory));
+        let disabled = list(&self.directory).unwrap_or_default().disabled;
+        if let Some(found) = disabled.into_iter().find(|found| spelled_alike(found.enabled_name(), host)) {
+            let enabled = self.directory.join(found.enabled_name());
+            return error.advise(format!("it is disabled by its name; to enable it: mv {:?} {enabled:?}", found.path));
+        }
+        let host = host.strip_suffix('.').unwrap_or(host);
+        // scp takes what is behind the first colon for the path.
+        let remote = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        error.advise(format!(
+            "copy it from the server: mkdir -p -m 700 {:?} && scp -r root@{remote}:/etc/knockknock.d/profiles/NAME {:?}",
+            self.directory,
+            self.directory.join(host)
+        ))
+    }
+
+    /// What a program that starts with these profiles should say about them: that there are none, which ones
+    /// are left out because of their names, and which ones are in root's home.
+    pub fn remarks(&self) -> Result<Vec<String>> {
+        let Listing { profiles, disabled, left_out } = list(&self.directory)?;
+        let mut remarks = Vec::new();
+        if profiles.is_empty() {
+            remarks.push(format!("no profiles in {:?}: no connection will start with a knock", self.directory));
+        }
+        remarks.extend(disabled.iter().map(|found| format!("profile {:?} is disabled by its name", found.name)));
+        remarks.extend(left_out.iter().map(|(found, error)| format!("profile {:?} is left out: {error}", found.name)));
+        let forgotten = self.left_with_root.iter().filter(|found| profiles.iter().all(|own| own.name != found.name));
+        remarks.extend(forgotten.map(|found| {
+            let error = self.not_moved(&found.path, &format!("profile {:?} is left out", found.name));
+            format!("{error}; {}", error.advice().unwrap_or_default())
+        }));
+        Ok(remarks)
+    }
+
+    fn not_moved(&self, path: &Path, what: &str) -> Error {
+        let owner = self.user.map_or_else(String::new, |user| format!("{}:{}", user.uid, user.gid));
+        let (to, error) = (&self.directory, Error::refused(format!("{what}: root has it in {path:?}")));
+        // A copy would have a counter of its own, and both would use the same values.
+        error.advise(format!(
+            "move it, as root: mkdir -p -m 700 {to:?} && mv {path:?} {to:?} && chown -R {owner} {to:?}"
+        ))
+    }
+}
+
+/// The user who typed the command, if this process runs as another one.
+fn caller() -> Result<Option<User>> {
+    let (real, effective) = (privilege::real_uid(), privilege::effective_uid());
+    if real != effective {
+        return Ok(Some(User { uid: real, gid: privilege::real_gid() }));
+    }
+    if real != 0 {
+        return Ok(None);
+    }
+    let user = match (variable("SUDO_UID"), variable("DOAS_USER"), variable("PKEXEC_UID")) {
+        (Some(uid), _, _) => user("SUDO_UID", &uid, variable("SUDO_GID"))?,
+        (None, Some(name), _) => Account::named(&name).ok_or_else(|| unknown("DOAS_USER", &name))?.user,
+        (None, None, Some(uid)) => user("PKEXEC_UID", &uid, None)?,
+        (None, None, None) => return Ok(None),
+    };
+    Ok(Some(user).filter(|user| user.uid != 0))
+}
+
+/// The user that `uid` names, with the group `gid`, or else with that of its account.
+fn user(source: &str, uid: &str, gid: Option<String>) -> Result<User> {
+    let id = |text: &str| text.parse::<u32>().ok();
+    let number = id(uid).ok_or_else(|| unknown(source, uid))?;
+    match gid.and_then(|gid| id(&gid)) {
+        Some(gid) => Ok(User { uid: number, gid }),
+        None => Account::of(number).map(|account| account.user).ok_or_else(|| unknown(source, uid)),
+    }
+}
+
+fn unknown(source: &str, value: &str) -> Error {
+    Error::refused(format!("{source} is {value:?}, and there is no such user"))
+        .advise(format!("to knock as root: env -u {source} knockknock ..."))
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// The directory of this process's own user: under `$HOME`, or else in the home of the account.
+fn own_home() -> Result<PathBuf> {
+    match env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
+        Some(home) => Ok(home.join(NAME)),
+        None => home(Account::of(privilege::real_uid()), &format!("user {}", privilege::real_uid())),
+    }
+}
+
+fn home(account: Option<Account>, who: &str) -> Result<PathBuf> {
+    let home = account.map(|account| account.home).filter(|home| home.is_absolute());
+    home.map(|home| home.join(NAME)).ok_or_else(|| {
+        Error::refused(format!("{who} has no home directory")).advise("name the directory of the profiles with --dir")
+    })
+}
+
+/// An error for what cannot be the name of a host, with the part that is too much.
+fn check_spelling(host: &str) -> Result<()> {
+    if host.is_empty() {
+        return Err(Error::Usage("the name of the host is empty".into()));
+    }
+    let (_, after_scheme) = host.split_once("://").unwrap_or(("", host));
+    let (_, after_user) = after_scheme.rsplit_once('@').unwrap_or(("", after_scheme));
+    let (name, path) = after_user.split_once('/').unwrap_or((after_user, ""));
+    // An IPv6 address has colons of its own, and a port only behind brackets.
+    let is_port = |name: &str, port: &str| {
+        (!name.contains(':') || name.ends_with(']')) && port.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let (name, port) = name.rsplit_once(':').filter(|(name, port)| is_port(name, port)).unwrap_or((name, ""));
+    let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let is_name = name.contains(|char| char != '.');
+    if name == host && is_name {
+        return Ok(());
+    }
+    let error = Error::refused(format!("{host:?} is not the name of a host"));
+    // A path may start with anything.
+    if !is_name || !path.is_empty() && after_scheme == host {
+        return Err(error);
+    }
+    let port = if port.is_empty() { "" } else { ", and the port as an argument of its own" };
+    Err(error.advise(format!("write {name:?}{port}")))
+}
