@@ -9,6 +9,7 @@ pub mod epoll;
 pub mod file;
 pub mod inotify;
 pub mod links;
+pub mod listeners;
 pub mod memory;
 pub mod netlink;
 pub mod nf_tables;

@@ -4,12 +4,14 @@ import base64
 import os
 import re
 import shutil
+import signal
+import socket
 import stat
 import subprocess
 
 import pytest
 
-from stage import BINARY
+from stage import BINARY, CLIENT, SERVER, SERVER6, Service
 
 
 def genprofile(directory, *arguments):
@@ -80,6 +82,9 @@ def test_without_a_guard_there_is_no_limit(tmp_path):
     (("..", 667), 2, ".."),
     (("new\nline", 667), 2, "new"),
     (("escape\x1b[31m", 667), 2, "escape"),
+    (("laptop.off", 667), 2, "laptop.off"),
+    (("laptop.disabled", 667), 2, "laptop.disabled"),
+    (("other", 667, "--ports", "22,667"), 1, "it is one of the ports to open"),
     (("other", 0), 2, "0"),
     (("other", 65536), 2, "65536"),
     (("other", -1), 2, "-1"),
@@ -99,6 +104,59 @@ def test_refused_with_nothing_changed(tmp_path, arguments, status, named):
     assert named.encode() in done.stderr
     assert b"\x1b" not in done.stderr
     assert tree(tmp_path) == before
+
+
+def test_a_guarded_port_is_no_knock_port(tmp_path):
+    """The guard would drop its knocks' answers: the port would not look closed."""
+    (tmp_path / "config").write_text("[main]\nguard = 22, 8443\n")
+    done = genprofile(tmp_path, "gate", 8443)
+    assert done.returncode == 1
+    assert b"port 8443 cannot be a knock port: it is guarded\n" in done.stderr
+    assert not (tmp_path / "profiles").exists()
+    assert genprofile(tmp_path, "gate", 8444).returncode == 0
+
+
+@pytest.mark.parametrize("address, refused", [("0.0.0.0", True), ("::", True), (SERVER, True), (SERVER6, True),
+                                              ("127.0.0.1", False), ("::1", False), ("::ffff:127.0.0.2", False)])
+def test_a_port_where_something_listens_is_no_knock_port(stage, address, refused):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with stage.server.socket(family, socket.SOCK_STREAM) as listener:
+        listener.bind((address, 666))
+        listener.listen()
+        done = stage.server.run(BINARY, "genprofile", "--dir", stage.server_dir, "gate", 666, check=False)
+    assert done.returncode == int(refused)
+    assert ("port 666 cannot be a knock port: a program listens there\n" in done.stderr) == refused
+    assert stage.server.run(BINARY, "genprofile", "--dir", stage.server_dir, "late", 666, check=False).returncode == int(not refused)
+
+
+def test_a_port_that_is_only_connected_from_may_be_a_knock_port(stage):
+    stage.keep(Service(stage.client, 5000))
+    with stage.server.connect(5000, CLIENT, source_port=666) as connection:
+        assert connection.recv(100) == Service.GREETING
+        stage.server.run(BINARY, "genprofile", "--dir", stage.server_dir, "gate", 666)
+
+
+def test_a_disabled_profile_keeps_its_knock_port(tmp_path):
+    assert genprofile(tmp_path, "gate", 666).returncode == 0
+    (tmp_path / "profiles/gate").rename(tmp_path / "profiles/gate.off")
+    done = genprofile(tmp_path, "other", 666)
+    assert done.returncode == 1 and b'profile "gate.off" has knock port 666 already' in done.stderr
+
+
+def test_it_says_that_a_running_daemon_must_reload(stage):
+    """The daemon went on without the new profile, and nothing said so."""
+    hint = "systemctl reload knockknock-daemon, or send it SIGHUP"
+
+    def new(name):
+        return stage.server.run(BINARY, "genprofile", "--dir", stage.server_dir, name, next(ports)).stderr
+    ports = iter(range(600, 700))
+    assert hint not in new("before")
+    stage.open_up("nft")
+    assert hint in new("meanwhile")
+    stage.daemon.process.send_signal(signal.SIGHUP)
+    stage.daemon.wait_for("4 profiles")
+    assert stage.daemon.stop() == 0
+    assert hint not in new("after")
 
 
 def test_swapped_arguments_are_told_which_way_round(tmp_path):
