@@ -29,7 +29,7 @@ pub fn run(directory: &Path, name: &str, knock_port: u16, allowed: Option<Ports>
         let error = Error::refused(format!("port {knock_port} cannot be a knock port: {why}"));
         return Err(error.advise("choose a port on which nothing listens"));
     }
-    let config = ProfileConfig { knock_port, ports: allowed.or(guard), wire };
+    let config = ProfileConfig { knock_port, ports: allowed.or(guard), wire, legacy: false };
     let path = profile::create(&directory.join("profiles"), &Fresh { name, config: &config })?;
     say::note(format_args!("made {path:?}; copy it to the client as ~/.knockknock/SERVERHOST"));
     if daemon_runs(directory) {

@@ -42,7 +42,10 @@ pub fn run(home: &ProfileHome, host: &str, options: &KnockOptions) -> Result<()>
         Ok(profile)
     };
     let profile = load()?;
-    let addresses = knocker::resolve(host, options.port, options.family)?;
+    let mut addresses = knocker::resolve(host, options.port, options.family)?;
+    if profile.config.legacy {
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+    }
     if !options.wait {
         let Some(&first) = addresses.first() else { return Ok(()) };
         return knock(&knocker, profile, first, None, options);

@@ -17,6 +17,8 @@ pub struct ProfileConfig {
     pub ports: Option<Ports>,
     /// How its client sends; the daemon takes both wires.
     pub wire: Wire,
+    /// Whether `wire` is missing, as in the profiles of knockknock 0.8, whose daemon reads IPv4 only.
+    pub legacy: bool,
 }
 
 impl ProfileConfig {
@@ -33,7 +35,7 @@ impl ProfileConfig {
     /// the original's affair and passed over.
     pub fn parse(text: &str) -> std::result::Result<Self, (usize, String)> {
         let (settings, _) = ini::settings(text, &["ports"])?;
-        let (mut knock_port, mut allowed, mut wire) = (None, None, Wire::Classic);
+        let (mut knock_port, mut allowed, mut wire) = (None, None, None);
         for ini::Setting { key, value, line } in settings {
             match key.as_str() {
                 "knock_port" => {
@@ -49,14 +51,14 @@ impl ProfileConfig {
                     allowed = Some(list);
                 }
                 "wire" => {
-                    wire = Wire::named(&value)
-                        .ok_or_else(|| (line, format!("{value:?} is no wire: classic or stealth")))?;
+                    let named = Wire::named(&value);
+                    wire = Some(named.ok_or_else(|| (line, format!("{value:?} is no wire: classic or stealth")))?);
                 }
                 _ => {}
             }
         }
         let knock_port = knock_port.ok_or_else(|| (0, "\"knock_port\" is missing".to_owned()))?;
-        Ok(Self { knock_port, ports: allowed, wire })
+        Ok(Self { knock_port, ports: allowed, wire: wire.unwrap_or(Wire::Classic), legacy: wire.is_none() })
     }
 
     /// The text that [`ProfileConfig::parse`] reads.
@@ -65,7 +67,9 @@ impl ProfileConfig {
         if let Some(ports) = &self.ports {
             text.push_str(&format!("ports = {ports}\n"));
         }
-        text.push_str(&format!("wire = {}\n", self.wire.name()));
+        if !self.legacy {
+            text.push_str(&format!("wire = {}\n", self.wire.name()));
+        }
         text
     }
 }
@@ -77,8 +81,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for ports in [None, Some(Ports::parse("22,443").unwrap())] {
-            for wire in [Wire::Classic, Wire::Stealth] {
-                let config = ProfileConfig { knock_port: 666, ports: ports.clone(), wire };
+            for (wire, legacy) in [(Wire::Classic, true), (Wire::Classic, false), (Wire::Stealth, false)] {
+                let config = ProfileConfig { knock_port: 666, ports: ports.clone(), wire, legacy };
                 assert_eq!(ProfileConfig::parse(&config.to_text()), Ok(config));
             }
         }
@@ -87,7 +91,7 @@ mod tests {
     #[test]
     fn the_originals_is_classic_without_limit() {
         let config = ProfileConfig::parse("[main]\nknock_port=666\n").unwrap();
-        assert_eq!(config, ProfileConfig { knock_port: 666, ports: None, wire: Wire::Classic });
+        assert_eq!(config, ProfileConfig { knock_port: 666, ports: None, wire: Wire::Classic, legacy: true });
     }
 
     #[test]

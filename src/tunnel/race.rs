@@ -59,7 +59,12 @@ pub enum Progress {
 impl Race {
     /// A race for a connection to one of `addresses`, behind a knock where there is a `setup`.
     pub fn new(addresses: &[SocketAddr], setup: Option<KnockSetup>) -> Self {
-        let schedule = Schedule::new(addresses, setup.as_ref().map(|setup| setup.first_delay));
+        let mut addresses = addresses.to_vec();
+        // The daemon of knockknock 0.8 reads IPv4 only.
+        if setup.as_ref().is_some_and(|setup| setup.profile.config.legacy) {
+            addresses.sort_by_key(SocketAddr::is_ipv6);
+        }
+        let schedule = Schedule::new(&addresses, setup.as_ref().map(|setup| setup.first_delay));
         Self { schedule, setup, source: None, attempts: Vec::new(), failure: None }
     }
 

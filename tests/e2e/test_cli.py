@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stage import BINARY, Daemon
+from stage import BINARY, Daemon, Profile
 
 ALIASES = ("knockknock-connect", "knockknock-daemon", "knockknock-genprofile", "knockknock-proxy")
 ROOT = Path(__file__).parents[2]
@@ -172,6 +172,7 @@ def test_a_daemon_whose_directory_has_an_odd_name(stage):
     """Its watcher is given the name as an argument."""
     odd = os.fsdecode(b"-x\xff")
     stage.configure(firewall="nft", guard=22)
+    Profile(stage, "gate")
     stage.server_dir.rename(stage.directory / odd)
     daemon = stage.keep(Daemon(stage.server, odd, enter=["env", "-C", stage.directory]))
     assert daemon.stop() == 0
@@ -207,13 +208,14 @@ def test_output_that_cannot_be_written_is_an_error(argv):
 
 def test_a_check_that_cannot_print_is_an_error(stage):
     stage.configure(firewall="nft", guard=22)
+    Profile(stage, "gate")
     done = stage.server.run("sh", "-c", f'"{BINARY}" daemon --check --dir "{stage.server_dir}" >/dev/full', check=False)
     assert done.returncode == 1
     assert "cannot write to standard output: no space left on device\n" in done.stderr
 
 
 @pytest.mark.parametrize("typed, offered", [
-    ("knockknock --w", {"--wire"}), ("knockknock gen", {"genprofile"}), ("knockknock daemon --", {
+    ("knockknock --wi", {"--wire"}), ("knockknock gen", {"genprofile"}), ("knockknock daemon --", {
         "--dir", "--background", "--check", "--unguard", "--help"}), ("knockknock-genprofile --p", {"--ports"})])
 def test_bash_completes_what_the_help_lists(typed, offered):
     script = subprocess.run([ROOT / "scripts/completions.sh", BINARY, "bash"], capture_output=True, text=True, check=True).stdout
@@ -294,7 +296,7 @@ def test_a_missing_directory_of_profiles_is_named(tmp_path):
     done = run("-p", "22", "--dir", tmp_path / "none", "127.0.0.1")
     assert done.returncode == 1
     assert str(tmp_path / "none") in done.stderr
-    assert f'mkdir -p "{tmp_path}/none" && scp -r root@127.0.0.1:' in done.stderr, "scp makes no directories on the way"
+    assert f'mkdir -p -m 700 "{tmp_path}/none" && scp -r root@127.0.0.1:' in done.stderr, "scp makes no directories on the way"
 
 
 def test_a_set_uid_binary_does_nothing_for_strangers_but_knock(tmp_path):

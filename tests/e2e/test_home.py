@@ -384,3 +384,17 @@ def test_a_daemon_that_cannot_read_its_profiles_does_not_start_without_them(stag
     for arguments in (["--check"], []):
         done = stage.server.run(BINARY, "daemon", *arguments, "--dir", stage.server_dir, check=False)
         assert done.returncode == 1 and "not a directory" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["connect", "proxy"])
+def test_a_profile_of_0_8_is_connected_to_by_ipv4_first(town, program):
+    """Its first knock went to IPv6, which 0.8 cannot read."""
+    hosts = town.stage.directory / "hosts"
+    hosts.write_text(f"{SERVER6} both.example\n{SERVER} both.example\n")
+    town.client.run("mount", "--bind", hosts, "/etc/hosts")
+    profile = town.give("ann", ANN, host="both.example")
+    capture = town.stage.keep(Capture(town.client))
+    for wire, version in (("", 4), ("wire = classic\n", 6)):
+        (profile / "config").write_text(f"[main]\nknock_port = {town.gate.knock_port}\n{wire}")
+        assert knocked(*town.run(town.as_root(*SUDO), program, "both.example"))
+        assert capture.sent(town.gate.knock_port)[0].version == version

@@ -165,6 +165,18 @@ def test_wait_knocks_at_no_port_that_the_profile_may_not_open(door):
     assert door.gate.client_counter == 0
 
 
+@pytest.mark.parametrize("wire, first", [("", SERVER), ("wire = classic\n", SERVER6)])
+def test_a_profile_of_0_8_knocks_at_ipv4_first(door, wire, first):
+    """A host with both kinds of address was knocked at by IPv6, which 0.8 cannot read."""
+    hosts = door.directory / "hosts"
+    hosts.write_text(f"{SERVER6} both.example\n{SERVER} both.example\n")
+    door.client.run("mount", "--bind", hosts, "/etc/hosts")
+    profile = door.gate.client_path.rename(door.client_dir / "both.example")
+    (profile / "config").write_text(f"[main]\nknock_port = {door.gate.knock_port}\n{wire}")
+    assert f", to {first}, " in door.knock(22, "-v", host="both.example").stderr
+    assert f", to {SERVER6}, " in door.knock(22, "-v6", host="both.example").stderr
+
+
 def test_verbose_says_what_was_sent_and_no_secret(door):
     capture = door.keep(Capture(door.client))
     said = door.knock(22, "-v").stderr

@@ -83,7 +83,7 @@ impl Owner {
     fn new(number: u16, random: &mut Random) -> Self {
         let lists = [Some("22"), Some("22,443"), None];
         let ports = random.pick(&lists).copied().flatten().map(|list| Ports::parse(list).unwrap());
-        let config = ProfileConfig { knock_port: 600 + number, ports, wire: Wire::Classic };
+        let config = ProfileConfig { knock_port: 600 + number, ports, wire: Wire::Classic, legacy: false };
         let next = if random.once_in(8) { SPENT - 100 } else { random.below(1000) };
         let address = match random.below(10) {
             0 => Ipv4Addr::LOCALHOST.into(),

@@ -298,6 +298,7 @@ mod tests {
             knock_port: 666 + number,
             ports: Some(Ports::parse("22").unwrap()),
             wire: Wire::Classic,
+            legacy: false,
         };
         let loaded = |number| LoadedProfile::new(config(number), keys(number), 100);
         Engine::new(SETTINGS, (0..profiles).map(loaded).collect())

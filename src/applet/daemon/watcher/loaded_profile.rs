@@ -149,7 +149,12 @@ mod tests {
     const FAR: SearchLimits = SearchLimits { window: 20, far: 10_000, denied_port: true };
 
     fn profile(next: u64) -> LoadedProfile {
-        let config = ProfileConfig { knock_port: 666, ports: Some(Ports::parse("22").unwrap()), wire: Wire::Classic };
+        let config = ProfileConfig {
+            knock_port: 666,
+            ports: Some(Ports::parse("22").unwrap()),
+            wire: Wire::Classic,
+            legacy: false,
+        };
         LoadedProfile::new(config, Keys::new(&[1; 16], &[2; 16]), next)
     }
 
