@@ -398,3 +398,8 @@ def test_a_profile_of_0_8_is_connected_to_by_ipv4_first(town, program):
         (profile / "config").write_text(f"[main]\nknock_port = {town.gate.knock_port}\n{wire}")
         assert knocked(*town.run(town.as_root(*SUDO), program, "both.example"))
         assert capture.sent(town.gate.knock_port)[0].version == version
+
+
+def test_a_connection_whose_output_cannot_be_written_is_an_error(town):
+    done = town.client.run("sh", "-c", f'"{BINARY}" connect "{SERVER}" {PORT} </dev/null >/dev/full', check=False)
+    assert done.returncode == 1 and "no space left on device\n" in done.stderr
