@@ -30,7 +30,7 @@ summary() {
 options() {
     "$binary" "$1" --help | awk '
         function flush() { if (option != "") print option }
-        on && /^ +-/ { flush(); sub(/^ *(-[^-], )?/, ""); name = $1; sub(/^[^ ]+( [A-Z]+)? +/, ""); option = name " " $0; next }
+        on && /^  -/ { flush(); sub(/^ *(-[^-], )?/, ""); sub(/, help/, ""); sub(/ +/, " "); option = $0; next }
         on { sub(/^ +/, " "); option = option $0 }
         /^Options:/ { on = 1 }
         END { flush() }'

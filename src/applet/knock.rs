@@ -6,7 +6,6 @@ use crate::profile::{Found, Profile, ProfileHome};
 use crate::say;
 use crate::sys::tcp;
 use crate::tunnel::{self, KnockSetup, OpeningDelay};
-use crate::wire::Wire;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::thread;
@@ -24,8 +23,6 @@ pub struct KnockOptions {
     pub port: u16,
     /// Which of the host's addresses to use.
     pub family: Family,
-    /// The wire, instead of the profile's.
-    pub wire: Option<Wire>,
     /// Whether to return only when the port has answered.
     pub wait: bool,
     /// Whether to say what was sent.
@@ -36,11 +33,7 @@ pub struct KnockOptions {
 pub fn run(home: &ProfileHome, host: &str, options: &KnockOptions) -> Result<()> {
     let knocker = Rc::new(Knocker::open(home.user)?);
     let found = home.find(host)?.ok_or_else(|| home.missing(host))?;
-    let load = || {
-        let mut profile = Profile::load(&found)?;
-        profile.config.wire = options.wire.unwrap_or(profile.config.wire);
-        Ok(profile)
-    };
+    let load = || Profile::load(&found);
     let profile = load()?;
     let mut addresses = knocker::resolve(host, options.port, options.family)?;
     if profile.config.legacy {

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::say;
 use applets::{APPLETS, Applet};
 use arguments::Arguments;
+use start::Outcome;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
@@ -104,12 +105,13 @@ fn through_links(program: &Path) -> Option<OsString> {
 
 fn run(applet: &Applet, command: &str, args: &[OsString]) -> Result<u8> {
     applet.privileges.enforce()?;
-    if !applet.is_public() {
-        return (applet.run)(&Arguments::raw(args));
-    }
-    match Arguments::parse(&applet.syntax, args)? {
-        Some(args) => (applet.run)(&args),
-        None => say::print(&applet_help(applet, command)).map(|()| 0),
+    let arguments = match applet.is_public() {
+        true => Arguments::split(command.into(), applet.letters, args)?,
+        false => Arguments::raw(args),
+    };
+    match (applet.run)(&arguments)? {
+        Outcome::Ran(code) => Ok(code),
+        Outcome::Help(text) => say::print(&text).map(|()| 0),
     }
 }
 
@@ -125,16 +127,7 @@ fn usage() -> String {
 }
 
 fn applet_usage(applet: &Applet, command: &str) -> String {
-    let required = if applet.syntax.usage.is_empty() { "[OPTION ...]" } else { applet.syntax.usage };
-    format!("usage: {command} {required} (see {command} --help)")
-}
-
-fn applet_help(applet: &Applet, command: &str) -> String {
-    let space = if applet.syntax.usage.is_empty() { "" } else { " " };
-    format!(
-        "usage: {command} [OPTION ...]{space}{}\n\n{}\nOptions:{}",
-        applet.syntax.usage, applet.description, applet.syntax.options
-    )
+    format!("usage: {command} {} (see {command} --help)", applet.usage)
 }
 
 fn help() -> String {

@@ -1,4 +1,4 @@
-//! Starts each applet: turns its arguments into values and calls it.
+//! Starts each applet: parses its arguments with argh and calls it. This file alone names argh.
 
 use super::arguments::{Arguments, text};
 use crate::applet::daemon::LogTarget;
@@ -9,105 +9,263 @@ use crate::knocker::Family;
 use crate::ports::{self, Ports};
 use crate::profile::ProfileHome;
 use crate::wire::Wire;
-use std::ffi::OsString;
+use argh::FromArgs;
+use std::ffi::OsStr;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-pub fn knock(args: &Arguments) -> Result<u8> {
-    let options = knock::KnockOptions {
-        port: port(args.text_of("--port")?.unwrap_or_default())?,
-        family: family(args)?,
-        wire: args.text_of("--wire")?.map(wire).transpose()?,
-        wait: args.has("--wait"),
-        verbose: args.has("--verbose"),
-    };
-    knock::run(&client_home(args)?, args.operand(0)?, &options).map(|()| 0)
+/// What an applet was asked for.
+pub enum Outcome {
+    /// It ran; its exit code.
+    Ran(u8),
+    /// Its help, which is to be printed.
+    Help(String),
 }
 
-pub fn daemon(args: &Arguments) -> Result<u8> {
-    let directory = server_directory(args);
-    match (args.has("--check"), args.has("--unguard"), args.has("--background")) {
-        (true, false, false) => daemon::check(directory)?,
-        (false, true, false) => daemon::unguard(directory)?,
-        (false, false, background) => daemon::supervisor(directory, background)?,
-        _ => return Err(Error::Usage("--check, --unguard and --background exclude each other".into())),
+/// Sends one SYN that opens a TCP port on a server for one connection. There must be a profile for the
+/// host.
+#[derive(FromArgs)]
+struct KnockArgs {
+    /// the TCP port to open
+    #[argh(option, short = 'p', from_str_fn(port))]
+    port: u16,
+    /// use only IPv4 addresses of the host
+    #[argh(switch, short = '4')]
+    ipv4: bool,
+    /// use only IPv6 addresses of the host
+    #[argh(switch, short = '6')]
+    ipv6: bool,
+    /// directory of the profiles (default: ~/.knockknock)
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// return when the port has answered a test connection, after a second knock
+    #[argh(switch)]
+    wait: bool,
+    /// say what was sent
+    #[argh(switch, short = 'v')]
+    verbose: bool,
+    /// the server, by the name of its profile
+    #[argh(positional)]
+    host: String,
+}
+
+/// Reads knocks in the kernel log, and has the firewall admit one connection for each.
+#[derive(FromArgs)]
+struct DaemonArgs {
+    /// directory of the config and the profiles (default: /etc/knockknock.d)
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// run in the background and log to syslog
+    #[argh(switch)]
+    background: bool,
+    /// check the configuration, print what the daemon would do, and exit
+    #[argh(switch)]
+    check: bool,
+    /// remove the guard and all other rules of the daemon, and exit; stop the daemon first
+    #[argh(switch)]
+    unguard: bool,
+}
+
+/// Makes a profile with new keys. Copy its directory to the client.
+#[derive(FromArgs)]
+struct GenprofileArgs {
+    /// directory of the config and the profiles (default: /etc/knockknock.d)
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// the only ports that the profile may open, such as 22,443 (default: those in guard, or any port)
+    #[argh(option, from_str_fn(port_list))]
+    ports: Option<Ports>,
+    /// stealth, or classic for a client of knockknock 0.8 (default: stealth)
+    #[argh(option, default = "Wire::Stealth", from_str_fn(wire))]
+    wire: Wire,
+    /// the name of the profile
+    #[argh(positional)]
+    name: String,
+    /// the port to which it knocks
+    #[argh(positional)]
+    knockport: String,
+}
+
+/// Knocks, connects, and relays standard input and output. Connects without a knock if there is no
+/// profile for the host. In ~/.ssh/config: ProxyCommand knockknock connect %h %p
+#[derive(FromArgs)]
+struct ConnectArgs {
+    /// use only IPv4 addresses of the host
+    #[argh(switch, short = '4')]
+    ipv4: bool,
+    /// use only IPv6 addresses of the host
+    #[argh(switch, short = '6')]
+    ipv6: bool,
+    /// directory of the profiles (default: ~/.knockknock)
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// the server, by the name of its profile
+    #[argh(positional)]
+    host: String,
+    /// the port to open and to connect to
+    #[argh(positional, from_str_fn(port))]
+    port: u16,
+}
+
+/// SOCKS proxy (4, 4a and 5) that knocks before it connects to a host with a profile, and connects to
+/// other hosts without a knock.
+#[derive(FromArgs)]
+struct ProxyArgs {
+    /// the address to listen on (default: 127.0.0.1)
+    #[argh(option, default = "IpAddr::from([127, 0, 0, 1])", from_str_fn(address))]
+    listen: IpAddr,
+    /// directory of the profiles (default: ~/.knockknock)
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// the user to become (default: the user who called sudo)
+    #[argh(option)]
+    user: Option<String>,
+    /// serve other machines too, and connect to hosts with a profile only
+    #[argh(switch)]
+    allow_remote: bool,
+    /// run in the background and log to syslog
+    #[argh(switch)]
+    background: bool,
+    /// the port to listen on
+    #[argh(positional, from_str_fn(port))]
+    listenport: u16,
+}
+
+/// `--dir` is given. Its value is [`Arguments::directory`], since a path need not be UTF-8.
+struct Directory;
+
+impl argh::FromArgValue for Directory {
+    fn from_arg_value(_: &str) -> std::result::Result<Self, String> {
+        Ok(Self)
     }
-    Ok(0)
 }
 
-pub fn genprofile(args: &Arguments) -> Result<u8> {
-    let (name, knock_port) = (args.operand(0)?, args.operand(1)?);
-    if ports::port(name).is_some() && ports::port(knock_port).is_none() {
-        return Err(Error::Usage(format!("the name comes first, then the knock port: {knock_port} {name}")));
+/// Parses `arguments` into `T` and runs `start` with it, or returns the help that they ask for.
+fn parsed<T: FromArgs>(arguments: &Arguments, start: impl FnOnce(T) -> Result<u8>) -> Result<Outcome> {
+    match T::from_args(&[&arguments.command], &arguments.words()) {
+        Ok(args) => start(args).map(Outcome::Ran),
+        Err(exit) if exit.status.is_ok() => Ok(Outcome::Help(exit.output.replacen("Usage:", "usage:", 1))),
+        Err(exit) => Err(Error::Usage(message(&exit.output))),
     }
-    let allowed = args.text_of("--ports")?.map(|list| {
-        let ports = Ports::parse(list).map_err(|word| Error::Usage(not_a_port(&word)))?;
-        if ports.is_empty() { Err(Error::Usage("--ports lists no port".into())) } else { Ok(ports) }
-    });
-    let wire = args.text_of("--wire")?.map_or(Ok(Wire::Stealth), wire)?;
-    genprofile::run(server_directory(args), name, port(knock_port)?, allowed.transpose()?, wire).map(|()| 0)
 }
 
-pub fn connect(args: &Arguments) -> Result<u8> {
-    let (host, port) = (args.operand(0)?, port(args.operand(1)?)?);
-    connect::run(&client_home(args)?, host, port, family(args)?).map(|()| 0)
+/// argh's message as one of ours: one line that starts in lower case, without its advice to run --help, which
+/// the usage line gives.
+fn message(output: &str) -> String {
+    let lines = output.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Run "));
+    let text = lines.collect::<Vec<_>>().join(" ");
+    if let Some(option) = text.strip_prefix("Unrecognized argument: ") {
+        return format!("unknown option {option:?}");
+    }
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
-pub fn proxy(args: &Arguments) -> Result<u8> {
-    let port = port(args.operand(0)?)?;
-    let address = args.text_of("--listen")?.unwrap_or("127.0.0.1");
-    let address: IpAddr = address.parse().map_err(|_| Error::Usage(format!("{address:?} is not an IP address")))?;
-    proxy::run(proxy::ProxyOptions {
-        listen: (address, port).into(),
-        directory: args.value("--dir").map(PathBuf::from),
-        user: args.text_of("--user")?.map(str::to_owned),
-        allow_remote: args.has("--allow-remote"),
-        background: args.has("--background"),
+pub fn knock(arguments: &Arguments) -> Result<Outcome> {
+    parsed(arguments, |args: KnockArgs| {
+        let family = family(args.ipv4, args.ipv6)?;
+        let options = knock::KnockOptions { port: args.port, family, wait: args.wait, verbose: args.verbose };
+        knock::run(&client_home(arguments, args.dir)?, &args.host, &options).map(|()| 0)
     })
-    .map(|()| 0)
 }
 
-pub fn watcher(args: &Arguments) -> Result<u8> {
-    by_supervisor(args, |supervisor, log_target, directory| daemon::watcher(supervisor, log_target, directory.as_ref()))
+pub fn daemon(arguments: &Arguments) -> Result<Outcome> {
+    parsed(arguments, |args: DaemonArgs| {
+        let directory = server_directory(arguments, args.dir);
+        match (args.check, args.unguard, args.background) {
+            (true, false, false) => daemon::check(directory)?,
+            (false, true, false) => daemon::unguard(directory)?,
+            (false, false, background) => daemon::supervisor(directory, background)?,
+            _ => return Err(Error::Usage("--check, --unguard and --background exclude each other".into())),
+        }
+        Ok(0)
+    })
 }
 
-pub fn opener(args: &Arguments) -> Result<u8> {
-    by_supervisor(args, |supervisor, log_target, backend| daemon::opener(supervisor, log_target, text(backend)?))
+pub fn genprofile(arguments: &Arguments) -> Result<Outcome> {
+    parsed(arguments, |args: GenprofileArgs| {
+        let (name, typed) = (&args.name, &args.knockport);
+        if ports::port(name).is_some() && ports::port(typed).is_none() {
+            return Err(Error::Usage(format!("the name comes first, then the knock port: {typed} {name}")));
+        }
+        let knock_port = port(typed).map_err(Error::Usage)?;
+        let directory = server_directory(arguments, args.dir);
+        genprofile::run(directory, name, knock_port, args.ports, args.wire).map(|()| 0)
+    })
+}
+
+pub fn connect(arguments: &Arguments) -> Result<Outcome> {
+    parsed(arguments, |args: ConnectArgs| {
+        let family = family(args.ipv4, args.ipv6)?;
+        connect::run(&client_home(arguments, args.dir)?, &args.host, args.port, family).map(|()| 0)
+    })
+}
+
+pub fn proxy(arguments: &Arguments) -> Result<Outcome> {
+    parsed(arguments, |args: ProxyArgs| {
+        proxy::run(proxy::ProxyOptions {
+            listen: (args.listen, args.listenport).into(),
+            directory: args.dir.and(arguments.directory.clone()),
+            user: args.user,
+            allow_remote: args.allow_remote,
+            background: args.background,
+        })
+        .map(|()| 0)
+    })
+}
+
+pub fn watcher(arguments: &Arguments) -> Result<Outcome> {
+    by_supervisor(arguments, |supervisor, log_target, directory| {
+        daemon::watcher(supervisor, log_target, Path::new(directory))
+    })
+}
+
+pub fn opener(arguments: &Arguments) -> Result<Outcome> {
+    by_supervisor(arguments, |supervisor, log_target, backend| daemon::opener(supervisor, log_target, text(backend)?))
 }
 
 /// Runs a child of the supervisor. Its arguments are the supervisor's process id, where log lines go, and
 /// one more.
-fn by_supervisor(args: &Arguments, run: impl FnOnce(u32, LogTarget, &OsString) -> Result<u8>) -> Result<u8> {
-    if let [supervisor, log_target, last] = args.operands() {
+fn by_supervisor(arguments: &Arguments, run: impl FnOnce(u32, LogTarget, &OsStr) -> Result<u8>) -> Result<Outcome> {
+    if let [supervisor, log_target, last] = arguments.operands() {
         if let (Ok(supervisor), Some(log_target)) = (text(supervisor)?.parse(), LogTarget::named(text(log_target)?)) {
-            return run(supervisor, log_target, last);
+            return run(supervisor, log_target, last).map(Outcome::Ran);
         }
     }
     Err(Error::refused("only the daemon's supervisor starts this applet"))
 }
 
-fn client_home(args: &Arguments) -> Result<ProfileHome> {
-    ProfileHome::of_caller(args.value("--dir").map(Path::new))
+fn client_home(arguments: &Arguments, given: Option<Directory>) -> Result<ProfileHome> {
+    ProfileHome::of_caller(given.and(arguments.directory.as_deref()))
 }
 
-fn server_directory(args: &Arguments) -> &Path {
-    Path::new(args.value("--dir").unwrap_or(DIRECTORY.as_ref()))
+fn server_directory(arguments: &Arguments, given: Option<Directory>) -> &Path {
+    given.and(arguments.directory.as_deref()).unwrap_or(Path::new(DIRECTORY))
 }
 
-fn port(typed: &str) -> Result<u16> {
-    ports::port(typed).ok_or_else(|| Error::Usage(not_a_port(typed)))
+fn port(typed: &str) -> std::result::Result<u16, String> {
+    ports::port(typed).ok_or_else(|| not_a_port(typed))
+}
+
+fn port_list(typed: &str) -> std::result::Result<Ports, String> {
+    let ports = Ports::parse(typed).map_err(|word| not_a_port(&word))?;
+    if ports.is_empty() { Err("it lists no port".into()) } else { Ok(ports) }
 }
 
 fn not_a_port(typed: &str) -> String {
     format!("{typed:?} is not a port from 1 to 65535")
 }
 
-fn wire(name: &str) -> Result<Wire> {
-    Wire::named(name).ok_or_else(|| Error::Usage(format!("{name:?} is not a wire: use classic or stealth")))
+fn address(typed: &str) -> std::result::Result<IpAddr, String> {
+    typed.parse().map_err(|_| format!("{typed:?} is not an IP address"))
 }
 
-fn family(args: &Arguments) -> Result<Family> {
-    match (args.has("--ipv4"), args.has("--ipv6")) {
+fn wire(typed: &str) -> std::result::Result<Wire, String> {
+    Wire::named(typed).ok_or_else(|| format!("{typed:?} is not a wire: use classic or stealth"))
+}
+
+fn family(v4: bool, v6: bool) -> Result<Family> {
+    match (v4, v6) {
         (false, false) => Ok(Family::Any),
         (true, false) => Ok(Family::V4),
         (false, true) => Ok(Family::V6),

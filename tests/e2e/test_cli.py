@@ -142,7 +142,7 @@ def test_a_path_that_is_not_utf8_is_taken_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("argv", [
-    ("-p", "22", ODD), ("-p", ODD, "host"), ("-p" + ODD, "host"), ("-p22", "--wire", ODD, "host"), ("genprofile", ODD, "4000"),
+    ("-p", "22", ODD), ("-p", ODD, "host"), ("-p" + ODD, "host"), ("genprofile", ODD, "4000"),
     ("genprofile", "gate", ODD), ("genprofile", "gate", "4000", f"--ports={ODD}"), ("connect", ODD, "22"),
     ("proxy", "--listen", ODD, "1080"), ("proxy", "--user", ODD, "1080"), ("-" + ODD,), ("--" + ODD,), ("daemon", ODD),
 ], ids=ascii)
@@ -165,7 +165,7 @@ def test_the_value_of_an_option_may_start_with_a_dash(tmp_path):
         done = run("genprofile", *argv, f"gate{number}", 4000 + number, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert sorted(os.listdir(tmp_path)) == ["--", "--check", "-foo"]
-    assert run("-p", "-4", "host").stderr.startswith('knockknock: "-4" is not a port')
+    assert '"-4" is not a port' in run("-p", "-4", "host").stderr.splitlines()[0]
 
 
 def test_a_daemon_whose_directory_has_an_odd_name(stage):
