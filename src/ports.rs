@@ -27,6 +27,11 @@ impl Ports {
     }
 
     /// The ports, ascending.
+    pub fn as_slice(&self) -> &[u16] {
+        &self.0
+    }
+
+    /// The ports, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
         self.0.iter().copied()
     }

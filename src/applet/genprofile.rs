@@ -3,7 +3,7 @@
 use crate::config;
 use crate::error::{Error, Result};
 use crate::ports::Ports;
-use crate::profile::{self, Fresh, ProfileConfig};
+use crate::profile::{self, Fresh, MAX_STEALTH_PORTS, ProfileConfig};
 use crate::say;
 use crate::sys::{file, listeners};
 use crate::wire::Wire;
@@ -11,10 +11,27 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Makes profile `name` with `knock_port` under `directory`. Its key may open the ports in `allowed`, or
-/// the guarded ports of the config when `allowed` is `None`.
-pub fn run(directory: &Path, name: &str, knock_port: u16, allowed: Option<Ports>, wire: Wire) -> Result<()> {
+/// What the new profile should have. What is `None` is chosen.
+pub struct Wanted<'a> {
+    /// The name.
+    pub name: &'a str,
+    /// The port to which it knocks; by default that of the other stealth profiles, or a free one.
+    pub knock_port: Option<u16>,
+    /// The ports that its key may open; by default the guarded ports of the config.
+    pub ports: Option<Ports>,
+    /// The format of its knocks; by default stealth, or classic where the ports are not known or too many.
+    pub wire: Option<Wire>,
+}
+
+/// Makes a profile under `directory`.
+pub fn run(directory: &Path, wanted: Wanted<'_>) -> Result<()> {
+    let Wanted { name, ports: allowed, .. } = wanted;
     let guard = config::guard(directory)?;
+    let profiles = directory.join("profiles");
+    let knock_port = match wanted.knock_port {
+        Some(knock_port) => knock_port,
+        None => shared_port(&profiles)?.map_or_else(|| free_port(guard.as_ref()), Ok)?,
+    };
     let is_in = |ports: &Option<Ports>| ports.as_ref().is_some_and(|ports| ports.contains(knock_port));
     let taken = if is_in(&guard) {
         Some("it is guarded")
@@ -29,13 +46,42 @@ pub fn run(directory: &Path, name: &str, knock_port: u16, allowed: Option<Ports>
         let error = Error::refused(format!("port {knock_port} cannot be a knock port: {why}"));
         return Err(error.advise("choose a port on which nothing listens"));
     }
-    let config = ProfileConfig { knock_port, ports: allowed.or(guard), wire, legacy: false };
-    let path = profile::create(&directory.join("profiles"), &Fresh { name, config: &config })?;
-    say::note(format_args!("made {path:?}; copy it to the client as ~/.knockknock/SERVERHOST"));
+    let ports = allowed.or(guard);
+    let hides = ports.as_ref().is_some_and(|ports| (1..=MAX_STEALTH_PORTS).contains(&ports.iter().count()));
+    let wire = wanted.wire.unwrap_or(if hides { Wire::Stealth } else { Wire::Classic });
+    if wire == Wire::Stealth && !hides {
+        let why = format!("a stealth profile lists the ports that it opens, at most {MAX_STEALTH_PORTS}");
+        return Err(Error::refused(why).advise("name them with --ports, such as --ports 22, or use --wire classic"));
+    }
+    let config = ProfileConfig { knock_port, ports, wire, legacy: false };
+    let path = profile::create(&profiles, &Fresh { name, config: &config })?;
+    say::note(format_args!(
+        "made {path:?} (knock port {knock_port}, {} wire); copy it to the client as ~/.knockknock/SERVERHOST",
+        wire.name()
+    ));
     if daemon_runs(directory) {
         say::note("the running daemon does not know it yet: systemctl reload knockknock-daemon, or send it SIGHUP");
     }
     Ok(())
+}
+
+/// The knock port of the stealth profiles that there are.
+fn shared_port(profiles: &Path) -> Result<Option<u16>> {
+    let found = if profiles.exists() { profile::list(profiles)?.profiles } else { Vec::new() };
+    let configs = found.iter().filter_map(|found| ProfileConfig::load(&found.path).ok());
+    Ok(configs.filter(|config| config.wire == Wire::Stealth).map(|config| config.knock_port).next())
+}
+
+/// A random port above 1024 that is not guarded and on which nothing listens.
+fn free_port(guard: Option<&Ports>) -> Result<u16> {
+    loop {
+        let mut bytes = [0; 2];
+        getrandom::fill(&mut bytes).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
+        let port = u16::from_be_bytes(bytes);
+        if port > 1024 && !guard.is_some_and(|guard| guard.contains(port)) && !listeners::listens(port) {
+            return Ok(port);
+        }
+    }
 }
 
 /// Whether a daemon holds the lock of `directory`.

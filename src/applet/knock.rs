@@ -62,7 +62,7 @@ fn knock(
     options: &KnockOptions,
 ) -> Result<()> {
     let wire = profile.config.wire;
-    let source = knocker.knock(&mut profile, wire, options.port, address, source)?;
+    let source = knocker.knock(&mut profile, options.port, address, source)?;
     if options.verbose {
         say::note(format_args!(
             "sent a knock for port {} with profile {:?}: from {}, to {}, knock port {}, {} wire",

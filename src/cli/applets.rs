@@ -83,7 +83,7 @@ pub const APPLETS: &[Applet] = &[
         name: "genprofile",
         alias: "knockknock-genprofile",
         summary: "make a profile with new keys",
-        usage: "NAME KNOCKPORT",
+        usage: "NAME [KNOCKPORT]",
         letters: "",
         privileges: Privileges::None,
         run: start::genprofile,

@@ -75,15 +75,15 @@ struct GenprofileArgs {
     /// the only ports that the profile may open, such as 22,443 (default: those in guard, or any port)
     #[argh(option, from_str_fn(port_list))]
     ports: Option<Ports>,
-    /// stealth, or classic for a client of knockknock 0.8 (default: stealth)
-    #[argh(option, default = "Wire::Stealth", from_str_fn(wire))]
-    wire: Wire,
+    /// stealth, or classic for a client of knockknock 0.8 (default: stealth if the ports are known)
+    #[argh(option, from_str_fn(wire))]
+    wire: Option<Wire>,
     /// the name of the profile
     #[argh(positional)]
     name: String,
-    /// the port to which it knocks
+    /// the port to which it knocks (default: that of the other profiles, or a free one)
     #[argh(positional)]
-    knockport: String,
+    knockport: Option<String>,
 }
 
 /// Knocks, connects, and relays standard input and output. Connects without a knock if there is no
@@ -184,13 +184,13 @@ pub fn daemon(arguments: &Arguments) -> Result<Outcome> {
 
 pub fn genprofile(arguments: &Arguments) -> Result<Outcome> {
     parsed(arguments, |args: GenprofileArgs| {
-        let (name, typed) = (&args.name, &args.knockport);
-        if ports::port(name).is_some() && ports::port(typed).is_none() {
+        let (name, typed) = (&args.name, args.knockport.as_deref());
+        if let Some(typed) = typed.filter(|typed| ports::port(name).is_some() && ports::port(typed).is_none()) {
             return Err(Error::Usage(format!("the name comes first, then the knock port: {typed} {name}")));
         }
-        let knock_port = port(typed).map_err(Error::Usage)?;
-        let directory = server_directory(arguments, args.dir);
-        genprofile::run(directory, name, knock_port, args.ports, args.wire).map(|()| 0)
+        let knock_port = typed.map(port).transpose().map_err(Error::Usage)?;
+        let wanted = genprofile::Wanted { name, knock_port, ports: args.ports, wire: args.wire };
+        genprofile::run(server_directory(arguments, args.dir), wanted).map(|()| 0)
     })
 }
 

@@ -44,12 +44,8 @@ fn settings(largest_buffer: u32) -> Settings {
     }
 }
 
-/// Refuses the stealth wire where this machine's own SYNs lack a field that it needs.
-pub(super) fn require_stealth_fields(template: &SynTemplate, destination: SocketAddr) -> Result<()> {
-    if template.options.timestamp.is_none() {
-        let why = "the stealth wire needs TCP timestamps, and this machine sends none";
-        return Err(Error::refused(why).advise("sysctl net.ipv4.tcp_timestamps=1, or knock with --wire classic"));
-    }
+/// Refuses the stealth wire towards an IPv6 address where this machine sends no flow labels.
+pub(super) fn require_flow_labels(destination: SocketAddr) -> Result<()> {
     // 1 and 3 are those with which every connection gets a label (linux/ipv6.h, IP6_AUTO_FLOW_LABEL_…).
     let labels = sysctl::number("net/ipv6/auto_flowlabels").is_none_or(|number| matches!(number, 1 | 3));
     if destination.is_ipv6() && !labels {

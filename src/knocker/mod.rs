@@ -52,7 +52,6 @@ impl Knocker {
     pub fn knock(
         &self,
         profile: &mut Profile,
-        wire: Wire,
         port: u16,
         destination: SocketAddr,
         source: Option<SocketAddr>,
@@ -66,15 +65,15 @@ impl Knocker {
             .map_err(|cause| Error::system(format!("find a way to {}", destination.ip()), cause))?;
         let noise = Noise::new()?;
         let template = fingerprint::template(&route, &noise);
-        if wire == Wire::Stealth {
-            fingerprint::require_stealth_fields(&template, destination)?;
+        if profile.config.wire == Wire::Stealth {
+            fingerprint::require_flow_labels(destination)?;
         }
         let mut syn = Syn {
             source: route.source.ip(),
             destination: destination.ip(),
             source_port: route.port.unwrap_or_else(|| noise.port()),
             knock_port: profile.config.knock_port,
-            fields: burn(profile, wire, port)?,
+            fields: burn(profile, port)?,
             flow_high: noise.flow_high(),
             template,
         };
@@ -100,22 +99,25 @@ pub fn canonical(mut address: SocketAddr, port: u16) -> SocketAddr {
     }
 }
 
-/// Takes the next counter whose message arrives as it is, and makes sure on disk that nobody takes
-/// it again.
-fn burn(profile: &mut Profile, wire: Wire, port: u16) -> Result<Fields> {
+/// Takes the next counter whose message arrives unchanged, stores on disk that it is used up, and returns
+/// the header fields that carry the message.
+fn burn(profile: &mut Profile, port: u16) -> Result<Fields> {
     profile.counter.lock()?;
-    let burnt = burn_locked(profile, wire, port);
+    let burnt = burn_locked(profile, port);
     profile.counter.unlock();
     burnt
 }
 
-fn burn_locked(profile: &mut Profile, wire: Wire, port: u16) -> Result<Fields> {
+fn burn_locked(profile: &mut Profile, port: u16) -> Result<Fields> {
     let mut next = profile.counter.next();
     loop {
         let counter = u32::try_from(next).ok().filter(|_| next < SPENT).ok_or_else(|| spent(&profile.counter))?;
         next += 1;
-        let sealed = profile.keys.seal(wire, counter, profile.config.knock_port, port);
-        if let Some(fields) = sealed.fields() {
+        let fields = match profile.config.wire {
+            Wire::Classic => profile.keys.seal(counter, port).fields(),
+            Wire::Stealth => profile.keys.code(counter, port).fields(),
+        };
+        if let Some(fields) = fields {
             let stored = profile.counter.store(next);
             return stored.map(|_| fields).map_err(|cause| Error::path("write", profile.counter.path(), cause));
         }

@@ -8,14 +8,17 @@ use crate::sys::file;
 use crate::wire::Wire;
 use std::path::Path;
 
-/// On what config a profile's key opens ports.
+/// The most ports that a stealth profile may list: the daemon holds a code for each of them and each counter.
+pub const MAX_STEALTH_PORTS: usize = 16;
+
+/// What a profile's key opens, and how its knocks are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProfileConfig {
     /// Where its knocks go.
     pub knock_port: u16,
     /// The only ports that its key may open; `None` is no limit, as in the original.
     pub ports: Option<Ports>,
-    /// How its client sends; the daemon takes both wires.
+    /// The format of its knocks.
     pub wire: Wire,
     /// Whether `wire` is missing, as in the profiles of knockknock 0.8, whose daemon reads IPv4 only.
     pub legacy: bool,
@@ -58,7 +61,15 @@ impl ProfileConfig {
             }
         }
         let knock_port = knock_port.ok_or_else(|| (0, "\"knock_port\" is missing".to_owned()))?;
-        Ok(Self { knock_port, ports: allowed, wire: wire.unwrap_or(Wire::Classic), legacy: wire.is_none() })
+        let (legacy, wire) = (wire.is_none(), wire.unwrap_or(Wire::Classic));
+        let listed = allowed.as_ref().map_or(0, |ports| ports.iter().count());
+        match (wire, listed) {
+            (Wire::Stealth, 0) => Err((0, "\"wire = stealth\" needs \"ports\": the list of ports to open".into())),
+            (Wire::Stealth, listed) if listed > MAX_STEALTH_PORTS => {
+                Err((0, format!("\"wire = stealth\" takes at most {MAX_STEALTH_PORTS} ports, and {listed} are listed")))
+            }
+            _ => Ok(Self { knock_port, ports: allowed, wire, legacy }),
+        }
     }
 
     /// The text that [`ProfileConfig::parse`] reads.
@@ -80,11 +91,15 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for ports in [None, Some(Ports::parse("22,443").unwrap())] {
-            for (wire, legacy) in [(Wire::Classic, true), (Wire::Classic, false), (Wire::Stealth, false)] {
-                let config = ProfileConfig { knock_port: 666, ports: ports.clone(), wire, legacy };
-                assert_eq!(ProfileConfig::parse(&config.to_text()), Ok(config));
-            }
+        let listed = || Some(Ports::parse("22,443").unwrap());
+        for (wire, ports, legacy) in [
+            (Wire::Classic, None, true),
+            (Wire::Classic, None, false),
+            (Wire::Classic, listed(), false),
+            (Wire::Stealth, listed(), false),
+        ] {
+            let config = ProfileConfig { knock_port: 666, ports, wire, legacy };
+            assert_eq!(ProfileConfig::parse(&config.to_text()), Ok(config));
         }
     }
 
@@ -102,6 +117,8 @@ mod tests {
             ("[main]\nknock_port=1\nports=22,x", 3),
             ("[main]\nknock_port=1\nports=", 3),
             ("[main]\nwire=morse", 2),
+            ("[main]\nknock_port=1\nwire=stealth", 0),
+            ("[main]\nknock_port=1\nwire=stealth\nports=1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17", 0),
             ("[main]\nx", 2),
         ] {
             assert_eq!(ProfileConfig::parse(text).unwrap_err().0, line, "{text:?}");

@@ -5,6 +5,7 @@ use super::keys::KEY;
 use super::set::{DISABLED, UNFINISHED, list};
 use crate::error::{Error, Result};
 use crate::sys;
+use crate::wire::Wire;
 use base64ct::{Base64, Encoding};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -74,9 +75,11 @@ fn refuse_collisions(directory: &Path, path: &Path, fresh: &Fresh<'_>) -> Result
     // A disabled profile comes back with its knock port.
     for other in listing.profiles.iter().chain(&listing.disabled) {
         // A profile that cannot be read has no knock port that could collide.
-        if ProfileConfig::load(&other.path).is_ok_and(|config| config.knock_port == fresh.config.knock_port) {
+        let Ok(config) = ProfileConfig::load(&other.path) else { continue };
+        let classic = [config.wire, fresh.config.wire].contains(&Wire::Classic);
+        if classic && config.knock_port == fresh.config.knock_port {
             let why = format!("profile {:?} has knock port {} already", other.name, fresh.config.knock_port);
-            return Err(Error::refused(why).advise("choose another knock port: it tells the profiles apart"));
+            return Err(Error::refused(why).advise("choose another knock port: only stealth profiles can share one"));
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ mod keys;
 mod ownership;
 mod set;
 
-pub use config::ProfileConfig;
+pub use config::{MAX_STEALTH_PORTS, ProfileConfig};
 pub use counter::{Counter, SPENT};
 pub use create::{Fresh, create};
 pub use home::ProfileHome;

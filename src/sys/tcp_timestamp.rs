@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// How often a reading is repeated where the clock's millisecond changes meanwhile.
 const TRIES: usize = 8;
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// A sleep lasts longer than asked for by the timer slack, 50 µs, and the time to wake up.
+const WAKE_UP: Duration = Duration::from_micros(150);
 
 /// The unit in which a connection's timestamps count: the route's feature `tcp_usec_ts` asks for microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,18 +69,22 @@ impl Reading {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// Takes a second reading, at most a millisecond later, and computes the offset from both.
+    /// Takes a second reading, now or in exactly a millisecond, and computes the offset from both.
+    ///
+    /// Waiting for the next tick instead would be shorter, but then most packets would leave right behind a
+    /// tick, and whoever sees their timestamps and the time could tell them from others.
     pub fn clock(self, socket: &impl AsRawFd) -> io::Result<TimestampClock> {
         let unit = self.unit;
         if unit == Unit::Microseconds {
             return Ok(TimestampClock { offset: self.difference, unit });
         }
         for _ in 0..TRIES {
+            let began = now()?;
             if let Some(offset) = self.offset(Self::take(socket, unit)?) {
                 return Ok(TimestampClock { offset, unit });
             }
-            let into_millisecond = now()?.subsec_nanos() % 1_000_000;
-            std::thread::sleep(Duration::from_nanos(u64::from(1_000_000 - into_millisecond)));
+            std::thread::sleep(MILLISECOND - WAKE_UP);
+            while now()? < began + MILLISECOND {}
         }
         Err(io::ErrorKind::TimedOut.into())
     }

@@ -5,9 +5,8 @@
 //! DPT=666 SEQ=1 ACK=0 WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B4…)`.
 //! Anybody can make the kernel log almost any field, so a line that is not exactly a SYN's is no entry.
 
-use super::options;
 use super::seal::{Ciphertext, Fields};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// What the log says of one arrived SYN.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,28 +19,51 @@ pub struct Entry {
     pub knock_port: u16,
     /// The fields that may carry a message.
     pub fields: Fields,
-    /// Whether the log shows TCP options, present or not; `false` says that the log rule lacks the
-    /// flag, or that the SYN has none.
-    pub options_logged: bool,
 }
 
 /// The words that an entry needs, each seen once or not yet.
 #[derive(Default)]
 struct Words<'a> {
-    input: Option<&'a str>,
-    output: Option<&'a str>,
-    source: Option<&'a str>,
-    destination: Option<&'a str>,
-    id: Option<&'a str>,
-    flow_label: Option<&'a str>,
-    protocol: Option<&'a str>,
-    source_port: Option<&'a str>,
-    destination_port: Option<&'a str>,
-    seq: Option<&'a str>,
-    ack: Option<&'a str>,
-    win: Option<&'a str>,
-    urgent: Option<&'a str>,
-    options: Option<&'a str>,
+    input: Option<&'a [u8]>,
+    output: Option<&'a [u8]>,
+    source: Option<&'a [u8]>,
+    destination: Option<&'a [u8]>,
+    id: Option<&'a [u8]>,
+    flow_label: Option<&'a [u8]>,
+    protocol: Option<&'a [u8]>,
+    source_port: Option<&'a [u8]>,
+    destination_port: Option<&'a [u8]>,
+    seq: Option<&'a [u8]>,
+    ack: Option<&'a [u8]>,
+    win: Option<&'a [u8]>,
+    urgent: Option<&'a [u8]>,
+    syn: Option<&'a [u8]>,
+}
+
+impl<'a> Words<'a> {
+    /// Takes the next word of a line. `None` where it has no place in the line of a SYN.
+    fn take(&mut self, word: &'a [u8]) -> Option<()> {
+        let (place, key) = match word {
+            [b'I', b'N', b'=', ..] => (&mut self.input, 3),
+            [b'I', b'D', b'=', ..] => (&mut self.id, 3),
+            [b'O', b'U', b'T', b'=', ..] => (&mut self.output, 4),
+            [b'S', b'R', b'C', b'=', ..] => (&mut self.source, 4),
+            [b'S', b'P', b'T', b'=', ..] => (&mut self.source_port, 4),
+            [b'S', b'E', b'Q', b'=', ..] => (&mut self.seq, 4),
+            [b'S', b'Y', b'N'] if self.win.is_some() => (&mut self.syn, 3),
+            [b'D', b'S', b'T', b'=', ..] => (&mut self.destination, 4),
+            [b'D', b'P', b'T', b'=', ..] => (&mut self.destination_port, 4),
+            [b'A', b'C', b'K', b'=', ..] => (&mut self.ack, 4),
+            [b'F', b'L', b'O', b'W', b'L', b'B', b'L', b'=', ..] => (&mut self.flow_label, 8),
+            [b'P', b'R', b'O', b'T', b'O', b'=', ..] => (&mut self.protocol, 6),
+            [b'W', b'I', b'N', b'D', b'O', b'W', b'=', ..] => (&mut self.win, 7),
+            [b'U', b'R', b'G', b'P', b'=', ..] => (&mut self.urgent, 5),
+            // Other flags, or a header quoted in an ICMP error: another packet's words.
+            b"SYN" | b"ACK" | b"FIN" | b"RST" | [b'[', ..] => return None,
+            _ => return Some(()),
+        };
+        place.replace(word.get(key..)?).is_none().then_some(())
+    }
 }
 
 impl Entry {
@@ -49,76 +71,34 @@ impl Entry {
     ///
     /// Total: no line makes it panic or allocate.
     pub fn parse(line: &[u8]) -> Option<Self> {
-        let line = fields_of(line)?;
         let mut words = Words::default();
-        let mut syn = false;
-        let mut tokens = line.split_ascii_whitespace();
-        while let Some(token) = tokens.next() {
-            // A header quoted in an ICMP error: another packet's words.
-            if token.starts_with('[') {
-                return None;
+        let mut rest = fields_of(line)?;
+        while !rest.is_empty() {
+            let (word, after) = rest.split_at_checked(first(rest, |byte| byte <= b' ', separators))?;
+            if !word.is_empty() {
+                words.take(word)?;
             }
-            let Some((key, value)) = token.split_once('=') else {
-                match token {
-                    "SYN" if words.win.is_some() && !syn => syn = true,
-                    "SYN" | "ACK" | "FIN" | "RST" => return None,
-                    // Before PROTO= these are the IP header's options.
-                    "OPT" if words.protocol.is_none() => {}
-                    "OPT" => once(&mut words.options, tokens.next()?)?,
-                    _ => {}
-                }
-                continue;
-            };
-            let word = match key {
-                "IN" => &mut words.input,
-                "OUT" => &mut words.output,
-                "SRC" => &mut words.source,
-                "DST" => &mut words.destination,
-                "ID" => &mut words.id,
-                "FLOWLBL" => &mut words.flow_label,
-                "PROTO" => &mut words.protocol,
-                "SPT" => &mut words.source_port,
-                "DPT" => &mut words.destination_port,
-                "SEQ" => &mut words.seq,
-                "ACK" => &mut words.ack,
-                "WINDOW" => &mut words.win,
-                "URGP" => &mut words.urgent,
-                _ => continue,
-            };
-            once(word, value)?;
+            rest = after.get(1..).unwrap_or_default();
         }
         // URGP= stands behind the flags: without it the line was cut and a flag may be missing.
-        if words.input?.is_empty()
-            || !words.output?.is_empty()
-            || words.protocol? != "TCP"
-            || !syn
-            || words.urgent.is_none()
-        {
+        let (Some(_), Some(_), b"TCP", b"") = (words.syn, words.urgent, words.protocol?, words.output?) else {
+            return None;
+        };
+        if words.input?.is_empty() || words.destination?.is_empty() {
             return None;
         }
         let (source, id) = match (words.id, words.flow_label) {
-            (Some(id), None) => {
-                let _: Ipv4Addr = words.destination?.parse().ok()?;
-                (IpAddr::V4(words.source?.parse().ok()?), number(id)?)
-            }
+            (Some(id), None) => (IpAddr::V4(address_v4(words.source?)?), short(id)?),
             (None, Some(label)) => {
-                let _: Ipv6Addr = words.destination?.parse().ok()?;
-                (IpAddr::V6(words.source?.parse().ok()?), flow_id(number(label)?)?)
+                (IpAddr::V6(std::str::from_utf8(words.source?).ok()?.parse().ok()?), flow_id(number(label)?)?)
             }
             _ => return None,
         };
         Some(Self {
             source,
-            source_port: number(words.source_port?)?,
-            knock_port: number(words.destination_port?)?,
-            fields: Fields {
-                id,
-                seq: number(words.seq?)?,
-                ack: number(words.ack?)?,
-                win: Some(number(words.win?)?),
-                timestamp: words.options.and_then(timestamp),
-            },
-            options_logged: words.options.is_some(),
+            source_port: short(words.source_port?)?,
+            knock_port: short(words.destination_port?)?,
+            fields: Fields { id, seq: number(words.seq?)?, ack: number(words.ack?)?, win: Some(short(words.win?)?) },
         })
     }
 
@@ -132,10 +112,21 @@ impl Entry {
 /// who want to skip foreign lines. A line that [`Entry::parse`] takes gives the same port, unless the log
 /// rule's prefix has one of its own.
 pub fn knock_port(line: &[u8]) -> Option<u16> {
-    let at = line.windows(5).position(|five| five == b" DPT=")?;
+    // From one possible end of the key to the next (Horspool).
+    let mut at = 0;
+    loop {
+        at += match *line.get(at + 4)? {
+            b'=' if line.get(at..at + 5)? == b" DPT=" => break,
+            b'T' => 1,
+            b'P' => 2,
+            b'D' => 3,
+            b' ' => 4,
+            _ => 5,
+        };
+    }
     let digits = line.get(at + 5..)?;
     let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
-    number(std::str::from_utf8(digits.get(..end)?).ok()?)
+    short(digits.get(..end)?)
 }
 
 /// The low 16 bits of an IPv6 flow label, which has 20.
@@ -144,44 +135,80 @@ pub(super) fn flow_id(label: u32) -> Option<u16> {
 }
 
 /// The part of a line from `IN=` on. A log prefix may hold anything, and may touch the `IN=`.
-fn fields_of(line: &[u8]) -> Option<&str> {
-    let at = line.windows(4).position(|four| four == b" IN=").map(|at| at + 1);
-    let at = at.or_else(|| line.windows(3).position(|three| three == b"IN="))?;
-    std::str::from_utf8(line.get(at..)?).ok()
-}
-
-/// Takes `value` for a word that must stand in the line once.
-fn once<'a>(word: &mut Option<&'a str>, value: &'a str) -> Option<()> {
-    word.replace(value).is_none().then_some(())
-}
-
-/// A number in decimal digits that fits its field.
-fn number<N: std::str::FromStr>(digits: &str) -> Option<N> {
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
-}
-
-/// The timestamp value in `(020405B4…)`, the hexadecimal list of TCP options.
-fn timestamp(word: &str) -> Option<u32> {
-    let digits = word.strip_prefix('(')?.strip_suffix(')')?.as_bytes();
-    let mut list = [0; options::LONGEST];
-    let list = list.get_mut(..digits.len() / 2)?;
-    let pairs = digits.chunks_exact(2);
-    if !pairs.remainder().is_empty() {
-        return None;
+fn fields_of(line: &[u8]) -> Option<&[u8]> {
+    let (mut touched, mut from) = (None, 0);
+    loop {
+        let rest = line.get(from..)?;
+        let equals = from + first(rest, |byte| byte == b'=', equal_signs);
+        if equals >= line.len() {
+            return line.get(touched?..);
+        }
+        match line.get(..equals) {
+            Some([.., b' ', b'I', b'N']) => return line.get(equals - 2..),
+            Some([.., b'I', b'N']) if touched.is_none() => touched = Some(equals - 2),
+            _ => {}
+        }
+        from = equals + 1;
     }
-    for (byte, pair) in list.iter_mut().zip(pairs) {
-        let [high, low] = *pair else { return None };
-        *byte = hex(high)? << 4 | hex(low)?;
-    }
-    options::timestamp(list)
 }
 
-fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
+const ONES: u64 = 0x0101_0101_0101_0101;
+const TOP_BITS: u64 = ONES << 7;
+
+/// Where the first byte is that `found` tells, or the length. Eight at a time, since every line to a knock port
+/// is read, a flood's too: `marks` sets the top bit of that byte, if it is among eight, and of none before it.
+fn first(bytes: &[u8], found: impl Fn(u8) -> bool, marks: impl Fn(u64) -> u64) -> usize {
+    let mut at = 0;
+    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        let marks = marks(u64::from_le_bytes(*eight));
+        if marks != 0 {
+            return at + marks.trailing_zeros() as usize / 8;
+        }
+        at += 8;
     }
+    while bytes.get(at).is_some_and(|&byte| !found(byte)) {
+        at += 1;
+    }
+    at
+}
+
+/// Marks spaces and control characters.
+fn separators(eight: u64) -> u64 {
+    eight.wrapping_sub(ONES * (u64::from(b' ') + 1)) & !eight & TOP_BITS
+}
+
+/// Marks equal signs.
+fn equal_signs(eight: u64) -> u64 {
+    let differs = eight ^ (ONES * u64::from(b'='));
+    differs.wrapping_sub(ONES) & !differs & TOP_BITS
+}
+
+/// An IPv4 address as the kernel writes it. (The standard library's reader takes three times as long.)
+fn address_v4(text: &[u8]) -> Option<Ipv4Addr> {
+    let (mut octets, mut parts) = ([0; 4], text.split(|&byte| byte == b'.'));
+    for octet in &mut octets {
+        let part = parts.next().filter(|part| part.len() == 1 || !part.starts_with(b"0"))?;
+        *octet = number(part)?.try_into().ok()?;
+    }
+    parts.next().is_none().then_some(octets.into())
+}
+
+/// A number of 32 bits in decimal digits.
+fn number(digits: &[u8]) -> Option<u32> {
+    let mut number = 0_u32;
+    for byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(digit.into())?;
+    }
+    (!digits.is_empty()).then_some(number)
+}
+
+/// A number of 16 bits in decimal digits.
+fn short(digits: &[u8]) -> Option<u16> {
+    number(digits)?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -214,8 +241,8 @@ mod tests {
         let entry = parse(LINE).unwrap();
         assert_eq!(entry.source, IpAddr::from([10, 77, 0, 2]));
         assert_eq!((entry.source_port, entry.knock_port), (1084, 666));
-        let fields = Fields { id: 4661, seq: 305419897, ack: 0, win: Some(64240), timestamp: Some(0x11223344) };
-        assert!(entry.fields == fields && entry.options_logged);
+        let fields = Fields { id: 4661, seq: 305419897, ack: 0, win: Some(64240) };
+        assert!(entry.fields == fields);
         assert_eq!(knock_port(LINE.as_bytes()), Some(666));
     }
 
@@ -226,7 +253,6 @@ mod tests {
         let entry = parse(line).unwrap();
         assert_eq!(entry.source, "fe80::1".parse::<IpAddr>().unwrap());
         assert_eq!(u32::from(entry.fields.id), 703710 % 65536);
-        assert!(!entry.options_logged);
         assert!(parse(&line.replace("703710", "1048576")).is_none(), "a flow label has 20 bits");
         assert!(parse(&line.replace("FLOWLBL=703710", "ID=7")).is_none(), "an IPv6 address in an IPv4 header");
     }
@@ -296,7 +322,7 @@ mod tests {
             assert!(cut.is_none() || end >= LINE.find("URGP=").unwrap() + 5, "{:?}", &LINE[..end]);
         }
         for end in whole + 7..LINE.len() - 1 {
-            assert!(parse(&LINE[..end]).is_none_or(|entry| entry.fields.timestamp.is_none()));
+            assert!(parse(&LINE[..end]) == parse(LINE), "{:?}", &LINE[..end]);
         }
     }
 
@@ -311,36 +337,78 @@ mod tests {
     }
 
     #[test]
-    fn ip_options_are_not_tcp_options() {
-        let line = LINE.replace("PROTO=", "OPT (94040000) PROTO=");
-        assert_eq!(parse(&line).unwrap().fields.timestamp, Some(0x11223344));
-        refused("OPT (0204", "OPT (94040000) OPT (0204");
+    fn options_do_not_matter() {
+        for line in [
+            LINE.replace("PROTO=", "OPT (94040000) PROTO="),
+            LINE.replace("OPT (020405B40402080A112233440000000001030307) ", ""),
+            LINE.replace("OPT (0204", "OPT (94040000) OPT (0204"),
+        ] {
+            assert!(parse(&line) == parse(LINE), "{line}");
+        }
     }
 
     #[test]
-    fn odd_hexadecimal_has_no_timestamp() {
-        let odd = [
-            "(080A1122334400000000",
-            "080A1122334400000000)",
-            "(080A112233440000000)",
-            "(080a1122334400000000)",
-            "(08 0A)",
-            "()",
-            "(GG)",
-        ];
-        for word in odd {
-            let line = LINE.replace("(020405B40402080A112233440000000001030307)", word);
-            assert!(parse(&line).is_none_or(|entry| entry.fields.timestamp.is_none()), "{word}");
+    fn a_port_is_found_by_its_whole_key() {
+        for (line, port) in [
+            (" DPT=666 ", Some(666)),
+            ("xDPT=1 DDPT=2  DPT=3 DPT=4", Some(3)),
+            ("    DPT=65535", Some(65535)),
+            (" DPT=65536", None),
+            (" DPT=", None),
+            ("DPT=1", None),
+            (" DPT", None),
+            ("", None),
+        ] {
+            assert_eq!(knock_port(line.as_bytes()), port, "{line:?}");
+            let padded = format!("D PT= DP{line}");
+            assert_eq!(knock_port(padded.as_bytes()), port, "{padded:?}");
         }
-        let long = LINE.replace("(0204", &format!("({}0204", "01".repeat(40)));
-        assert_eq!(parse(&long).unwrap().fields.timestamp, None, "40 bytes at most");
+    }
+
+    #[test]
+    fn an_address_is_read_as_the_standard_library_reads_it() {
+        for text in [
+            "0.0.0.0",
+            "255.255.255.255",
+            "1.22.100.9",
+            "256.1.1.1",
+            "1.2.3",
+            "1.2.3.4.5",
+            "1.2.3.",
+            ".1.2.3",
+            "1..2.3",
+            "01.2.3.4",
+            "1.2.3.00",
+            "1.2.3.4 ",
+            "+1.2.3.4",
+            "1.2.3.0x4",
+            "4294967297.2.3.4",
+            "",
+            "...",
+            "::1",
+        ] {
+            assert_eq!(address_v4(text.as_bytes()), text.parse().ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_ends_at_a_space_or_a_control_character() {
+        for length in 0..40 {
+            for last in 0..=u8::MAX {
+                let line = [&b"0\xff!~"[..]; 10].concat();
+                let line = [&line[..length], &[last], b" 1"].concat();
+                let expected = if last <= b' ' { length } else { length + 1 };
+                assert_eq!(first(&line, |byte| byte <= b' ', separators), expected, "{line:?}");
+                assert_eq!(first(&line[..length], |byte| byte <= b' ', separators), length);
+            }
+        }
     }
 
     #[test]
     fn a_line_of_a_megabyte_is_refused() {
         assert!(Entry::parse(&vec![b'A'; 1 << 20]).is_none());
         assert!(parse(&"IN=e OUT= ".repeat(100_000)).is_none());
-        assert!(Entry::parse(&[&b"IN="[..], &[0xff; 1 << 20]].concat()).is_none(), "invalid UTF-8");
+        assert!(Entry::parse(&[&b"IN="[..], &[0xff; 1 << 20]].concat()).is_none());
     }
 
     #[test]
@@ -357,7 +425,7 @@ mod tests {
             let entry = parse(first);
             assert_eq!(entry.is_some(), sequence, "without SEQ= there is no entry: {first}");
             if let Some(entry) = entry {
-                let fields = Fields { id: 4660, seq: 305419896, ack: 2271560481, win: Some(777), timestamp: None };
+                let fields = Fields { id: 4660, seq: 305419896, ack: 2271560481, win: Some(777) };
                 assert!(entry.fields == fields && entry.source == IpAddr::from([10, 77, 0, 2]));
             }
             for line in log.lines() {

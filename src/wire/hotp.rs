@@ -42,7 +42,7 @@ impl Code {
     pub fn fields(self) -> Option<Fields> {
         let [i0, i1, s0, s1, s2, s3] = self.0;
         let (id, seq) = (u16::from_be_bytes([i0, i1]), u32::from_be_bytes([s0, s1, s2, s3]));
-        (id != 0).then_some(Fields { id, seq, ack: 0, win: None, timestamp: None })
+        (id != 0).then_some(Fields { id, seq, ack: 0, win: None })
     }
 
     /// Reads the code that an arrived SYN carries; `None` where its acknowledgment number is not 0.
@@ -99,7 +99,7 @@ mod tests {
             let numbers: Vec<u32> = words.map(|word| word.parse().unwrap()).collect();
             let [counter, port, id, seq] = numbers[..] else { panic!("four numbers: {line}") };
             let code = keys.code(counter, port as u16);
-            let fields = Fields { id: id as u16, seq, ack: 0, win: None, timestamp: None };
+            let fields = Fields { id: id as u16, seq, ack: 0, win: None };
             assert!(Code::from_fields(&fields) == Some(code), "{line}");
             assert!(code.fields() == (id != 0).then_some(fields), "an identification of 0 is not sent: {line}");
             rows += 1;
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_syn_with_an_acknowledgment_number_carries_no_code() {
-        let fields = Fields { id: 1, seq: 2, ack: 3, win: None, timestamp: None };
+        let fields = Fields { id: 1, seq: 2, ack: 3, win: None };
         assert!(Code::from_fields(&fields).is_none());
     }
 }

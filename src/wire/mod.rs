@@ -24,7 +24,7 @@ pub use syn_template::SynTemplate;
 pub enum Wire {
     /// That of knockknock 0.8: 12 bytes in identification, sequence, acknowledgment and win.
     Classic,
-    /// 10 bytes in identification, sequence and timestamp value, where any SYN has random bits.
+    /// A one-time code of 6 bytes in identification and sequence number; every other field is the kernel's own.
     Stealth,
 }
 

@@ -1,7 +1,6 @@
-//! The options of a TCP header: the list that a Linux SYN has, written and read.
+//! The options of a TCP header: the list that a Linux SYN has.
 
 /// Option kinds (RFC 9293, 7323, 2018).
-const END: u8 = 0;
 const NOP: u8 = 1;
 const MSS: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
@@ -47,31 +46,6 @@ impl TcpOptions {
     }
 }
 
-/// The timestamp value of a SYN with this list of options: that of its only timestamps option, if
-/// that has an echo of 0. `None` too where the list is damaged: a length that lies, an option cut
-/// short, two timestamps.
-pub fn timestamp(mut list: &[u8]) -> Option<u32> {
-    let mut found = None;
-    while let [kind, rest @ ..] = list {
-        match *kind {
-            END => break,
-            NOP => list = rest,
-            kind => {
-                let length = usize::from(*rest.first()?);
-                let body = list.get(2..length)?;
-                list = list.get(length..)?;
-                if kind == TIMESTAMPS {
-                    let [v0, v1, v2, v3, 0, 0, 0, 0] = *body else { return None };
-                    if found.replace(u32::from_be_bytes([v0, v1, v2, v3])).is_some() {
-                        return None;
-                    }
-                }
-            }
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,29 +60,11 @@ mod tests {
     fn the_list_of_a_linux_syn() {
         let mut options = TcpOptions { mss: 1460, sack: true, timestamp: Some(0x11223344), window_scale: Some(7) };
         assert_eq!(emitted(options), b"\x02\x04\x05\xb4\x04\x02\x08\x0a\x11\x22\x33\x44\0\0\0\0\x01\x03\x03\x07");
-        assert_eq!(timestamp(&emitted(options)), Some(0x11223344));
         options.sack = false;
         assert_eq!(&emitted(options)[4..8], b"\x01\x01\x08\x0a");
         options.timestamp = None;
         assert_eq!(emitted(options), b"\x02\x04\x05\xb4\x01\x03\x03\x07");
         options.sack = true;
         assert_eq!(emitted(options), b"\x02\x04\x05\xb4\x01\x01\x04\x02\x01\x03\x03\x07");
-    }
-
-    #[test]
-    fn damaged_lists_have_no_timestamp() {
-        let good = b"\x08\x0a\x11\x22\x33\x44\0\0\0\0";
-        assert_eq!(timestamp(good), Some(0x11223344));
-        assert_eq!(timestamp(&[&good[..], &good[..]].concat()), None, "two timestamps");
-        assert_eq!(timestamp(b"\x08\x0a\x11\x22\x33\x44\0\0\0\x01"), None, "an echo");
-        assert_eq!(timestamp(b"\x08\x09\x11\x22\x33\x44\0\0\0"), None, "too short");
-        assert_eq!(timestamp(b"\x08\x0b\x11\x22\x33\x44\0\0\0\0\0"), None, "too long");
-        assert_eq!(timestamp(&good[..9]), None, "cut");
-        assert_eq!(timestamp(b"\x08"), None);
-        assert_eq!(timestamp(b"\x02\x00\x08\x0a\x11\x22\x33\x44\0\0\0\0"), None, "a length of 0");
-        assert_eq!(timestamp(b"\x02\x01\x08\x0a\x11\x22\x33\x44\0\0\0\0"), None, "a length of 1");
-        assert_eq!(timestamp(&[&b"\0"[..], &good[..]].concat()), None, "behind the end");
-        assert_eq!(timestamp(&[1; 40]), None);
-        assert_eq!(timestamp(b""), None);
     }
 }

@@ -109,6 +109,15 @@ class Packet:
         return None if at is None else int.from_bytes(self.frame[at:at + 4], "big")
 
     @property
+    def options_layout(self):
+        """The options without the timestamp's value, in hexadecimal."""
+        options = bytearray(self.options)
+        if self._timestamp_at is not None:
+            at = self._timestamp_at - self._tcp - 20
+            options[at:at + 4] = bytes(4)
+        return options.hex()
+
+    @property
     def shape(self):
         """The packet in hexadecimal, without what differs from one SYN to the next: identification or flow
         label, source port, sequence number, timestamp, and the checksums over them."""

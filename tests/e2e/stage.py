@@ -338,6 +338,8 @@ class Profile:
         self.name = name
         self.wire = wire
         self.knock_port = knock_port or next(_knock_ports)
+        if wire == "stealth":  # which needs a list
+            ports = ports or [22]
         arguments = ["--ports", ",".join(map(str, ports))] if ports else []
         stage.server.run(BINARY, "genprofile", name, self.knock_port, "--dir", stage.server_dir,
                          "--wire", wire, *arguments)
@@ -347,6 +349,11 @@ class Profile:
         """The copy that the client keeps under the server's name."""
         self.client_path = self._stage.client_dir / host
         shutil.copytree(self.path, self.client_path)
+
+    def turn_classic(self):
+        """Has the client's copies of the profile knock by the classic wire."""
+        config = f"[main]\nknock_port = {self.knock_port}\n"
+        self._stage.client.run("sh", "-c", f'for file in "{self._stage.client_dir}"/*/config; do echo "$0" >"$file"; done', config)
 
     @property
     def keys(self):

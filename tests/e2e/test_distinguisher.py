@@ -8,10 +8,13 @@ import collections
 import contextlib
 import math
 import os
+import random
+import statistics
 import time
 
 import pytest
 
+import observer
 from stage import BINARY, FAMILIES, SERVER, Capture, Profile
 
 MANY = 2000
@@ -99,8 +102,7 @@ def unevenness(values, bits):
     return max(found.items(), key=lambda item: abs(item[1]))
 
 
-FIELDS = {"IPv4": [("identification", 16), ("sequence", 32), ("timestamp", 32)],
-          "IPv6": [("flow_label", 20), ("sequence", 32), ("timestamp", 32)]}
+FIELDS = {"IPv4": [("identification", 16), ("sequence", 32)], "IPv6": [("flow_label", 20), ("sequence", 32)]}
 
 
 def judge_uniformity(family, packets):
@@ -111,7 +113,7 @@ def judge_uniformity(family, packets):
 
 
 def shapes(packets):
-    """All the values of all header fields but the three and the source's address and port."""
+    """All the values of all header fields but those that no two SYNs share, and the source's address and port."""
     return {packet.shape.replace(packet.source_octets.hex(), "*") for packet in packets}
 
 
@@ -156,7 +158,8 @@ def test_2000_knocks_among_2000_connections(street, family):
 
 def test_the_judges_can_say_no_to_the_classic_wire(street, family):
     live_at(street, family, 200)
-    genuine, classic = connects(street, family, 200), knocks(street, family, 200, "--wire", "classic")
+    street.gate.turn_classic()
+    genuine, classic = connects(street, family, 200), knocks(street, family, 200)
     with pytest.raises(AssertionError):
         judge_headers(genuine, classic)
     print(f"{family}: {len(shapes(genuine))} shape of 200 connections, {len(shapes(classic))} of 200 classic knocks")
@@ -179,41 +182,74 @@ def test_the_judge_of_uniformity_can_say_no():
     assert farthest(noise, range(0, 2**32, 2**20)) < 3 < farthest([value % 2**31 for value in noise], noise)
 
 
-# What one who watches a single pair of addresses over time still sees. SECURITY.md says so.
+# An observer who knows the pair of hosts.
+
+def watched(street, family, knocks, connections):
+    """1,000 connections of one pair of hosts, recorded; then knocks and connections in random order: the packets of
+    both, and which of the later ones are knocks."""
+    host, _ = FAMILIES[family]
+    is_knock = [True] * knocks + [False] * connections
+    random.shuffle(is_knock)
+    capture = street.keep(Capture(street.client))
+    for _ in range(1000):
+        street.client.begin(street.gate.knock_port, host)
+        time.sleep(random.uniform(0, 0.002))
+    recorded = capture.sent(street.gate.knock_port)
+    assert len(recorded) == 1000
+    for knock in is_knock:
+        time.sleep(random.uniform(0, 0.002))
+        if knock:
+            street.knock(host=host)
+        else:
+            street.client.begin(street.gate.knock_port, host)
+    seen = capture.sent(street.gate.knock_port)
+    assert len(seen) == len(is_knock)
+    return recorded, seen, is_knock
+
 
 @pytest.mark.parametrize("timestamps", [1, 2])
-def test_one_pair_of_addresses_over_time(street, family, timestamps):
-    """Does one who knows the timestamps of a pair's connections know the knocks by theirs?
-
-    Older kernels (without 165573e41f2f: 6.1.176 is one, 6.18.44 is not) have one clock for each pair of addresses, and with
-    tcp_timestamps=2 every kernel has one for all: a knock does not follow it. Newer ones add an offset of each port's own."""
-    host, _ = FAMILIES[family]
+def test_an_observer_of_one_pair_of_hosts(street, family, timestamps):
+    """It has learned their clock, labels, ports and sequence numbers from 1,000 connections."""
     street.client.run("sysctl", "-qw", f"net.ipv4.tcp_timestamps={timestamps}")
-    capture, sent = street.keep(Capture(street.client)), []
-    for _ in range(100):
-        sent.append(time.monotonic())
-        street.client.begin(street.gate.knock_port, host)
-        sent.append(time.monotonic())
+    for _ in range(observer.TRIES):
+        recorded, seen, is_knock = watched(street, family, 100, 100)
+        best, deviation, p = observer.permutation_test(observer.features(recorded, seen), is_knock)
+        print(f"{family}, tcp_timestamps={timestamps}: best is {best!r}, {deviation:.1f} standard deviations, p = {p:.3f}")
+        if p > 0.01:
+            return
+    assert False, "the observer knew the knocks"
+
+
+def test_the_observer_can_say_yes(street, family):
+    """Two changes to the packets that it has seen, each of which it finds."""
+    street.client.run("sysctl", "-qw", "net.ipv4.tcp_timestamps=2")
+    recorded, seen, is_knock = watched(street, family, 60, 60)
+    timestamps = [packet.timestamp for packet in seen]
+    for name, value in {"random timestamps": lambda _: random.randrange(2**32),
+                        "even timestamps": lambda timestamp: timestamp & ~1}.items():
+        found = observer.features(recorded, seen)
+        knocks = [value(timestamp) if knock else timestamp for timestamp, knock in zip(timestamps, is_knock)]
+        clock = [packet.at * 1000 for packet in seen]
+        off = [abs((timestamp - round(at) + 2**31) % 2**32 - 2**31) for timestamp, at in zip(knocks, clock)]
+        found["timestamp, off the pair's clock"] = [abs(one - statistics.median(off)) for one in off]
+        found["timestamp, lowest bit"] = [timestamp & 1 for timestamp in knocks]
+        best, deviation, p = observer.permutation_test(found, is_knock)
+        print(f"{name}: {best!r}, {deviation:.1f} standard deviations, p = {p:.4f}")
+        assert p < 0.001 and "timestamp" in best
+
+
+def test_the_lowest_bit_of_the_timestamps(street, family):
+    """getsockopt clears it: a knock that wore the value as it is given would be even each time."""
+    host, _ = FAMILIES[family]
+    capture = street.keep(Capture(street.client))
+    for _ in range(400):
         street.knock(host=host)
+        street.client.begin(street.gate.knock_port, host)
     packets = capture.sent(street.gate.knock_port)
-    assert len(packets) == len(sent)
-    offsets = [(packet.timestamp - round(when * 1000)) % 2**32 for when, packet in zip(sent, packets)]
-    # From the clock that the first connection has shown, in milliseconds.
-    off = [min((offset - offsets[0]) % 2**32, (offsets[0] - offset) % 2**32) for offset in offsets]
-    connections, knocks = sorted(off[::2]), sorted(off[1::2])
-    print(f"{family}, tcp_timestamps={timestamps}: connections within {connections[-1]} ms of the first one's clock,"
-          f" knocks {knocks[0] / 1000:.0f} s off at least")
-    uniform = range(0, 2**32, 2**20)
-    assert farthest(offsets[1::2], uniform) < 3
-    if connections[-1] < 1000:
-        assert knocks[0] > 1000 * connections[-1]
-    else:
-        assert timestamps == 1
-        assert farthest(offsets[::2], uniform) < 3
-    # From one SYN of the pair to the next the kernel takes the next even port but a few, and starts anew every 10 s.
-    ports = steps(packets)
-    assert sum(not 2 <= step <= 16 for step in ports) <= 3
-    assert farthest(ports[::2], ports[1::2]) < 3
+    odd = [sum(packet.timestamp & 1 for packet in group) for group in (packets[::2], packets[1::2])]
+    print(f"{family}: {odd[0]} of 400 knocks and {odd[1]} of 400 connections have an odd timestamp")
+    assert len(packets) == 800
+    assert abs(odd[0] - odd[1]) < 4 * math.sqrt(400 / 4 * 2)
 
 
 @pytest.mark.parametrize("answer", ["reject with tcp reset", "drop"])

@@ -92,3 +92,22 @@ def test_an_mtu_that_was_learned_on_the_way_is_the_knocks_too(behind_nat, family
                 big.send(bytes(1500 - 28 if family == "IPv4" else 1500 - 48))
     knock = knocks_through(stage, host, source)
     assert knock.options[:4] == b"\x02\x04" + (1492 - (40 if family == "IPv4" else 60)).to_bytes(2, "big")
+
+
+# What a middlebox on the path may do to the timestamps option (nft's reset, tc's pedit).
+MEDDLING = {
+    "removed": [["nft", "add table inet meddler; add chain inet meddler forward { type filter hook forward priority 0; };"
+                 " add rule inet meddler forward tcp flags syn reset tcp option timestamp"]],
+    "rewritten": [["nft", "add table inet meddler; add chain inet meddler forward { type filter hook forward priority 0; };"
+                   " add rule inet meddler forward tcp dport KNOCK_PORT tcp option timestamp tsval set 7"]],
+}
+
+
+@pytest.mark.parametrize("timestamp", MEDDLING)
+@pytest.mark.parametrize("behind_nat", ["nft"], indirect=True)
+def test_a_stealth_knock_through_a_middlebox_that_changes_the_timestamp(behind_nat, family, timestamp):
+    stage = behind_nat.open_up(wire="stealth")
+    for command in MEDDLING[timestamp]:
+        stage.client.run(*(word.replace("KNOCK_PORT", str(stage.gate.knock_port)) for word in command))
+    knock = knocks_through(stage, *FAMILIES[family])
+    assert knock.timestamp == {"removed": None, "rewritten": 7}[timestamp]

@@ -2,7 +2,8 @@
 
 use knockknock::applet::daemon::ipc::{OpenReply, OpenRequest};
 use knockknock::applet::daemon::watcher::engine::Event;
-use knockknock::wire::{Ciphertext, Entry};
+use knockknock::ports::Ports;
+use knockknock::wire::{Entry, Fields};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ pub const STORED_ONCE: &str = "a batch stores a profile's counter once";
 pub const IN_ORDER: &str = "ports are opened in the order of the log";
 pub const OPENS_ONCE: &str = "no counter opens twice";
 pub const ONE_CONNECTION: &str = "one knock lets one connection in";
+pub const GUESSING_NEEDS_TWO: &str = "amid too many wrong codes a knock opens only behind another from its source";
+pub const GUESSES_ARE_COUNTED: &str = "wrong codes are counted by what they could have hit";
+pub const OF_TWO_OPENS_NOTHING: &str = "a code that two profiles hold opens nothing";
 pub const OWNER_GETS_IN: &str = "a live owner gets in";
 
 /// A message that an owner made.
@@ -40,76 +44,177 @@ fn law(law: &str, holds: bool, seen: impl FnOnce() -> String) -> Result<(), Brok
     if holds { Ok(()) } else { Err(format!("{law}: {}", seen())) }
 }
 
+/// A profile, as far as the laws go by it.
+pub struct Known {
+    pub knock_port: u16,
+    pub stealth: bool,
+    /// The ports that it lists; `None` is any.
+    pub ports: Option<Ports>,
+    /// The profiles that have the same keys, this one among them.
+    pub twins: Vec<usize>,
+}
+
+/// An accepted knock, and what may become of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted {
+    pub knock: Knock,
+    pub source: IpAddr,
+    /// The law by which it opens nothing.
+    closed_by: Option<&'static str>,
+    /// Whether it cannot be asked for a second one.
+    alone: bool,
+    /// Whether another profile has the same keys.
+    has_twin: bool,
+}
+
+/// The leaky counter of guesses, kept once more.
+struct Guesses {
+    limit: f64,
+    level: f64,
+    at: Instant,
+}
+
+impl Guesses {
+    /// Whether there is room for `codes`; `None` where that is too close to say.
+    fn has_room(&mut self, codes: u32, now: Instant) -> Option<bool> {
+        let leaked = self.limit * now.duration_since(self.at).as_secs_f64() / 86_400.0;
+        (self.level, self.at) = ((self.level - leaked).max(0.0), now);
+        let left = self.limit - self.level - f64::from(codes);
+        (left.abs() > 0.01).then_some(left > 0.0)
+    }
+}
+
 /// The engine's promises about one SYN.
 pub struct Judgements {
-    pub window: u64,
+    pub window: u32,
     pub replay_cache: usize,
+    known: Vec<Known>,
+    guesses: Guesses,
     /// When the messages of each profile were handled.
     handled: Vec<VecDeque<(u32, Instant)>>,
-    /// The messages accepted last, and where they came to.
-    accepted: VecDeque<(u16, Ciphertext)>,
+    /// The messages accepted last.
+    accepted: VecDeque<(u16, Fields)>,
 }
 
 impl Judgements {
-    pub fn new(profiles: usize, window: u32, replay_cache: usize) -> Self {
+    pub fn new(known: Vec<Known>, window: u32, replay_cache: usize, guesses: u32, now: Instant) -> Self {
         Self {
-            window: window.into(),
+            window,
             replay_cache,
-            handled: vec![VecDeque::new(); profiles],
+            handled: vec![VecDeque::new(); known.len()],
+            known,
+            guesses: Guesses { limit: guesses.into(), level: 0.0, at: now },
             accepted: VecDeque::new(),
         }
     }
 
     /// The engine has forgotten everything.
-    pub fn restarted(&mut self) {
+    pub fn restarted(&mut self, now: Instant) {
         self.handled.iter_mut().for_each(VecDeque::clear);
         self.accepted.clear();
+        (self.guesses.level, self.guesses.at) = (0.0, now);
     }
 
-    /// The engine has handled `packet`, and its counters went from `before` to `after`. Returns the knock
-    /// where it was accepted.
+    /// How many stealth codes the port opens for.
+    pub fn codes(&self, knock_port: u16) -> u32 {
+        let on_port = self.known.iter().filter(|known| known.stealth && known.knock_port == knock_port);
+        on_port.map(|known| known.ports.iter().flat_map(Ports::iter).count() as u32 * self.window).sum()
+    }
+
+    /// Whether there is surely room for a guess that could hit one of `codes`.
+    pub fn has_room(&mut self, codes: u32, now: Instant) -> bool {
+        self.guesses.has_room(codes, now) == Some(true)
+    }
+
+    /// The engine has handled `packet`, and its counters went from `before` to `after`. Returns what it accepted.
     pub fn handled(
         &mut self,
         packet: &Packet,
         (before, after): (&[u64], &[u64]),
         event: Option<Event>,
         now: Instant,
-    ) -> Result<Option<Knock>, Broken> {
+    ) -> Result<Vec<Accepted>, Broken> {
         let seen = || format!("{:?}, {before:?} -> {after:?}, {event:?}", packet.knock);
         let changed: Vec<usize> = (0..before.len()).filter(|&profile| before[profile] != after[profile]).collect();
         law(NEVER_BACK, changed.iter().all(|&profile| before[profile] < after[profile]), seen)?;
 
-        let message = packet.entry.ciphertext().map(|ciphertext| (packet.entry.knock_port, ciphertext));
-        if message.as_ref().is_some_and(|message| self.accepted.contains(message)) {
+        let knock_port = packet.entry.knock_port;
+        let message = (knock_port, carried(&packet.entry.fields));
+        if self.accepted.contains(&message) {
             law(REPLAY_IS_KNOWN, changed.is_empty() && matches!(event, None | Some(Event::Replay)), seen)?;
         }
+        if let Some(Event::WrongCode { throttled }) = event {
+            self.wrong_code(packet, throttled, now)?;
+        }
         let Some(knock) = packet.knock else {
-            return law(ONLY_WHAT_WAS_SENT, changed.is_empty(), seen).map(|()| None);
+            return law(ONLY_WHAT_WAS_SENT, changed.is_empty(), seen).map(|()| Vec::new());
         };
-        let handled = &mut self.handled[knock.profile];
-        let mut accepted = None;
+        let source = packet.entry.source;
+        let codes = self.codes(knock_port);
+        let room = self.guesses.has_room(codes, now);
+        let mut accepted = Vec::new();
+        let near = |&profile: &usize| {
+            (before[profile]..before[profile] + u64::from(self.window)).contains(&knock.counter.into())
+        };
+        let holders = self.known[knock.profile].twins.iter().copied().filter(near).count();
+        for &profile in &changed {
+            law(ONLY_WHAT_WAS_SENT, self.known[knock.profile].twins.contains(&profile), seen)?;
+            law(ONLY_WHAT_WAS_SENT, after[profile] == u64::from(knock.counter) + 1, seen)?;
+            law(NEVER_BACK, u64::from(knock.counter) >= before[profile], seen)?;
+            law(FAR_NEEDS_TWO, near(&profile) || self.is_behind(&knock, now), seen)?;
+            let waits = self.known[profile].stealth && !self.is_behind(&knock, now);
+            let closed_by = if holders > 1 {
+                Some(OF_TWO_OPENS_NOTHING)
+            } else if waits && room == Some(false) {
+                Some(GUESSING_NEEDS_TWO)
+            } else {
+                None
+            };
+            let alone = room == Some(true) || !self.known[profile].stealth;
+            let has_twin = self.known[profile].twins.len() > 1;
+            accepted.push(Accepted { knock: Knock { profile, ..knock }, source, closed_by, alone, has_twin });
+        }
         if !changed.is_empty() {
-            law(ONLY_WHAT_WAS_SENT, changed == [knock.profile], seen)?;
-            law(ONLY_WHAT_WAS_SENT, after[knock.profile] == u64::from(knock.counter) + 1, seen)?;
-            law(NEVER_BACK, u64::from(knock.counter) >= before[knock.profile], seen)?;
-            let near = u64::from(knock.counter) < before[knock.profile] + self.window;
-            let behind_another = handled.iter().any(|&(counter, at)| {
-                (counter + 1..=counter.saturating_add(20)).contains(&knock.counter)
-                    && now.duration_since(at) < Duration::from_secs(60)
-            });
-            law(FAR_NEEDS_TWO, near || behind_another, seen)?;
-            self.accepted.extend(message);
-            if self.accepted.len() > self.replay_cache {
+            let listed = self.known[knock.profile].ports.as_ref().is_none_or(|ports| ports.contains(knock.port));
+            law(OF_TWO_OPENS_NOTHING, holders < 2 || changed.len() == holders || !listed, seen)?;
+            self.accepted.extend(changed.iter().map(|_| message));
+            while self.accepted.len() > self.replay_cache {
                 self.accepted.pop_front();
             }
-            accepted = Some(knock);
         }
+        let handled = &mut self.handled[self.known[knock.profile].twins[0]];
         handled.push_back((knock.counter, now));
         if handled.len() > 200 {
             handled.pop_front();
         }
         Ok(accepted)
     }
+
+    /// Whether a message with one of the 20 counters before that of `knock` was handled lately.
+    fn is_behind(&self, knock: &Knock, now: Instant) -> bool {
+        self.handled[self.known[knock.profile].twins[0]].iter().any(|&(counter, at)| {
+            (counter + 1..=counter.saturating_add(20)).contains(&knock.counter)
+                && now.duration_since(at) < Duration::from_secs(60)
+        })
+    }
+
+    fn wrong_code(&mut self, packet: &Packet, throttled: bool, now: Instant) -> Result<(), Broken> {
+        let stealth = packet.entry.fields.ack == 0;
+        let codes = self.codes(packet.entry.knock_port);
+        let room = self.guesses.has_room(codes, now);
+        let counted = if stealth { room.is_none_or(|room| room != throttled) } else { !throttled };
+        law(GUESSES_ARE_COUNTED, counted, || format!("{codes} codes, room: {room:?}, throttled: {throttled}"))?;
+        if stealth && !throttled {
+            self.guesses.level += f64::from(codes);
+        }
+        Ok(())
+    }
+}
+
+/// The fields of which a message is made.
+fn carried(fields: &Fields) -> Fields {
+    let win = fields.win.filter(|_| fields.ack != 0);
+    Fields { win, ..*fields }
 }
 
 /// The disk and its promises.
@@ -154,8 +259,8 @@ impl Disk {
 pub struct Opener {
     /// Whether a port may be opened before its counter is stored.
     ignores_unstored: bool,
-    /// The accepted knocks and their sources, in order.
-    pub waiting: VecDeque<(Knock, IpAddr)>,
+    /// The accepted knocks, in order.
+    pub waiting: VecDeque<Accepted>,
     opened: HashSet<(usize, u32)>,
     openings: HashMap<(IpAddr, u16), (Knock, Instant)>,
     connected: HashSet<Knock>,
@@ -166,24 +271,48 @@ impl Opener {
         Self { ignores_unstored, ..Self::default() }
     }
 
-    /// The engine is done with the next accepted knock, which came from `source` for `port`.
-    pub fn done_with(&mut self, source: IpAddr, port: u16, disk: &Disk) -> Result<Knock, Broken> {
-        loop {
-            let Some((knock, from)) = self.waiting.pop_front() else {
-                return Err(format!("{IN_ORDER}: nothing was accepted for port {port} from {source}"));
-            };
-            if (from, knock.port) == (source, port) {
-                return Ok(knock);
+    /// The engine is done with the next accepted knock, which came from `source` for `port`. Those whose
+    /// counters could not be stored are passed over.
+    fn done_with(&mut self, source: IpAddr, port: u16, disk: &Disk) -> Result<Accepted, Broken> {
+        while let Some(accepted) = self.waiting.pop_front() {
+            if !disk.failed_in_batch.contains(&accepted.knock.profile) {
+                let next = (accepted.source, accepted.knock.port) == (source, port);
+                law(IN_ORDER, next, || format!("port {port} from {source} comes before {accepted:?}"))?;
+                return Ok(accepted);
             }
-            // Those passed over have a counter that could not be stored.
-            let failed = disk.failed_in_batch.contains(&knock.profile);
-            law(IN_ORDER, failed, || format!("port {port} from {source} comes before {knock:?}"))?;
+        }
+        Err(format!("{IN_ORDER}: nothing was accepted for port {port} from {source}"))
+    }
+
+    /// The engine reports what became of an accepted knock.
+    pub fn reported(&mut self, event: Event, disk: &Disk) -> Result<(), Broken> {
+        match event {
+            Event::NeedsSecond(knock) => {
+                let accepted = self.done_with(knock.source, knock.port, disk)?;
+                law(GUESSING_NEEDS_TWO, !accepted.alone, || format!("{accepted:?} needs none"))
+            }
+            Event::Ambiguous(knock) => {
+                // In whatever order: nothing is opened.
+                let profile = |accepted: &Accepted| accepted.knock.profile == knock.profile;
+                let place = self.waiting.iter().position(profile);
+                let accepted = place.and_then(|place| self.waiting.remove(place));
+                let of_two = accepted.is_some_and(|accepted| accepted.has_twin && accepted.source == knock.source);
+                law(OF_TWO_OPENS_NOTHING, of_two, || format!("{accepted:?} is not {knock:?}"))
+            }
+            Event::PortNotAllowed(knock) | Event::NoClientAddress(knock) => {
+                self.done_with(knock.source, knock.port, disk).map(drop)
+            }
+            _ => Ok(()),
         }
     }
 
     /// The engine asks for an opening, and `reply` is the answer.
     pub fn asked(&mut self, request: &OpenRequest, disk: &Disk, reply: OpenReply, now: Instant) -> Result<(), Broken> {
-        let knock = self.done_with(request.source(), request.port(), disk)?;
+        let accepted = self.done_with(request.source(), request.port(), disk)?;
+        let knock = accepted.knock;
+        if let Some(broken) = accepted.closed_by {
+            law(broken, false, || format!("{accepted:?}"))?;
+        }
         if !self.ignores_unstored {
             let stored = disk.counters[knock.profile];
             law(STORED_FIRST, stored > knock.counter.into(), || format!("{knock:?}, the disk has {stored}"))?;

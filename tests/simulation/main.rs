@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stderr)]
 
+mod guessing;
 mod laws;
 mod random;
 mod world;
@@ -18,6 +19,7 @@ use world::{Fault, World};
 /// Steps in each world, which has its own profiles and settings.
 const STEPS_IN_A_WORLD: u64 = 2_000;
 
+/// A number that the environment gives.
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is no number")))
 }
@@ -78,6 +80,11 @@ fn a_replay_cache_of_0_is_found() {
 #[test]
 fn arming_that_opens_at_once_is_found() {
     finds(Fault::ArmingOpens, laws::FAR_NEEDS_TWO);
+}
+
+#[test]
+fn a_throttle_that_counts_nothing_is_found() {
+    finds(Fault::NoThrottle, laws::GUESSES_ARE_COUNTED);
 }
 
 #[test]

@@ -1,17 +1,20 @@
 //! A world: profiles and their owners, a network, a log, the engine, a disk, an opener, and somebody hostile.
 
-use crate::laws::{Broken, Disk, Judgements, Knock, OWNER_GETS_IN, Opener, Packet};
+use crate::laws::{Broken, Disk, Judgements, Knock, Known, OWNER_GETS_IN, Opener, Packet};
 use crate::random::Random;
 use knockknock::applet::daemon::ipc::OpenReply;
-use knockknock::applet::daemon::watcher::LoadedProfile;
 use knockknock::applet::daemon::watcher::engine::{Action, Engine, Event, Settings};
+use knockknock::applet::daemon::watcher::{LoadedProfile, Reach};
 use knockknock::ports::Ports;
 use knockknock::profile::{ProfileConfig, SPENT};
 use knockknock::wire::{Entry, Fields, Keys, Wire};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Range};
 use std::time::{Duration, Instant};
+
+/// Few, so that profiles share them.
+const KNOCK_PORTS: Range<u16> = 600..602;
 
 /// A mistake that is planted, to see that a law finds it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub enum Fault {
     ArmingOpens,
     /// Nobody looks for clients that ran ahead.
     NoFarSearch,
+    /// There is always room for a guess.
+    NoThrottle,
 }
 
 /// How much of what happened.
@@ -38,7 +43,10 @@ pub struct Totals {
     refused: u64,
     caught_up: u64,
     replays: u64,
-    wrong_tags: u64,
+    wrong_codes: u64,
+    too_many: u64,
+    seconds_needed: u64,
+    of_two: u64,
     crashes: u64,
     disk_failures: u64,
     owners: u64,
@@ -52,7 +60,10 @@ impl AddAssign for Totals {
         self.refused += other.refused;
         self.caught_up += other.caught_up;
         self.replays += other.replays;
-        self.wrong_tags += other.wrong_tags;
+        self.wrong_codes += other.wrong_codes;
+        self.too_many += other.too_many;
+        self.seconds_needed += other.seconds_needed;
+        self.of_two += other.of_two;
         self.crashes += other.crashes;
         self.disk_failures += other.disk_failures;
         self.owners += other.owners;
@@ -62,10 +73,21 @@ impl AddAssign for Totals {
 impl Totals {
     /// A simulation in which something never happens shows nothing about it.
     pub fn check_variety(&self) {
-        let Self { handled, openings, refused, caught_up, replays, wrong_tags, crashes, disk_failures, owners, .. } =
-            *self;
-        for number in [handled, openings, refused, caught_up, replays, wrong_tags, crashes, disk_failures, owners] {
-            assert!(number * 1000 >= self.steps, "{self:?}");
+        for number in [
+            self.handled,
+            self.openings,
+            self.refused,
+            self.caught_up,
+            self.replays,
+            self.wrong_codes,
+            self.too_many,
+            self.seconds_needed,
+            self.of_two,
+            self.crashes,
+            self.disk_failures,
+            self.owners,
+        ] {
+            assert!(number * 2000 >= self.steps, "{self:?}");
         }
     }
 }
@@ -79,11 +101,16 @@ struct Owner {
 }
 
 impl Owner {
-    /// The profile of that number: alone on its knock port.
+    /// The profile of that number, on a knock port that others may have too.
     fn new(number: u16, random: &mut Random) -> Self {
-        let lists = [Some("22"), Some("22,443"), None];
-        let ports = random.pick(&lists).copied().flatten().map(|list| Ports::parse(list).unwrap());
-        let config = ProfileConfig { knock_port: 600 + number, ports, wire: Wire::Classic, legacy: false };
+        let wire = if random.once_in(2) { Wire::Stealth } else { Wire::Classic };
+        let lists: &[_] = match wire {
+            Wire::Stealth => &[Some("22"), Some("22,443")],
+            Wire::Classic => &[Some("22"), Some("22,443"), None, None],
+        };
+        let ports = random.pick(lists).copied().flatten().map(|list| Ports::parse(list).unwrap());
+        let config =
+            ProfileConfig { knock_port: KNOCK_PORTS.start + random.below(2) as u16, ports, wire, legacy: false };
         let next = if random.once_in(8) { SPENT - 100 } else { random.below(1000) };
         let address = match random.below(10) {
             0 => Ipv4Addr::LOCALHOST.into(),
@@ -91,6 +118,12 @@ impl Owner {
             _ => [10, 0, number as u8, 1].into(),
         };
         Self { key: std::array::from_fn(|_| random.next() as u8), config, next, address }
+    }
+
+    /// A profile that was made of a copy of this one: it has the same keys.
+    fn twin(&self, random: &mut Random) -> Self {
+        let next = self.next + random.below(4);
+        Self { key: self.key, config: self.config.clone(), next, address: [10, 0, 99, 1].into() }
     }
 
     fn keys(&self) -> Keys {
@@ -107,7 +140,10 @@ pub struct World {
     fault: Fault,
     /// What the engine works by; a fault may have changed it.
     settings: Settings,
-    resync_window: u64,
+    /// What the laws go by.
+    reach: Reach,
+    /// Whether the first two profiles have the same keys.
+    has_twins: bool,
     now: Instant,
     owners: Vec<Owner>,
     /// Packets on their way.
@@ -131,34 +167,53 @@ pub struct World {
 /// The daemon has died.
 struct Dead;
 
+/// What the engine works by where a fault is planted.
+fn planted(settings: Settings, fault: Fault) -> Settings {
+    let Reach { window, far } = settings.reach;
+    match fault {
+        Fault::NoReplayCache => Settings { replay_cache: 0, ..settings },
+        Fault::ArmingOpens => Settings { reach: Reach { window: window + far, far }, ..settings },
+        Fault::NoFarSearch => Settings { reach: Reach { window, far: 0 }, ..settings },
+        Fault::NoThrottle => Settings { guesses: u32::MAX, ..settings },
+        _ => settings,
+    }
+}
+
 impl World {
     pub fn new(seed: u64, fault: Fault) -> Self {
         let mut random = Random::new(seed);
-        let (window, resync_window) = (1 + random.below(8) as u32, random.below(60) as u32);
-        let settings = Settings { delay: 15, window, resync_window, replay_cache: 8, secret: random.next() };
-        let owners: Vec<Owner> =
+        let reach = Reach { window: 1 + random.below(8) as u32, far: random.below(60) as u32 };
+        let guesses = if random.once_in(2) { 1 << 28 } else { 10 + random.below(100) as u32 };
+        let settings = Settings { delay: 15, reach, replay_cache: 8, guesses, secret: random.next() };
+        let mut owners: Vec<Owner> =
             (0..1 + random.below(4) as u16).map(|number| Owner::new(number, &mut random)).collect();
-        let disk = Disk::new(owners.iter().map(|owner| owner.next).collect());
-        let settings_of_engine = Settings {
-            replay_cache: if fault == Fault::NoReplayCache { 0 } else { settings.replay_cache },
-            window: if fault == Fault::ArmingOpens { window + resync_window } else { window },
-            resync_window: if fault == Fault::NoFarSearch { 0 } else { resync_window },
-            ..settings
-        };
+        let has_twins = random.once_in(6);
+        if has_twins {
+            owners.insert(0, owners[0].twin(&mut random));
+        }
+        let twins = |number| if has_twins && number < 2 { vec![0, 1] } else { vec![number] };
+        let known = owners.iter().enumerate().map(|(number, owner)| Known {
+            knock_port: owner.config.knock_port,
+            stealth: owner.config.wire == Wire::Stealth,
+            ports: owner.config.ports.clone(),
+            twins: twins(number),
+        });
+        let now = Instant::now();
         let mut world = Self {
+            judgements: Judgements::new(known.collect(), reach.window, settings.replay_cache, guesses, now),
+            opener: Opener::new(fault == Fault::StoredAfterOpeningUnseen),
             random,
             fault,
-            settings: settings_of_engine,
-            resync_window: resync_window.into(),
-            now: Instant::now(),
+            settings: planted(settings, fault),
+            reach,
+            has_twins,
+            now,
             network: Vec::new(),
             recorded: Vec::new(),
             log: VecDeque::new(),
             engine: Engine::new(settings, Vec::new()),
-            judgements: Judgements::new(owners.len(), window, settings.replay_cache),
+            disk: Disk::new(owners.iter().map(|owner| owner.next).collect()),
             owners,
-            disk,
-            opener: Opener::new(fault == Fault::StoredAfterOpeningUnseen),
             late: Vec::new(),
             dies_in: None,
             calm: false,
@@ -174,7 +229,7 @@ impl World {
         let loaded =
             profiles.map(|(owner, &next)| LoadedProfile::new(owner.config.clone(), owner.keys(), next)).collect();
         self.engine = Engine::new(self.settings, loaded);
-        self.judgements.restarted();
+        self.judgements.restarted(self.now);
         self.opener.waiting.clear();
         self.late.clear();
         // The log is read from its end on.
@@ -198,7 +253,8 @@ impl World {
             720..790 => return self.silence(),
             790..860 => self.now += Duration::from_millis(self.random.below(400)),
             860..865 => self.now += Duration::from_secs(self.random.below(100)),
-            865..880 => self.owner_runs_ahead(),
+            865..867 => self.now += Duration::from_secs(self.random.below(86_400)),
+            867..880 => self.owner_runs_ahead(),
             880..890 => self.dies_in = Some(self.random.below(20)),
             890..893 => self.crash(),
             893..900 => self.disk_changes(),
@@ -211,7 +267,6 @@ impl World {
     /// An owner's next knock, whose counter is used up.
     fn knock(&mut self, profile: usize, denied: bool) -> Option<Packet> {
         let source_port = 1024 + self.random.below(60000) as u16;
-        let wire = if self.random.once_in(2) { Wire::Classic } else { Wire::Stealth };
         let owner = &mut self.owners[profile];
         let ports: Vec<u16> = owner.config.ports.iter().flat_map(Ports::iter).collect();
         let port = match self.random.pick(&ports) {
@@ -221,10 +276,13 @@ impl World {
         loop {
             let counter = u32::try_from(owner.next).ok().filter(|_| owner.next < SPENT)?;
             owner.next += 1;
-            let sealed = owner.keys().seal(wire, counter, owner.config.knock_port, port);
-            if let Some(fields) = sealed.fields() {
-                let knock_port = owner.config.knock_port;
-                let entry = Entry { source: owner.address, source_port, knock_port, fields, options_logged: true };
+            let (keys, knock_port) = (owner.keys(), owner.config.knock_port);
+            let fields = match owner.config.wire {
+                Wire::Stealth => keys.code(counter, port).fields(),
+                Wire::Classic => keys.seal(counter, port).fields(),
+            };
+            if let Some(fields) = fields {
+                let entry = Entry { source: owner.address, source_port, knock_port, fields };
                 return Some(Packet { entry, knock: Some(Knock { profile, counter, port }) });
             }
         }
@@ -289,14 +347,12 @@ impl World {
 
     fn noise(&mut self) -> Packet {
         let bits = self.random.next();
-        let timestamp = if bits & 1 == 0 { None } else { Some(self.random.next() as u32) };
         let ack = if bits & 2 == 0 { 0 } else { self.random.next() as u32 };
-        let fields =
-            Fields { id: (bits >> 16) as u16, seq: (bits >> 32) as u32, ack, win: Some(bits as u16), timestamp };
+        let fields = Fields { id: (bits >> 16) as u16, seq: (bits >> 32) as u32, ack, win: Some(bits as u16) };
         let profile = self.any_profile();
         let source = hostile_address(&mut self.random);
         let knock_port = self.owners[profile].config.knock_port;
-        let entry = Entry { source, source_port: 1, knock_port, fields, options_logged: timestamp.is_some() };
+        let entry = Entry { source, source_port: 1, knock_port, fields };
         Packet { entry, knock: None }
     }
 
@@ -319,14 +375,16 @@ impl World {
     fn judged(&mut self, packet: &Packet, before: Vec<u64>, event: Option<Event>) -> Result<(), Broken> {
         match event {
             Some(Event::Replay) => self.totals.replays += 1,
-            Some(Event::WrongTag) => self.totals.wrong_tags += 1,
+            Some(Event::WrongCode { throttled }) => {
+                self.totals.wrong_codes += 1;
+                self.totals.too_many += u64::from(throttled);
+            }
             Some(Event::CaughtUp { .. }) => self.totals.caught_up += 1,
             _ => {}
         }
         let after = self.counters();
-        if let Some(knock) = self.judgements.handled(packet, (&before, &after), event, self.now)? {
-            self.opener.waiting.push_back((knock, packet.entry.source));
-        }
+        let accepted = self.judgements.handled(packet, (&before, &after), event, self.now)?;
+        self.opener.waiting.extend(accepted);
         Ok(())
     }
 
@@ -334,16 +392,17 @@ impl World {
         self.engine.profiles().iter().map(LoadedProfile::next).collect()
     }
 
-    /// While the log is silent, the engine searches far ahead.
+    /// While the log is silent, the engine does a little of what waits.
     fn silence(&mut self) -> Result<(), Broken> {
-        if self.log.is_empty() {
-            self.search_far()?;
+        if !self.log.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.engine.fill();
+        self.search_far()
     }
 
     fn search_far(&mut self) -> Result<(), Broken> {
-        let Some(entry) = self.engine.next_far_search().copied() else { return Ok(()) };
+        let Some(&entry) = self.engine.next_far_search() else { return Ok(()) };
         // What this SYN was, the world knows by its looks.
         let known = self.recorded.iter().rev().find(|packet| {
             packet.entry.knock_port == entry.knock_port && packet.entry.ciphertext() == entry.ciphertext()
@@ -422,8 +481,12 @@ impl World {
     }
 
     fn reported(&mut self, event: Event) -> Result<(), Broken> {
-        let (Event::PortNotAllowed(knock) | Event::NoClientAddress(knock)) = event else { return Ok(()) };
-        self.opener.done_with(knock.source, knock.port, &self.disk).map(drop)
+        match event {
+            Event::NeedsSecond(_) => self.totals.seconds_needed += 1,
+            Event::Ambiguous(_) => self.totals.of_two += 1,
+            _ => {}
+        }
+        self.opener.reported(event, &self.disk)
     }
 
     fn owner_runs_ahead(&mut self) {
@@ -446,10 +509,12 @@ impl World {
     }
 
     /// The law about owners: while the disk works and packets arrive, an owner whose counter is not behind
-    /// and not too far ahead opens its port by its first knock within the window, and else by its third.
+    /// and not too far ahead opens its port by its first knock within the window, amid too many wrong codes
+    /// by its second, and where it ran ahead by its third.
     fn owner_gets_in(&mut self) -> Result<(), Broken> {
         let profile = self.any_profile();
-        if self.owners[profile].address.is_loopback() {
+        // Whoever shares keys with somebody else is at his mercy.
+        if self.owners[profile].address.is_loopback() || self.has_twins && profile < 2 {
             return Ok(());
         }
         self.calm = true;
@@ -467,7 +532,7 @@ impl World {
         let owner = &mut self.owners[profile];
         let next = self.engine.profiles()[profile].next();
         // A few counters are left for those that no packet can carry.
-        if owner.next + 8 > next + self.judgements.window + self.resync_window {
+        if owner.next + 8 > next + u64::from(self.reach.window) + u64::from(self.reach.far) {
             self.disk.counters[profile] = self.disk.counters[profile].max(owner.next);
         }
         owner.next = owner.next.max(next).max(self.disk.counters[profile]);
@@ -480,22 +545,40 @@ impl World {
     fn owner_tries(&mut self, profile: usize) -> Result<(), Broken> {
         self.totals.owners += 1;
         let next = self.engine.profiles()[profile].next();
-        let knocks = if self.owners[profile].next < next + self.judgements.window { 1 } else { 3 };
-        for _ in 0..knocks {
+        let mut tried = Vec::new();
+        loop {
             let Some(packet) = self.knock(profile, false) else { return Ok(()) };
+            let Some(knock) = packet.knock else { return Ok(()) };
+            tried.push(knock.counter);
+            let enough = self.knocks_needed(profile, tried[0].into(), next);
             for _ in 0..self.random.below(3) {
                 self.hostile_packet_arrives();
             }
             self.recorded.push(packet);
             self.log.push_back(packet);
             self.work_off_the_log()?;
-            if packet.knock.is_some_and(|knock| self.opener.has_opened(&knock)) {
+            if self.opener.has_opened(&knock) {
                 return Ok(());
+            }
+            if tried.len() >= enough {
+                return Err(format!("{OWNER_GETS_IN}: profile {profile}, {next} expected, {tried:?} tried"));
             }
             self.now += Duration::from_secs(15);
         }
-        let owner = self.owners[profile].next;
-        Err(format!("{OWNER_GETS_IN}: profile {profile}, not after {knocks} knocks, {next} expected, {owner} next"))
+    }
+
+    /// How many knocks it takes at most, of which the first has this counter.
+    fn knocks_needed(&mut self, profile: usize, first: u64, next: u64) -> usize {
+        let owner = &self.owners[profile];
+        match (first < next + u64::from(self.reach.window), owner.config.wire) {
+            (false, _) => 3,
+            (true, Wire::Classic) => 1,
+            (true, Wire::Stealth) => {
+                // What else comes in meanwhile may take the last of the room: two SYNs, logged twice.
+                let codes: u32 = KNOCK_PORTS.map(|port| self.judgements.codes(port)).sum();
+                if self.judgements.has_room(codes * 5, self.now) { 1 } else { 2 }
+            }
+        }
     }
 
     fn work_off_the_log(&mut self) -> Result<(), Broken> {
@@ -506,6 +589,7 @@ impl World {
         while self.engine.next_far_search().is_some() {
             self.search_far()?;
         }
+        while self.engine.fill() {}
         Ok(())
     }
 }

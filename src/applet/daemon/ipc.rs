@@ -12,7 +12,6 @@
 use crate::config::MAX_DELAY;
 use crate::ports::{PortSet, Ports};
 use crate::sys::file;
-use crate::wire::Unsealed;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// "I hold what I need, have given up the rest, and listen."
@@ -91,8 +90,8 @@ impl OpenReply {
 
 /// A request to admit one connection from `source` to `port` within `seconds`.
 ///
-/// The watcher makes it from an [`Unsealed`], so a valid knock asked for the port; nothing authenticates the
-/// source address. The opener reads it from the watcher's bytes. Both ways check the same ranges.
+/// The watcher makes it for a valid knock, which asked for the port; nothing authenticates the source
+/// address. The opener reads it from the watcher's bytes. Both ways check the same ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenRequest {
     source: IpAddr,
@@ -105,10 +104,10 @@ impl OpenRequest {
     /// seconds (2), zero (2), address (16, an IPv4 address in the first 4, the rest zero); big-endian.
     pub const BYTES: usize = 24;
 
-    /// The request for `unsealed` from `source`; `None` where no firewall should open for such a
-    /// source (see [`may_knock`]). `seconds` beyond [`MAX_DELAY`] are cut to it.
-    pub fn new(source: IpAddr, unsealed: Unsealed, seconds: u16) -> Option<Self> {
-        Self::checked(source, unsealed.port(), seconds.clamp(1, MAX_DELAY))
+    /// The request for `port` from `source`; `None` where no firewall should open for such a source
+    /// (see [`may_knock`]), or for port 0. `seconds` beyond [`MAX_DELAY`] are cut to it.
+    pub fn new(source: IpAddr, port: u16, seconds: u16) -> Option<Self> {
+        Self::checked(source, port, seconds.clamp(1, MAX_DELAY))
     }
 
     fn checked(source: IpAddr, port: u16, seconds: u16) -> Option<Self> {
@@ -180,7 +179,6 @@ pub fn may_knock(source: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Keys, Wire};
 
     #[test]
     fn limits_and_replies_survive_the_socket() {
@@ -196,15 +194,10 @@ mod tests {
         assert_eq!(OpenReply::from_byte(0), None);
     }
 
-    fn unsealed(port: u16) -> Unsealed {
-        let keys = Keys::new(&[1; 16], &[2; 16]);
-        keys.unseal(&keys.seal(Wire::Classic, 0, 666, port), 0..=0, 666, None).unwrap()
-    }
-
     #[test]
     fn a_request_survives_the_socket() {
         for source in ["192.0.2.7", "2001:db8::7", "fe80::1"] {
-            let request = OpenRequest::new(source.parse().unwrap(), unsealed(22), 15).unwrap();
+            let request = OpenRequest::new(source.parse().unwrap(), 22, 15).unwrap();
             assert_eq!(OpenRequest::from_bytes(&request.to_bytes()), Some(request));
         }
     }
@@ -223,13 +216,13 @@ mod tests {
             "ff02::1",
             "::ffff:192.0.2.7",
         ] {
-            assert_eq!(OpenRequest::new(source.parse().unwrap(), unsealed(22), 15), None, "{source}");
+            assert_eq!(OpenRequest::new(source.parse().unwrap(), 22, 15), None, "{source}");
         }
     }
 
     #[test]
     fn nonsense_from_a_watcher_is_no_request() {
-        let good = OpenRequest::new("192.0.2.7".parse().unwrap(), unsealed(22), 15).unwrap().to_bytes();
+        let good = OpenRequest::new("192.0.2.7".parse().unwrap(), 22, 15).unwrap().to_bytes();
         let mut seen = 0;
         for (at, value) in [(0, 2), (1, 5), (1, 6), (3, 0), (5, 0), (4, 4), (6, 1), (8, 127), (8, 0), (20, 1)] {
             let mut bytes = good;
@@ -246,7 +239,7 @@ mod tests {
 
     #[test]
     fn an_opening_is_at_most_fifteen_minutes() {
-        let request = OpenRequest::new("192.0.2.7".parse().unwrap(), unsealed(22), u16::MAX).unwrap();
+        let request = OpenRequest::new("192.0.2.7".parse().unwrap(), 22, u16::MAX).unwrap();
         assert_eq!(request.seconds(), MAX_DELAY);
     }
 }

@@ -166,7 +166,7 @@ fn with_masters<'a>(names: &[String], links: &'a [Link]) -> (Vec<String>, Vec<(S
 
 /// The profiles of a directory, as far as the supervisor may know them: names and configs, no keys.
 pub(super) struct ProfileIndex {
-    /// Names and configs in the order of the knock ports, which differ.
+    /// Names and configs in the order of the knock ports.
     pub(super) profiles: Vec<(Found, ProfileConfig)>,
     /// Profiles that cannot be used, and why.
     pub(super) left_out: Vec<(Found, Error)>,
@@ -192,31 +192,19 @@ impl ProfileIndex {
         Ok(index)
     }
 
-    /// Sorts out what was read, in the order of the names: the first profile with a knock port has it.
+    /// Puts the profiles in the order of their knock ports, which several may share.
     fn of(read: impl Iterator<Item = (Found, Result<ProfileConfig>)>) -> Self {
-        let (mut claims, mut left_out) = (Vec::new(), Vec::new());
+        let (mut profiles, mut left_out) = (Vec::new(), Vec::new());
         for (found, config) in read {
             match config {
-                Ok(config) => claims.push((found, config)),
+                Ok(config) => profiles.push((found, config)),
                 Err(error) => left_out.push((found, error)),
             }
         }
-        claims.sort_by_key(|(_, config)| config.knock_port);
-        let mut profiles: Vec<(Found, ProfileConfig)> = Vec::with_capacity(claims.len());
-        for (found, config) in claims {
-            match profiles.last().filter(|(_, taken)| taken.knock_port == config.knock_port) {
-                None => profiles.push((found, config)),
-                Some((first, _)) => {
-                    let why = format!("profile {:?} has knock port {} already", first.name, config.knock_port);
-                    let error = Error::refused(why).advise("give one of them another knock port, on both sides");
-                    left_out.push((found, error));
-                }
-            }
-        }
+        profiles.sort_by_key(|(_, config): &(Found, ProfileConfig)| config.knock_port);
         Self { profiles, left_out, disabled: Vec::new() }
     }
 
-    /// The knock ports of all profiles.
     fn knock_ports(&self) -> Ports {
         self.profiles.iter().map(|(_, config)| config.knock_port).collect()
     }
@@ -288,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_profile_by_name_has_the_knock_port() {
+    fn profiles_may_share_a_knock_port() {
         let index = index(&[("ann", "knock_port = 9"), ("bob", "knock_port = 7"), ("cid", "knock_port = 9")]);
-        assert_eq!(names(&index.profiles), ["bob", "ann"], "in the order of the knock ports");
-        assert_eq!(names(&index.left_out), ["cid"]);
-        assert!(index.left_out[0].1.to_string().contains("\"ann\" has knock port 9"));
+        let names: Vec<_> = index.profiles.iter().map(|(found, _)| found.name.as_str()).collect();
+        assert_eq!(names, ["bob", "ann", "cid"]);
+        assert!(index.left_out.is_empty());
         assert_eq!(index.knock_ports().to_string(), "7,9");
     }
 

@@ -1,35 +1,38 @@
 //! The engine: decides what the SYNs to the knock ports mean, and what has to be done about them in what order.
 //!
 //! It is a value: it has no descriptor, reads no clock and says nothing. Whoever drives it gives it each SYN
-//! ([`Engine::handle`]), does what [`Engine::next_action`] asks for until that is nothing more, and tells it
-//! what came of that ([`Engine::stored`], [`Engine::answered`]). The counters of all accepted knocks are
-//! stored before the first of their ports is opened, each profile's once.
+//! ([`Engine::handle`]), does what [`Engine::next_action`] asks for until there is nothing more, and tells
+//! it what came of that ([`Engine::stored`], [`Engine::answered`]). The counters of all accepted knocks are
+//! stored before the first of their ports is opened, each profile's once. Work that can wait while the log
+//! has more is [`Engine::search_far`] and [`Engine::fill`].
 
-use super::loaded_profile::{LoadedProfile, SearchLimits, Verdict};
+use super::armed::Armed;
+use super::decryption::Decryption;
+use super::loaded_profile::LoadedProfile;
+use super::look_ahead::{Hit, LookAhead, Reach};
+use super::message::Message;
 use super::replay::{ReplayCache, Seen};
-use super::search_budget::SearchBudget;
+use super::throttle::Throttle;
 use crate::applet::daemon::ipc::{OpenReply, OpenRequest};
-use crate::wire::{Ciphertext, Entry, Unsealed};
+use crate::wire::{Entry, Wire};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// This many accepted knocks wait for the disk together at most.
 const BATCH: usize = 256;
-/// This many SYNs wait for a search far ahead at most.
-const FAR_SEARCHES: usize = 64;
 
 /// What an engine works by.
 #[derive(Clone, Copy)]
 pub struct Settings {
     /// How long an opening lasts, in seconds.
     pub delay: u16,
-    /// How many counters are tried, from the expected one on.
-    pub window: u32,
-    /// How many counters after the window are searched for a client that ran ahead.
-    pub resync_window: u32,
-    /// How many accepted messages are remembered, to tell a replay from a wrong tag.
+    /// How many counters are looked ahead.
+    pub reach: Reach,
+    /// How many accepted messages are remembered, to tell a replay from a wrong code.
     pub replay_cache: usize,
+    /// How many codes a day may be guessed at before a stealth knock needs a second one.
+    pub guesses: u32,
     /// A secret random number, for hashes that nobody can foresee.
     pub secret: u64,
 }
@@ -53,15 +56,13 @@ pub enum Action {
 /// What somebody should know, or what should be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A SYN that cannot carry a message.
-    NoMessage {
-        /// Where it came to.
-        knock_port: u16,
-    },
     /// A message that was accepted before.
     Replay,
     /// A message that no profile's keys made with the next counters.
-    WrongTag,
+    WrongCode {
+        /// Whether so many came that a stealth knock needs a second one.
+        throttled: bool,
+    },
     /// A client that ran ahead has knocked twice.
     CaughtUp {
         /// The profile's number.
@@ -75,6 +76,10 @@ pub enum Event {
     PortNotAllowed(Knock),
     /// A knock from an address that no client has.
     NoClientAddress(Knock),
+    /// A knock, amid many wrong codes, that waits for a second one.
+    NeedsSecond(Knock),
+    /// A knock whose code is another profile's too.
+    Ambiguous(Knock),
 }
 
 /// A knock, as reports name it.
@@ -88,44 +93,69 @@ pub struct Knock {
     pub port: u16,
 }
 
-/// An accepted knock, whose counter is used up in memory.
+/// What follows when the counter of an accepted knock is stored.
 #[derive(Clone, Copy)]
-struct AcceptedKnock {
-    profile: usize,
-    source: IpAddr,
-    unsealed: Unsealed,
-    port_allowed: bool,
+enum Then {
+    Open,
+    Report(fn(Knock) -> Event),
+}
+
+/// A SYN and the message that it carries.
+struct Arrival<'a> {
+    entry: &'a Entry,
+    /// How many stealth codes its knock port opens for.
+    codes: u32,
+    message: Message,
+    hash: u64,
+    now: Instant,
 }
 
 /// The engine.
 pub struct Engine {
     settings: Settings,
-    /// The knock ports apart from all else: a search among thousands stays in the processor's cache.
-    knock_ports: Vec<u16>,
     profiles: Vec<LoadedProfile>,
+    /// The knock ports, ascending, and how many stealth codes each would open for.
+    knock_ports: Vec<u16>,
+    codes: Vec<u32>,
+    look_ahead: LookAhead,
+    decryption: Decryption,
+    armed: Armed,
+    throttle: Throttle,
     replay_cache: ReplayCache,
-    search_budget: SearchBudget,
-    /// SYNs that a search far ahead may explain, in order.
-    far_searches: VecDeque<Entry>,
     /// The profiles whose counters wait for the disk.
     unstored: VecDeque<usize>,
-    /// The knocks whose ports are opened when the counters are stored, in order.
-    accepted: VecDeque<AcceptedKnock>,
+    /// The accepted knocks, whose counters are used up in memory, in order.
+    accepted: VecDeque<(Knock, Then)>,
     /// The knock that the opener was asked about.
-    asked: Option<AcceptedKnock>,
+    asked: Option<Knock>,
 }
 
+#[allow(clippy::indexing_slicing, reason = "a profile's number is its place in the list, which never changes")]
 impl Engine {
-    /// An engine for `profiles`, in the order of their knock ports, which are all different. A profile's
-    /// number is its place among them.
+    /// An engine for `profiles`, whose numbers are their places. All together list [`MAX_PORTS`] ports at most.
+    ///
+    /// [`MAX_PORTS`]: super::MAX_PORTS
     pub fn new(settings: Settings, profiles: Vec<LoadedProfile>) -> Self {
+        let mut knock_ports: Vec<u16> = profiles.iter().map(LoadedProfile::knock_port).collect();
+        knock_ports.sort_unstable();
+        knock_ports.dedup();
+        let look_ahead = LookAhead::new(&profiles, settings.reach, settings.secret);
+        let mut codes = vec![0; knock_ports.len()];
+        for profile in profiles.iter().filter(|profile| profile.wire() == Wire::Stealth) {
+            if let Ok(place) = knock_ports.binary_search(&profile.knock_port()) {
+                codes[place] += profile.held_ports().len() as u32 * look_ahead.reach().window;
+            }
+        }
         Self {
+            decryption: Decryption::new(&profiles, settings.reach, settings.secret),
             settings,
-            knock_ports: profiles.iter().map(LoadedProfile::knock_port).collect(),
             profiles,
+            knock_ports,
+            codes,
+            look_ahead,
+            armed: Armed::default(),
+            throttle: Throttle::new(settings.guesses),
             replay_cache: ReplayCache::new(settings.replay_cache),
-            search_budget: SearchBudget::new(settings.secret),
-            far_searches: VecDeque::new(),
             unstored: VecDeque::new(),
             accepted: VecDeque::new(),
             asked: None,
@@ -142,6 +172,11 @@ impl Engine {
         &self.profiles
     }
 
+    /// How many counters are looked ahead: less than asked for where there are too many profiles.
+    pub fn reach(&self) -> Reach {
+        self.look_ahead.reach()
+    }
+
     /// Whether accepted knocks wait for [`Engine::next_action`].
     pub fn has_accepted(&self) -> bool {
         !self.accepted.is_empty()
@@ -152,133 +187,173 @@ impl Engine {
         self.accepted.len() >= BATCH
     }
 
-    /// The SYN that [`Engine::search_far`] is next made for. It should wait while the log has more.
-    pub fn next_far_search(&self) -> Option<&Entry> {
-        self.far_searches.front()
-    }
-
     /// Handles one SYN. What it accepts, [`Engine::next_action`] tells.
     pub fn handle(&mut self, entry: &Entry, now: Instant) -> Option<Event> {
-        let profile = self.knock_ports.binary_search(&entry.knock_port).ok()?;
-        let Some(ciphertext) = entry.ciphertext() else {
-            return Some(Event::NoMessage { knock_port: entry.knock_port });
-        };
-        let denied_port = self.profile(profile).lists_ports() && self.search_budget.allows_denied_port(now);
-        let limits = SearchLimits { window: self.settings.window, far: 0, denied_port };
-        let event = self.judge(profile, entry, ciphertext, &limits, now);
-        if event == Some(Event::WrongTag) {
-            if denied_port {
-                self.search_budget.charge_denied_port();
-            }
-            let room = self.settings.resync_window > 0 && self.far_searches.len() < FAR_SEARCHES;
-            if room && self.search_budget.allows(entry.source, now) {
-                self.far_searches.push_back(*entry);
-            }
+        let arrival = self.arrival(entry, now)?;
+        if let Some(seen) = self.replay_cache.find(entry, &arrival.message, arrival.hash, now) {
+            return (seen == Seen::Replay).then_some(Event::Replay);
         }
-        event
+        let mut hits = self.look_ahead.find(&arrival.message, arrival.hash, entry.knock_port, &self.profiles);
+        if let (Message::Classic(ciphertext), true) = (&arrival.message, hits.is_empty()) {
+            hits = self.decryption.find(entry.knock_port, ciphertext, &self.profiles, &self.armed, now);
+        }
+        if hits.is_empty() { Some(self.wrong(&arrival)) } else { self.judge(&arrival, &hits) }
     }
 
-    /// Searches far ahead for the first of the SYNs that wait for it, and returns its source, whose
-    /// account is to be charged with the time that this took ([`Engine::charge`]).
+    fn arrival<'a>(&self, entry: &'a Entry, now: Instant) -> Option<Arrival<'a>> {
+        let place = self.knock_ports.binary_search(&entry.knock_port).ok()?;
+        let message = Message::of(&entry.fields)?;
+        let hash = message.hash(entry.knock_port, self.settings.secret);
+        Some(Arrival { entry, codes: self.codes[place], message, hash, now })
+    }
+
+    /// The SYN that [`Engine::search_far`] is next made for.
+    pub fn next_far_search(&self) -> Option<&Entry> {
+        self.decryption.next_far_search()
+    }
+
+    /// Searches far ahead for the message of the first SYN that waits for it, if that is worth it. Returns the
+    /// source, which is to be charged with the time that the search took ([`Engine::charge`]).
     pub fn search_far(&mut self, now: Instant) -> Option<(IpAddr, Option<Event>)> {
-        let entry = self.far_searches.pop_front()?;
-        let profile = self.knock_ports.binary_search(&entry.knock_port).ok()?;
-        let ciphertext = entry.ciphertext()?;
-        // The searches before may have used up its source's account.
-        if !self.search_budget.allows(entry.source, now) {
+        let entry = self.decryption.take_far_search(now)?;
+        let arrival = self.arrival(&entry, now)?;
+        if self.replay_cache.find(&entry, &arrival.message, arrival.hash, now).is_some() {
             return None;
         }
-        let far = self.settings.resync_window;
-        let limits = SearchLimits { window: self.settings.window, far, denied_port: false };
-        let event = self.judge(profile, &entry, ciphertext, &limits, now);
-        // It was counted when it was handled.
-        Some((entry.source, event.filter(|event| *event != Event::WrongTag)))
+        let hits = self.decryption.find_far(&entry, &self.profiles);
+        Some((entry.source, self.judge(&arrival, &hits)))
     }
 
     /// Charges `source` for a search that took `spent`.
     pub fn charge(&mut self, source: IpAddr, spent: Duration, now: Instant) {
-        self.search_budget.charge(source, spent, now);
+        self.decryption.charge(source, spent, now);
     }
 
-    fn judge(
-        &mut self,
-        number: usize,
-        entry: &Entry,
-        ciphertext: Ciphertext,
-        limits: &SearchLimits,
-        now: Instant,
-    ) -> Option<Event> {
-        match self.replay_cache.find(entry, &ciphertext, now) {
-            Some(Seen::Again) => return None,
-            Some(Seen::Replay) => return Some(Event::Replay),
-            None => {}
-        }
-        let profile = self.profile(number);
-        let next = profile.next();
-        let (unsealed, port_allowed, event) = match profile.judge(&ciphertext, limits, now) {
-            Verdict::Open(unsealed) => (unsealed, true, None),
-            Verdict::PortNotAllowed(unsealed) => (unsealed, false, None),
-            Verdict::CaughtUp(unsealed) => {
-                let ahead = u64::from(unsealed.counter()) - next;
-                (unsealed, true, Some(Event::CaughtUp { profile: number, ahead }))
+    /// Computes a few more of the codes that are held; `false` when that is done.
+    pub fn fill(&mut self) -> bool {
+        self.look_ahead.fill(&self.profiles)
+    }
+
+    /// Whether [`Engine::fill`] has something to do.
+    pub fn is_filling(&self) -> bool {
+        self.look_ahead.is_filling()
+    }
+
+    /// A message that nobody's keys made.
+    fn wrong(&mut self, arrival: &Arrival<'_>) -> Event {
+        match arrival.message {
+            Message::Stealth(_) => Event::WrongCode { throttled: !self.throttle.count(arrival.codes, arrival.now) },
+            Message::Classic(_) => {
+                self.decryption.postpone(arrival.entry, arrival.now);
+                Event::WrongCode { throttled: false }
             }
-            Verdict::Ahead(unsealed) => {
-                profile.arm(ciphertext, unsealed, now);
-                return None;
-            }
-            Verdict::Replay => return Some(Event::Replay),
-            Verdict::WrongTag => return Some(Event::WrongTag),
-        };
-        profile.use_up(unsealed);
-        self.replay_cache.insert(entry, ciphertext, now);
-        if !self.unstored.contains(&number) {
-            self.unstored.push_back(number);
         }
-        self.accepted.push_back(AcceptedKnock { profile: number, source: entry.source, unsealed, port_allowed });
-        event
+    }
+
+    /// A message that somebody's keys made: found in one profile or several.
+    fn judge(&mut self, arrival: &Arrival<'_>, hits: &[Hit]) -> Option<Event> {
+        if let [hit] = *hits {
+            return self.hit(arrival, hit);
+        }
+        // Nobody can tell whose it was. It opens nothing, and where it is within the window it is used up.
+        for &hit in hits {
+            let profile = &self.profiles[hit.profile];
+            if u64::from(hit.counter) < profile.next() + u64::from(self.reach_of(profile).window) {
+                self.accept(arrival, hit, Then::Report(Event::Ambiguous));
+            }
+        }
+        None
+    }
+
+    /// A message that one profile's keys made.
+    fn hit(&mut self, arrival: &Arrival<'_>, hit: Hit) -> Option<Event> {
+        let (source, now) = (arrival.entry.source, arrival.now);
+        let profile = &self.profiles[hit.profile];
+        let (next, reach) = (profile.next(), self.reach_of(profile));
+        let ahead = u64::from(hit.counter) - next;
+        let second = self.armed.is_second(hit.profile, next, hit.counter, source, now);
+        if !profile.may_open(hit.port) {
+            self.accept(arrival, hit, Then::Report(Event::PortNotAllowed));
+            return None;
+        }
+        if ahead < reach.window.into() {
+            let then = if second || profile.wire() == Wire::Classic || self.throttle.has_room(arrival.codes, now) {
+                self.armed.disarm(hit.profile, source);
+                Then::Open
+            } else {
+                // Used up all the same: a hit that only armed could be recorded now and replayed afterwards.
+                self.armed.arm_source(hit.profile, hit.counter, source, now);
+                Then::Report(Event::NeedsSecond)
+            };
+            self.accept(arrival, hit, then);
+            return None;
+        }
+        if second {
+            self.accept(arrival, hit, Then::Open);
+            return Some(Event::CaughtUp { profile: hit.profile, ahead });
+        }
+        if self.armed.ahead(hit.profile, next, now) == Some(hit.counter) {
+            return Some(Event::Replay);
+        }
+        if ahead < u64::from(reach.window) + u64::from(reach.far) {
+            self.armed.arm_ahead(hit.profile, hit.counter, now);
+            return None;
+        }
+        Some(self.wrong(arrival))
+    }
+
+    fn reach_of(&self, profile: &LoadedProfile) -> Reach {
+        if profile.held_ports().is_empty() { self.settings.reach } else { self.look_ahead.reach() }
+    }
+
+    /// Uses up the counter of a knock, and remembers what is to be done once that is stored.
+    fn accept(&mut self, arrival: &Arrival<'_>, hit: Hit, then: Then) {
+        self.use_up_to(hit.profile, u64::from(hit.counter) + 1);
+        self.replay_cache.insert(arrival.entry, arrival.message, arrival.hash, arrival.now);
+        if !self.unstored.contains(&hit.profile) {
+            self.unstored.push_back(hit.profile);
+        }
+        self.accepted.push_back((Knock { profile: hit.profile, source: arrival.entry.source, port: hit.port }, then));
+    }
+
+    fn use_up_to(&mut self, number: usize, next: u64) {
+        let profile = &mut self.profiles[number];
+        let from = profile.next();
+        profile.use_up_to(next);
+        self.look_ahead.advance(number, from, profile);
     }
 
     /// What has to be done next about the accepted knocks; `None` when they are done with.
     pub fn next_action(&mut self) -> Option<Action> {
         if let Some(profile) = self.unstored.pop_front() {
-            return Some(Action::Store { profile, next: self.profile(profile).next() });
+            return Some(Action::Store { profile, next: self.profiles[profile].next() });
         }
         loop {
-            let knock = self.accepted.pop_front()?;
-            if !self.profile(knock.profile).is_stored() {
+            let (knock, then) = self.accepted.pop_front()?;
+            if !self.profiles[knock.profile].is_stored() {
                 continue;
             }
-            if !knock.port_allowed {
-                return Some(Action::Report(Event::PortNotAllowed(knock.named())));
+            if let Then::Report(event) = then {
+                return Some(Action::Report(event(knock)));
             }
-            let Some(request) = OpenRequest::new(knock.source, knock.unsealed, self.settings.delay) else {
-                return Some(Action::Report(Event::NoClientAddress(knock.named())));
+            let Some(request) = OpenRequest::new(knock.source, knock.port, self.settings.delay) else {
+                return Some(Action::Report(Event::NoClientAddress(knock)));
             };
             self.asked = Some(knock);
             return Some(Action::Open(request));
         }
     }
 
-    /// Takes note that the disk has `next` for a profile: at least what was to be stored. A profile of which
-    /// this is not told opens nothing.
+    /// Takes note that the disk has `next` for a profile, which is at least what was to be stored. A profile
+    /// whose counter could not be stored opens nothing.
     pub fn stored(&mut self, profile: usize, next: u64) {
-        self.profile(profile).set_stored(next);
+        self.use_up_to(profile, next);
+        self.profiles[profile].set_stored(next);
     }
 
     /// Takes the opener's reply to the last [`Action::Open`].
     pub fn answered(&mut self, reply: OpenReply) -> Option<Event> {
-        self.asked.take().map(|knock| Event::Answered(knock.named(), reply))
-    }
-
-    #[allow(clippy::indexing_slicing, reason = "a profile's number is a place in the list, which never changes")]
-    fn profile(&mut self, number: usize) -> &mut LoadedProfile {
-        &mut self.profiles[number]
-    }
-}
-
-impl AcceptedKnock {
-    fn named(&self) -> Knock {
-        Knock { profile: self.profile, source: self.source, port: self.unsealed.port() }
+        self.asked.take().map(|knock| Event::Answered(knock, reply))
     }
 }
 
@@ -289,36 +364,51 @@ mod tests {
     use crate::profile::ProfileConfig;
     use crate::wire::{Fields, Keys, Wire};
 
-    const SETTINGS: Settings = Settings { delay: 15, window: 20, resync_window: 1000, replay_cache: 4, secret: 7 };
+    const SETTINGS: Settings =
+        Settings { delay: 15, reach: Reach { window: 20, far: 1000 }, replay_cache: 4, guesses: 1 << 28, secret: 7 };
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-    /// An engine with profiles on knock ports 666, 667, …, which may open port 22 and expect counter 100.
+    /// A profile on a knock port of its own, 666, 667, …, which expects counter 100.
+    fn profile(number: u16, wire: Wire, ports: &str) -> LoadedProfile {
+        let ports = Some(Ports::parse(ports).unwrap()).filter(|ports| !ports.is_empty());
+        LoadedProfile::new(ProfileConfig { knock_port: 666 + number, ports, wire, legacy: false }, keys(number), 100)
+    }
+
+    /// An engine with stealth profiles that may open port 22.
     fn engine(profiles: u16) -> Engine {
-        let config = |number| ProfileConfig {
-            knock_port: 666 + number,
-            ports: Some(Ports::parse("22").unwrap()),
-            wire: Wire::Classic,
-            legacy: false,
-        };
-        let loaded = |number| LoadedProfile::new(config(number), keys(number), 100);
-        Engine::new(SETTINGS, (0..profiles).map(loaded).collect())
+        filled(SETTINGS, (0..profiles).map(|number| profile(number, Wire::Stealth, "22")).collect())
+    }
+
+    /// An engine that holds all that it can.
+    fn filled(settings: Settings, profiles: Vec<LoadedProfile>) -> Engine {
+        let mut engine = Engine::new(settings, profiles);
+        while engine.fill() {}
+        engine
     }
 
     fn keys(number: u16) -> Keys {
-        Keys::new(&[number as u8; 16], &[2; 16])
+        Keys::new(&[number as u8; 16], &[2 + number as u8; 16])
+    }
+
+    fn entry(number: u16, fields: Fields) -> Entry {
+        Entry { source: CLIENT, source_port: 40000, knock_port: 666 + number, fields }
     }
 
     fn knock(number: u16, counter: u32, port: u16) -> Entry {
-        let knock_port = 666 + number;
-        let fields = keys(number).seal(Wire::Classic, counter, knock_port, port).fields().unwrap();
-        Entry { source: CLIENT, source_port: 40000, knock_port, fields, options_logged: false }
+        entry(number, keys(number).code(counter, port).fields().unwrap())
     }
 
-    /// A SYN that no key made.
-    fn wrong(source: [u8; 4]) -> Entry {
-        let fields = Fields { id: 1, seq: 2, ack: 3, win: Some(4), timestamp: None };
-        Entry { source: source.into(), source_port: 1, knock_port: 666, fields, options_logged: false }
+    fn classic(number: u16, counter: u32, port: u16) -> Entry {
+        entry(number, keys(number).seal(counter, port).fields().unwrap())
     }
+
+    /// A SYN that no key made; classic where `ack` is not 0.
+    fn wrong(last: u8, ack: u32) -> Entry {
+        let fields = Fields { id: 1, seq: u32::from(last), ack, win: Some(4) };
+        Entry { source: [192, 0, 2, last].into(), ..entry(0, fields) }
+    }
+
+    const WRONG: Option<Event> = Some(Event::WrongCode { throttled: false });
 
     /// What is done about the accepted knocks where the disk works but for `broken`, and everything opens.
     fn act(engine: &mut Engine, broken: Option<usize>) -> Vec<String> {
@@ -375,17 +465,44 @@ mod tests {
         assert_eq!(engine.next_action(), Some(Action::Store { profile: 0, next: 101 }));
         engine.stored(0, 500);
         assert_eq!(act(&mut engine, None), ["open 0"]);
-        assert_eq!(engine.handle(&knock(0, 499, 22), now), Some(Event::WrongTag));
+        assert_eq!(engine.handle(&knock(0, 499, 22), now), WRONG);
         assert_eq!(engine.handle(&knock(0, 500, 22), now), None);
         assert_eq!(act(&mut engine, None), ["store 0: 501", "open 0"]);
     }
 
     #[test]
-    fn a_port_that_is_not_allowed_costs_a_counter_and_is_reported() {
-        let (mut engine, now) = (engine(1), Instant::now());
-        assert_eq!(engine.handle(&knock(0, 100, 23), now), None);
-        let told = format!("{:?}", Event::PortNotAllowed(Knock { profile: 0, source: CLIENT, port: 23 }));
-        assert_eq!(act(&mut engine, None), ["store 0: 101".to_owned(), told]);
+    fn each_wire_is_for_its_own_profiles_and_each_port_for_those_that_list_it() {
+        let profiles = vec![profile(0, Wire::Stealth, "22"), profile(1, Wire::Classic, "22")];
+        let (mut engine, now) = (filled(SETTINGS, profiles), Instant::now());
+        assert_eq!(engine.handle(&classic(0, 100, 22), now), WRONG);
+        assert_eq!(engine.handle(&knock(1, 100, 22), now), WRONG);
+        assert_eq!(engine.handle(&knock(0, 100, 23), now), WRONG, "for stealth such a code is a wrong one");
+        assert_eq!(act(&mut engine, None), [""; 0]);
+        engine.handle(&knock(0, 100, 22), now);
+        engine.handle(&classic(1, 119, 22), now);
+        assert_eq!(act(&mut engine, None), ["store 0: 101", "store 1: 120", "open 0", "open 1"]);
+    }
+
+    #[test]
+    fn a_classic_knock_for_a_port_that_is_not_listed_costs_a_counter_and_is_reported() {
+        let many = (1..=17).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+        for ports in ["22", &many] {
+            let (mut engine, now) = (filled(SETTINGS, vec![profile(0, Wire::Classic, ports)]), Instant::now());
+            assert_eq!(engine.handle(&classic(0, 100, 23), now), None);
+            let told = format!("{:?}", Event::PortNotAllowed(Knock { profile: 0, source: CLIENT, port: 23 }));
+            assert_eq!(act(&mut engine, None), ["store 0: 101".to_owned(), told]);
+        }
+    }
+
+    #[test]
+    fn a_classic_profile_without_a_list_or_with_a_long_one_is_decrypted() {
+        let many = (1..=17).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+        for ports in ["", &many] {
+            let (mut engine, now) = (filled(SETTINGS, vec![profile(0, Wire::Classic, ports)]), Instant::now());
+            assert_eq!(engine.handle(&classic(0, 120, 17), now), WRONG);
+            assert_eq!(engine.handle(&classic(0, 119, 17), now), None);
+            assert_eq!(act(&mut engine, None), ["store 0: 120", "open 0"]);
+        }
     }
 
     #[test]
@@ -410,39 +527,67 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_ran_ahead_is_searched_for_later_and_needs_two_knocks() {
+    fn a_client_that_ran_ahead_needs_two_knocks() {
         let (mut engine, now) = (engine(1), Instant::now());
-        assert_eq!(engine.handle(&knock(0, 500, 22), now), Some(Event::WrongTag));
+        assert_eq!(engine.handle(&knock(0, 1120, 22), now), WRONG, "too far, but for a second knock");
+        assert_eq!(engine.handle(&knock(0, 1119, 22), now), None);
+        assert_eq!(engine.handle(&knock(0, 1140, 22), now), WRONG);
+        assert_eq!(act(&mut engine, None), [""; 0]);
+        assert_eq!(engine.handle(&knock(0, 1139, 22), now), Some(Event::CaughtUp { profile: 0, ahead: 1039 }));
+        assert_eq!(act(&mut engine, None), ["store 0: 1140", "open 0"]);
+    }
+
+    #[test]
+    fn a_knock_far_ahead_opens_nothing_however_often_it_comes() {
+        let (mut engine, now) = (engine(1), Instant::now());
+        assert_eq!(engine.handle(&knock(0, 500, 22), now), None);
+        assert_eq!(engine.handle(&knock(0, 500, 22), now), Some(Event::Replay));
+        assert_eq!(engine.handle(&knock(0, 521, 22), now), None, "too far behind: it arms anew");
+        assert_eq!(engine.handle(&knock(0, 520, 22), now), None);
+        assert_eq!(act(&mut engine, None), [""; 0]);
+    }
+
+    #[test]
+    fn a_classic_client_without_listed_ports_is_searched_for_while_the_log_is_silent() {
+        let (mut engine, now) = (filled(SETTINGS, vec![profile(0, Wire::Classic, "")]), Instant::now());
+        assert_eq!(engine.handle(&classic(0, 500, 22), now), WRONG);
         assert!(engine.next_far_search().is_some());
         assert_eq!(engine.search_far(now), Some((CLIENT, None)));
+        assert!(engine.next_far_search().is_none());
         assert_eq!(act(&mut engine, None), [""; 0]);
-        assert_eq!(engine.handle(&knock(0, 501, 22), now), Some(Event::CaughtUp { profile: 0, ahead: 401 }));
+        assert_eq!(engine.handle(&classic(0, 501, 22), now), Some(Event::CaughtUp { profile: 0, ahead: 401 }));
         assert_eq!(act(&mut engine, None), ["store 0: 502", "open 0"]);
     }
 
     #[test]
     fn a_source_without_time_is_not_searched_for_and_others_are() {
-        let (mut engine, now) = (engine(1), Instant::now());
-        engine.handle(&wrong([192, 0, 2, 9]), now);
+        let (mut engine, now) = (filled(SETTINGS, vec![profile(0, Wire::Classic, "")]), Instant::now());
+        engine.handle(&wrong(9, 1), now);
         let (source, event) = engine.search_far(now).unwrap();
-        assert_eq!(event, None, "it was counted when it was handled");
+        assert_eq!(event, None);
         engine.charge(source, Duration::from_secs(1), now);
-        engine.handle(&wrong([192, 0, 2, 9]), now);
+        engine.handle(&wrong(9, 1), now);
         assert!(engine.next_far_search().is_none());
-        let others = (10..20).filter(|&last| {
-            engine.handle(&wrong([192, 0, 2, last]), now);
+        let searched = (10..20).filter(|&last| {
+            engine.handle(&wrong(last, 1), now);
             engine.search_far(now).is_some()
         });
-        assert!(others.count() >= 8);
+        assert!(searched.count() >= 8);
     }
 
     #[test]
-    fn only_so_many_searches_and_knocks_wait() {
-        let (mut engine, now) = (engine(1), Instant::now());
-        for _ in 0..2 * FAR_SEARCHES {
-            engine.handle(&wrong([192, 0, 2, 9]), now);
+    fn where_all_is_held_nothing_is_searched_for() {
+        let profiles = vec![profile(0, Wire::Classic, "22"), profile(0, Wire::Stealth, "22")];
+        let (mut engine, now) = (filled(SETTINGS, profiles), Instant::now());
+        for ack in [0, 1] {
+            assert_eq!(engine.handle(&wrong(9, ack), now), WRONG);
+            assert!(engine.next_far_search().is_none());
         }
-        assert_eq!(engine.far_searches.len(), FAR_SEARCHES);
+    }
+
+    #[test]
+    fn knocks_wait_in_batches() {
+        let (mut engine, now) = (engine(1), Instant::now());
         for counter in 100..100 + BATCH as u32 {
             assert!(!engine.batch_is_full());
             engine.handle(&knock(0, counter, 22), now);
@@ -451,11 +596,105 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_that_carries_nothing_or_is_for_nobody_is_no_wrong_tag() {
-        let (mut engine, now) = (engine(1), Instant::now());
-        let mut entry = wrong([192, 0, 2, 9]);
-        assert_eq!(engine.handle(&Entry { knock_port: 22, ..entry }, now), None);
-        entry.fields.ack = 0;
-        assert_eq!(engine.handle(&entry, now), Some(Event::NoMessage { knock_port: 666 }));
+    fn profiles_share_a_knock_port() {
+        let profile = |number: u16| {
+            let config = ProfileConfig {
+                knock_port: 666,
+                ports: Some(Ports::parse("22").unwrap()),
+                wire: if number < 3 { Wire::Stealth } else { Wire::Classic },
+                legacy: false,
+            };
+            LoadedProfile::new(config, keys(number), 100)
+        };
+        let (mut engine, now) = (filled(SETTINGS, (0..4).map(profile).collect()), Instant::now());
+        for number in 0..3 {
+            assert_eq!(engine.handle(&Entry { knock_port: 666, ..knock(number, 105, 22) }, now), None);
+        }
+        let sealed = keys(3).seal(105, 22);
+        assert_eq!(engine.handle(&entry(0, sealed.fields().unwrap()), now), None);
+        let done = act(&mut engine, None);
+        assert_eq!(done[4..], ["open 0", "open 1", "open 2", "open 3"]);
+        assert_eq!(engine.knock_ports(), [666]);
+    }
+
+    #[test]
+    fn a_code_of_two_profiles_opens_nothing_and_both_counters_are_used_up() {
+        let twin = |next| {
+            let config = ProfileConfig {
+                knock_port: 666,
+                ports: Some(Ports::parse("22").unwrap()),
+                wire: Wire::Stealth,
+                legacy: false,
+            };
+            LoadedProfile::new(config, keys(0), next)
+        };
+        let (mut engine, now) = (filled(SETTINGS, vec![twin(100), twin(90), twin(50)]), Instant::now());
+        assert_eq!(engine.handle(&knock(0, 105, 22), now), None);
+        let mut done = act(&mut engine, None);
+        done.sort();
+        let told = |profile| format!("{:?}", Event::Ambiguous(Knock { profile, source: CLIENT, port: 22 }));
+        assert_eq!(done, [told(0), told(1), "store 0: 106".to_owned(), "store 1: 106".to_owned()]);
+        assert_eq!(engine.handle(&knock(0, 105, 22), now + Duration::from_secs(9)), Some(Event::Replay));
+        assert_eq!(act(&mut engine, None), [""; 0]);
+        assert_eq!(engine.handle(&knock(0, 60, 22), now), None);
+        assert_eq!(act(&mut engine, None), ["store 2: 61", "open 2"], "a code of one alone");
+    }
+
+    /// An engine whose room for guesses is used up.
+    fn throttled(now: Instant) -> Engine {
+        let mut engine = filled(
+            Settings { guesses: 20 * 50, ..SETTINGS },
+            vec![profile(0, Wire::Stealth, "22"), profile(1, Wire::Classic, "22")],
+        );
+        let events: Vec<_> = (0..60).map(|last| engine.handle(&wrong(last, 0), now)).collect();
+        assert!(events[..49].iter().all(|event| *event == WRONG));
+        assert!(events[51..].iter().all(|event| *event == Some(Event::WrongCode { throttled: true })));
+        engine
+    }
+
+    #[test]
+    fn amid_wrong_codes_a_knock_is_used_up_and_the_next_from_its_source_opens() {
+        let now = Instant::now();
+        let mut engine = throttled(now);
+        engine.handle(&knock(0, 100, 22), now);
+        let waits = format!("{:?}", Event::NeedsSecond(Knock { profile: 0, source: CLIENT, port: 22 }));
+        assert_eq!(act(&mut engine, None), ["store 0: 101".to_owned(), waits.clone()]);
+        assert_eq!(engine.handle(&knock(0, 100, 22), now), None, "logged twice");
+        let other = IpAddr::from([192, 0, 2, 77]);
+        engine.handle(&Entry { source: other, ..knock(0, 101, 22) }, now);
+        assert_eq!(act(&mut engine, None)[1], waits.replace("192.0.2.1", "192.0.2.77"), "from another source");
+        engine.handle(&knock(0, 102, 22), now + Duration::from_secs(59));
+        assert_eq!(act(&mut engine, None), ["store 0: 103", "open 0"]);
+        engine.handle(&knock(0, 103, 22), now + Duration::from_secs(59));
+        assert_eq!(act(&mut engine, None), ["store 0: 104".to_owned(), waits], "each opening takes two");
+    }
+
+    #[test]
+    fn a_knock_recorded_amid_wrong_codes_is_dead_after_them() {
+        let now = Instant::now();
+        let mut engine = throttled(now);
+        engine.handle(&knock(0, 100, 22), now);
+        act(&mut engine, None);
+        let later = now + Duration::from_secs(86_400);
+        let replay = Entry { source: [192, 0, 2, 77].into(), ..knock(0, 100, 22) };
+        assert_eq!(engine.handle(&replay, later), Some(Event::Replay));
+        engine.handle(&knock(0, 101, 22), later);
+        assert_eq!(act(&mut engine, None), ["store 0: 102", "open 0"], "and one knock opens again");
+    }
+
+    #[test]
+    fn wrong_codes_do_not_trouble_classic_knocks_nor_those_far_ahead() {
+        let now = Instant::now();
+        let mut engine = throttled(now);
+        engine.handle(&classic(1, 100, 22), now);
+        assert_eq!(act(&mut engine, None), ["store 1: 101", "open 1"]);
+        assert_eq!(engine.handle(&knock(0, 500, 22), now), None);
+        assert_eq!(engine.handle(&knock(0, 501, 22), now), Some(Event::CaughtUp { profile: 0, ahead: 401 }));
+        assert_eq!(act(&mut engine, None), ["store 0: 502", "open 0"]);
+    }
+
+    #[test]
+    fn a_syn_to_a_port_that_is_no_knock_port_is_nothing() {
+        assert_eq!(engine(1).handle(&Entry { knock_port: 22, ..wrong(9, 0) }, Instant::now()), None);
     }
 }

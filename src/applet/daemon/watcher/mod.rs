@@ -3,19 +3,28 @@
 //! The engine decides; here is what it decides by and what is done about it: the log is read, counters are
 //! stored, the opener is asked, and what there is to say is said.
 
+mod armed;
+mod code_table;
+mod decryption;
 pub mod engine;
+mod keyed_hash;
 mod loaded_profile;
+mod look_ahead;
+mod message;
 mod replay;
 mod report;
 mod search_budget;
+mod throttle;
 
+pub use code_table::MAX_PLACES as MAX_PORTS;
 pub use loaded_profile::LoadedProfile;
+pub use look_ahead::Reach;
 
 use super::ipc::{CONFIG, OpenReply, OpenRequest, READY};
 use super::privileges::{self, Kept, watcher_user};
 use super::setup::{ProfileIndex, say_left_out};
 use super::{LogTarget, hooks};
-use crate::config::{Config, Log};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::klog::{Klog, Notice};
 use crate::ports::PortSet;
@@ -33,6 +42,9 @@ use std::time::{Duration, Instant};
 
 /// How many accepted messages are remembered.
 const REPLAY_CACHE: usize = 64;
+/// How many of the 2^48 codes a day may be guessed at before a knock needs a second one: a day of guessing
+/// opens a port with a chance of 2^-20.
+const GUESSES: u32 = 1 << 28;
 
 /// The system calls that the watcher makes, besides following a file.
 const CALLS: &[&[libc::c_long]] =
@@ -94,13 +106,20 @@ impl Profiles {
         let index = ProfileIndex::read(directory)?.profiles;
         let files = index.len() as u32 + 64;
         process::allow_files(files).map_err(|cause| Error::system("hold the counters open", cause))?;
-        let mut profiles = Self::default();
+        let (mut profiles, mut room) = (Self::default(), MAX_PORTS);
         profiles.loaded.reserve_exact(index.len());
         for (found, _) in index {
-            match Profile::load(&found) {
-                Ok(Profile { name, config, keys, counter }) => {
+            let loaded = Profile::load(&found).and_then(|Profile { name, config, keys, counter }| {
+                let loaded = LoadedProfile::new(config, keys, counter.next());
+                room = room
+                    .checked_sub(loaded.held_ports().len())
+                    .ok_or_else(|| Error::refused(format!("all profiles together list more than {MAX_PORTS} ports")))?;
+                Ok((name, loaded, counter))
+            });
+            match loaded {
+                Ok((name, loaded, counter)) => {
                     profiles.names.push(name);
-                    profiles.loaded.push(LoadedProfile::new(config, keys, counter.next()));
+                    profiles.loaded.push(loaded);
                     profiles.counters.push(counter);
                 }
                 Err(error) => say_left_out(&found, &error),
@@ -137,17 +156,23 @@ impl Watcher {
     fn new(config: &Config, profiles: Profiles, channel: Channel) -> Result<Self> {
         let mut secret = [0; 8];
         getrandom::fill(&mut secret).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
+        let wanted = Reach { window: config.window, far: config.resync_window };
         let settings = Settings {
             delay: config.delay,
-            window: config.window,
-            resync_window: config.resync_window,
+            reach: wanted,
             replay_cache: REPLAY_CACHE,
+            guesses: GUESSES,
             secret: u64::from_ne_bytes(secret),
         };
-        // A packet that is handed over whole has the options that it has.
-        let options_known = matches!(config.log, Log::Nflog(_));
-        let report = Report::new(profiles.names, config.delay, options_known);
-        Ok(Self { engine: Engine::new(settings, profiles.loaded), counters: profiles.counters, report, channel })
+        let engine = Engine::new(settings, profiles.loaded);
+        let Reach { window, far } = engine.reach();
+        if engine.reach() != wanted {
+            say::warn(format_args!(
+                "there is room for {MAX_PORTS} codes: error_window is {window} and resync_window {far} where ports are listed"
+            ));
+        }
+        let report = Report::new(profiles.names, config.delay);
+        Ok(Self { engine, counters: profiles.counters, report, channel })
     }
 
     /// Follows the log until the log or the opener ends.
@@ -161,17 +186,15 @@ impl Watcher {
         }
     }
 
-    /// Waits for the log and handles what it has, or makes a search while it is silent.
+    /// Waits for the log and handles what it has, or does what can wait while it is silent.
     fn turn(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), End> {
-        let timeout = match self.engine.next_far_search() {
-            Some(_) => Some(Duration::ZERO),
-            None => self.report.due(Instant::now()),
-        };
+        let has_work = self.engine.next_far_search().is_some() || self.engine.is_filling();
+        let timeout = if has_work { Some(Duration::ZERO) } else { self.report.due(Instant::now()) };
         let [more] = poll::readable([log.fd()], timeout).map_err(|cause| Error::system("wait for the log", cause))?;
         if more {
             self.read(log, ports)?;
         } else {
-            self.search_far()?;
+            self.work()?;
         }
         self.report.sum_up(Instant::now());
         Ok(())
@@ -180,12 +203,14 @@ impl Watcher {
     /// Handles what the log has. Many knocks are done with in batches: one by one they would wait for a slow
     /// disk so long that the kernel's log would run over.
     fn read(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), End> {
-        let mut done = Ok(());
+        // One look at the clock for all that one read gives, but where a disk was waited for in between.
+        let (mut done, mut now) = (Ok(()), Instant::now());
         let notice = log.read(ports, &mut |record| {
             if let Some(entry) = record.entry() {
-                self.handle(&entry);
+                self.handle(&entry, now);
                 if self.engine.batch_is_full() && done.is_ok() {
                     done = self.act();
+                    now = Instant::now();
                 }
             }
         })?;
@@ -200,9 +225,7 @@ impl Watcher {
         Ok(())
     }
 
-    fn handle(&mut self, entry: &Entry) {
-        let now = Instant::now();
-        self.report.saw_options(entry.options_logged);
+    fn handle(&mut self, entry: &Entry, now: Instant) {
         if let Some(event) = self.engine.handle(entry, now) {
             self.report.event(&event, now);
         }
@@ -211,8 +234,12 @@ impl Watcher {
         }
     }
 
-    /// Makes a search that waited until the log was silent.
-    fn search_far(&mut self) -> std::result::Result<(), End> {
+    /// Does a little of what waits until the log is silent.
+    fn work(&mut self) -> std::result::Result<(), End> {
+        if self.engine.next_far_search().is_none() {
+            self.engine.fill();
+            return Ok(());
+        }
         let now = Instant::now();
         if let Some((source, event)) = self.engine.search_far(now) {
             self.engine.charge(source, now.elapsed(), now);

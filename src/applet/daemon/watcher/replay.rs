@@ -1,9 +1,10 @@
-//! The replay cache: the messages accepted lately, by which a replay is told from a wrong tag.
+//! The replay cache: the messages accepted lately, by which a replay is told from a wrong code.
 //!
 //! It does not keep replays out: the counter does, which never goes back. The cache keeps a replayed
-//! message, or a packet that two log rules show, from being counted and searched for as a wrong tag.
+//! message, or a packet that two log rules show, from being counted or searched for as a wrong code.
 
-use crate::wire::{Ciphertext, Entry};
+use super::message::Message;
+use crate::wire::Entry;
 use std::time::{Duration, Instant};
 
 /// Two log rules show one packet twice within this time.
@@ -21,41 +22,47 @@ pub(super) enum Seen {
 /// The messages accepted lately, of all profiles together. The oldest makes room for the next.
 pub(super) struct ReplayCache {
     capacity: usize,
+    /// The hashes apart from all else: every wrong code is compared with them.
+    hashes: Vec<u64>,
     accepted: Vec<Accepted>,
     oldest: usize,
 }
 
 struct Accepted {
     entry: Entry,
-    ciphertext: Ciphertext,
+    message: Message,
     at: Instant,
 }
 
 impl ReplayCache {
     /// An empty cache with room for `capacity` messages.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, accepted: Vec::new(), oldest: 0 }
+        Self { capacity, hashes: Vec::new(), accepted: Vec::new(), oldest: 0 }
     }
 
-    /// Remembers an accepted entry and its message.
-    pub fn insert(&mut self, entry: &Entry, ciphertext: Ciphertext, now: Instant) {
+    /// Remembers an accepted entry, its message and the message's hash.
+    pub fn insert(&mut self, entry: &Entry, message: Message, hash: u64, now: Instant) {
         if self.capacity == 0 {
             return;
         }
-        let accepted = Accepted { entry: *entry, ciphertext, at: now };
-        match self.accepted.get_mut(self.oldest) {
-            Some(oldest) => *oldest = accepted,
-            None => self.accepted.push(accepted),
+        let accepted = Accepted { entry: *entry, message, at: now };
+        match (self.accepted.get_mut(self.oldest), self.hashes.get_mut(self.oldest)) {
+            (Some(oldest), Some(oldest_hash)) => (*oldest, *oldest_hash) = (accepted, hash),
+            _ => {
+                self.accepted.push(accepted);
+                self.hashes.push(hash);
+            }
         }
         self.oldest = (self.oldest + 1) % self.capacity;
     }
 
     /// Looks for the message of `entry` among those accepted on the same knock port.
-    pub fn find(&self, entry: &Entry, ciphertext: &Ciphertext, now: Instant) -> Option<Seen> {
-        let known = self
-            .accepted
-            .iter()
-            .find(|known| known.ciphertext == *ciphertext && known.entry.knock_port == entry.knock_port)?;
+    pub fn find(&self, entry: &Entry, message: &Message, hash: u64, now: Instant) -> Option<Seen> {
+        let place = self.hashes.iter().position(|known| *known == hash)?;
+        let known = self.accepted.get(place)?;
+        if known.message != *message || known.entry.knock_port != entry.knock_port {
+            return None;
+        }
         let again = known.entry == *entry && now.duration_since(known.at) < TWICE;
         Some(if again { Seen::Again } else { Seen::Replay })
     }
@@ -67,31 +74,40 @@ mod tests {
     use crate::wire::Fields;
 
     fn entry(seq: u32) -> Entry {
-        let fields = Fields { id: 1, seq, ack: 1, win: Some(1), timestamp: None };
-        Entry { source: [192, 0, 2, 1].into(), source_port: 40000, knock_port: 666, fields, options_logged: false }
+        let fields = Fields { id: 1, seq, ack: 1, win: Some(1) };
+        Entry { source: [192, 0, 2, 1].into(), source_port: 40000, knock_port: 666, fields }
+    }
+
+    fn find(cache: &ReplayCache, entry: &Entry, now: Instant) -> Option<Seen> {
+        let message = Message::of(&entry.fields).unwrap();
+        cache.find(entry, &message, message.hash(entry.knock_port, 1), now)
+    }
+
+    fn insert(cache: &mut ReplayCache, entry: &Entry, now: Instant) {
+        let message = Message::of(&entry.fields).unwrap();
+        cache.insert(entry, message, message.hash(entry.knock_port, 1), now);
     }
 
     #[test]
     fn a_packet_logged_twice_is_no_replay_and_a_later_one_is() {
         let (mut cache, now) = (ReplayCache::new(4), Instant::now());
         let known = entry(7);
-        let ciphertext = known.ciphertext().unwrap();
-        assert_eq!(cache.find(&known, &ciphertext, now), None);
-        cache.insert(&known, ciphertext, now);
-        let find = |entry: &Entry, after| cache.find(entry, &ciphertext, now + Duration::from_millis(after));
-        assert_eq!(find(&known, 999), Some(Seen::Again));
-        assert_eq!(find(&known, 1000), Some(Seen::Replay));
-        assert_eq!(find(&Entry { source: [192, 0, 2, 2].into(), ..known }, 1), Some(Seen::Replay));
-        assert_eq!(find(&Entry { knock_port: 667, ..known }, 1), None, "another profile's message");
+        assert_eq!(find(&cache, &known, now), None);
+        insert(&mut cache, &known, now);
+        let after = |milliseconds| now + Duration::from_millis(milliseconds);
+        assert_eq!(find(&cache, &known, after(999)), Some(Seen::Again));
+        assert_eq!(find(&cache, &known, after(1000)), Some(Seen::Replay));
+        assert_eq!(find(&cache, &Entry { source: [192, 0, 2, 2].into(), ..known }, after(1)), Some(Seen::Replay));
+        assert_eq!(find(&cache, &Entry { knock_port: 667, ..known }, after(1)), None, "another port's message");
     }
 
     #[test]
     fn the_oldest_makes_room() {
         let (mut cache, now) = (ReplayCache::new(4), Instant::now());
         for seq in 0..10 {
-            cache.insert(&entry(seq), entry(seq).ciphertext().unwrap(), now);
+            insert(&mut cache, &entry(seq), now);
         }
-        let kept = |seq| cache.find(&entry(seq), &entry(seq).ciphertext().unwrap(), now).is_some();
-        assert_eq!((0..10).filter(|&seq| kept(seq)).collect::<Vec<_>>(), [6, 7, 8, 9]);
+        let kept: Vec<u32> = (0..10).filter(|&seq| find(&cache, &entry(seq), now).is_some()).collect();
+        assert_eq!(kept, [6, 7, 8, 9]);
     }
 }

@@ -7,46 +7,40 @@ use std::time::{Duration, Instant};
 
 /// Counts are summed up once in this time.
 const SUMMARY: Duration = Duration::from_secs(60);
-/// So many SYNs in a row without logged options say that the log rule lacks a flag.
-const OPTIONLESS: u32 = 3;
 
 /// The names of the profiles, and what was counted since the last summary.
 pub(super) struct Report {
     names: Vec<String>,
     /// How long an opening lasts, in seconds.
     delay: u16,
-    /// Whether each SYN's TCP options are known, as where the log has shown some.
-    options_known: bool,
     counts: Counts,
+    /// All wrong codes since the last time that one knock opened, for the line that says why it does not.
+    wrong_codes: u64,
+    /// Whether it was said that a knock needs a second one.
+    throttled: bool,
 }
 
 #[derive(Default)]
 struct Counts {
     since: Option<Instant>,
     replays: u32,
-    wrong_tags: u32,
-    optionless: u32,
+    wrong_codes: u32,
+    /// Those among them for which there was no room.
+    too_many: u32,
     overruns: u32,
 }
 
 impl Report {
     /// Nothing counted yet. `names` are those of the profiles by number.
-    pub fn new(names: Vec<String>, delay: u16, options_known: bool) -> Self {
-        Self { names, delay, options_known, counts: Counts::default() }
-    }
-
-    /// Takes note of whether a SYN was logged with its TCP options.
-    pub fn saw_options(&mut self, logged: bool) {
-        self.options_known |= logged;
+    pub fn new(names: Vec<String>, delay: u16) -> Self {
+        Self { names, delay, counts: Counts::default(), wrong_codes: 0, throttled: false }
     }
 
     /// Counts an event, or says it.
     pub fn event(&mut self, event: &Event, now: Instant) {
         match event {
             Event::Replay => self.count(|counts| &mut counts.replays, now),
-            Event::WrongTag => self.count(|counts| &mut counts.wrong_tags, now),
-            Event::NoMessage { .. } if self.options_known => {}
-            Event::NoMessage { knock_port } => self.optionless(*knock_port, now),
+            Event::WrongCode { throttled } => self.wrong_code(*throttled, now),
             Event::CaughtUp { profile, ahead } => say::note(format_args!(
                 "resynchronised with profile {:?}: its client was {} ahead",
                 self.name(*profile),
@@ -60,6 +54,10 @@ impl Report {
                 self.name(knock.profile)
             )),
             Event::Answered(knock, reply) => self.closed(knock, reason(*reply)),
+            Event::NeedsSecond(knock) => {
+                self.closed(knock, "a second knock is needed while so many wrong codes come in");
+            }
+            Event::Ambiguous(knock) => self.closed(knock, "another profile has the same code"),
             Event::NoClientAddress(knock) => self.closed(knock, "no client can have this address"),
             Event::PortNotAllowed(knock) => {
                 self.closed(knock, "the profile may not open it");
@@ -97,10 +95,36 @@ impl Report {
 
     /// Says what was counted, once a summary is due.
     pub fn sum_up(&mut self, now: Instant) {
-        if self.due(now) == Some(Duration::ZERO) {
-            for line in std::mem::take(&mut self.counts).summary() {
-                say::note(line);
-            }
+        if self.due(now) != Some(Duration::ZERO) {
+            return;
+        }
+        let counts = std::mem::take(&mut self.counts);
+        for line in counts.summary() {
+            say::note(line);
+        }
+        if counts.too_many > 0 {
+            // To be looked at again, even where nothing else comes.
+            self.counts.since = Some(now);
+        } else if self.throttled {
+            (self.throttled, self.wrong_codes) = (false, 0);
+            say::note("wrong codes are few again: one knock opens");
+        }
+    }
+
+    fn wrong_code(&mut self, too_many: bool, now: Instant) {
+        self.count(|counts| &mut counts.wrong_codes, now);
+        self.wrong_codes += 1;
+        if !too_many {
+            return;
+        }
+        self.counts.too_many = self.counts.too_many.saturating_add(1);
+        if !self.throttled {
+            self.throttled = true;
+            say::warn(format_args!(
+                "{} came in: until they stop, a stealth knock opens only with a second one",
+                counted(self.wrong_codes, "wrong code", "wrong codes")
+            ));
+            say::warn("connect and proxy send both; with knock, knock twice within a minute");
         }
     }
 
@@ -108,17 +132,6 @@ impl Report {
         self.counts.since.get_or_insert(now);
         let count = of(&mut self.counts);
         *count = count.saturating_add(1);
-    }
-
-    /// Says at the last of so many SYNs in a row what the log rule lacks; once between two summaries.
-    fn optionless(&mut self, knock_port: u16, now: Instant) {
-        self.count(|counts| &mut counts.optionless, now);
-        if self.counts.optionless == OPTIONLESS {
-            say::warn(format_args!(
-                "{OPTIONLESS} SYNs in a row to knock port {knock_port} were logged without TCP options, which stealth \
-                 knocks need: nft log flags tcp sequence,options; iptables --log-tcp-sequence --log-tcp-options"
-            ));
-        }
     }
 
     fn closed(&self, knock: &Knock, why: &str) {
@@ -148,10 +161,9 @@ impl Counts {
     fn summary(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let mut ignored = String::new();
-        for (number, one, many) in [
-            (self.replays, "replayed knock", "replayed knocks"),
-            (self.wrong_tags, "SYN with a wrong tag", "SYNs with a wrong tag"),
-        ] {
+        for (number, one, many) in
+            [(self.replays, "replayed knock", "replayed knocks"), (self.wrong_codes, "wrong code", "wrong codes")]
+        {
             if number > 0 {
                 ignored += if ignored.is_empty() { "ignored in the last minute: " } else { ", " };
                 ignored += &counted(number.into(), one, many);
@@ -179,29 +191,44 @@ mod tests {
 
     #[test]
     fn a_summary_has_what_was_counted_in_the_right_number() {
-        let counts = Counts { replays: 1, wrong_tags: 2, ..Counts::default() };
-        assert_eq!(counts.summary(), ["ignored in the last minute: 1 replayed knock, 2 SYNs with a wrong tag"]);
-        let counts = Counts { wrong_tags: 1, overruns: 1, ..Counts::default() };
+        let counts = Counts { replays: 1, wrong_codes: 2, ..Counts::default() };
+        assert_eq!(counts.summary(), ["ignored in the last minute: 1 replayed knock, 2 wrong codes"]);
+        let counts = Counts { wrong_codes: 1, overruns: 1, ..Counts::default() };
         assert_eq!(
             counts.summary(),
             [
-                "ignored in the last minute: 1 SYN with a wrong tag",
+                "ignored in the last minute: 1 wrong code",
                 "the kernel's log had 1 overrun in the last minute: knocks may be lost"
             ]
         );
-        assert!(Counts { optionless: 1, ..Counts::default() }.summary().is_empty());
     }
 
     #[test]
     fn a_summary_is_due_a_minute_after_the_first_count() {
-        let (mut report, now) = (Report::new(Vec::new(), 15, false), Instant::now());
+        let (mut report, now) = (Report::new(Vec::new(), 15), Instant::now());
         assert_eq!(report.due(now), None);
         report.event(&Event::Replay, now);
-        report.event(&Event::WrongTag, now + Duration::from_secs(50));
+        report.event(&Event::WrongCode { throttled: false }, now + Duration::from_secs(50));
         assert_eq!(report.due(now + Duration::from_secs(59)), Some(Duration::from_secs(1)));
         report.sum_up(now + Duration::from_secs(59));
-        assert_eq!(report.counts.wrong_tags, 1, "not yet");
+        assert_eq!(report.counts.wrong_codes, 1, "not yet");
         report.sum_up(now + Duration::from_secs(60));
         assert_eq!(report.due(now + Duration::from_secs(60)), None);
+    }
+
+    #[test]
+    fn that_a_knock_needs_a_second_one_is_said_once_and_that_it_does_not_a_minute_after_the_last() {
+        let (mut report, start) = (Report::new(Vec::new(), 15), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for seconds in 0..100 {
+            report.event(&Event::WrongCode { throttled: seconds >= 10 }, at(seconds));
+            report.sum_up(at(seconds));
+            assert_eq!(report.throttled, seconds >= 10);
+        }
+        assert_eq!((report.wrong_codes, report.due(at(120))), (100, Some(Duration::ZERO)));
+        report.sum_up(at(120));
+        assert!(report.throttled && report.due(at(120)) == Some(SUMMARY), "some came in the last minute");
+        report.sum_up(at(180));
+        assert!(!report.throttled && report.due(at(180)).is_none());
     }
 }

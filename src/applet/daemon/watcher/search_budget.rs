@@ -1,6 +1,7 @@
-//! What searches may cost: a little time for each source, so that hostile lines can neither buy much of
+//! What searches among counters may cost, for the profiles that list no ports: a little time for each source, so that hostile lines can neither buy much of
 //! it nor use up somebody else's.
 
+use super::keyed_hash::keyed_hash;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -11,18 +12,18 @@ const FILL: Duration = Duration::from_secs(12);
 /// Each second of search costs this many seconds of refill. All accounts together use about 5 % of a
 /// processor, after an initial burst of 0.64 s.
 const PRICE: u32 = 1200;
-/// Searches for the tag of a port that is not allowed, in each [`DENIED_PORT_TIME`]: enough for somebody
-/// who mistypes a port, too few to be a burden.
+/// Searches for a port that is not listed, in each [`DENIED_PORT_TIME`]: enough for somebody who mistypes a
+/// port, too few to be a burden.
 const DENIED_PORT_SEARCHES: u32 = 60;
 const DENIED_PORT_TIME: Duration = Duration::from_secs(60);
 
-/// The accounts of the sources, and one for ports that are not allowed.
+/// The accounts of the sources, and one for ports that are not listed.
 pub(super) struct SearchBudget {
     /// A secret number, which makes the hash of a source unforeseeable.
     secret: u64,
     /// When each account will be full again.
     full_at: [Option<Instant>; ACCOUNTS],
-    /// How many searches for a port that is not allowed there were, and since when.
+    /// How many searches for a port that is not listed there were, and since when.
     denied_port: (u32, Option<Instant>),
 }
 
@@ -43,19 +44,14 @@ impl SearchBudget {
         *account = Some(account.map_or(now, |full_at| full_at.max(now)) + spent * PRICE);
     }
 
-    /// Whether a search for the tag of a port that is not allowed may be made.
-    pub fn allows_denied_port(&mut self, now: Instant) -> bool {
-        let (searches, since) = self.denied_port;
+    /// Whether a search for a port that is not listed may be made; it is counted as made.
+    pub fn take_denied_port(&mut self, now: Instant) -> bool {
+        let (searches, since) = &mut self.denied_port;
         if since.is_none_or(|since| now.duration_since(since) >= DENIED_PORT_TIME) {
-            self.denied_port = (0, Some(now));
-            return true;
+            (*searches, *since) = (0, Some(now));
         }
-        searches < DENIED_PORT_SEARCHES
-    }
-
-    /// Counts a search for the tag of a port that is not allowed.
-    pub fn charge_denied_port(&mut self) {
-        self.denied_port.0 = self.denied_port.0.saturating_add(1);
+        *searches = searches.saturating_add(1);
+        *searches <= DENIED_PORT_SEARCHES
     }
 
     fn account(&mut self, source: IpAddr) -> &mut Option<Instant> {
@@ -68,14 +64,6 @@ impl SearchBudget {
         #[allow(clippy::indexing_slicing, reason = "the number is below the length")]
         &mut self.full_at[number]
     }
-}
-
-/// A hash that nobody can foresee who does not know `secret`: both halves of a product of 128 bits.
-fn keyed_hash(secret: u64, value: u64) -> u64 {
-    /// 2^64 divided by the golden ratio: an odd number whose bits follow no pattern.
-    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-    let product = u128::from(value ^ secret) * u128::from(secret ^ MULTIPLIER | 1);
-    (product >> 64) as u64 ^ product as u64
 }
 
 #[cfg(test)]
@@ -120,14 +108,10 @@ mod tests {
     }
 
     #[test]
-    fn ports_that_are_not_allowed_are_searched_for_60_times_a_minute() {
+    fn ports_that_are_not_listed_are_searched_for_60_times_a_minute() {
         let (mut budget, now) = (SearchBudget::new(1), Instant::now());
-        let mut searches = 0;
-        while budget.allows_denied_port(now + Duration::from_secs(searches / 2)) {
-            budget.charge_denied_port();
-            searches += 1;
-        }
-        assert_eq!(searches, 60);
-        assert!(budget.allows_denied_port(now + Duration::from_secs(60)));
+        let searches = (0..200).filter(|&search| budget.take_denied_port(now + Duration::from_secs(search / 4)));
+        assert_eq!(searches.count(), 60);
+        assert!(budget.take_denied_port(now + Duration::from_secs(60)));
     }
 }

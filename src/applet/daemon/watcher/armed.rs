@@ -1,0 +1,140 @@
+//! Knocks that wait for a second one: a sender that ran ahead, or one who knocks while many guess.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// The second knock has to come within this time.
+const TIME: Duration = Duration::from_secs(60);
+/// The second knock's counter is one of this many after the first one's.
+pub(super) const STEPS: u32 = 20;
+/// This many knocks of one profile wait at most, each from a source of its own.
+const SOURCES: usize = 4;
+
+/// A knock that waits.
+struct Waiting {
+    profile: usize,
+    counter: u32,
+    /// The only source that a second knock may come from; `None` is any.
+    source: Option<IpAddr>,
+    since: Instant,
+}
+
+/// The knocks that wait, the oldest first.
+#[derive(Default)]
+pub(super) struct Armed(Vec<Waiting>);
+
+impl Armed {
+    /// Remembers a knock that is far ahead. The highest counter of a profile stays, so that older messages
+    /// that somebody recorded do not push a sender out.
+    pub fn arm_ahead(&mut self, profile: usize, counter: u32, now: Instant) {
+        if self.ahead(profile, 0, now).is_none_or(|waiting| waiting < counter) {
+            self.0.retain(|waiting| waiting.profile != profile || waiting.source.is_some());
+            self.push(Waiting { profile, counter, source: None, since: now }, now);
+        }
+    }
+
+    /// Remembers a knock, whose counter is used up, for the next one from the same source.
+    pub fn arm_source(&mut self, profile: usize, counter: u32, source: IpAddr, now: Instant) {
+        let ours = |waiting: &Waiting| waiting.profile == profile && waiting.source.is_some();
+        self.0.retain(|waiting| !ours(waiting) || waiting.source != Some(source));
+        if self.0.iter().filter(|waiting| ours(waiting)).count() >= SOURCES {
+            let oldest = self.0.iter().position(ours);
+            oldest.map(|oldest| self.0.remove(oldest));
+        }
+        self.push(Waiting { profile, counter, source: Some(source), since: now }, now);
+    }
+
+    fn push(&mut self, waiting: Waiting, now: Instant) {
+        self.0.retain(|waiting| waiting.is_fresh(now));
+        self.0.push(waiting);
+    }
+
+    /// The counter of the knock of `profile` that is far ahead of `next`.
+    pub fn ahead(&self, profile: usize, next: u64, now: Instant) -> Option<u32> {
+        let ours =
+            |waiting: &&Waiting| waiting.profile == profile && waiting.source.is_none() && waiting.waits(next, now);
+        self.0.iter().find(ours).map(|waiting| waiting.counter)
+    }
+
+    /// Whether a knock of `profile`, whose counter is `next`, from `source` is the second one.
+    pub fn is_second(&self, profile: usize, next: u64, counter: u32, source: IpAddr, now: Instant) -> bool {
+        self.0.iter().any(|waiting| {
+            waiting.profile == profile
+                && waiting.source.is_none_or(|only| only == source)
+                && (1..=STEPS).contains(&counter.wrapping_sub(waiting.counter))
+                && waiting.waits(next, now)
+        })
+    }
+
+    /// Forgets the knock of `profile` from `source`: its second one has come.
+    pub fn disarm(&mut self, profile: usize, source: IpAddr) {
+        self.0.retain(|waiting| waiting.profile != profile || waiting.source != Some(source));
+    }
+}
+
+impl Waiting {
+    fn waits(&self, next: u64, now: Instant) -> bool {
+        let overtaken = self.source.is_none() && u64::from(self.counter) < next;
+        !overtaken && self.is_fresh(now)
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        now.duration_since(self.since) < TIME
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    #[test]
+    fn a_second_knock_comes_soon_and_close_behind() {
+        let (mut armed, now) = (Armed::default(), Instant::now());
+        armed.arm_ahead(3, 9000, now);
+        let second = |counter, after| armed.is_second(3, 200, counter, OTHER, now + Duration::from_secs(after));
+        assert!(!second(9000, 1), "one captured knock is worth nothing");
+        assert!(!second(8999, 1) && second(9001, 59) && second(9020, 59) && !second(9021, 59));
+        assert!(!second(9001, 60), "too late");
+        assert!(!armed.is_second(3, 9001, 9001, SOURCE, now), "it was overtaken");
+        assert!(!armed.is_second(4, 200, 9001, SOURCE, now), "another profile");
+    }
+
+    #[test]
+    fn an_older_message_that_was_recorded_does_not_disarm() {
+        let (mut armed, now) = (Armed::default(), Instant::now());
+        armed.arm_ahead(0, 9000, now);
+        armed.arm_ahead(0, 8000, now);
+        assert_eq!(armed.ahead(0, 0, now), Some(9000));
+        armed.arm_ahead(0, 9500, now);
+        assert_eq!(armed.ahead(0, 0, now), Some(9500));
+        armed.arm_ahead(0, 8000, now + TIME);
+        assert_eq!(armed.ahead(0, 0, now + TIME), Some(8000), "the higher one is forgotten by now");
+    }
+
+    #[test]
+    fn a_source_arms_for_itself_alone_and_once() {
+        let (mut armed, now) = (Armed::default(), Instant::now());
+        armed.arm_source(0, 100, SOURCE, now);
+        assert!(armed.is_second(0, 101, 101, SOURCE, now) && !armed.is_second(0, 101, 101, OTHER, now));
+        armed.disarm(0, SOURCE);
+        assert!(!armed.is_second(0, 102, 102, SOURCE, now));
+    }
+
+    #[test]
+    fn a_few_sources_of_each_profile_wait() {
+        let (mut armed, now) = (Armed::default(), Instant::now());
+        let source = |last: u32| IpAddr::from([192, 0, 2, last as u8]);
+        armed.arm_ahead(0, 9000, now);
+        for counter in 0..10 {
+            armed.arm_source(0, counter, source(counter), now);
+            armed.arm_source(1, counter, SOURCE, now);
+        }
+        let waits = |counter: &u32| armed.is_second(0, 10, counter + 1, source(*counter), now);
+        assert_eq!((0..10).filter(waits).collect::<Vec<_>>(), [6, 7, 8, 9]);
+        assert_eq!(armed.0.len(), SOURCES + 2);
+        assert_eq!(armed.ahead(0, 10, now), Some(9000));
+    }
+}

@@ -1,0 +1,312 @@
+//! The look-ahead: the next messages of all profiles that list their ports, held in one table, so that what
+//! arrives is compared and not searched for.
+//!
+//! Each profile has a place in the table for each of its ports and each counter from the next one on, as
+//! many as the span. The first counters are the window, which opens; the others are those of a sender that
+//! ran ahead. When a counter is used up, its places go to the counter that is a span higher. So accepting a
+//! knock computes only what enters the window; the rest is filled while there is nothing else to do.
+
+use super::armed::STEPS;
+use super::code_table::{CodeTable, MAX_PLACES};
+use super::loaded_profile::LoadedProfile;
+use super::message::Message;
+
+/// How many counters one call of [`LookAhead::fill`] goes on by.
+const FILL: u64 = 64;
+/// Counters have 32 bits.
+const COUNTERS: u64 = 1 << 32;
+
+/// Where a message was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hit {
+    /// The number of the profile.
+    pub profile: usize,
+    /// The counter, not less than the profile's next one.
+    pub counter: u32,
+    /// The port that is asked for.
+    pub port: u16,
+}
+
+/// How many counters are held for each profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// How many may open, from the next one on.
+    pub window: u32,
+    /// How many behind these may arm.
+    pub far: u32,
+}
+
+/// The next messages of all profiles.
+pub(super) struct LookAhead {
+    table: CodeTable,
+    /// Each profile's places, by number; none where it lists no ports.
+    shelves: Vec<Shelf>,
+    /// The numbers of the profiles whose places are not all filled.
+    unfilled: Vec<usize>,
+    reach: Reach,
+    /// How many counters have places.
+    span: u64,
+    secret: u64,
+}
+
+/// The places of a profile.
+struct Shelf {
+    /// The first one.
+    first: u32,
+    /// The counter up to which they are filled.
+    filled: u64,
+}
+
+#[allow(clippy::indexing_slicing, reason = "profiles and shelves have the same numbers, and each place is on a shelf")]
+impl LookAhead {
+    /// The look-ahead of `profiles`: the window filled, the rest empty. Where there are too many codes for
+    /// the table, first less than `wanted.far` and then less than `wanted.window` is held.
+    pub fn new(profiles: &[LoadedProfile], wanted: Reach, secret: u64) -> Self {
+        let ports = profiles.iter().map(|profile| profile.held_ports().len()).sum();
+        let reach = reach(ports, wanted);
+        let span = span(reach);
+        let mut first = 0;
+        let mut shelf = |profile: &LoadedProfile| {
+            let shelf = Shelf { first, filled: profile.next() };
+            first += span * profile.held_ports().len() as u32;
+            shelf
+        };
+        let mut look_ahead = Self {
+            shelves: profiles.iter().map(&mut shelf).collect(),
+            table: CodeTable::new(span as usize * ports),
+            unfilled: Vec::new(),
+            reach,
+            span: span.into(),
+            secret,
+        };
+        for (number, profile) in profiles.iter().enumerate().filter(|(_, profile)| !profile.held_ports().is_empty()) {
+            look_ahead.fill_to(number, profile, profile.next() + u64::from(reach.window));
+            if reach.far > 0 {
+                look_ahead.unfilled.push(number);
+            }
+        }
+        look_ahead
+    }
+
+    /// How much is held for each profile.
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// Finds who holds the message with this hash: each profile once, with its lowest counter.
+    pub fn find(&self, message: &Message, hash: u64, knock_port: u16, profiles: &[LoadedProfile]) -> Vec<Hit> {
+        let mut hits: Vec<Hit> = Vec::new();
+        for place in self.table.candidates(hash) {
+            let hit = self.at(place, profiles);
+            let profile = &profiles[hit.profile];
+            if profile.knock_port() != knock_port || profile.message(hit.counter, hit.port) != *message {
+                continue;
+            }
+            match hits.iter_mut().find(|known| known.profile == hit.profile) {
+                Some(known) if known.counter <= hit.counter => {}
+                Some(known) => *known = hit,
+                None => hits.push(hit),
+            }
+        }
+        hits
+    }
+
+    /// Follows a profile, whose counter was `from`, to the counter that it has now.
+    pub fn advance(&mut self, number: usize, from: u64, profile: &LoadedProfile) {
+        let ports = profile.held_ports().len() as u64;
+        if ports == 0 {
+            return;
+        }
+        let (next, filled) = (profile.next(), self.shelves[number].filled);
+        for counter in from..next.min(filled) {
+            let first = self.place(number, counter, ports);
+            (first..first + ports as u32).for_each(|place| self.table.remove(place));
+        }
+        self.shelves[number].filled = filled.max(next);
+        self.fill_to(number, profile, next + u64::from(self.reach.window));
+        let was_full = filled >= self.end(from);
+        if was_full && self.shelves[number].filled < self.end(next) {
+            self.unfilled.push(number);
+        }
+    }
+
+    /// Fills a few more places; `false` when all are filled.
+    pub fn fill(&mut self, profiles: &[LoadedProfile]) -> bool {
+        let Some(&number) = self.unfilled.last() else { return false };
+        let profile = &profiles[number];
+        self.fill_to(number, profile, self.shelves[number].filled + FILL);
+        if self.shelves[number].filled >= self.end(profile.next()) {
+            self.unfilled.pop();
+        }
+        true
+    }
+
+    /// Whether there are places to fill.
+    pub fn is_filling(&self) -> bool {
+        !self.unfilled.is_empty()
+    }
+
+    /// Fills the places of a profile up to those of counter `end`, as far as it has places.
+    fn fill_to(&mut self, number: usize, profile: &LoadedProfile, end: u64) {
+        let ports = profile.held_ports();
+        let from = self.shelves[number].filled;
+        let end = end.min(self.end(profile.next()));
+        for counter in from..end {
+            let first = self.place(number, counter, ports.len() as u64);
+            for (place, &port) in (first..).zip(ports) {
+                let hash = profile.message(counter as u32, port).hash(profile.knock_port(), self.secret);
+                self.table.insert(place, hash);
+            }
+        }
+        self.shelves[number].filled = end.max(from);
+    }
+
+    /// The counter after the last one that has places, where `next` is the next one.
+    fn end(&self, next: u64) -> u64 {
+        (next + self.span).min(COUNTERS)
+    }
+
+    /// The first of the places of a counter.
+    fn place(&self, number: usize, counter: u64, ports: u64) -> u32 {
+        self.shelves[number].first + (counter % self.span * ports) as u32
+    }
+
+    /// What stands in a filled place.
+    fn at(&self, place: u32, profiles: &[LoadedProfile]) -> Hit {
+        // A profile without places has the same first one as the profile after it.
+        let number = self.shelves.partition_point(|shelf| shelf.first <= place) - 1;
+        let profile = &profiles[number];
+        let (ports, next) = (profile.held_ports(), profile.next());
+        let offset = (place - self.shelves[number].first) as usize;
+        let (row, column) = ((offset / ports.len()) as u64, offset % ports.len());
+        let counter = next + (row + self.span - next % self.span) % self.span;
+        Hit { profile: number, counter: counter as u32, port: ports[column] }
+    }
+}
+
+/// How much of `wanted` the table has room for, where all profiles together list `ports` ports.
+fn reach(ports: usize, wanted: Reach) -> Reach {
+    let room = MAX_PLACES.checked_div(ports).map_or(u32::MAX, |room| room as u32);
+    let window = wanted.window.min(room).max(1);
+    // A knock that is far ahead is nothing without room for its second one.
+    let far = (room - window.min(room)).saturating_sub(STEPS).min(wanted.far);
+    Reach { window, far }
+}
+
+/// How many counters have places: those of the second knocks too.
+fn span(reach: Reach) -> u32 {
+    reach.window + if reach.far > 0 { reach.far + STEPS } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::Ports;
+    use crate::profile::ProfileConfig;
+    use crate::wire::{Keys, Wire};
+
+    const REACH: Reach = Reach { window: 4, far: 10 };
+
+    fn profile(number: u8, wire: Wire, ports: &str, next: u64) -> LoadedProfile {
+        let ports = Some(Ports::parse(ports).unwrap()).filter(|ports| !ports.is_empty());
+        let config = ProfileConfig { knock_port: 666, ports, wire, legacy: false };
+        LoadedProfile::new(config, Keys::new(&[number; 16], &[number; 16]), next)
+    }
+
+    /// The counters of a profile whose message for `port` is found, from 0 to 200.
+    fn held(look_ahead: &LookAhead, profiles: &[LoadedProfile], number: usize, port: u16) -> Vec<u32> {
+        let found = |&counter: &u32| {
+            let message = profiles[number].message(counter, port);
+            let hits = look_ahead.find(&message, message.hash(666, look_ahead.secret), 666, profiles);
+            assert!(hits.iter().all(|hit| *hit == Hit { profile: number, counter, port }));
+            !hits.is_empty()
+        };
+        (0..200).filter(found).collect()
+    }
+
+    #[test]
+    fn the_window_is_held_at_once_and_the_rest_when_it_is_filled() {
+        let profiles = [
+            profile(1, Wire::Stealth, "22,443", 100),
+            profile(2, Wire::Classic, "", 5),
+            profile(3, Wire::Classic, "80", 7),
+        ];
+        let mut look_ahead = LookAhead::new(&profiles, REACH, 9);
+        for port in [22, 443] {
+            assert_eq!(held(&look_ahead, &profiles, 0, port), (100..104).collect::<Vec<_>>());
+        }
+        assert_eq!(held(&look_ahead, &profiles, 2, 80), (7..11).collect::<Vec<_>>());
+        while look_ahead.fill(&profiles) {}
+        for port in [22, 443] {
+            assert_eq!(held(&look_ahead, &profiles, 0, port), (100..134).collect::<Vec<_>>());
+        }
+        assert_eq!(held(&look_ahead, &profiles, 2, 80), (7..41).collect::<Vec<_>>());
+        assert!(held(&look_ahead, &profiles, 0, 80).is_empty(), "a port that is not listed");
+        assert!(held(&look_ahead, &profiles, 1, 80).is_empty(), "a profile without a list");
+    }
+
+    #[test]
+    fn what_is_used_up_leaves_and_what_follows_enters() {
+        let mut profiles = [profile(1, Wire::Stealth, "22,443", 100)];
+        let mut look_ahead = LookAhead::new(&profiles, REACH, 9);
+        for next in [101, 102, 104, 104, 120, 150, 151] {
+            let from = profiles[0].next();
+            profiles[0].use_up_to(next);
+            look_ahead.advance(0, from, &profiles[0]);
+            let least = next as u32..next as u32 + 4;
+            assert!(held(&look_ahead, &profiles, 0, 443).starts_with(&least.collect::<Vec<_>>()), "from {next} on");
+            if next % 2 == 0 {
+                while look_ahead.fill(&profiles) {}
+                assert_eq!(held(&look_ahead, &profiles, 0, 22), (next as u32..next as u32 + 34).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_counter_is_held_and_nothing_after_it() {
+        let mut profiles = [profile(1, Wire::Stealth, "22", COUNTERS - 6)];
+        let mut look_ahead = LookAhead::new(&profiles, REACH, 9);
+        while look_ahead.fill(&profiles) {}
+        for next in COUNTERS - 6..=COUNTERS {
+            let from = profiles[0].next();
+            profiles[0].use_up_to(next);
+            look_ahead.advance(0, from, &profiles[0]);
+            let found = |counter: u32| {
+                let message = profiles[0].message(counter, 22);
+                !look_ahead.find(&message, message.hash(666, 9), 666, &profiles).is_empty()
+            };
+            let held: Vec<u32> = (u32::MAX - 8..=u32::MAX).chain(0..50).filter(|&counter| found(counter)).collect();
+            assert_eq!(held, (next..COUNTERS).map(|counter| counter as u32).collect::<Vec<_>>());
+        }
+        assert!(!look_ahead.fill(&profiles));
+    }
+
+    #[test]
+    fn of_two_profiles_with_one_code_both_are_found() {
+        let profiles = [
+            profile(1, Wire::Stealth, "22", 100),
+            profile(1, Wire::Stealth, "22", 102),
+            profile(1, Wire::Classic, "22", 102),
+        ];
+        let look_ahead = LookAhead::new(&profiles, REACH, 9);
+        let message = profiles[0].message(103, 22);
+        let mut hits = look_ahead.find(&message, message.hash(666, 9), 666, &profiles);
+        hits.sort_by_key(|hit| hit.profile);
+        assert_eq!(hits, [0, 1].map(|profile| Hit { profile, counter: 103, port: 22 }));
+    }
+
+    #[test]
+    fn the_far_counters_make_room_first_and_then_the_window() {
+        let wanted = Reach { window: 20, far: 10_000 };
+        assert_eq!(reach(0, wanted), wanted);
+        assert_eq!(reach(104, wanted), wanted);
+        assert_eq!(reach(105, wanted), Reach { window: 20, far: 9946 });
+        assert_eq!(reach(10_000, wanted), Reach { window: 20, far: 64 });
+        assert_eq!(reach(40_000, wanted), Reach { window: 20, far: 0 });
+        assert_eq!(reach(100_000, wanted), Reach { window: 10, far: 0 });
+        assert_eq!(reach(MAX_PLACES, wanted), Reach { window: 1, far: 0 });
+        for ports in [1, 7, 105, 10_000, 99_999, MAX_PLACES] {
+            assert!(span(reach(ports, wanted)) as usize * ports <= MAX_PLACES);
+        }
+    }
+}
