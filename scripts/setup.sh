@@ -23,7 +23,7 @@ needs() {
     router) echo ip:iproute2 nft:nftables /usr/sbin/xtables-legacy-multi:iptables readelf:binutils /usr/share/doc/busybox-static@busybox-static \
         /usr/bin/pytest-3:python3-pytest ;;
     systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox ;;
-    cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips cpio:cpio ;;
+    cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips qemu-system-x86_64:qemu-system-x86 cpio:cpio ;;
     sanitize) echo valgrind:valgrind ;;
     lint) echo rust-lint shellcheck:shellcheck mandoc:mandoc ;;
     deny) echo venv ;;

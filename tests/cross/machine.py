@@ -1,11 +1,8 @@
 """A MIPS machine (little-endian, no FPU needed) under qemu: Debian's kernel, the router of tests/openwrt as its only file system."""
 
-import gzip
-import os
-import shutil
 import subprocess
-from pathlib import Path
 
+import debian
 import router
 
 PACKAGES = router.TOOLS / "mipsel"
@@ -31,36 +28,8 @@ reboot -f
 
 
 def fetch():
-    """Unpacks Debian 12's mipsel packages, once: those named above and the kernel that linux-image-4kc-malta is."""
-    done = PACKAGES / "complete"
-    if done.exists():
-        return
-    shutil.rmtree(PACKAGES, ignore_errors=True)
-    for path in ("root", "packages", "state/lists/partial", "cache/archives/partial"):
-        (PACKAGES / path).mkdir(parents=True)
-    (PACKAGES / "state/status").touch()
-    config = PACKAGES / "apt.conf"
-    config.write_text(f"""
-        APT::Architecture "mipsel";
-        APT::Architectures {{ "mipsel"; }};
-        APT::Sandbox::User "root";
-        Dir::State "{PACKAGES}/state";
-        Dir::State::status "{PACKAGES}/state/status";
-        Dir::Cache "{PACKAGES}/cache";
-    """)
-
-    def apt(*arguments):
-        return subprocess.run(arguments, env={**os.environ, "APT_CONFIG": str(config)}, cwd=PACKAGES / "packages",
-                              check=True, capture_output=True, text=True).stdout
-
-    apt("apt-get", "-q", "update")
-    depends = apt("apt-cache", "depends", "--important", "linux-image-4kc-malta")
-    kernel = next(line.split()[-1] for line in depends.splitlines() if "Depends: linux-image" in line)
-    apt("apt-get", "-q", "download", kernel, *WANTED)
-    for package in (PACKAGES / "packages").iterdir():
-        subprocess.run(["dpkg", "-x", package, ROOT], check=True)
-    shutil.rmtree(PACKAGES / "packages")
-    done.touch()
+    """Unpacks the packages named above and the kernel, once."""
+    debian.unpack("mipsel", "linux-image-4kc-malta", WANTED)
 
 
 def initramfs(directory, binary):
@@ -70,31 +39,8 @@ def initramfs(directory, binary):
     router.add_applets(root, ["qemu-mipsel-static"])
     (root / "init").write_text(INIT % " ".join(MODULES))
     (root / "init").chmod(0o755)
-    _copy_modules(root)
-    archive = directory / "initramfs.gz"
-    with gzip.open(archive, "wb", compresslevel=1) as packed:
-        names = subprocess.run(["find", ".", "-print0"], cwd=root, check=True, capture_output=True).stdout
-        cpio = subprocess.run(["cpio", "--quiet", "--null", "--create", "--format=newc", "--owner=0:0"],
-                              cwd=root, input=names, check=True, capture_output=True)
-        packed.write(cpio.stdout)
-    return archive
-
-
-def _copy_modules(root):
-    all_modules = {path.stem.replace("-", "_"): path for path in (ROOT / "lib/modules").rglob("*.ko")}
-    wanted = list(MODULES)
-    copied = set()
-    while wanted:
-        name = wanted.pop()
-        if name in copied:
-            continue
-        copied.add(name)
-        path = all_modules[name]
-        place = root / path.relative_to(ROOT)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, place)
-        depends = path.read_bytes().split(b"\0depends=")[1].split(b"\0")[0].decode()
-        wanted += [other.replace("-", "_") for other in depends.split(",") if other]
+    debian.copy_modules(ROOT, MODULES, root)
+    return debian.pack(root, directory / "initramfs.gz")
 
 
 def boot(archive, timeout):
