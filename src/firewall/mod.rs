@@ -4,6 +4,7 @@
 //! empty sets. The opener *admits*: it puts one element into a kernel set, which the kernel takes out
 //! again when a connection has used it or its time is up.
 
+mod foreign_rules;
 mod iptables;
 mod local_address;
 mod nft;
@@ -96,14 +97,13 @@ impl Backend {
     pub fn can_open(self, rules: &Rules, port: u16) -> bool {
         self != Self::Iptables || rules.guard.contains(port)
     }
+}
 
-    /// Warnings about other people's rules, found by reading them.
-    pub fn foreign_rule_warnings(self, rules: &Rules) -> Vec<String> {
-        match self {
-            Self::Nft(_) => nft::foreign_rule_warnings(rules.mark),
-            Self::Iptables => Vec::new(),
-        }
-    }
+/// Warnings about other people's rules, found by reading them.
+pub fn foreign_rule_warnings(rules: &Rules) -> Vec<String> {
+    let listings = foreign_rules::Listings { nft: nft::list_all(), iptables: iptables::list_all() };
+    let own = foreign_rules::Own { table: "inet knockknock", chains: "-A KNOCKKNOCK" };
+    foreign_rules::warnings(&listings, &own, rules.mark)
 }
 
 /// Takes all our rules away, whichever firewall holds them.

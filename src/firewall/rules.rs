@@ -4,9 +4,6 @@ use crate::config::{self, Log};
 use crate::ports::Ports;
 use std::net::IpAddr;
 
-/// The chain of ours that marks a knocked connection, with iptables.
-pub(super) const CHAIN_ADMIT: &str = "KNOCKKNOCK-ADMIT";
-
 /// What our rules are made from.
 #[derive(Clone, Debug)]
 pub struct Rules {

@@ -275,7 +275,8 @@ def test_a_connection_that_came_too_late_does_not_use_the_next_knock(stage):
         client.send(SYN)
         assert client.answers(SYN | ACK)
         client.sequence += 1
-        client.send(ACK)
+    first.send(ACK)
+    second.send(ACK)
     stage.open_port()
     for _ in range(3):
         second.send(ACK, b"x")

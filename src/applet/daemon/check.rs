@@ -3,6 +3,7 @@
 use super::privileges;
 use super::setup::{self, Setup, say_left_out};
 use crate::error::{Error, Result};
+use crate::firewall;
 use crate::klog;
 use crate::ports::Ports;
 use crate::profile::Profile;
@@ -52,7 +53,7 @@ pub fn run(directory: &Path) -> Result<()> {
         }
     }
     say::print(&text)?;
-    for warning in setup.backend.foreign_rule_warnings(&setup.rules) {
+    for warning in firewall::foreign_rule_warnings(&setup.rules) {
         say::warn(warning);
     }
     for port in unguarded_udp(&setup.rules.guard) {

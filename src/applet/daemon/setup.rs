@@ -3,7 +3,7 @@
 use super::ipc::{CONFIG, OpenerLimits};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::firewall::{Backend, Rules, Watch};
+use crate::firewall::{self, Backend, Rules, Watch};
 use crate::klog;
 use crate::ports::{PortSet, Ports};
 use crate::profile::{self, Found, Listing, ProfileConfig};
@@ -125,7 +125,7 @@ impl Setup {
 
     /// Says that the daemon is ready, what it does, and what is in its way.
     pub(super) fn say_ready(&self) {
-        for warning in self.backend.foreign_rule_warnings(&self.rules) {
+        for warning in firewall::foreign_rule_warnings(&self.rules) {
             say::warn(warning);
         }
         let guard = match self.rules.guard.is_empty() {

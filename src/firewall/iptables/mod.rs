@@ -70,6 +70,12 @@ pub(super) fn remove() -> io::Result<()> {
     Ok(())
 }
 
+/// Everybody's rules, by nft's name for the family of each program.
+pub(super) fn list_all() -> [(&'static str, String); 2] {
+    [("ip", IpVersion::V4), ("ip6", IpVersion::V6)]
+        .map(|(family, version)| (family, process::run(version.save(), &[], "").unwrap_or_default()))
+}
+
 fn mangle(version: IpVersion, args: &[&str]) -> io::Result<()> {
     process::run(version.program(), &[&["-w", "-t", "mangle"], args].concat(), "").map(drop)
 }

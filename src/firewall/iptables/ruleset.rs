@@ -1,6 +1,6 @@
 //! The text of our chains, as `iptables-restore` takes it: mangle.rules, with values in place of the names in `<…>`.
 
-use crate::firewall::rules::{CHAIN_ADMIT, Rules, fill};
+use crate::firewall::rules::{Rules, fill};
 use crate::ports::Ports;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ pub(super) const CHAIN_PREROUTING: &str = "KNOCKKNOCK";
 pub(super) const CHAIN_INPUT: &str = "KNOCKKNOCK-INPUT";
 pub(super) const CHAIN_FORWARD: &str = "KNOCKKNOCK-FORWARD";
 pub(super) const CHAIN_KNOCK: &str = "KNOCKKNOCK-KNOCK";
+pub(super) const CHAIN_ADMIT: &str = "KNOCKKNOCK-ADMIT";
 /// The kernel's chains, and ours that each jumps to.
 pub(super) const JUMPS: [(&str, &str); 3] =
     [("PREROUTING", CHAIN_PREROUTING), ("INPUT", CHAIN_INPUT), ("FORWARD", CHAIN_FORWARD)];
@@ -26,6 +27,13 @@ impl IpVersion {
         match self {
             Self::V4 => "iptables",
             Self::V6 => "ip6tables",
+        }
+    }
+
+    pub(super) fn save(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables-save",
+            Self::V6 => "ip6tables-save",
         }
     }
 

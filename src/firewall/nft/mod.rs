@@ -3,7 +3,6 @@
 //! The table is made by `nft -f -`. An opening is one netlink transaction, whose format is that of
 //! linux/netfilter/nf_tables.h, and which is acknowledged before anybody says "opened".
 
-mod foreign_rules;
 mod openings;
 mod ruleset;
 
@@ -71,7 +70,7 @@ pub(super) fn remove() -> io::Result<()> {
     }
 }
 
-/// Warnings about rules of others that set our mark's bit: what they mark comes in without a knock.
-pub(super) fn foreign_rule_warnings(mark: u32) -> Vec<String> {
-    foreign_rules::warnings(&nft(&["-t", "list", "ruleset"], "").unwrap_or_default(), mark)
+/// Everybody's rules, without what is in their sets.
+pub(super) fn list_all() -> String {
+    nft(&["-t", "list", "ruleset"], "").unwrap_or_default()
 }
