@@ -1,4 +1,4 @@
-//! For tests only: what somebody who has taken over a process would try first.
+//! The first actions an attacker would try in a compromised process; built for tests only (feature `hooks`).
 
 use super::check;
 use std::ffi::CStr;
@@ -8,9 +8,9 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-/// Tries `what`; an error is what the test wants.
-pub fn attempt(what: &str) -> io::Result<()> {
-    match what {
+/// Tries one forbidden action. In a sandboxed process it must fail: the test expects an error, or a dead process.
+pub fn attempt(action: &str) -> io::Result<()> {
+    match action {
         "execve" => execve(c"/bin/true"),
         "socket" => socket(),
         "setsockopt" => set_option(),
@@ -80,7 +80,7 @@ fn trace_parent() -> io::Result<()> {
 }
 
 fn signal_parent() -> io::Result<()> {
-    // SAFETY: kill takes two numbers; signal 0 only asks whether it might.
+    // SAFETY: kill takes two numbers; signal 0 only checks for permission.
     check(unsafe { libc::kill(std::os::unix::process::parent_id() as libc::pid_t, 0) }).map(drop)
 }
 

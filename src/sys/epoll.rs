@@ -1,4 +1,4 @@
-//! Sleeping until one of many descriptors has something new (epoll(7)).
+//! Waiting for many descriptors (epoll(7)).
 
 use super::{check, check_long};
 use std::io;
@@ -6,29 +6,29 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::{Duration, Instant};
 
-/// The most events taken at once.
+/// Most events returned by one wait.
 const BATCH: usize = 128;
 
-/// What a descriptor has since it was last told of.
+/// The changes of one descriptor since the last event for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The number that it was added with.
+    /// The token with which the descriptor was added.
     pub token: u64,
-    /// It can be read, or its end or failure can.
+    /// A read would return data, end of file or an error.
     pub readable: bool,
-    /// It can be written, or its failure can be told.
+    /// A write would succeed or return an error.
     pub writable: bool,
-    /// The other side sends no more.
+    /// The peer has closed its sending side, or the connection has failed.
     pub ended: bool,
-    /// A byte of it is urgent (tcp(7)).
+    /// There is urgent data (tcp(7)).
     pub urgent: bool,
 }
 
-/// A set of descriptors, each with a number. Each change is told once (edge-triggered).
+/// A set of descriptors, each with a token. Events are edge-triggered: each change is reported once.
 pub struct Epoll(OwnedFd);
 
 impl Epoll {
-    /// An empty set.
+    /// Creates an empty set.
     pub fn new() -> io::Result<Self> {
         // SAFETY: epoll_create1 takes a number and returns a new descriptor.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
@@ -36,7 +36,7 @@ impl Epoll {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Adds a descriptor until it is closed.
+    /// Adds a descriptor. Closing it removes it.
     pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLET;
         let mut event = libc::epoll_event { events: events as u32, u64: token };
@@ -45,14 +45,14 @@ impl Epoll {
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
     }
 
-    /// Sleeps until there are events or it is `until` (never, where `None`), and puts them in place of
-    /// those in `ready`. A signal may end the sleep early.
+    /// Waits for events until the time `until` (`None`: no limit), and replaces the contents of `ready` by them. A
+    /// signal may end the wait early, without events.
     pub fn wait(&self, ready: &mut Vec<Event>, until: Option<Instant>) -> io::Result<()> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let count = match self.wait_exactly(&mut events, left) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            // The kernel is older than 5.11, or a container's rules are.
+            // ENOSYS: the kernel is older than 5.11. EPERM: a container's seccomp filter is.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
                 self.wait_roughly(&mut events, left).or_else(|error| match error.kind() {
                     io::ErrorKind::Interrupted => Ok(0),
@@ -77,9 +77,9 @@ impl Epoll {
         Ok(())
     }
 
-    /// To the microsecond; how many events there are.
+    /// Waits with a resolution below 1 ms (epoll_pwait2); returns the number of events.
     fn wait_exactly(&self, events: &mut [libc::epoll_event; BATCH], left: Option<Duration>) -> io::Result<usize> {
-        /// `struct __kernel_timespec`, of 64 bits everywhere.
+        /// `struct __kernel_timespec`: seconds and nanoseconds, 64 bits each on every architecture.
         #[repr(C)]
         struct Timespec([i64; 2]);
         let left = left.map(|left| Timespec([left.as_secs() as i64, left.subsec_nanos().into()]));
@@ -91,7 +91,8 @@ impl Epoll {
             .map(|count| count as usize)
     }
 
-    /// To the next millisecond: rounded up, so that the last part of one does not spin.
+    /// Waits with a resolution of 1 ms (epoll_wait); returns the number of events. The timeout is rounded up: a
+    /// remainder below 1 ms would otherwise become 0, and the caller would spin.
     fn wait_roughly(&self, events: &mut [libc::epoll_event; BATCH], left: Option<Duration>) -> io::Result<usize> {
         let left = left.map(|left| (left + Duration::from_micros(999)).as_millis());
         let milliseconds = left.map_or(-1, |left| left.try_into().unwrap_or(libc::c_int::MAX));
@@ -113,11 +114,11 @@ mod tests {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
         let short = Duration::from_micros(2500);
         let mut ways = vec![Epoll::wait_roughly as fn(&Epoll, &mut _, _) -> _];
-        // An old kernel does not have it, and an old valgrind does not know it.
+        // Old kernels and old versions of valgrind lack epoll_pwait2.
         match epoll.wait_exactly(&mut events, Some(Duration::ZERO)) {
             Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
-            nothing => {
-                assert_eq!(nothing.unwrap(), 0);
+            count => {
+                assert_eq!(count.unwrap(), 0);
                 ways.push(Epoll::wait_exactly);
             }
         }
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_is_told_once() {
+    fn each_change_is_reported_once() {
         let (mut one, other) = UnixStream::pair().unwrap();
         let epoll = Epoll::new().unwrap();
         epoll.add(&other, 1 << 40).unwrap();

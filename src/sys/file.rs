@@ -1,4 +1,4 @@
-//! Files: opening small ones, and locks.
+//! Small files and file locks (flock(2)).
 
 use super::check;
 use std::fs::File;
@@ -32,19 +32,19 @@ pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Waits until this process alone holds the lock of `file` (flock(2)); closing the file gives it back.
+/// Waits for the exclusive lock on `file`. Closing the file releases it.
 pub fn lock(file: &File) -> io::Result<()> {
     // SAFETY: flock takes a descriptor, which `file` keeps open, and touches no memory.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }).map(drop)
 }
 
-/// The same without waiting; `WouldBlock` when somebody else holds it.
+/// Takes the exclusive lock without waiting; fails with `WouldBlock` if another process holds it.
 pub fn try_lock(file: &File) -> io::Result<()> {
     // SAFETY: as above.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
 }
 
-/// Gives the lock back.
+/// Releases the lock.
 pub fn unlock(file: &File) -> io::Result<()> {
     // SAFETY: as above.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) }).map(drop)

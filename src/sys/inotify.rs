@@ -1,4 +1,4 @@
-//! inotify(7): being told of changes in a directory or a file.
+//! Notifications of changes in a directory or a file (inotify(7)).
 
 use super::{check, check_length};
 use std::ffi::{CString, OsStr};
@@ -7,51 +7,52 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A queue of changes, read without waiting.
+/// A non-blocking queue of change notifications.
 pub struct Inotify(OwnedFd);
 
-/// What happens to something: a number that [`Inotify::watch`] gave.
+/// A watch descriptor, as [`Inotify::watch`] returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watch(i32);
 
-/// The mask for the names in a directory: one appears, goes, is moved or is given other rights.
+/// The event mask for the names in a directory: an entry is created, deleted, moved, or has its permissions changed.
 pub const NAMES: u32 = libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_MOVED_FROM | libc::IN_DELETE | libc::IN_ATTRIB;
-/// The mask for a file's content: written or truncated.
+/// The event mask for a file's content: it is written or truncated.
 pub const CONTENT: u32 = libc::IN_MODIFY;
 
 impl Inotify {
-    /// A new, empty queue.
+    /// Creates an empty queue.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: inotify_init1 takes no pointer and returns a new descriptor, which nobody else owns.
+        // SAFETY: inotify_init1 takes no pointer and returns a new descriptor, which nothing else owns.
         let fd = check(unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) })?;
         // SAFETY: `fd` was just opened and is owned by nobody else.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Asks for the changes of `mask` at `path`.
+    /// Subscribes to the events of `mask` on `path`.
     pub fn watch(&self, path: &Path, mask: u32) -> io::Result<Watch> {
         let path = CString::new(path.as_os_str().as_bytes())?;
         // SAFETY: `path` is a C string that lives through the call.
         check(unsafe { libc::inotify_add_watch(self.0.as_raw_fd(), path.as_ptr(), mask) }).map(Watch)
     }
 
-    /// Asks no more.
+    /// Ends a subscription.
     pub fn unwatch(&self, watch: Watch) {
         // SAFETY: inotify_rm_watch takes two numbers and touches no memory of ours.
         unsafe { libc::inotify_rm_watch(self.0.as_raw_fd(), watch.0) };
     }
 
-    /// Empties the queue; `true` where it told of `name` or of lost changes, and not only of content.
+    /// Empties the queue. Returns `true` if an event concerned the directory entry `name`, or if the queue overflowed.
+    /// Events for a file's content alone do not count.
     pub fn drain(&self, name: &OsStr) -> io::Result<bool> {
-        let mut told = false;
+        let mut found = false;
         let mut buffer = [0; 4096];
         loop {
             // SAFETY: the pointer is valid for writes of the length given.
             let read = unsafe { libc::read(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
             match check_length(read) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(told),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(found),
                 Err(error) => return Err(error),
-                Ok(length) => told |= names(buffer.get(..length).unwrap_or_default(), name.as_bytes()),
+                Ok(length) => found |= names(buffer.get(..length).unwrap_or_default(), name.as_bytes()),
             }
         }
     }
@@ -63,7 +64,8 @@ impl AsFd for Inotify {
     }
 }
 
-/// Whether a buffer of `struct inotify_event`s (watch, mask, cookie, length, name) tells of `name`.
+/// Whether one of the `struct inotify_event`s (watch, mask, cookie, length, name) in a buffer concerns `name`, or
+/// reports a queue overflow.
 fn names(mut events: &[u8], name: &[u8]) -> bool {
     while let [_, _, _, _, m0, m1, m2, m3, _, _, _, _, l0, l1, l2, l3, rest @ ..] = events {
         let mask = u32::from_ne_bytes([*m0, *m1, *m2, *m3]);

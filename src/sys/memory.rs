@@ -1,6 +1,6 @@
-//! Searching bytes as fast as the C library can.
+//! Byte search by the C library, which uses vector instructions.
 
-/// Where `byte` first stands in `haystack`.
+/// Returns the position of the first `byte` in `haystack`.
 pub fn find_byte(haystack: &[u8], byte: u8) -> Option<usize> {
     // SAFETY: the pointer is valid for reads of the length given, for the whole call.
     let at = unsafe { libc::memchr(haystack.as_ptr().cast(), byte.into(), haystack.len()) };
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn found_where_it_stands() {
+    fn finds_the_first_and_the_last_byte() {
         assert_eq!(find_byte(b"abcabc", b'c'), Some(2));
         assert_eq!(find_last_byte(b"abcabc", b'b'), Some(4));
         assert_eq!(find_last_byte(b"", b'b'), None);

@@ -1,6 +1,6 @@
-//! Floor 0: the kernel's calls. The only unsafe code of the project; it knows nothing of knocks.
+//! Safe wrappers around system calls: the only unsafe code of the project, and nothing about knocks.
 //!
-//! Each unsafe call stands alone in a small safe function. What `std` offers is used from `std`.
+//! Each wrapper holds as little unsafe code as possible. Calls that `std` already wraps are not repeated here.
 #![allow(unsafe_code)]
 
 #[cfg(feature = "hooks")]
@@ -30,17 +30,17 @@ pub mod tcp_timestamp;
 
 use std::io;
 
-/// Turns a C return of -1 into the error that `errno` holds.
+/// Converts the return value of a C function: -1 becomes the error in `errno`.
 fn check(returned: libc::c_int) -> io::Result<libc::c_int> {
     if returned == -1 { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }
 
-/// The same for calls that return a length.
+/// Converts a returned length: a negative one becomes the error in `errno`.
 fn check_length(returned: isize) -> io::Result<usize> {
     usize::try_from(returned).map_err(|_| io::Error::last_os_error())
 }
 
-/// The same for `syscall`.
+/// Converts the return value of `syscall`: -1 becomes the error in `errno`.
 fn check_long(returned: libc::c_long) -> io::Result<libc::c_long> {
     if returned == -1 { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }

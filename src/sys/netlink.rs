@@ -1,4 +1,4 @@
-//! netlink(7) sockets and messages: the shape that all of the kernel's netlink families share.
+//! netlink(7) sockets, and the message format that all netlink families share.
 
 use super::sockopt::set;
 use super::{check, check_length};
@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 pub struct Socket(OwnedFd);
 
 impl Socket {
-    /// A socket of a family, NETLINK_NETFILTER or NETLINK_ROUTE, with an address of its own: a group's
-    /// messages do not reach one that has none.
+    /// Opens a socket of a family, such as NETLINK_NETFILTER or NETLINK_ROUTE, and binds it. An unbound socket
+    /// receives no multicast messages.
     pub fn open(family: libc::c_int) -> io::Result<Self> {
         // SAFETY: socket takes three numbers and returns a new descriptor.
         let fd = check(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family) })?;
@@ -24,12 +24,13 @@ impl Socket {
         Ok(Self(socket))
     }
 
-    /// Joins a group of the family, whose messages the kernel sends unasked.
+    /// Joins a multicast group, whose messages the kernel sends unsolicited.
     pub fn join(&self, group: libc::c_int) -> io::Result<()> {
         set(&self.0, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
     }
 
-    /// Asks for a receive buffer of `bytes`, beyond the system's limit where we may: not in a user namespace.
+    /// Sets the receive buffer to `bytes`. `net.core.rmem_max` limits it, unless the process has CAP_NET_ADMIN in the
+    /// initial user namespace.
     pub fn receive_buffer(&self, bytes: libc::c_int) -> io::Result<()> {
         set(&self.0, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
             .or_else(|_| set(&self.0, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
@@ -42,12 +43,12 @@ impl Socket {
         check_length(sent).map(drop)
     }
 
-    /// Waits for what the kernel sends; it must fit into `buffer`. Only the kernel is listened to.
+    /// Waits for a datagram from the kernel, which must fit into `buffer`. Ignores datagrams from other processes.
     pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
         self.receive_with(buffer, 0)
     }
 
-    /// The same without waiting: `WouldBlock` where there is nothing.
+    /// Receives like [`Socket::receive`], but fails with `WouldBlock` instead of waiting.
     pub fn receive_now<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
         self.receive_with(buffer, libc::MSG_DONTWAIT)
     }
@@ -70,7 +71,7 @@ impl Socket {
             match check_length(received) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
-                // Any process may send to a netlink socket; the kernel's port is 0.
+                // Any process may send to a netlink socket; the kernel's port ID is 0.
                 Ok(_) if from.nl_pid != 0 => {}
                 Ok(length) => return Ok(buffer.get(..length).unwrap_or_default()),
             }
@@ -84,20 +85,20 @@ impl AsFd for Socket {
     }
 }
 
-/// No address at all.
+/// An address with all fields 0.
 fn unspecified() -> libc::sockaddr_nl {
     // SAFETY: all-zero bytes are a valid address.
     unsafe { std::mem::zeroed() }
 }
 
-/// Messages and attributes being written (linux/netlink.h): each aligned to 4 bytes, numbers in the
-/// machine's order unless a family says otherwise.
+/// A buffer to which messages and attributes are written (linux/netlink.h). Each is aligned to 4 bytes; numbers are
+/// in host byte order unless the family says otherwise.
 #[derive(Default)]
 pub struct Writer(Vec<u8>);
 
 impl Writer {
-    /// Adds a message: its type, flags and sequence number, the family's fixed `header`, and the
-    /// attributes that `body` writes.
+    /// Appends a message with its type, flags and sequence number, the family's fixed `header`, and the attributes
+    /// that `body` writes.
     pub fn message(&mut self, kind: u16, flags: u16, sequence: u32, header: &[u8], body: impl FnOnce(&mut Self)) {
         let start = self.0.len();
         self.0.extend([0; 4]);
@@ -111,7 +112,7 @@ impl Writer {
         self.write_at(start, &length.to_ne_bytes());
     }
 
-    /// Adds an attribute with `value`.
+    /// Appends an attribute with `value`.
     pub fn attribute(&mut self, kind: u16, value: &[u8]) {
         self.0.extend((value.len() as u16 + 4).to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
@@ -119,7 +120,7 @@ impl Writer {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 
-    /// Adds an attribute that holds the attributes that `body` writes.
+    /// Appends a nested attribute, with the attributes that `body` writes inside.
     pub fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
         let start = self.0.len();
         self.attribute(kind | NESTED, &[]);
@@ -128,7 +129,7 @@ impl Writer {
         self.write_at(start, &length.to_ne_bytes());
     }
 
-    /// What was written.
+    /// The bytes written so far.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -142,21 +143,21 @@ impl Writer {
 
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
-/// `NLA_TYPE_MASK`: without the flags for nesting and byte order.
+/// `NLA_TYPE_MASK`: removes the flags for nesting and byte order from an attribute's type.
 const KIND: u16 = 0x3fff;
 
-/// One message that arrived.
+/// One received message.
 #[derive(Clone, Copy)]
 pub struct Message<'a> {
-    /// Its type.
+    /// The message type.
     pub kind: u16,
-    /// Its sequence number: that of what it answers.
+    /// The sequence number; a reply has that of its request.
     pub sequence: u32,
-    /// What stands behind the netlink header.
+    /// The bytes after the netlink header.
     pub body: &'a [u8],
 }
 
-/// The messages in what was received. Ends at the first that is damaged.
+/// Iterates over the messages in a received datagram. Stops at the first malformed one.
 pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let [l0, l1, l2, l3, k0, k1, _, _, s0, s1, s2, s3, _, _, _, _, ..] = *bytes else { return None };
@@ -168,7 +169,7 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-/// The attributes in `bytes`, as (kind, value). Ends at the first that is damaged.
+/// Iterates over the attributes in `bytes`, as (type, value). Stops at the first malformed one.
 pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [l0, l1, k0, k1, ..] = *bytes else { return None };
@@ -179,7 +180,7 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// What an NLMSG_ERROR says: `Ok` is an acknowledgment. `None` for any other message.
+/// Decodes an NLMSG_ERROR message; error number 0 is an acknowledgment, `Ok`. `None` for any other message.
 pub fn outcome(message: &Message<'_>) -> Option<io::Result<()>> {
     let number: [u8; 4] = *message.body.first_chunk()?;
     (i32::from(message.kind) == libc::NLMSG_ERROR).then(|| match i32::from_ne_bytes(number) {

@@ -1,5 +1,4 @@
-//! Moving bytes from one descriptor to another inside the kernel (splice(2)): through a pipe, which
-//! holds them on the way.
+//! Moving bytes between two descriptors inside the kernel, through a pipe as the buffer (splice(2)).
 
 use super::{check, check_length};
 use std::fs::File;
@@ -7,13 +6,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-/// The most bytes asked for at once: a pipe's usual size.
+/// Most bytes moved by one splice call: 64 KiB, the default capacity of a pipe (pipe(7)).
 const MOST: usize = 1 << 16;
-/// What every empty pipe takes at once.
+/// Bytes moved by one read: 512 always fit into an empty pipe, since POSIX requires PIPE_BUF to be at least that.
 const FEW: usize = 512;
 
-/// An empty or a filled pipe of our own. While splice waits it keeps everybody else out of the pipes
-/// that it is given, so one of the two is always ours.
+/// A private pipe that buffers bytes between two descriptors. splice() holds a pipe's lock while it waits for the other
+/// descriptor. If that pipe were shared with another program, the program would block too, so one side is always ours.
 pub struct Pipe {
     output: OwnedFd,
     input: File,
@@ -21,12 +20,12 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// A new, empty one that waits for nobody.
+    /// Creates an empty pipe whose transfers fail with `WouldBlock` instead of waiting.
     pub fn new() -> io::Result<Self> {
         Self::open(libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK)
     }
 
-    /// One that waits until there is something to move, or room for it.
+    /// Creates an empty pipe whose transfers wait for data, or for room.
     pub fn waiting() -> io::Result<Self> {
         Self::open(libc::SPLICE_F_MOVE)
     }
@@ -40,26 +39,27 @@ impl Pipe {
         Ok(Self { output, input: input.into(), flags })
     }
 
-    /// Moves what `from` has into the pipe, which has to be empty; 0 at the end of `from`.
+    /// Moves available bytes from `from` into the pipe, which must be empty. Returns their number; 0 at end of file.
     pub fn fill<F: AsFd>(&self, from: &F) -> io::Result<usize>
     where
         for<'a> &'a F: Read,
     {
         match splice(from.as_fd(), self.input.as_fd(), MOST, self.flags) {
-            // It is the end, or an urgent byte of TCP's.
+            // Either end of file, or TCP urgent data: only read() can tell them apart.
             Ok(0) => self.fill_by_reading(from),
             other => other,
         }
     }
 
-    /// The same by way of memory: splice never goes past an urgent byte, and may say that it would wait.
+    /// Fills the pipe with read() and write(). At a TCP urgent byte splice() returns 0 or `WouldBlock`, while read()
+    /// returns data.
     pub fn fill_by_reading(&self, mut from: impl Read) -> io::Result<usize> {
         let mut buffer = [0; FEW];
         let length = from.read(&mut buffer)?;
         (&self.input).write(buffer.get(..length).unwrap_or_default())
     }
 
-    /// Moves up to `held` bytes of the pipe to `to`.
+    /// Moves up to `held` bytes from the pipe to `to`; returns their number.
     pub fn drain(&self, to: impl AsFd, held: usize) -> io::Result<usize> {
         splice(self.output.as_fd(), to.as_fd(), held, self.flags)
     }
@@ -83,7 +83,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
-    fn bytes_go_through_and_their_end_is_seen() {
+    fn bytes_pass_through_and_end_of_file_is_reported() {
         let ((mut sender, from), (to, mut receiver)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
         from.set_nonblocking(true).unwrap();
         let pipe = Pipe::new().unwrap();

@@ -1,17 +1,17 @@
-//! Sleeping until a descriptor has something.
+//! Waiting for a few descriptors (poll(2)).
 
 use super::check;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// Sleeps until one of `fds` is readable or hung up, or `timeout` has passed (never, where `None`);
-/// says which of them are. A signal does not wake it.
+/// Waits until one of `fds` is readable or hung up, or `timeout` expires (`None`: no timeout).
+/// Returns which descriptors are ready. A signal restarts the wait with the full timeout.
 pub fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Duration>) -> io::Result<[bool; N]> {
     poll(fds.map(Some), libc::POLLIN, timeout)
 }
 
-/// The same for descriptors that are not all there; one that is not is never readable.
+/// Waits like [`readable`], for descriptors of which some are missing. A missing descriptor is never ready.
 pub fn readable_of<const N: usize>(
     fds: [Option<BorrowedFd<'_>>; N],
     timeout: Option<Duration>,
@@ -19,7 +19,7 @@ pub fn readable_of<const N: usize>(
     poll(fds, libc::POLLIN, timeout)
 }
 
-/// Sleeps until `fd` is writable or hung up.
+/// Waits until `fd` is writable or hung up.
 pub fn writable(fd: BorrowedFd<'_>) -> io::Result<()> {
     poll([Some(fd)], libc::POLLOUT, None).map(drop)
 }
@@ -29,10 +29,10 @@ fn poll<const N: usize>(
     events: libc::c_short,
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
-    // The kernel passes over a negative descriptor.
+    // The kernel ignores entries with a negative descriptor.
     let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
     let mut polled = fds.map(|fd| libc::pollfd { fd: number(fd), events, revents: 0 });
-    // Rounded up, so that a timeout of less than a millisecond does not spin.
+    // Rounded up: otherwise a timeout below 1 ms would become 0, and the caller would spin.
     let milliseconds = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
     loop {
         // SAFETY: the array is valid for reads and writes of N elements, and the descriptors are borrowed.

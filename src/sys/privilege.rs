@@ -1,4 +1,4 @@
-//! Who this process is and what it may do: users, capabilities, and giving both up for good.
+//! Users, groups and capabilities, and dropping them for good.
 
 use super::{check, check_long};
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -11,25 +11,25 @@ use std::ptr;
 /// A capability (linux/capability.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
-    /// Reading files and looking into directories of others.
+    /// Read files and search directories of other users.
     DacReadSearch = 2,
-    /// Signalling processes of others.
+    /// Send signals to processes of other users.
     Kill = 5,
-    /// Becoming another group.
+    /// Change group ids.
     SetGid = 6,
-    /// Becoming another user.
+    /// Change user ids.
     SetUid = 7,
-    /// Emptying the bounding set.
+    /// Drop capabilities from the bounding set.
     SetPcap = 8,
-    /// Configuring the network: what nf_tables asks for.
+    /// Configure the network; nf_tables requires it.
     NetAdmin = 12,
-    /// Raw sockets.
+    /// Open raw sockets.
     NetRaw = 13,
-    /// Another root directory.
+    /// Change the root directory (chroot(2)).
     SysChroot = 18,
-    /// Raising limits.
+    /// Raise resource limits above the hard limit.
     SysResource = 24,
-    /// Reading the kernel's log.
+    /// Read the kernel log.
     Syslog = 34,
 }
 
@@ -42,25 +42,25 @@ pub struct User {
     pub gid: u32,
 }
 
-/// A user's row in the system's list.
+/// A user's entry in the user database (passwd(5)).
 pub struct Account {
-    /// Its ids.
+    /// The user and group id.
     pub user: User,
-    /// Its home directory.
+    /// The home directory.
     pub home: PathBuf,
 }
 
 impl Account {
-    /// The account with that name.
+    /// Looks up the account called `name`; `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
         let name = CString::new(name).ok()?;
-        // SAFETY: getpwnam_r fills the row and the buffer, which it is given with its length.
+        // SAFETY: getpwnam_r fills the row and the buffer, and is passed the buffer's length.
         Self::found(|row, buffer, length, result| unsafe {
             libc::getpwnam_r(name.as_ptr(), row, buffer, length, result)
         })
     }
 
-    /// The account with that user id.
+    /// Looks up the account with the user id `uid`; `None` if there is none.
     pub fn of(uid: u32) -> Option<Self> {
         // SAFETY: as above.
         Self::found(|row, buffer, length, result| unsafe { libc::getpwuid_r(uid, row, buffer, length, result) })
@@ -80,60 +80,61 @@ impl Account {
         let home = if row.pw_dir.is_null() {
             OsString::new()
         } else {
-            // SAFETY: a row that was found has its strings in `buffer`, each with its zero byte.
+            // SAFETY: the strings of a row that was found are in `buffer`, each terminated by a zero byte.
             OsStr::from_bytes(unsafe { CStr::from_ptr(row.pw_dir) }.to_bytes()).into()
         };
         Some(Self { user: User { uid: row.pw_uid, gid: row.pw_gid }, home: home.into() })
     }
 }
 
-/// The id of the group with that name.
+/// Looks up the id of the group called `name`; `None` if there is none.
 pub fn group(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     let mut row = MaybeUninit::<libc::group>::zeroed();
     let mut buffer = [0; 16384];
     let mut result = ptr::null_mut();
-    // SAFETY: getgrnam_r fills the row and the buffer, which it is given with its length.
+    // SAFETY: getgrnam_r fills the row and the buffer, and is passed the buffer's length.
     let failed = unsafe {
         libc::getgrnam_r(name.as_ptr(), row.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut result)
     };
-    // SAFETY: all-zero bytes are a valid group, and a result that is not null says that it was filled.
+    // SAFETY: all-zero bytes are a valid group, and a result that is not null means that it was filled.
     (failed == 0 && !result.is_null()).then(|| unsafe { row.assume_init() }.gr_gid)
 }
 
-/// This process's effective user id.
+/// Returns the effective user id of this process.
 pub fn effective_uid() -> u32 {
     // SAFETY: geteuid takes nothing and cannot fail.
     unsafe { libc::geteuid() }
 }
 
-/// This process's real user id.
+/// Returns the real user id of this process.
 pub fn real_uid() -> u32 {
     // SAFETY: getuid takes nothing and cannot fail.
     unsafe { libc::getuid() }
 }
 
-/// This process's real group id.
+/// Returns the real group id of this process.
 pub fn real_gid() -> u32 {
     // SAFETY: getgid takes nothing and cannot fail.
     unsafe { libc::getgid() }
 }
 
-/// Gives up every capability but `keep`, for good: the bounding and ambient sets are emptied and no
-/// program started from here gets any back (no_new_privs). What is not held cannot be kept.
+/// Drops every capability except `keep`, for good. The bounding and ambient sets are emptied, and no program started
+/// from here regains any capability (no_new_privs). A capability in `keep` that the process lacks is not added.
 pub fn keep_only(keep: &[Capability]) -> io::Result<()> {
     keep_and_pass_on(keep, &[])
 }
 
-/// The same, but the programs that root starts from here have `pass_on`.
+/// Drops capabilities like [`keep_only`], but leaves `pass_on` in the bounding set, so that programs which root
+/// starts from here have them.
 pub fn keep_and_pass_on(keep: &[Capability], pass_on: &[Capability]) -> io::Result<()> {
     bound(pass_on);
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     keep_capabilities(keep)
 }
 
-/// Becomes `user` with `groups` for good, keeping of the capabilities only `keep`; fails unless
-/// getting root back fails.
+/// Becomes `user` with the supplementary `groups`, for good, and keeps only the capabilities `keep`. Then verifies that
+/// root cannot be regained; it is an error if it can.
 pub fn become_user(user: User, groups: &[u32], keep: &[Capability]) -> io::Result<()> {
     bound(&[]);
     prctl(libc::PR_SET_KEEPCAPS, 1)?;
@@ -148,26 +149,26 @@ pub fn become_user(user: User, groups: &[u32], keep: &[Capability]) -> io::Resul
     keep_capabilities(keep)?;
     // SAFETY: as above.
     let back = unsafe { libc::setresuid(0, 0, 0) };
-    if user.uid != 0 && back == 0 { Err(io::Error::other("root could be had back")) } else { Ok(()) }
+    if user.uid != 0 && back == 0 { Err(io::Error::other("root could be regained")) } else { Ok(()) }
 }
 
-/// Cannot be traced, and leaves no core file with keys in it.
+/// Makes the process undumpable: other users cannot trace it, and it leaves no core file, which would contain keys.
 pub fn not_dumpable() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0)
 }
 
-/// Dies with `parent`; fails where that is gone already.
+/// Makes the kernel kill this process when `parent` dies (PR_SET_PDEATHSIG). Fails if `parent` has already died.
 pub fn die_with(parent: u32) -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)?;
     // SAFETY: getppid takes nothing and cannot fail.
     let now = unsafe { libc::getppid() };
-    if now as u32 == parent { Ok(()) } else { Err(io::Error::other("the supervisor is gone")) }
+    if now as u32 == parent { Ok(()) } else { Err(io::Error::other("the supervisor has died")) }
 }
 
-/// Empties the bounding set but for `keep`, and the ambient set.
+/// Drops all capabilities except `keep` from the bounding set, and all from the ambient set.
 fn bound(keep: &[Capability]) {
-    // Without CAP_SETPCAP this fails, and without capabilities nothing is left to bound; the last
-    // number that the kernel knows is found by its refusal.
+    // The kernel refuses the first number that it does not know, which ends the loop. It refuses every number if the
+    // process lacks CAP_SETPCAP: then no_new_privs alone keeps programs from gaining capabilities.
     for capability in (0..64).filter(|number| bits(keep) & 1 << number == 0) {
         if prctl(libc::PR_CAPBSET_DROP, capability).is_err() {
             break;
@@ -189,7 +190,7 @@ struct Header {
     pid: i32,
 }
 
-/// `struct __user_cap_data_struct`; two of them make 64 capabilities.
+/// `struct __user_cap_data_struct`: 32 capabilities; two structures make 64.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Sets {

@@ -1,4 +1,4 @@
-//! Processes: starting children, waiting for them and for signals, going into the background.
+//! Processes: starting children, waiting for children and signals, daemonizing.
 
 use super::check;
 use std::env;
@@ -14,24 +14,24 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// A signal that a supervisor waits for.
+/// A signal that the supervisor waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGHUP: read the configuration again.
+    /// SIGHUP: reload the configuration.
     Reload,
-    /// SIGTERM or SIGINT: end.
+    /// SIGTERM or SIGINT: terminate.
     End,
-    /// SIGCHLD: a child ended.
+    /// SIGCHLD: a child has exited.
     Child,
 }
 
-/// SIGHUP, SIGTERM, SIGINT and SIGCHLD as a descriptor that is readable when one of them has come.
+/// A signalfd(2) for SIGHUP, SIGTERM, SIGINT and SIGCHLD: readable while one of them is pending.
 pub struct Signals(File);
 
 impl Signals {
-    /// Holds back SIGHUP and SIGCHLD from now on. SIGTERM and SIGINT end the process until [`Signals::hold_end`].
+    /// Blocks SIGHUP and SIGCHLD. SIGTERM and SIGINT still kill the process until [`Signals::hold_end`].
     pub fn hold() -> io::Result<Self> {
-        // Whoever started us may have ignored it, and then children could not be waited for.
+        // The parent process may have set SIGCHLD to be ignored, which is inherited; then wait(2) would not work.
         // SAFETY: SIG_DFL is no function of ours.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         mask(libc::SIG_BLOCK, &set(&[libc::SIGHUP, libc::SIGCHLD]))?;
@@ -42,12 +42,12 @@ impl Signals {
         Ok(Self(unsafe { File::from_raw_fd(fd) }))
     }
 
-    /// Holds back SIGTERM and SIGINT too.
+    /// Blocks SIGTERM and SIGINT too, so that they are only read here.
     pub fn hold_end(&self) -> io::Result<()> {
         mask(libc::SIG_BLOCK, &set(&[libc::SIGTERM, libc::SIGINT]))
     }
 
-    /// The next signal that has come, if there is one.
+    /// Takes the next pending signal, if there is one.
     pub fn next(&self) -> io::Result<Option<Signal>> {
         // `struct signalfd_siginfo`, which starts with the signal's number.
         let mut information = [0; size_of::<libc::signalfd_siginfo>()];
@@ -72,13 +72,13 @@ impl AsFd for Signals {
     }
 }
 
-/// What a child does about signals, having inherited what its supervisor held back: SIGTERM ends it;
-/// reloading and a terminal's ^C stay the supervisor's affair.
+/// Sets a child's signal mask, which it has inherited from the supervisor. SIGTERM kills the child. SIGHUP and the
+/// terminal's ^C (SIGINT) stay blocked: the supervisor handles them.
 pub fn leave_signals_to_supervisor() -> io::Result<()> {
     mask(libc::SIG_SETMASK, &set(&[libc::SIGHUP, libc::SIGINT]))
 }
 
-/// Calls this process `name` in `ps` and `top`, in at most 15 bytes.
+/// Sets the process name that `ps` and `top` show; the kernel cuts it to 15 bytes.
 pub fn set_name(name: &CStr) {
     // SAFETY: the name is a C string that lives through the call.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
@@ -97,15 +97,15 @@ fn set(signals: &[libc::c_int]) -> libc::sigset_t {
 }
 
 fn mask(how: libc::c_int, signals: &libc::sigset_t) -> io::Result<()> {
-    // SAFETY: the set is valid for reads, and no old one is asked for.
+    // SAFETY: the set is valid for reads, and the old one is not requested.
     match unsafe { libc::sigprocmask(how, signals, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Starts this very binary again as `args`, with `input` and `output` as its descriptors 0 and 1, our standard
-/// error, and no environment.
+/// Starts this same binary as a child with `args`. `input` and `output` become its descriptors 0 and 1; it inherits
+/// standard error and has an empty environment.
 pub fn restart_self(args: &[&OsStr], input: impl Into<Stdio>, output: OwnedFd) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("knockknock").args(args).env_clear().stdin(input).stdout(output);
@@ -114,7 +114,7 @@ pub fn restart_self(args: &[&OsStr], input: impl Into<Stdio>, output: OwnedFd) -
     command.spawn()
 }
 
-/// A child's end, where it comes within half a second.
+/// Waits up to 0.5 s for a child to exit; `None` if it is still running.
 pub fn ended_soon(child: &mut Child) -> Option<ExitStatus> {
     for _ in 0..50 {
         if let Ok(Some(status)) = child.try_wait() {
@@ -125,18 +125,19 @@ pub fn ended_soon(child: &mut Child) -> Option<ExitStatus> {
     None
 }
 
-/// Ends a child at once and waits until it is gone.
+/// Kills a child (SIGKILL) and reaps it.
 pub fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
 }
 
-/// Where a system has its programs for administration: not on everybody's PATH.
+/// Directories of the system's administration programs, which a user's PATH may lack.
 const ADMINISTRATION: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
 
-/// Runs a program of the system with `input` as its standard input; its standard error on failure.
+/// Runs a system program with `input` as its standard input, and returns its standard output. If it fails, the error
+/// is the first line of its standard error.
 pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
-    // An empty PATH would mean the working directory.
+    // An empty PATH is dropped: an empty entry means the working directory.
     let path = env::var("PATH").ok().filter(|path| !path.is_empty());
     let path = path.map_or(ADMINISTRATION.into(), |path| format!("{path}:{ADMINISTRATION}"));
     let mut child = Command::new(program)
@@ -147,56 +148,56 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
         .stderr(Stdio::piped())
         .spawn()?;
     if let Some(mut pipe) = child.stdin.take() {
-        // A program that ends before it has read everything says why on its standard error.
+        // A write fails when the program exits before it has read everything; its standard error says why.
         let _ = pipe.write_all(input.as_bytes());
     }
     let output = child.wait_with_output()?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let words = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(words.lines().next().unwrap_or("it failed without a word").trim().to_owned()))
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(stderr.lines().next().unwrap_or("it failed without an error message").trim().to_owned()))
 }
 
-/// Descriptor 0 or 1 as this process was given it. Called once for each.
+/// Takes ownership of descriptor 0 or 1, as inherited from the supervisor. Call it once for each.
 pub fn inherited(number: i32) -> OwnedFd {
-    // SAFETY: the supervisor has put a descriptor of ours there, and nobody else in this process owns it.
+    // SAFETY: the supervisor opened this descriptor for us, and nothing else in this process owns it.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// A process that goes into the background. The one that was started ends with success when
-/// [`Background::ready`] is called in the new one, and with failure when the new one ends before.
+/// A process that has gone into the background. The foreground process exits with 0 when [`Background::ready`] is
+/// called in the background process, and with 1 if the background process exits before.
 pub struct Background(UnixStream);
 
 impl Background {
-    /// Forks and becomes a session of its own; returns in the new process only.
+    /// Forks and starts a new session; returns in the child only.
     pub fn start() -> io::Result<Self> {
-        let (mut waits, tells) = UnixStream::pair()?;
+        let (mut foreground, background) = UnixStream::pair()?;
         // SAFETY: this process has one thread, so the child may do anything.
         match check(unsafe { libc::fork() })? {
             0 => {
                 // SAFETY: setsid takes nothing.
                 check(unsafe { libc::setsid() })?;
-                Ok(Self(tells))
+                Ok(Self(background))
             }
             _ => {
-                drop(tells);
-                let ready = waits.read(&mut [0]).is_ok_and(|length| length == 1);
-                // SAFETY: _exit takes a number; what there is to clean up is the child's.
+                drop(background);
+                let ready = foreground.read(&mut [0]).is_ok_and(|length| length == 1);
+                // SAFETY: _exit takes a number; all cleanup is left to the child.
                 unsafe { libc::_exit(if ready { 0 } else { 1 }) }
             }
         }
     }
 
-    /// Lets the process that was started end, and lets go of its terminal; standard input is kept
-    /// where that is the log.
+    /// Reports success to the foreground process and detaches from the terminal. Standard input stays open if
+    /// `keep_input` is set, because the log is read from it.
     pub fn ready(mut self, keep_input: bool) -> io::Result<()> {
         silence(if keep_input { 1..=2 } else { 0..=2 })?;
         self.0.write_all(b"+")
     }
 }
 
-/// Tells the service manager that the service is ready, where it wants to know (sd_notify(3)).
+/// Reports readiness to the service manager, if NOTIFY_SOCKET names its socket (sd_notify(3)).
 pub fn notify_ready() -> io::Result<()> {
     let Some(path) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match path.as_encoded_bytes().strip_prefix(b"@") {
@@ -206,7 +207,7 @@ pub fn notify_ready() -> io::Result<()> {
     UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(drop)
 }
 
-/// Lets go of where standard error goes to.
+/// Redirects standard error to /dev/null.
 pub fn silence_stderr() -> io::Result<()> {
     silence(2..=2)
 }
@@ -220,9 +221,9 @@ fn silence(descriptors: RangeInclusive<libc::c_int>) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes every descriptor but 0, 1 and 2: whoever started us may have left some open.
+/// Closes every descriptor except 0, 1 and 2, since the parent process may have left others open.
 pub fn close_inherited() -> io::Result<()> {
-    // Listed first and then closed, since the list is a descriptor too.
+    // Collected first and closed afterwards: the directory that is being read has a descriptor too.
     let open: Vec<libc::c_int> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|&fd| fd > 2)
@@ -234,7 +235,8 @@ pub fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets this process hold `files` descriptors open, where it may not yet.
+/// Raises the limit of open descriptors (RLIMIT_NOFILE) to `files`, if it is lower. Above the hard limit it needs
+/// CAP_SYS_RESOURCE.
 pub fn allow_files(files: u32) -> io::Result<()> {
     let (files, limit) = (libc::rlim_t::from(files), file_limit()?);
     if limit.rlim_cur >= files {
@@ -243,7 +245,7 @@ pub fn allow_files(files: u32) -> io::Result<()> {
     set_file_limit(libc::rlimit { rlim_cur: files, rlim_max: limit.rlim_max.max(files) })
 }
 
-/// The same as far as it may be; says how many descriptors it comes to.
+/// Raises the limit of open descriptors to `files`, or else to the hard limit. Returns the resulting limit.
 pub fn allow_files_up_to(files: u32) -> io::Result<u32> {
     if allow_files(files).is_err() {
         let limit = file_limit()?;

@@ -1,4 +1,4 @@
-//! Raw sockets (raw(7)): sending a packet whose headers are ours.
+//! Raw sockets (raw(7)), to send packets whose IP and TCP headers we write.
 
 use super::sockaddr::Address;
 use super::{check, check_length};
@@ -7,14 +7,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::fchown;
 
-/// A socket for IPv4 and one for IPv6, where the machine has them. They receive nothing.
+/// A send-only raw socket for IPv4 and one for IPv6; the machine may lack one of the families.
 pub struct RawSockets {
     v4: io::Result<OwnedFd>,
     v6: io::Result<OwnedFd>,
 }
 
 impl RawSockets {
-    /// Opens both. Needs CAP_NET_RAW; the error is IPv4's where neither can be had.
+    /// Opens both sockets. Needs CAP_NET_RAW. Fails only if neither opens, with the error of IPv4.
     pub fn open() -> io::Result<Self> {
         let (v4, v6) = (open(libc::AF_INET), open(libc::AF_INET6));
         match (v4, v6) {
@@ -23,14 +23,13 @@ impl RawSockets {
         }
     }
 
-    /// Gives both sockets to user `uid`: the kernel routes their packets by the rules for that user
-    /// (`ip rule uidrange`). Needs CAP_CHOWN where that is another user.
+    /// Changes the owner of both sockets to `uid`, so that the routing rules for that user (`ip rule uidrange`) apply
+    /// to their packets. Needs CAP_CHOWN if `uid` is another user.
     pub fn give_to(&self, uid: u32) -> io::Result<()> {
         [&self.v4, &self.v6].into_iter().flatten().try_for_each(|socket| fchown(socket, Some(uid), None))
     }
 
-    /// Sends `packet`, IP header and all, towards `destination`, by the way that the routing has for
-    /// packets from `source`.
+    /// Sends `packet`, which includes the IP header, to `destination`, by the route for packets from `source`.
     pub fn send(&self, packet: &[u8], source: IpAddr, destination: SocketAddr) -> io::Result<()> {
         let socket = match destination {
             SocketAddr::V4(_) => &self.v4,
@@ -48,7 +47,8 @@ impl RawSockets {
                 send(socket, packet, destination, Control::new(libc::IPPROTO_IP, libc::IP_PKTINFO, from))
             }
             IpAddr::V6(source) => {
-                // A link-local address has no way of its own, and here it has no zone: `::`, any.
+                // A link-local source would need its interface, which is not known here. `::` leaves the choice to the
+                // kernel.
                 let own = if source.is_unicast_link_local() { Ipv6Addr::UNSPECIFIED } else { source };
                 let from = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: own.octets() }, ipi6_ifindex: 0 };
                 send(socket, packet, destination, Control::new(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, from))
@@ -57,7 +57,7 @@ impl RawSockets {
     }
 }
 
-/// A control message (cmsg(3)): C puts what it holds right behind its header too.
+/// A control message (cmsg(3)), laid out as in C: the content directly follows the header.
 #[repr(C)]
 struct Control<T> {
     header: libc::cmsghdr,
@@ -76,7 +76,7 @@ impl<T> Control<T> {
 }
 
 fn send<T>(socket: BorrowedFd<'_>, packet: &[u8], mut to: SocketAddr, mut control: Control<T>) -> io::Result<()> {
-    // A raw socket would take it for a protocol's number.
+    // A raw IPv6 socket would take the port for a protocol number (ipv6(7)).
     to.set_port(0);
     let address = Address::from(to);
     let (name, size) = address.parts();
@@ -89,7 +89,7 @@ fn send<T>(socket: BorrowedFd<'_>, packet: &[u8], mut to: SocketAddr, mut contro
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = size_of_val(&control) as _;
-    // SAFETY: all that the message points to lives until the end of this function and is of the sizes given.
+    // SAFETY: everything that the message points to lives until the end of this function and has the sizes given.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
     check_length(sent).map(drop)
 }

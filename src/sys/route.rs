@@ -1,4 +1,5 @@
-//! What the kernel would do with a new TCP connection, without a packet sent.
+//! The route, source port and timestamps that the kernel would use for a new TCP connection, found without sending a
+//! packet.
 
 use super::rtnetlink::{Routing, RtaMetrics};
 use super::sockopt::{get, set};
@@ -8,32 +9,33 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
-/// The way of a connection to one destination.
+/// The route of a connection to one destination.
 pub struct Route {
-    /// The address that it leaves from.
+    /// The source address; its port is 0.
     pub source: SocketAddr,
-    /// The port that it leaves from, where the kernel tells.
+    /// The source port that connect() chose, if the kernel could prepare the connection.
     pub port: Option<u16>,
-    /// The largest packet that the way takes, in bytes.
+    /// The path MTU, in bytes.
     pub mtu: u32,
-    /// The time to live, or hop limit.
+    /// The TTL (IPv4) or hop limit (IPv6).
     pub ttl: u8,
-    /// Whether an IPv4 packet forbids fragments.
+    /// Whether an IPv4 packet has the flag DF (don't fragment).
     pub dont_fragment: bool,
-    /// What the route says besides.
+    /// The other metrics of the route.
     pub metrics: RtaMetrics,
-    /// `net.core.rmem_max`, which a container may not show.
+    /// `net.core.rmem_max`, in bytes: found by experiment, since a container may hide the setting.
     pub largest_buffer: u32,
-    /// The prepared connection: it holds the port, and knows the timestamps that its SYN would carry.
+    /// The prepared connection, which reserves the port, and a first reading of its timestamps.
     prepared: Option<(TcpStream, Option<Reading>)>,
 }
 
-/// Where a kernel does not say, or an emulator of another processor: Ethernet's, and what a Linux does.
+/// The MTU of Ethernet, for kernels and emulators (qemu-user) that do not report one.
 const USUAL_MTU: libc::c_int = 1500;
+/// The default TTL of Linux, for the same case.
 const USUAL_TTL: libc::c_int = 64;
 
 impl Route {
-    /// Asks for the way to `destination`, from `source` where one is wanted.
+    /// Looks up the route to `destination`, from the address of `source` if given.
     pub fn to(destination: SocketAddr, source: Option<SocketAddr>) -> io::Result<Self> {
         let source = source.map(without_port);
         if let Some(prepared) = prepare(destination, source) {
@@ -44,7 +46,7 @@ impl Route {
             (route.port, route.prepared) = (Some(local.port()), Some((prepared, reading)));
             return Ok(route);
         }
-        // Connecting a datagram socket sends nothing either.
+        // Connecting a UDP socket sends nothing either.
         let any = match destination {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -54,7 +56,7 @@ impl Route {
         Ok(Self::of(&socket, socket.local_addr()?, destination))
     }
 
-    /// What the kernel says of a connected socket's way.
+    /// Collects the route's properties from a connected socket.
     fn of(socket: &impl AsRawFd, source: SocketAddr, destination: SocketAddr) -> Self {
         let metrics = metrics(source, destination).unwrap_or_default();
         let (mtu, ttl) = match destination {
@@ -69,7 +71,7 @@ impl Route {
         let ttl = if metrics.hop_limit == 0 { ttl.unwrap_or(USUAL_TTL) } else { metrics.hop_limit as libc::c_int };
         let discovery = get(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER).unwrap_or(libc::IP_PMTUDISC_WANT);
         let locked = metrics.locks_mtu();
-        // The kernel takes what it can of this, and counts it twice.
+        // The kernel limits the value to rmem_max, and doubles it (socket(7)).
         let _ = set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, libc::c_int::MAX);
         let buffer = get(socket, libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap_or(0);
         Self {
@@ -84,37 +86,37 @@ impl Route {
         }
     }
 
-    /// The clock of the connection's timestamps, where the kernel could prepare the connection. Takes up
-    /// to a millisecond: call it as late as possible.
+    /// Returns the clock of the connection's timestamps; `None` if the kernel could not prepare the connection. Takes
+    /// up to 1 ms.
     pub fn timestamp_clock(&self) -> Option<TimestampClock> {
         let (socket, reading) = self.prepared.as_ref()?;
         (*reading)?.clock(socket).ok()
     }
 }
 
-/// A TCP socket whose connection is ready up to its SYN: fast open (RFC 7413) keeps that back until
-/// there are bytes to send along. `None` where the kernel would not keep it back, or has no way.
+/// Prepares a TCP connection up to its SYN, which TCP Fast Open (RFC 7413) defers until the first write. `None` if the
+/// kernel would not defer the SYN, or has no route.
 fn prepare(destination: SocketAddr, source: Option<SocketAddr>) -> Option<TcpStream> {
     if may_be_disabled() {
         return None;
     }
     let socket = tcp::socket(destination, source).ok()?;
-    // Without a cookie: else the kernel would ask the server for one first, by a SYN.
+    // Without this option the kernel would first send a SYN to request a cookie from the server.
     set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_NO_COOKIE, 1).ok()?;
     set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1).ok()?;
     tcp::begin(&socket, destination).ok()?;
     Some(socket.into())
 }
 
-/// Whether the kernel may have disabled fast open for a while, because middleboxes broke it: then connect()
-/// would send a SYN. It does so only where the blackhole timeout is set, and counts each time
+/// Whether the kernel may have disabled TCP Fast Open for some time because of a broken middlebox. connect() would then
+/// send a SYN. The kernel does this only if the blackhole timeout is not 0, and counts each time
 /// (`tcp_fastopen_active_should_disable` in net/ipv4/tcp_fastopen.c).
 fn may_be_disabled() -> bool {
     sysctl::number("net/ipv4/tcp_fastopen_blackhole_timeout_sec") != Some(0)
         && sysctl::netstat("TCPFastOpenBlackhole") != Some(0)
 }
 
-/// The metrics of the route from `source` to `destination`.
+/// Looks up the metrics of the route from `source` to `destination`.
 fn metrics(source: SocketAddr, destination: SocketAddr) -> io::Result<RtaMetrics> {
     let interface = match destination {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => Some(v6.scope_id()),
@@ -134,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_to_oneself() {
+    fn the_route_to_loopback() {
         let route = Route::to(SocketAddr::from(([127, 0, 0, 1], 22)), None).unwrap();
         assert_eq!(route.source, SocketAddr::from(([127, 0, 0, 1], 0)));
         assert!(route.mtu >= 1280 && route.ttl > 0 && route.dont_fragment);

@@ -1,4 +1,4 @@
-//! Questions to the kernel's routing (rtnetlink(7)).
+//! Route lookups (RTM_GETROUTE of rtnetlink(7)).
 
 use super::netlink::{self, Socket, Writer};
 use std::io;
@@ -9,8 +9,9 @@ const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_METRICS: u16 = 8;
-/// The size of `struct rtmsg`, and where it has `rtm_type`.
+/// The size of `struct rtmsg`, in bytes.
 const RTMSG: usize = 12;
+/// The offset of `rtm_type` in `struct rtmsg`.
 const RTM_TYPE: usize = 7;
 const RTAX_LOCK: u16 = 1;
 const RTAX_MTU: u16 = 2;
@@ -22,20 +23,21 @@ const RTAX_INITRWND: u16 = 14;
 const RTAX_FEATURE_ECN: u32 = 1;
 const RTAX_FEATURE_TCP_USEC_TS: u32 = 1 << 4;
 
-/// The size of `struct ifinfomsg`, and where it has `ifi_flags`.
+/// The size of `struct ifinfomsg`, in bytes.
 const IFINFOMSG: usize = 16;
+/// The offset of `ifi_flags` in `struct ifinfomsg`.
 const IFI_FLAGS: usize = 8;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 
-/// A socket to the kernel's routing.
+/// An rtnetlink socket.
 pub struct Routing(Socket);
 
-/// The kernel's answer for one destination.
+/// The result of a route lookup.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RouteAnswer {
-    /// `RTN_UNICAST`, `RTN_LOCAL`, …
+    /// The type of the route: `RTN_UNICAST`, `RTN_LOCAL`, …
     pub kind: u8,
     /// The metrics of the route.
     pub metrics: RtaMetrics,
@@ -44,17 +46,17 @@ pub struct RouteAnswer {
 /// The metrics of a route (`RTA_METRICS`). Metrics that the route does not set are 0.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RtaMetrics {
-    /// Bits of the metrics that are locked, by their numbers.
+    /// The locked metrics: bit n for metric `RTAX_…` number n.
     pub lock: u32,
-    /// The largest window.
+    /// The limit for the advertised window, in bytes.
     pub window: u32,
-    /// The maximum segment size to announce.
+    /// The maximum segment size to advertise, in bytes.
     pub advmss: u32,
-    /// The time to live.
+    /// The TTL or hop limit.
     pub hop_limit: u32,
-    /// Bits of `RTAX_FEATURE_…`.
+    /// The features, as bits `RTAX_FEATURE_…`.
     pub features: u32,
-    /// The first window, in segments.
+    /// The initial receive window (`initrwnd`), in segments.
     pub first_window: u32,
 }
 
@@ -64,8 +66,8 @@ impl Routing {
         Socket::open(libc::NETLINK_ROUTE).map(Self)
     }
 
-    /// Asks for the route to `destination`, from `source` and by the interface of this index where they
-    /// are given. `None` where there is no route.
+    /// Looks up the route to `destination`, from `source` and through the interface with index `interface` if given.
+    /// `None` if there is no route.
     pub fn get(
         &self,
         destination: IpAddr,
@@ -88,7 +90,7 @@ impl Routing {
         });
         self.0.send(request.bytes())?;
         let mut buffer = [0; 4096];
-        // The kernel has answered before `send` returns.
+        // The kernel handles the request inside `send`, so the reply is already there.
         let mut answers = netlink::messages(self.0.receive_now(&mut buffer)?);
         Ok(answers.find(|message| message.kind == libc::RTM_NEWROUTE).map(|route| RouteAnswer::read(route.body)))
     }
@@ -155,17 +157,17 @@ impl RouteAnswer {
 }
 
 impl RtaMetrics {
-    /// Whether the route wants explicit congestion notification.
+    /// Whether the route enables explicit congestion notification.
     pub fn asks_for_ecn(&self) -> bool {
         self.features & RTAX_FEATURE_ECN != 0
     }
 
-    /// Whether TCP's timestamps count microseconds.
+    /// Whether TCP timestamps are in microseconds (feature `tcp_usec_ts`).
     pub fn counts_microseconds(&self) -> bool {
         self.features & RTAX_FEATURE_TCP_USEC_TS != 0
     }
 
-    /// Whether path MTU discovery is off for the route.
+    /// Whether the route's MTU is locked, which turns off path MTU discovery.
     pub fn locks_mtu(&self) -> bool {
         self.lock & 1 << RTAX_MTU != 0
     }

@@ -1,4 +1,4 @@
-//! A socket address as the kernel takes it.
+//! Socket addresses in the kernel's format.
 
 use std::net::SocketAddr;
 
@@ -29,7 +29,7 @@ impl From<SocketAddr> for Address {
 }
 
 impl Address {
-    /// Where it lies, and its size: valid for reads as long as it lives.
+    /// Returns a pointer to the address and its size in bytes. The pointer is valid for reads as long as `self` lives.
     pub(super) fn parts(&self) -> (*const libc::sockaddr, libc::socklen_t) {
         match self {
             Self::V4(v4) => ((&raw const *v4).cast(), size_of_val(v4) as libc::socklen_t),
@@ -38,7 +38,7 @@ impl Address {
     }
 }
 
-/// The address family of a socket for `address`.
+/// Returns the address family (`AF_INET` or `AF_INET6`) of a socket for `address`.
 pub(super) fn family(address: SocketAddr) -> libc::c_int {
     match address {
         SocketAddr::V4(_) => libc::AF_INET,

@@ -1,13 +1,13 @@
-//! Two connected ends for messages of fixed length (SOCK_SEQPACKET).
+//! A connected pair of sockets that keep message boundaries (SOCK_SEQPACKET).
 
 use super::{check, check_length};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// One end: what is sent whole arrives whole.
+/// One end of the pair. Each message arrives whole or not at all.
 pub struct Channel(OwnedFd);
 
-/// A new pair of ends.
+/// Creates a connected pair.
 pub fn pair() -> io::Result<(Channel, Channel)> {
     let mut fds = [0; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
@@ -18,7 +18,7 @@ pub fn pair() -> io::Result<(Channel, Channel)> {
 }
 
 impl Channel {
-    /// Sends one message; a peer that is gone is an error, not a signal.
+    /// Sends one message. A closed peer is the error EPIPE, without SIGPIPE.
     pub fn send(&self, message: &[u8]) -> io::Result<()> {
         // SAFETY: the pointer is valid for reads of the length given.
         let sent =
@@ -26,8 +26,8 @@ impl Channel {
         check_length(sent).map(drop)
     }
 
-    /// Waits for one message and gives its length; 0 when the peer is gone. A message longer than
-    /// `buffer` is given its true length, so that it is not mistaken for one that fits.
+    /// Waits for one message and returns its length in bytes; 0 when the peer has closed. For a message longer than
+    /// `buffer` that is its full length (MSG_TRUNC), so that it cannot be mistaken for one that fits.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             // SAFETY: the pointer is valid for writes of the length given.
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_arrive_whole_or_are_known_to_be_too_long() {
+    fn a_message_arrives_whole_or_reports_its_full_length() {
         let (a, b) = pair().unwrap();
         a.send(b"one").unwrap();
         a.send(&[7; 100]).unwrap();

@@ -1,10 +1,10 @@
-//! The options of sockets (getsockopt(2)).
+//! Socket options (getsockopt(2), setsockopt(2)).
 
 use super::check;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Reads an option that is a number.
+/// Reads an integer option.
 pub(super) fn get(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut size = size_of_val(&value) as libc::socklen_t;

@@ -1,10 +1,10 @@
-//! The kernel's settings under /proc/sys.
+//! Kernel settings under /proc/sys, and counters under /proc/net.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// The numbers of a setting, as `numbers("net/ipv4/tcp_rmem")`; empty where it cannot be read.
+/// Reads a setting that is a list of numbers, such as `numbers("net/ipv4/tcp_rmem")`; empty if it cannot be read.
 pub fn numbers(name: &str) -> Vec<u32> {
     let mut buffer = [0; 64];
     let read = File::open(Path::new("/proc/sys").join(name)).and_then(|mut file| file.read(&mut buffer));
@@ -12,13 +12,13 @@ pub fn numbers(name: &str) -> Vec<u32> {
     text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
-/// The first number of a setting.
+/// Reads a setting that is one number; `None` if it cannot be read.
 pub fn number(name: &str) -> Option<u32> {
     numbers(name).first().copied()
 }
 
-/// A counter of /proc/net/netstat, as `netstat("TCPFastOpenBlackhole")`. Each group of counters is a line of
-/// names and a line of values (`netstat_seq_show` in net/ipv4/proc.c).
+/// Reads a counter of /proc/net/netstat, such as `netstat("TCPFastOpenBlackhole")`. Each group of counters is a line
+/// of names, followed by a line of values (`netstat_seq_show` in net/ipv4/proc.c).
 pub fn netstat(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/net/netstat").ok()?;
     let mut lines = text.lines();
@@ -33,7 +33,7 @@ pub fn netstat(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_counter_stands_below_its_name() {
+    fn a_netstat_counter_is_found_by_name() {
         assert!(super::netstat("InOctets").is_some());
         assert!(super::netstat("TCPFastOpenBlackhole").is_some());
         assert_eq!(super::netstat("NoSuchCounter"), None);

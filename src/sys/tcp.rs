@@ -1,4 +1,4 @@
-//! TCP connections, where std would wait or cannot say it.
+//! TCP sockets, where std would block or lacks the option.
 
 use super::check;
 #[cfg(test)]
@@ -9,8 +9,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Begins to connect to `to`, from `from`'s address where one is given, and does not wait. The stream
-/// is writable when the connection is there or has failed.
+/// Starts a non-blocking connect to `to`, from the address of `from` if given. The stream becomes writable when the
+/// connection is established or has failed.
 ///
 /// The kernel delays the ACK that completes the handshake, by at most 0.2 s, until [`complete`] sends it.
 pub fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
@@ -25,7 +25,8 @@ pub fn complete(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
-/// A socket for a connection to `to`, from `from`'s address where one is given, that does not wait.
+/// Creates a non-blocking socket for a connection to `to`, bound to the address of `from` if given. The port of
+/// `from` is ignored.
 pub(super) fn socket(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket takes three numbers and returns a new descriptor.
@@ -34,7 +35,8 @@ pub(super) fn socket(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<Own
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     if let Some(mut from) = from {
         from.set_port(0);
-        // The port is chosen by connect, as for any connection; a kernel that cannot chooses it here.
+        // Lets connect() choose the port, as it does for any other connection. A kernel without this option chooses it
+        // in bind().
         let _ = set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
         let from = Address::from(from);
         let (name, size) = from.parts();
@@ -44,7 +46,7 @@ pub(super) fn socket(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<Own
     Ok(socket)
 }
 
-/// Begins the connection.
+/// Starts the connect of a non-blocking socket; EINPROGRESS is success.
 pub(super) fn begin(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
     let to = Address::from(to);
     let (name, size) = to.parts();
@@ -55,28 +57,29 @@ pub(super) fn begin(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Has the kernel hold as many connections that are not accepted yet as it would (std asks for 128).
+/// Raises the listen backlog to the system's limit, `net.core.somaxconn` (std sets 128).
 pub fn hold_all(listener: &TcpListener) -> io::Result<()> {
     // SAFETY: listen takes two numbers.
     check(unsafe { libc::listen(listener.as_raw_fd(), libc::c_int::MAX) }).map(drop)
 }
 
-/// Has the connection closed with an RST: the other side is not to take what it got for all there is.
+/// Makes closing the stream send an RST (SO_LINGER with 0 s), so that the peer does not mistake a failure for the
+/// regular end of the data.
 pub fn reset(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })
 }
 
-/// Has the kernel find out, in its own time, when the other side is gone without a word.
+/// Turns on TCP keepalive, with the system's intervals, to detect a peer that has vanished.
 pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
 }
 
-/// Has urgent bytes read with all others, in their order.
+/// Delivers urgent bytes in the normal stream (SO_OOBINLINE).
 pub fn keep_urgent(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)
 }
 
-/// Sends one byte as an urgent one.
+/// Sends one urgent byte (MSG_OOB).
 #[cfg(test)]
 pub fn send_urgent(stream: &TcpStream, byte: u8) -> io::Result<()> {
     // SAFETY: the byte is valid for reads.
@@ -100,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn connects_from_where_it_is_told_and_resets() {
+    fn connects_from_the_given_address_and_resets() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let from = SocketAddr::from(([127, 0, 0, 9], 1));
         let stream = connect(listener.local_addr().unwrap(), Some(from)).unwrap();

@@ -1,37 +1,37 @@
-//! The clock that the kernel writes into the TCP timestamps of one connection (RFC 7323, section 3).
+//! The clock behind the TCP timestamps of one connection (RFC 7323, section 3).
 //!
-//! A timestamp value is CLOCK_MONOTONIC, in milliseconds unless the route asks for microseconds, plus an offset. The kernel draws the offset for the
-//! connection's addresses and, since 2026, for its ports as well (`secure_tcp_ts_off` in
-//! net/core/secure_seq.c). getsockopt(TCP_TIMESTAMP) returns the value of this moment, but since Linux 6.7
-//! with its lowest bit saying the unit (`do_tcp_getsockopt` in net/ipv4/tcp.c): 0 is milliseconds. Two readings,
-//! one in an even and one in an odd millisecond, give the exact offset all the same.
+//! A timestamp value is CLOCK_MONOTONIC plus an offset, in milliseconds unless the route asks for microseconds.
+//! The kernel derives the offset from the connection's addresses and, since 2026, from its ports as well
+//! (`secure_tcp_ts_off` in net/core/secure_seq.c). getsockopt(TCP_TIMESTAMP) returns the current value, but since
+//! Linux 6.7 its lowest bit is the unit, 0 for milliseconds (`do_tcp_getsockopt` in net/ipv4/tcp.c). Two readings,
+//! one in an even and one in an odd millisecond, still give the exact offset.
 
 use super::{check, sockopt};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-/// How often a reading is repeated where the clock's millisecond changes meanwhile.
+/// Attempts at one reading; an attempt fails when the clock's millisecond changes during it.
 const TRIES: usize = 8;
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// A sleep lasts longer than asked for by the timer slack, 50 µs, and the time to wake up.
 const WAKE_UP: Duration = Duration::from_micros(150);
 
-/// The unit in which a connection's timestamps count: the route's feature `tcp_usec_ts` asks for microseconds.
+/// The unit of a connection's timestamps: milliseconds, or microseconds if the route has the feature `tcp_usec_ts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// As RFC 7323 suggests.
+    /// The default of Linux, within the range that RFC 7323 (section 5.4) allows.
     Milliseconds,
-    /// Since Linux 6.7.
+    /// Only with `tcp_usec_ts`, since Linux 6.7.
     Microseconds,
 }
 
-/// One reading: what the kernel gave, less the clock.
+/// One reading of the kernel's timestamp value and of the clock, taken at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// The value minus the clock at which it was read, modulo 2^32.
+    /// The timestamp value minus the clock, modulo 2^32.
     difference: u32,
-    /// Whether that clock was odd.
+    /// Whether the clock was odd.
     odd: bool,
     unit: Unit,
 }
@@ -54,13 +54,14 @@ impl Unit {
 }
 
 impl Reading {
-    /// Reads the timestamp of `socket`, whose connection has been prepared.
+    /// Reads the timestamp of `socket`, which must have a prepared connection. `TimedOut` if the clock ticked during
+    /// every attempt.
     pub fn take(socket: &impl AsRawFd, unit: Unit) -> io::Result<Self> {
         let mut before = unit.now()?;
         for _ in 0..TRIES {
             let value = sockopt::get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)? as u32;
             let after = unit.now()?;
-            // A microsecond passes meanwhile; nobody can see it in a packet.
+            // In microseconds the two clocks always differ by a few, which no packet reveals.
             if before == after || unit == Unit::Microseconds {
                 return Ok(Self { difference: value.wrapping_sub(after), odd: after % 2 != 0, unit });
             }
@@ -89,8 +90,8 @@ impl Reading {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// The offset, where the readings fell into milliseconds of different parity. The kernel clears the
-    /// lowest bit of the value, so one of the two is exact and the other at most one too small.
+    /// Computes the offset; `None` unless one reading was taken in an even and the other in an odd millisecond.
+    /// The kernel clears the lowest bit of the value, so one of the two is exact and the other at most 1 too small.
     fn offset(self, other: Self) -> Option<u32> {
         let exact = if other.difference == self.difference.wrapping_add(1) { other } else { self };
         (self.odd != other.odd).then_some(exact.difference)
@@ -98,13 +99,13 @@ impl Reading {
 }
 
 impl TimestampClock {
-    /// The value that a segment sent now carries.
+    /// Returns the timestamp value of a segment that is sent now.
     pub fn now(&self) -> io::Result<u32> {
         Ok(self.unit.now()?.wrapping_add(self.offset))
     }
 }
 
-/// CLOCK_MONOTONIC; `std::time::Instant` does not show its number.
+/// Reads CLOCK_MONOTONIC, whose value `std::time::Instant` does not expose.
 fn now() -> io::Result<Duration> {
     // SAFETY: all-zero bytes are a valid timespec.
     let mut time: libc::timespec = unsafe { std::mem::zeroed() };
@@ -117,7 +118,7 @@ fn now() -> io::Result<Duration> {
 mod tests {
     use super::*;
 
-    /// What the kernel gives at `millisecond` for a connection with this offset.
+    /// The reading at `millisecond` of a connection with this offset.
     fn reading(millisecond: u32, offset: u32, clears_bit: bool) -> Reading {
         let value = millisecond.wrapping_add(offset);
         let value = if clears_bit { value & !1 } else { value };
@@ -133,7 +134,7 @@ mod tests {
                     assert_eq!(one.offset(other), Some(offset), "{offset} {first} {second} {clears_bit}");
                 }
                 let same = reading(1000, offset, clears_bit).offset(reading(1002, offset, clears_bit));
-                assert_eq!(same, None, "the lowest bit is not known yet");
+                assert_eq!(same, None, "two even readings leave the lowest bit unknown");
             }
         }
     }

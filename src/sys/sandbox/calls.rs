@@ -1,11 +1,11 @@
-//! The system calls that our processes make, in groups.
+//! The system calls that the daemon's processes make, in groups.
 //!
-//! Some have several names, by processor and C library. Those that the crate `libc` has no name for
-//! stand here as numbers of the kernel's tables (arch/*/syscall*.tbl).
+//! Some calls have different names, depending on architecture and C library. Calls that the crate `libc` does not name
+//! are numbers from the kernel's tables (arch/*/syscall*.tbl).
 
 use libc::*;
 
-/// A process's memory and its end.
+/// Memory management, signal return and exit.
 pub const LIVE: &[c_long] = &[
     SYS_brk,
     SYS_munmap,
@@ -18,32 +18,32 @@ pub const LIVE: &[c_long] = &[
     SYS_exit,
     SYS_exit_group,
 ];
-/// Reading, writing and closing what is open.
+/// Reading, writing and closing open descriptors.
 pub const READ_WRITE: &[c_long] = &[SYS_read, SYS_write, SYS_writev, SYS_close];
-/// Being told of changes to files.
+/// Changing inotify watches.
 pub const WATCH: &[c_long] = &[SYS_inotify_add_watch, SYS_inotify_rm_watch];
-/// A file's bytes at an offset, and the disk's word for it.
+/// Reading and writing a file at an offset, and flushing it to disk.
 pub const AT_OFFSETS: &[c_long] = &[SYS_fdatasync, own::PREAD, own::PWRITE];
-/// Moving in an open file.
+/// Seeking in an open file.
 pub const SEEK: &[c_long] = &[SYS_lseek, own::LSEEK];
-/// Waiting for a descriptor, and the time.
+/// Waiting for descriptors, and reading clocks.
 pub const WAIT: &[c_long] = &[SYS_ppoll, own::PPOLL, own::POLL, SYS_clock_gettime, own::CLOCK];
-/// Looking at an open file.
+/// Reading the metadata of a file.
 pub const LOOK: &[c_long] = &[SYS_statx, own::FSTAT, own::FSTATAT];
-/// Opening a file by its name.
+/// Opening a file by name.
 pub const OPEN: &[c_long] = &[SYS_openat, own::OPEN, own::FCNTL];
-/// Messages on a socket, to where it is connected.
+/// Sending and receiving on a connected socket.
 pub const MESSAGES: &[c_long] = &[SEND, SYS_recvfrom, own::SEND, own::RECV];
-/// Its fifth argument, an address, has to be null.
+/// The call that may name a destination: allowed only if its fifth argument, the address, is null.
 pub(super) const SEND: c_long = SYS_sendto;
-/// Memory that is never to be executed: the third argument is its protection.
+/// Calls that set a memory protection, their third argument: allowed without PROT_EXEC only.
 pub(super) const MAP: &[c_long] = &[SYS_mprotect, own::MMAP];
 pub(super) use own::ARCHITECTURE;
 
 #[cfg(target_arch = "x86_64")]
 mod own {
     use libc::*;
-    /// The processor's number in linux/audit.h.
+    /// `AUDIT_ARCH_X86_64` in linux/audit.h.
     pub const ARCHITECTURE: Option<u32> = Some(0xc000_003e);
     pub const LSEEK: c_long = SYS_lseek;
     pub const PREAD: c_long = SYS_pread64;
@@ -79,7 +79,7 @@ mod own {
     pub const MMAP: c_long = SYS_mmap;
 }
 
-/// 32 bits: both the old calls and those with 64 bits of time.
+/// 32-bit architecture: both the old calls and those with 64-bit time.
 #[cfg(target_arch = "arm")]
 mod own {
     use libc::*;
@@ -101,7 +101,7 @@ mod own {
     pub const MMAP: c_long = SYS_mmap2;
 }
 
-/// 32 bits: both the old calls and those with 64 bits of time.
+/// 32-bit architecture: both the old calls and those with 64-bit time.
 #[cfg(target_arch = "mips")]
 mod own {
     use libc::*;
@@ -125,7 +125,7 @@ mod own {
     pub const MMAP: c_long = SYS_mmap2;
 }
 
-/// Another processor: no filter, so these are not used.
+/// Other architectures: there is no filter, so the numbers are not used.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm", target_arch = "mips")))]
 mod own {
     use libc::*;

@@ -1,5 +1,5 @@
-//! Landlock (linux/landlock.h): nothing of the file system can be named any more, and nothing of the
-//! network, but what is allowed here.
+//! Landlock (linux/landlock.h): a process gives up its access to the file system, and to TCP if the kernel's version
+//! supports it.
 
 use crate::sys::check_long;
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-/// `struct landlock_ruleset_attr`: what is handled, that is refused unless a rule allows it.
+/// `struct landlock_ruleset_attr`: the access rights that are denied unless a rule allows them.
 #[repr(C)]
 #[derive(Default)]
 struct Handled {
@@ -16,7 +16,7 @@ struct Handled {
     scoped: u64,
 }
 
-/// `struct landlock_path_beneath_attr`, which is packed.
+/// `struct landlock_path_beneath_attr`, which is packed in C too.
 #[repr(C, packed)]
 struct Beneath {
     allowed: u64,
@@ -30,20 +30,20 @@ const VERSION: libc::c_uint = 1;
 /// `LANDLOCK_RULE_PATH_BENEATH`.
 const PATH_BENEATH: libc::c_int = 1;
 
-/// The version of Landlock that the kernel has; an error where it has none.
+/// Returns the kernel's Landlock ABI version; an error if it has no Landlock.
 pub fn version() -> io::Result<u32> {
-    // SAFETY: with this flag the kernel takes no pointer and only answers with a number.
+    // SAFETY: with this flag the kernel reads no memory and only returns a number.
     let version =
         unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<Handled>(), 0usize, VERSION) };
     check_long(version).map(|version| version as u32)
 }
 
-/// From here on this process can open files below `directory` for reading, where one is given, and
-/// no other file; it cannot bind, connect by TCP, or signal others. Needs no_new_privs.
+/// Restricts this process for good: the only files it can open are those below `directory` (if given), for reading.
+/// With version 4 it also loses TCP bind and connect, with version 6 signals to other processes. Needs no_new_privs.
 pub fn restrict(directory: Option<&Path>) -> io::Result<()> {
     let handled = handled(version()?);
-    // SAFETY: the structure is valid for reads of the size given; the kernel takes a longer one than it
-    // knows where the rest is zero.
+    // SAFETY: the structure is valid for reads of the size given. The kernel accepts a longer structure than it knows
+    // if the rest is zero.
     let ruleset = unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, &raw const handled, size_of::<Handled>(), 0 as libc::c_uint)
     };
@@ -64,7 +64,8 @@ pub fn restrict(directory: Option<&Path>) -> io::Result<()> {
     check_long(restricted).map(drop)
 }
 
-/// All that a version knows of.
+/// Returns all access rights that an ABI version knows: the first 13 to 16 rights for files, bind and connect for TCP
+/// (from 4), abstract sockets and signals as scopes (from 6).
 fn handled(version: u32) -> Handled {
     let files = match version {
         0 | 1 => 13,

@@ -1,5 +1,5 @@
-//! Walls that a process puts around itself and can never take down: an empty root directory, limits,
-//! Landlock, a filter of system calls.
+//! The sandbox that a process enters for good: an empty root directory, resource limits, Landlock and a system call
+//! filter.
 
 pub mod calls;
 pub mod landlock;
@@ -11,25 +11,25 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::DirBuilderExt;
 
-/// Where an empty directory can be made for a moment: the first that can be written to.
+/// Directories to try, in this order, for a short-lived empty directory.
 const PLACES: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
-/// The largest file that can be written, in bytes: a counter has eleven.
+/// The limit for the size of a written file, in bytes: a counter file has 11.
 const LARGEST_FILE: libc::rlim_t = 4096;
 
-/// Makes a directory that is no longer anywhere the root and the working directory: nothing is in it,
-/// and nothing can ever be made in it. To be called while root.
+/// Changes the root and working directory to a deleted directory, which is empty and in which no file can ever be
+/// created. Needs root.
 pub fn empty_root() -> io::Result<()> {
     empty_root_but_here()?;
     std::env::set_current_dir("/")
 }
 
-/// The same, and the working directory stays: files are opened there by their bare names.
+/// Changes the root like [`empty_root`], but keeps the working directory, whose files can still be opened by name.
 pub fn empty_root_but_here() -> io::Result<()> {
     let directory = gone_directory()?;
     std::os::unix::fs::chroot(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }
 
-/// A new directory, removed again while it is open.
+/// Creates a directory, opens it and deletes it.
 fn gone_directory() -> io::Result<File> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for place in PLACES {
@@ -47,15 +47,15 @@ fn gone_directory() -> io::Result<File> {
     Err(failure)
 }
 
-/// No new process, and no file beyond a counter's size.
+/// Limits the process: it can start no other process, and write no file larger than `LARGEST_FILE`.
 pub fn limits() -> io::Result<()> {
     limit(libc::RLIMIT_NPROC as _, 0)?;
-    // Whoever has sent our standard error into a file wants all of it.
+    // Standard error may be redirected to a file, which grows beyond that size.
     let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
     if !stderr.is_ok_and(|found| found.is_file()) {
         limit(libc::RLIMIT_FSIZE as _, LARGEST_FILE)?;
     }
-    // SAFETY: SIG_IGN is no function of ours; a write beyond the limit is then an error and no death.
+    // SAFETY: SIG_IGN is no function of ours; a write beyond the limit then fails with EFBIG.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     Ok(())
 }
@@ -66,7 +66,7 @@ fn limit(resource: libc::c_int, most: libc::rlim_t) -> io::Result<()> {
     check(unsafe { libc::setrlimit(resource as _, &raw const limit) }).map(drop)
 }
 
-/// What this kernel offers, for people.
+/// Describes the sandbox that this kernel supports, for the log.
 pub fn describe() -> String {
     let landlock = match landlock::version() {
         Ok(version) => format!("Landlock {version}"),

@@ -1,28 +1,29 @@
-//! A filter of system calls (seccomp(2)): a process names the calls that it makes, in groups, and can
-//! make no other from then on.
+//! A system call filter (seccomp(2)): a process lists the calls that it needs, in groups, and can make no other from
+//! then on.
 //!
-//! On a processor where these filters have run, any other call kills; where they never have, it is
-//! answered "not permitted" and the kernel logs it.
+//! On an architecture where the filters have been tested, any other call kills the process. Elsewhere it fails with
+//! EPERM, and the kernel logs it.
 
 use super::calls::{ARCHITECTURE, MAP, SEND};
 use crate::sys::{check, check_long};
 use libc::{c_long, sock_filter};
 use std::io;
 
-/// Whether these filters have run on this kind of processor.
+/// Whether the filters have been tested on this architecture.
 pub const TESTED: bool = cfg!(target_arch = "x86_64");
 
-/// Whether this kernel filters system calls, and this processor's are known here.
+/// Whether this kernel supports filters, and the system calls of this architecture are known here.
 pub fn available() -> bool {
     let nothing: libc::c_ulong = 0;
-    // SAFETY: without a program the kernel reads nothing and only answers: a bad address where it
-    // could filter, an invalid argument where it cannot.
+    // SAFETY: the program is a null pointer, which the kernel does not read. It returns EFAULT if it supports filters,
+    // and EINVAL if not.
     let refused =
         check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER as libc::c_ulong, nothing) });
     ARCHITECTURE.is_some() && refused.is_err_and(|error| error.raw_os_error() == Some(libc::EFAULT))
 }
 
-/// Allows the calls of `groups`, those for memory, and no other, for good. Needs no_new_privs.
+/// Allows only the calls of `groups` and those that map memory without making it executable, for good. Needs
+/// no_new_privs.
 pub fn allow(groups: &[&[c_long]]) -> io::Result<()> {
     let architecture = ARCHITECTURE.ok_or(io::ErrorKind::Unsupported)?;
     let mut filter = program(architecture, groups);
@@ -39,19 +40,19 @@ pub fn allow(groups: &[&[c_long]]) -> io::Result<()> {
     if check_long(installed).is_ok() {
         return Ok(());
     }
-    // Before Linux 4.14 there is no such flag.
+    // SECCOMP_FILTER_FLAG_LOG exists since Linux 4.14.
     let mode = libc::SECCOMP_MODE_FILTER as libc::c_ulong;
     // SAFETY: as above.
     check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) }).map(drop)
 }
 
-/// Where `struct seccomp_data` has the call's number, the processor, the low half of the third argument, and
-/// both halves of the fifth.
+// Offsets in `struct seccomp_data`: the call's number, the architecture, the low half of the third argument, and both
+// halves of the fifth.
 const NUMBER: u32 = 0;
 const PROCESSOR: u32 = 4;
 const PROTECTION: u32 = if cfg!(target_endian = "big") { 36 } else { 32 };
 const ADDRESS: [u32; 2] = [48, 52];
-/// On x86_64, calls from this number on are x32's.
+/// On x86_64, the first number of the x32 calls (`__X32_SYSCALL_BIT`).
 const X32: u32 = 0x4000_0000;
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
@@ -60,7 +61,8 @@ const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 
-/// The program: each condition with how many instructions to skip where it holds, and where not.
+/// Writes the BPF program. A condition has the number of instructions to skip if it is true (`jt`) and if it is false
+/// (`jf`).
 fn program(architecture: u32, groups: &[&[c_long]]) -> Vec<sock_filter> {
     let refuse = if TESTED { libc::SECCOMP_RET_KILL_PROCESS } else { libc::SECCOMP_RET_ERRNO | libc::EPERM as u32 };
     let step = |code: u32, k: u32, jt: u8, jf: u8| sock_filter { code: code as u16, jt, jf, k };
