@@ -1,9 +1,9 @@
-//! One-time codes of the stealth wire: HOTP (RFC 4226) with 48 bits, and a port beside the counter.
+//! One-time codes of the stealth wire: HOTP (RFC 4226) with 48 bits, over a counter and a port.
 //!
 //! `code(counter, port)` is the first 6 bytes of HMAC-SHA1(mac key, "knockknock stealth 2" ‖ counter (4) ‖
-//! protocol (1; 6 is TCP) ‖ port (2)), numbers big-endian. Bytes 0..2 ride in the IPv4 identification, or in
-//! the low 16 bits of the IPv6 flow label, and bytes 2..6 in the TCP sequence number. The acknowledgment
-//! number is 0. Nothing is encrypted: a code says nothing to anybody who cannot compute it.
+//! protocol (1; 6 is TCP) ‖ port (2)), numbers big-endian. Bytes 0..2 are the IPv4 identification, or the low
+//! 16 bits of the IPv6 flow label, and bytes 2..6 are the TCP sequence number. The acknowledgment number is 0.
+//! Nothing is encrypted: without the key, a code cannot be distinguished from random bits.
 
 use super::seal::{Fields, Keys};
 use hmac::{Hmac, Mac};
@@ -37,21 +37,21 @@ fn truncated(mac: Hmac<Sha1>) -> Code {
 }
 
 impl Code {
-    /// The header fields that carry the code. `None` for an identification of 0, which the sender's kernel
-    /// would replace: such a counter is skipped.
+    /// Returns the header fields that carry the code. `None` if the identification is 0, which the sender's kernel
+    /// would replace; the sender then skips the counter.
     pub fn fields(self) -> Option<Fields> {
         let [i0, i1, s0, s1, s2, s3] = self.0;
         let (id, seq) = (u16::from_be_bytes([i0, i1]), u32::from_be_bytes([s0, s1, s2, s3]));
         (id != 0).then_some(Fields { id, seq, ack: 0, win: None })
     }
 
-    /// Reads the code that an arrived SYN carries; `None` where its acknowledgment number is not 0.
+    /// Reads the code from the fields of a received SYN; `None` if its acknowledgment number is not 0.
     pub fn from_fields(fields: &Fields) -> Option<Self> {
         let ([i0, i1], [s0, s1, s2, s3]) = (fields.id.to_be_bytes(), fields.seq.to_be_bytes());
         (fields.ack == 0).then_some(Self([i0, i1, s0, s1, s2, s3]))
     }
 
-    /// The code as a number below 2^48.
+    /// Returns the code as a number below 2^48.
     pub fn to_u64(self) -> u64 {
         self.0.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
     }

@@ -1,9 +1,9 @@
-//! Floor 0: pure values. Seal and unseal, the two wires, SYN bytes, log lines.
+//! The wire formats: conversions between bytes and values. Seal and unseal, the two wires, SYN packets, log lines.
 //!
-//! Nothing here touches a file, a socket or a clock. The way through it:
+//! Nothing here uses a file, a socket or a clock. The data flow:
 //!
-//! - the daemon: log record → [`Entry`] → [`Ciphertext`] → [`Unsealed`];
-//! - the client, the mirror: port and counter → [`Ciphertext`] → [`Fields`] → [`Syn`] → bytes.
+//! - in the daemon: log record → [`Entry`] → [`Ciphertext`] → [`Unsealed`];
+//! - in the client, in reverse: port and counter → [`Ciphertext`] → [`Fields`] → [`Syn`] → bytes.
 #![forbid(unsafe_code)]
 
 pub mod entry;
@@ -19,17 +19,17 @@ pub use seal::{Ciphertext, Fields, Keys, Unsealed};
 pub use syn::Syn;
 pub use syn_template::SynTemplate;
 
-/// The format in which a message rides in a SYN.
+/// The format in which a SYN carries a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
-    /// That of knockknock 0.8: 12 bytes in identification, sequence, acknowledgment and win.
+    /// The format of knockknock 0.8: 12 bytes in identification, sequence number, acknowledgment number and window.
     Classic,
     /// A one-time code of 6 bytes in identification and sequence number; every other field is the kernel's own.
     Stealth,
 }
 
 impl Wire {
-    /// The wire called `name` in a profile's config or on the command line.
+    /// Looks up the wire called `name` in a profile's config or on the command line.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "classic" => Some(Self::Classic),
@@ -38,7 +38,7 @@ impl Wire {
         }
     }
 
-    /// The name that [`Wire::named`] takes.
+    /// Returns the name that [`Wire::named`] takes.
     pub fn name(self) -> &'static str {
         match self {
             Self::Classic => "classic",

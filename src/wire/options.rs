@@ -7,7 +7,7 @@ const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const TIMESTAMPS: u8 = 8;
 
-/// The longest list: a TCP header of 60 bytes less its fixed 20.
+/// Longest list, in bytes: a TCP header has at most 60, of which 20 are fixed.
 pub const LONGEST: usize = 40;
 
 /// The options of a SYN.
@@ -15,17 +15,17 @@ pub const LONGEST: usize = 40;
 pub struct TcpOptions {
     /// Maximum segment size, in bytes.
     pub mss: u16,
-    /// Whether selective acknowledgments are permitted.
+    /// Whether selective acknowledgments are permitted (RFC 2018).
     pub sack: bool,
-    /// The timestamp value; the echo of a SYN is 0.
+    /// The timestamp value (TSval). The echo (TSecr) of a SYN is 0.
     pub timestamp: Option<u32>,
-    /// The shift of the win.
+    /// The window scale, in bits.
     pub window_scale: Option<u8>,
 }
 
 impl TcpOptions {
-    /// Writes the list in the order and with the padding of Linux (`tcp_options_write` in
-    /// net/ipv4/tcp_output.c), at most 20 bytes.
+    /// Appends the list to `out`, in the order and with the padding of Linux (`tcp_options_write` in
+    /// net/ipv4/tcp_output.c): at most 20 bytes.
     pub fn emit(&self, out: &mut Vec<u8>) {
         out.extend([MSS, 4]);
         out.extend(self.mss.to_be_bytes());

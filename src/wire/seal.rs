@@ -17,10 +17,10 @@ use zeroize::Zeroizing;
 /// How many counters' blocks are encrypted together: AES instructions work on this many side by side.
 const AT_ONCE: usize = 8;
 
-/// A profile's two keys, expanded. Without `Debug`: no key is printed anywhere.
+/// A profile's two expanded keys. Does not implement `Debug`, so that no key can be printed.
 pub struct Keys {
     cipher: Aes128,
-    /// The HMAC's midstate; cloned for each message.
+    /// The HMAC state after the key; cloned for each message.
     pub(super) mac: Hmac<Sha1>,
 }
 
@@ -28,7 +28,7 @@ pub struct Keys {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Ciphertext([u8; 12]);
 
-/// A port that somebody who holds the keys asked for. Only [`Keys::unseal`] makes one.
+/// An authenticated request for a port: its sender holds the keys. Only [`Keys::unseal`] creates one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsealed {
     port: u16,
@@ -36,25 +36,25 @@ pub struct Unsealed {
 }
 
 impl Unsealed {
-    /// The port to open, never 0.
+    /// Returns the port to open, never 0.
     pub fn port(self) -> u16 {
         self.port
     }
 
-    /// The counter that it was sealed with.
+    /// Returns the counter with which the port was sealed.
     pub fn counter(self) -> u32 {
         self.counter
     }
 }
 
-/// The header fields that carry a ciphertext. What a wire does not use is 0 or `None`.
+/// The header fields that carry a ciphertext. Fields that the wire does not use are 0 or `None`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fields {
     /// IPv4 identification, or the low 16 bits of the IPv6 flow label.
     pub id: u16,
     /// TCP sequence number.
     pub seq: u32,
-    /// TCP acknowledgment number; 0 says stealth.
+    /// TCP acknowledgment number; 0 means the stealth wire.
     pub ack: u32,
     /// TCP window, where the wire sets it.
     pub win: Option<u16>,
@@ -63,7 +63,7 @@ pub struct Fields {
 impl Keys {
     /// Expands the two 16-byte keys.
     pub fn new(cipher: &[u8; 16], mac: &[u8; 16]) -> Self {
-        // HMAC pads a key to a block of zeros (RFC 2104); a whole block cannot be of a wrong length.
+        // HMAC pads the key with zeros to a block (RFC 2104). A whole block cannot have a wrong length, so this cannot fail.
         let mut block = Zeroizing::new([0; 64]);
         block.iter_mut().zip(mac).for_each(|(to, from)| *to = *from);
         Self { cipher: Aes128::new(cipher.into()), mac: Hmac::new((&*block).into()) }
@@ -124,7 +124,7 @@ impl Keys {
     }
 }
 
-/// Encrypts or decrypts `message`, which is shorter than a block.
+/// XORs `message`, which is shorter than a block, with the keystream: encrypts or decrypts it.
 fn apply(message: &mut [u8], keystream: &Block<Aes128>) {
     message.iter_mut().zip(keystream).for_each(|(byte, key)| *byte ^= key);
 }
@@ -164,7 +164,7 @@ mod tests {
         u128::from_str_radix(hex, 16).unwrap().to_be_bytes()
     }
 
-    /// Each row of a vector file as (keys, numbers behind them).
+    /// Reads a vector file: each row as its keys and the numbers after them.
     fn rows(text: &str) -> Vec<(Keys, Vec<u32>)> {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn among_many_counters_the_right_one_is_found() {
+    fn the_right_counter_is_found_among_many() {
         let keys = Keys::new(&[7; 16], &[9; 16]);
         for first in [0, 1000, u32::MAX - 30] {
             for counter in first..=first + 30 {

@@ -1,4 +1,4 @@
-//! A SYN as bytes: IPv4 (RFC 791) or IPv6 (RFC 8200) header, TCP header (RFC 9293).
+//! Writes and reads SYN packets: an IPv4 (RFC 791) or IPv6 (RFC 8200) header, and a TCP header (RFC 9293).
 
 use super::Entry;
 use super::entry::flow_id;
@@ -32,7 +32,7 @@ const FIN_SYN_RST_ACK: u8 = 0x17;
 const SYN: u8 = 0x02;
 const ECE_CWR: u8 = 0xc0;
 
-/// A SYN, ready to be written.
+/// A SYN packet, field by field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Syn {
     /// The sender's address.
@@ -47,12 +47,12 @@ pub struct Syn {
     pub fields: Fields,
     /// The top 4 bits of an IPv6 flow label; IPv4 has none.
     pub flow_high: u8,
-    /// Everything else.
+    /// All other fields.
     pub template: SynTemplate,
 }
 
 impl Syn {
-    /// The whole packet. `None` where the addresses are not of one family.
+    /// Returns the packet, from the IP header on. `None` if the addresses are of different families.
     pub fn emit(&self) -> Option<Vec<u8>> {
         let mut segment = self.segment();
         let length = segment.len() as u16;
@@ -67,7 +67,7 @@ impl Syn {
             }
             _ => return None,
         };
-        // The pseudo header: both addresses, the protocol, the length.
+        // The TCP checksum covers a pseudo header: both addresses, the protocol, the length (RFC 9293, section 3.1).
         let sum = checksum(&[&pseudo, &[0, TCP], &length.to_be_bytes(), &segment]);
         put(&mut segment, tcp::CHECKSUM, sum);
         packet.extend(segment);
@@ -92,7 +92,7 @@ impl Syn {
 
     fn header_v4(&self, length: u16, addresses: &[u8]) -> Vec<u8> {
         let mut header = Vec::with_capacity(v4::HEADER + usize::from(length));
-        header.extend([0x45, 0]); // version, words of header, type of service
+        header.extend([0x45, 0]); // version 4, header length in words, type of service
         header.extend((v4::HEADER as u16 + length).to_be_bytes());
         header.extend(self.fields.id.to_be_bytes());
         header.extend(if self.template.dont_fragment { DONT_FRAGMENT } else { 0 }.to_be_bytes());
@@ -105,7 +105,7 @@ impl Syn {
 
     fn header_v6(&self, length: u16, addresses: &[u8]) -> Vec<u8> {
         let mut header = Vec::with_capacity(v6::HEADER + usize::from(length));
-        header.extend([0x60, self.flow_high & 0x0f]); // version, traffic class, flow label
+        header.extend([0x60, self.flow_high & 0x0f]); // version 6, traffic class, first bits of the flow label
         header.extend(self.fields.id.to_be_bytes());
         header.extend(length.to_be_bytes());
         header.extend([TCP, self.template.ttl]);
@@ -114,14 +114,14 @@ impl Syn {
     }
 }
 
-/// What a packet's bytes, from the IP header on, say of it: the same [`Entry`] that the log line of
-/// this packet gives. `None` for whatever is not a whole SYN's headers.
+/// Reads a packet, from the IP header on, into the same [`Entry`] as the log line of the packet gives. `None` unless it
+/// holds the complete headers of a SYN.
 pub fn entry(packet: &[u8]) -> Option<Entry> {
     let (source, id, segment) = match packet.first()? >> 4 {
         4 => {
             let header = packet.get(..usize::from(packet.first()? & 0x0f) * 4)?;
             let fixed: &[u8; v4::HEADER] = header.first_chunk()?;
-            // A fragment that is not the first has no TCP header.
+            // Only the first fragment has a TCP header.
             let fragment = u16::from_be_bytes([fixed[v4::FRAGMENT], fixed[v4::FRAGMENT + 1]]) & 0x1fff;
             if fixed[v4::PROTOCOL] != TCP || fragment != 0 {
                 return None;
@@ -159,7 +159,7 @@ pub fn entry(packet: &[u8]) -> Option<Entry> {
     })
 }
 
-/// The internet checksum (RFC 1071) over parts of even length.
+/// Computes the internet checksum (RFC 1071) over `parts`, of which all but the last must have an even length.
 fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u32;
     for part in parts {
@@ -174,7 +174,7 @@ fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// Writes a big-endian number at an offset inside a header.
+/// Writes `value`, big-endian, at the offset `at` of a header.
 fn put(header: &mut [u8], at: usize, value: u16) {
     if let Some(place) = header.get_mut(at..at + 2) {
         place.copy_from_slice(&value.to_be_bytes());
@@ -238,7 +238,7 @@ mod tests {
         for (source, destination) in [("192.0.2.7", "192.0.2.1"), ("2001:db8::7", "2001:db8::1")] {
             let packet = syn(source, destination, fields).emit().unwrap();
             let line = Entry::parse(logged(&packet).as_bytes()).unwrap();
-            assert!(entry(&packet).unwrap() == line, "the packet and its line are one entry");
+            assert!(entry(&packet).unwrap() == line, "the packet and its log line give the same entry");
             assert_eq!(line.source.to_string(), source);
             let Fields { id, seq, ack, win, .. } = line.fields;
             assert_eq!((id, seq, ack), (fields.id, fields.seq, fields.ack));
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_packet_of_a_plain_connection_is_an_entry_without_a_classic_message() {
-        // As Linux 6.18 writes it, 10.9.0.2:40000 → 10.9.0.1:22.
+        // A SYN of Linux 6.18, 10.9.0.2:40000 → 10.9.0.1:22.
         let packet = b"\x45\0\0\x3c\x12\x34\x40\0\x40\x06\0\0\x0a\x09\0\x02\x0a\x09\0\x01\x9c\x40\0\x16\
             \0\0\0\x01\0\0\0\0\xa0\x02\xfa\xf0\0\0\0\0\x02\x04\x05\xb4\x04\x02\x08\x0a\0\0\0\x09\0\0\0\0\x01\x03\x03\x0a";
         let seen = entry(packet).unwrap();

@@ -1,13 +1,14 @@
-//! What this machine's own kernel would put into the SYN of an ordinary connection.
+//! Computes the fields that this machine's kernel would put into the SYN of an ordinary connection.
 
 use super::options::TcpOptions;
 
 /// The kernel's settings that shape a SYN (Documentation/networking/ip-sysctl.rst).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `net.ipv4.tcp_rmem`, its second number: the receive buffer of a new socket, in bytes.
+    /// The second number of `net.ipv4.tcp_rmem`: the receive buffer of a new socket, in bytes.
     pub receive_buffer: u32,
-    /// The largest receive buffer: `net.ipv4.tcp_rmem`, its third number, or `net.core.rmem_max`.
+    /// The largest receive buffer, in bytes: the third number of `net.ipv4.tcp_rmem` or `net.core.rmem_max`, whichever
+    /// is larger.
     pub largest_buffer: u32,
     /// `net.ipv4.tcp_window_scaling`.
     pub window_scaling: bool,
@@ -15,18 +16,18 @@ pub struct Settings {
     pub sack: bool,
     /// `net.ipv4.tcp_timestamps`.
     pub timestamps: bool,
-    /// `net.ipv4.tcp_ecn` is 1: asked for on the route_metrics out.
+    /// Whether `net.ipv4.tcp_ecn` is 1: outgoing connections request ECN.
     pub ecn: bool,
     /// `net.ipv4.tcp_workaround_signed_windows`.
     pub signed_windows: bool,
-    /// `net.ipv4.route.min_adv_mss`.
+    /// `net.ipv4.route.min_adv_mss`, in bytes.
     pub least_mss_v4: u32,
-    /// `net.ipv6.route.min_adv_mss`.
+    /// `net.ipv6.route.min_adv_mss`, in bytes.
     pub least_mss_v6: u32,
 }
 
 impl Default for Settings {
-    /// Those of a Linux that nobody has tuned.
+    /// The defaults of Linux.
     fn default() -> Self {
         Self {
             receive_buffer: 131_072,
@@ -42,20 +43,20 @@ impl Default for Settings {
     }
 }
 
-/// The route_metrics to one destination, as routing has it. What a route may say or not is 0 where it does not.
+/// The metrics of the route to one destination. Metrics that the route does not set are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RouteMetrics {
-    /// Whether it is IPv6.
+    /// Whether the route is for IPv6.
     pub v6: bool,
-    /// The largest packet that it takes, in bytes.
+    /// The path MTU, in bytes.
     pub mtu: u32,
-    /// Time to live, or hop limit.
+    /// TTL (IPv4) or hop limit (IPv6).
     pub ttl: u8,
-    /// Whether an IPv4 packet forbids fragments.
+    /// Whether an IPv4 packet has the flag DF (don't fragment).
     pub dont_fragment: bool,
-    /// The route's `advmss`.
+    /// The route's `advmss`, in bytes.
     pub advmss: u32,
-    /// The route's `window`.
+    /// The route's `window`, in bytes.
     pub window: u32,
     /// The route's `initrwnd`, in segments.
     pub first_window: u32,
@@ -63,29 +64,30 @@ pub struct RouteMetrics {
     pub ecn: bool,
 }
 
-/// All of a SYN that carries no message.
+/// The fields of a SYN that carry no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SynTemplate {
-    /// Time to live, or hop limit.
+    /// TTL (IPv4) or hop limit (IPv6).
     pub ttl: u8,
-    /// Whether an IPv4 packet forbids fragments.
+    /// Whether an IPv4 packet has the flag DF (don't fragment).
     pub dont_fragment: bool,
-    /// TCP win.
+    /// TCP window.
     pub win: u16,
-    /// Whether it asks for explicit congestion notification (RFC 3168).
+    /// Whether the SYN requests explicit congestion notification (RFC 3168).
     pub ecn: bool,
-    /// The TCP options; the timestamp value is the message's, or noise.
+    /// The TCP options. The timestamp value is random; a stealth message replaces it.
     pub options: TcpOptions,
 }
 
-/// The bytes of headers in an IPv4 and in an IPv6 packet with TCP.
+/// IPv4 and TCP header without options, in bytes.
 const HEADERS_V4: u32 = 40;
+/// IPv6 and TCP header without options, in bytes.
 const HEADERS_V6: u32 = 60;
-/// The largest shift of a win (RFC 7323).
+/// Largest window scale (RFC 7323, section 2.3).
 const LARGEST_SHIFT: u32 = 14;
 
 impl SynTemplate {
-    /// What the kernel would send over `route_metrics`.
+    /// Computes the SYN that the kernel would send over a route with `route_metrics`. `noise` is the timestamp value.
     pub fn new(settings: &Settings, route_metrics: &RouteMetrics, noise: u32) -> Self {
         let mss = mss(settings, route_metrics);
         let (win, shift) = window(settings, route_metrics, u32::from(mss).max(1));
@@ -104,13 +106,14 @@ impl SynTemplate {
     }
 }
 
-/// `ipv4_default_advmss` in net/ipv4/route.c and `ip6_default_advmss` in net/ipv6/route.c.
+/// Computes the maximum segment size, like `ipv4_default_advmss` in net/ipv4/route.c and `ip6_default_advmss` in
+/// net/ipv6/route.c.
 fn mss(settings: &Settings, route_metrics: &RouteMetrics) -> u16 {
     let largest = u32::from(u16::MAX);
     let mss = match (route_metrics.advmss, route_metrics.v6) {
         (0, false) => route_metrics.mtu.saturating_sub(HEADERS_V4).max(settings.least_mss_v4).min(largest - HEADERS_V4),
         (0, true) => match route_metrics.mtu.saturating_sub(HEADERS_V6).max(settings.least_mss_v6) {
-            // "Any": a segment for which IPv6's length has no room.
+            // Too large for the length field of IPv6: the kernel sends 65535, which means any size (RFC 2675).
             mss if mss > largest - 20 => largest,
             mss => mss,
         },
@@ -119,10 +122,10 @@ fn mss(settings: &Settings, route_metrics: &RouteMetrics) -> u16 {
     u16::try_from(mss).unwrap_or(u16::MAX)
 }
 
-/// The win and its shift: `tcp_select_initial_window` in net/ipv4/tcp_output.c.
+/// Computes the window and its scale, like `tcp_select_initial_window` in net/ipv4/tcp_output.c.
 fn window(settings: &Settings, route_metrics: &RouteMetrics, mss: u32) -> (u16, u8) {
     let clamp = if route_metrics.window == 0 { u32::from(u16::MAX) << LARGEST_SHIFT } else { route_metrics.window };
-    // Half of a buffer is the kernel's own bookkeeping.
+    // The kernel reserves half of a receive buffer for its own data structures.
     let space = clamp.min(settings.receive_buffer / 2);
     let space = if space > mss { space - space % mss } else { space };
     let mut win = if settings.signed_windows { space.min(32767) } else { space };
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_settings_do_not_matter() {
+    fn extreme_settings_do_not_overflow() {
         let usual = Settings::default();
         let odd = Settings { receive_buffer: 0, largest_buffer: 0, window_scaling: false, ..usual };
         assert_eq!(numbers(odd, RouteMetrics { mtu: 0, ..V4 }), (256, 0, None));
