@@ -1,4 +1,4 @@
-//! What the SYN of an ordinary connection of this machine has: a knock is to look like one.
+//! The fingerprint of this machine's ordinary SYNs, which a knock imitates.
 
 use crate::error::{Error, Result};
 use crate::sys::route::Route;
@@ -8,10 +8,10 @@ use crate::wire::syn_template::{RouteMetrics, Settings};
 use std::io;
 use std::net::SocketAddr;
 
-/// `net.ipv4.ip_local_port_range` where it cannot be read.
+/// The default of `net.ipv4.ip_local_port_range`, for when it cannot be read.
 const EPHEMERAL: (u16, u16) = (32768, 60999);
 
-/// What the kernel would send over `route`.
+/// Computes the SYN that the kernel would send over `route`.
 pub(super) fn template(route: &Route, noise: &Noise) -> SynTemplate {
     let route_metrics = RouteMetrics {
         v6: route.source.is_ipv6(),
@@ -55,7 +55,7 @@ pub(super) fn require_flow_labels(destination: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// What a SYN has that carries nothing and is never the same.
+/// Random values for the fields of a SYN that carry no message and differ from one SYN to the next.
 pub(super) struct Noise {
     port: u16,
     timestamp: u32,
@@ -74,14 +74,14 @@ impl Noise {
         })
     }
 
-    /// The top 4 bits of a flow label; the first says that nobody has reserved it, where labels are
-    /// split so (`ip6_make_flowlabel` in include/net/ipv6.h).
+    /// Returns the top 4 bits of a flow label. If `net.ipv6.flowlabel_state_ranges` is on, the first bit is 1, as in
+    /// every label that the kernel generates (`ip6_make_flowlabel` in include/net/ipv6.h).
     pub(super) fn flow_high(&self) -> u8 {
         let split = sysctl::number("net/ipv6/flowlabel_state_ranges").is_some_and(|number| number != 0);
         if split { self.flow | 8 } else { self.flow }
     }
 
-    /// A source port of the machine's ephemeral range, of the parity that connect() takes first
+    /// Returns a random source port from the ephemeral range. Its parity is the one that connect() tries first
     /// (`__inet_hash_connect` in net/ipv4/inet_hashtables.c).
     pub(super) fn port(&self) -> u16 {
         let range = sysctl::numbers("net/ipv4/ip_local_port_range");

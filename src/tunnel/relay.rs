@@ -1,7 +1,7 @@
-//! A relay moves bytes between two connections, in both directions, inside the kernel (splice(2)).
+//! A relay: copies bytes between two connections, in both directions, inside the kernel (splice(2)).
 //!
-//! A direction borrows a pipe only while it holds bytes, so an idle relay costs no more than its two
-//! sockets. When the pipe is full, the sender has to wait.
+//! Each direction buffers at most one pipe's worth of bytes, so a slow receiver blocks its sender. A direction borrows
+//! a pipe only while it has bytes to pass on; an idle relay costs no more than its two sockets.
 
 use crate::sys::epoll::Event;
 use crate::sys::pipe::Pipe;
@@ -9,9 +9,9 @@ use crate::sys::tcp;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 
-/// How often one direction is filled before the other relays go on: at most 64 KiB each time.
+/// How many pipes of data, at most 64 KiB each, one direction moves before the other relays get their turn.
 const FILLS: usize = 16;
-/// How many empty pipes are kept; opening one costs more than keeping it.
+/// How many empty pipes are kept for reuse, which is cheaper than opening new ones.
 const SPARE_PIPES: usize = 16;
 
 /// Empty pipes that relays borrow while they move bytes.
@@ -33,24 +33,24 @@ impl SparePipes {
 /// One end of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The program that connected to us.
+    /// The program that connected to the proxy.
     Client,
-    /// The server that we connected to.
+    /// The server to which the proxy connected.
     Server,
 }
 
-/// How far [`Relay::run`] came.
+/// The result of [`Relay::run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moved {
-    /// All bytes there were. Run it again after the next event.
+    /// All available bytes were moved. Run the relay again after the next event.
     All,
-    /// Some of them. Run it again when the other relays have run.
+    /// Bytes may be left. Run the relay again after the other relays have run.
     Some,
-    /// The relay is over: both directions have ended, or one side has failed.
+    /// The relay has ended: both directions are closed, or one side has failed.
     Over,
 }
 
-/// Two connections whose bytes are passed on to each other.
+/// Two connections, each of which receives the bytes of the other.
 pub struct Relay {
     client: Endpoint,
     server: Endpoint,
@@ -62,23 +62,23 @@ struct Endpoint {
     stream: TcpStream,
     readable: bool,
     writable: bool,
-    /// There may be an urgent byte, at which splice stops.
+    /// There may be an urgent byte, at which splice() stops.
     urgent: bool,
 }
 
 #[derive(Default)]
 struct Direction {
-    /// The pipe with bytes that are not passed on yet, and their number.
+    /// The pipe with the bytes that are not passed on yet, and their number.
     held: Option<(Pipe, usize)>,
-    /// The sender has ended its bytes.
+    /// The sender has closed its direction.
     ended: bool,
 }
 
 impl Relay {
-    /// A relay of two non-blocking streams whose events the caller reports.
+    /// Creates a relay between two non-blocking streams, whose events the caller reports.
     pub fn new(client: TcpStream, server: TcpStream) -> Self {
         let end = |stream: TcpStream| {
-            // The sender decided what goes into one packet; do not wait for more.
+            // The original sender decides how its data is packetized; Nagle's algorithm would only add a delay.
             let _ = stream.set_nodelay(true);
             let _ = tcp::keep_alive(&stream);
             let _ = tcp::keep_urgent(&stream);
@@ -87,7 +87,7 @@ impl Relay {
         Self { client: end(client), server: end(server), up: Direction::default(), down: Direction::default() }
     }
 
-    /// Takes in an event of one side.
+    /// Records an epoll event of one side.
     pub fn note(&mut self, side: Side, event: Event) {
         let end = match side {
             Side::Client => &mut self.client,
@@ -98,8 +98,8 @@ impl Relay {
         end.urgent |= event.urgent;
     }
 
-    /// Moves the bytes there are. A half-close is passed on behind the last byte, and the other
-    /// direction goes on. A failure of one side resets both.
+    /// Moves the available bytes. A half-close is passed on after the last byte, and the other direction continues. If
+    /// one side fails, both connections are reset.
     pub fn run(&mut self, spares: &mut SparePipes) -> Moved {
         let Self { client, server, up, down } = self;
         let moved = up.run(client, server, spares).and_then(|first| Ok(first | down.run(server, client, spares)?));
@@ -118,7 +118,7 @@ impl Relay {
 }
 
 impl Direction {
-    /// Moves bytes; whether there may be more to move.
+    /// Moves bytes. Returns whether there may be more to move.
     fn run(&mut self, from: &mut Endpoint, to: &mut Endpoint, spares: &mut SparePipes) -> io::Result<bool> {
         for _ in 0..FILLS {
             if self.held.is_none() && !self.fill(from, to, spares)? || !self.drain(to, spares)? {
@@ -128,11 +128,11 @@ impl Direction {
         Ok(true)
     }
 
-    /// Fills a pipe from the sender; whether any bytes came.
+    /// Fills a pipe from the sender. Returns whether there were any bytes.
     fn fill(&mut self, from: &mut Endpoint, to: &Endpoint, spares: &mut SparePipes) -> io::Result<bool> {
         if self.ended {
-            // Nothing is read here any more, so a reset would not be noticed. An event alone does not prove
-            // one: it may be of an attempt to connect that had the same token and lost.
+            // Nothing is read from this side any more, so a reset has to be detected here. The event alone does not
+            // prove one: it may belong to a losing connection attempt that had the same token.
             return from.stream.peer_addr().map(|_| false);
         }
         if !from.readable {
@@ -161,7 +161,7 @@ impl Direction {
         Ok(false)
     }
 
-    /// Passes on what the pipe holds; whether it is empty now.
+    /// Passes on the bytes in the pipe. Returns whether the pipe is now empty.
     fn drain(&mut self, to: &mut Endpoint, spares: &mut SparePipes) -> io::Result<bool> {
         while let Some((pipe, held)) = self.held.take_if(|_| to.writable) {
             match pipe.drain(&to.stream, held) {
@@ -187,15 +187,15 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    /// Both ends of a connection.
+    /// Creates both ends of a connection.
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (one, listener.accept().unwrap().0)
     }
 
-    /// Client and server of a relay that runs in a thread until it is over; the thread returns the
-    /// number of its spare pipes.
+    /// Runs a relay in a thread until it ends. Returns its client, its server, and the thread, which returns the number
+    /// of spare pipes.
     fn relayed() -> (TcpStream, TcpStream, thread::JoinHandle<usize>) {
         let ((client, near), (far, server)) = (pair(), pair());
         let thread = thread::spawn(move || {
@@ -211,7 +211,7 @@ mod tests {
                     Moved::Some => {}
                     Moved::All => {
                         epoll.wait(&mut ready, Some(Instant::now() + Duration::from_secs(5))).unwrap();
-                        assert!(!ready.is_empty(), "it hangs");
+                        assert!(!ready.is_empty(), "the relay hangs");
                         for event in &ready {
                             relay.note(if event.token == 0 { Side::Client } else { Side::Server }, *event);
                         }
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn both_directions_are_complete_and_end_one_by_one() {
+    fn both_directions_are_complete_and_half_close_independently() {
         let (mut client, mut server, relay) = relayed();
         let sent: Vec<u8> = (0..5_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
         let expected = sent.clone();
@@ -241,7 +241,7 @@ mod tests {
         received.clear();
         client.read_to_end(&mut received).unwrap();
         assert!(received == expected);
-        assert_eq!(relay.join().unwrap(), 1, "one pipe was enough");
+        assert_eq!(relay.join().unwrap(), 1, "one pipe is enough");
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
         let (piece, mut sent) = (vec![7; 1 << 16], 0);
         while let Ok(length) = client.write(&piece) {
             sent += length;
-            assert!(sent < 100 << 20, "the relay holds it all");
+            assert!(sent < 100 << 20, "the relay buffers everything");
         }
         client.shutdown(Shutdown::Write).unwrap();
         let mut received = Vec::new();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_urgent_byte_stops_nothing() {
+    fn an_urgent_byte_does_not_stop_the_relay() {
         let (client, server, relay) = relayed();
         for (mut one, mut other) in [(&client, &server), (&server, &client)] {
             for round in 0..100 {
