@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// A short list of ports, ascending and without doubles, as `22,443` in a config.
+/// A short list of ports, sorted and without duplicates, such as `22,443` in a config.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ports(Vec<u16>);
 
 impl Ports {
-    /// Reads `22,443` or `22 443`. The error is the word that is not a port from 1 to 65535.
+    /// Parses `22,443` or `22 443`. The error is the first word that is not a port from 1 to 65535.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut ports = Vec::new();
         for word in text.split([',', ' ', '\t']).filter(|word| !word.is_empty()) {
@@ -55,43 +55,44 @@ impl fmt::Display for Ports {
     }
 }
 
-/// Reads one port, 1 to 65535, in decimal digits only.
+/// Parses a port from 1 to 65535; decimal digits only, without a sign.
 pub fn port(text: &str) -> Option<u16> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|&port: &u16| digits && port != 0)
 }
 
-/// A set of ports as 65,536 bits: one look, however many there are.
+/// A set of ports as a bit map of 65,536 bits, so that a lookup takes constant time.
 #[derive(Clone)]
 pub struct PortSet(Box<[u8; PortSet::BYTES]>);
 
 impl PortSet {
-    /// How many bytes a set takes, in memory and in the opener's plan.
+    /// The size of a set in bytes, in memory and in the opener limits: 65,536 bits.
     pub const BYTES: usize = 8192;
 
-    /// A set with no port in it.
+    /// Creates an empty set.
     pub fn empty() -> Self {
         Self(Box::new([0; Self::BYTES]))
     }
 
-    /// A set with every port but 0.
+    /// Creates the set of all ports except 0.
     pub fn all() -> Self {
         let mut set = Self::empty();
         set.extend(1..=u16::MAX);
         set
     }
 
-    /// The set whose bits are `bytes`: port `p` is bit `p % 8` of byte `p / 8`.
+    /// Creates a set from its bit map: port `p` is bit `p % 8` of byte `p / 8`. `None` unless `bytes` has
+    /// [`PortSet::BYTES`] bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self(Box::new(bytes.try_into().ok()?)))
     }
 
-    /// The bits, as [`PortSet::from_bytes`] takes them.
+    /// Returns the bit map, in the format of [`PortSet::from_bytes`].
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_slice()
     }
 
-    /// Puts `port` in.
+    /// Adds `port` to the set.
     pub fn insert(&mut self, port: u16) {
         if let Some(byte) = self.0.get_mut(usize::from(port / 8)) {
             *byte |= 1 << (port % 8);
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_read_sorted_and_written() {
+    fn lists_are_parsed_sorted_and_displayed() {
         let ports = Ports::parse("443, 22,22").unwrap();
         assert_eq!(ports.to_string(), "22,443");
         assert!(ports.contains(22) && !ports.contains(23));
@@ -123,14 +124,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_port_is_named() {
+    fn an_invalid_port_is_named_in_the_error() {
         for bad in ["0", "65536", "-1", "+1", "ssh", "22;23"] {
             assert_eq!(Ports::parse(&format!("22,{bad}")), Err(bad.into()));
         }
     }
 
     #[test]
-    fn a_set_holds_what_was_put_in() {
+    fn a_set_contains_exactly_the_inserted_ports() {
         let mut set = PortSet::empty();
         set.extend([1, 22, 65535]);
         assert_eq!((0..=65535).filter(|&port| set.contains(port)).collect::<Vec<_>>(), [1, 22, 65535]);

@@ -1,4 +1,4 @@
-//! The durable counter: a value is used up on disk before anything happens in the world.
+//! The durable counter of a profile: a value is stored as used before a packet is sent or a port is opened with it.
 
 use super::ownership::{failed, private};
 use crate::error::{Error, Result};
@@ -8,16 +8,16 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// The counter that is never used to seal: a file with it is spent.
+/// The last value, 2^32 - 1, which is never used to seal: a client's file with this value is exhausted.
 pub const SPENT: u64 = u32::MAX as u64;
 
-/// How long a counter's line is: ten digits and a newline.
+/// The length of the counter's line in bytes: ten digits and a newline.
 const LINE: usize = 11;
 
 /// A profile's counter file, held open.
 ///
-/// The file has the next value to use in decimal and a newline. Its values are those of 32 bits, and
-/// one more: a daemon that has accepted the last of them stores 4294967296, beyond which nothing is.
+/// The file contains the next value to use, in decimal, and a newline. Values have 32 bits, with one exception: a
+/// daemon that has accepted the last value stores 4294967296, and accepts nothing after it.
 pub struct Counter {
     file: File,
     path: PathBuf,
@@ -25,7 +25,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Opens and reads the file.
+    /// Opens and reads the file. It must be private to its owner.
     pub fn open(path: &Path) -> Result<Self> {
         let file = sys::file::open_small(path, true).map_err(|cause| match cause.raw_os_error() {
             Some(libc::ELOOP) => failed("open", path, cause)
@@ -38,7 +38,7 @@ impl Counter {
         Ok(counter)
     }
 
-    /// The number in the first line; the original may leave older digits behind it.
+    /// Parses the first line. Version 0.8 may leave digits of an older, longer number in the lines after it.
     pub fn parse(bytes: &[u8]) -> Option<u64> {
         let line = bytes.split(|&byte| byte == b'\n').next()?.trim_ascii();
         let digits = !line.is_empty() && line.len() <= 20 && line.iter().all(u8::is_ascii_digit);
@@ -46,7 +46,7 @@ impl Counter {
         (number <= SPENT + 1).then_some(number)
     }
 
-    /// The next value to use, up to 2^32, as the file had it when it was last read or written.
+    /// Returns the next value to use, up to 2^32, as of the last time that the file was read or written.
     pub fn next(&self) -> u64 {
         self.next
     }
@@ -55,24 +55,24 @@ impl Counter {
         let mut bytes = [0; 32];
         let length = self.file.read_at(&mut bytes, 0).map_err(|cause| Error::path("read", &self.path, cause))?;
         Self::parse(bytes.get(..length).unwrap_or_default()).ok_or_else(|| {
-            Error::content(&self.path, 0, "is no counter: a number up to 4294967295 is needed")
+            Error::content(&self.path, 0, "is not a counter: expected a number up to 4294967295")
                 .advise("restore it from a backup of this machine and add to it, or make a new profile on both sides")
         })
     }
 
-    /// Stores `next` in place and returns when the disk has it. A value on disk that is higher stays,
-    /// so a counter never goes back. Returns whether the file had kept the value that it should have.
+    /// Stores `next` in place and flushes it to disk. If the value on disk is higher it is kept, so a counter never
+    /// decreases. Returns `false` if the value on disk was lower than the last known one, or unreadable.
     ///
-    /// A file that is no longer in its directory is an error, since nobody would ever read it again.
+    /// It is an error if the file has been deleted or replaced, since a value stored in it would be lost.
     pub fn store(&mut self, next: u64) -> io::Result<bool> {
         let metadata = self.file.metadata()?;
         if metadata.nlink() == 0 {
-            return Err(io::Error::other("the file was replaced (SIGHUP has the daemon read profiles again)"));
+            return Err(io::Error::other("the file was replaced (SIGHUP makes the daemon read the profiles again)"));
         }
         let found = self.read().ok();
         let next = next.max(found.unwrap_or(0));
         self.widen(metadata.size())?;
-        // Always eleven bytes, so that the file's size does not change and a full disk does not matter.
+        // Always 11 bytes: the file does not grow, so storing works on a full disk.
         self.file.write_all_at(format!("{next:010}\n").as_bytes(), 0)?;
         self.file.sync_data()?;
         let kept = found.is_some_and(|found| found >= self.next);
@@ -80,8 +80,8 @@ impl Counter {
         Ok(kept)
     }
 
-    /// Makes a file that the original wrote as long as ours, behind its first line: if the size changed
-    /// with the number, a power failure between the two would leave the number's leading zeros alone.
+    /// Pads a shorter file, as version 0.8 writes it, to 11 bytes. If the size changed together with the number, a
+    /// power failure in between could cut the new line to its leading zeros.
     fn widen(&self, size: u64) -> io::Result<()> {
         if size >= LINE as u64 {
             return Ok(());
@@ -90,19 +90,19 @@ impl Counter {
         self.file.sync_data()
     }
 
-    /// Waits for the lock that lets one client at a time use the counter, and reads it anew.
+    /// Waits for the exclusive lock of the file, so that one client at a time uses the counter, and reads it again.
     pub fn lock(&mut self) -> Result<()> {
         sys::file::lock(&self.file).map_err(|cause| Error::path("lock", &self.path, cause))?;
         self.next = self.read()?;
         Ok(())
     }
 
-    /// Gives the lock back.
+    /// Releases the lock.
     pub fn unlock(&self) {
         let _ = sys::file::unlock(&self.file);
     }
 
-    /// The file, for messages.
+    /// Returns the path of the file, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(Counter::parse(b"4294967296\n"), Some(SPENT + 1));
     }
 
-    /// A counter file with `text` in it, which is gone when the test is over.
+    /// Runs `test` with a counter file that contains `text`, and deletes the file afterwards.
     fn with(text: &str, test: impl FnOnce(&Path, Counter)) {
         let path = std::env::temp_dir().join(format!("knockknock-counter-{}-{:p}", std::process::id(), text));
         std::fs::write(&path, text).unwrap();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_never_goes_back_whatever_somebody_writes_into_the_file() {
+    fn a_counter_never_decreases_whatever_is_written_into_the_file() {
         with("7\n", |path, mut counter| {
             let text = || std::fs::read_to_string(path).unwrap();
             assert!(counter.store(8).unwrap());
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_counter_is_refused() {
+    fn malformed_counters_are_refused() {
         for bad in ["", "\n", "-1\n", "+1\n", "1x\n", "\0\0\0", "4294967297\n", "99999999999999999999\n", "1 2\n"] {
             assert_eq!(Counter::parse(bad.as_bytes()), None, "{bad:?}");
         }
