@@ -1,9 +1,9 @@
-//! Stamps version, commit and target into the binary, for `--version`, and takes the comments out of the rulesets.
+//! Passes commit and target to the compiler, for `--version`, and strips the comments from the rulesets.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The rulesets. Their comments are for people: 4 KB of them stay out of the binary.
+/// The rulesets, below src/firewall. Stripping their comments saves 4 KB in the binary.
 const RULESETS: [&str; 5] =
     ["nft/sets.nft", "nft/chains.nft", "nft/at_syn.nft", "nft/at_ack.nft", "iptables/mangle.rules"];
 

@@ -1,4 +1,4 @@
-//! argv becomes an applet becomes an exit code; nobody else ends the process.
+//! Runs the applet that argv selects. The process exits only here.
 
 use std::process::ExitCode;
 
