@@ -1,5 +1,5 @@
-//! A config that is taken is within its bounds, and says the same with comments around its lines; one
-//! that is refused is refused with a line that is there.
+//! Checks the config parser: accepted values are within their limits, comments and empty lines change nothing, and an
+//! error names an existing line.
 #![no_main]
 
 use knockknock::config::Config;
@@ -17,7 +17,7 @@ fuzz_target!(|text: &str| {
                 |name: &String| (1..=15).contains(&name.len()) && !name.contains(['"', '\\', '/', ' ', '\n', ';']);
             assert!(config.interfaces.iter().all(fits), "{:?}", config.interfaces);
             assert!(warnings.iter().all(|warning| !warning.is_empty()));
-            // Comments and empty lines change nothing, not even where a value is continued.
+            // Comments and empty lines are ignored, even inside a value that continues on the next line.
             let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
             let commented: String = lines.map(|line| format!("# comment\n{line}\n\n; comment\n")).collect();
             let (again, warned) = Config::parse(&commented).unwrap();

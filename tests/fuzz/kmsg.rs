@@ -1,4 +1,4 @@
-//! A record of /dev/kmsg has a line where the kernel itself wrote it, and no other has.
+//! Compares the parser of /dev/kmsg records, which accepts only records of the kernel itself, with a simple one.
 #![no_main]
 
 use knockknock::klog;
@@ -15,7 +15,7 @@ fn slow(record: &[u8]) -> Option<&[u8]> {
     if priority.is_empty() || !priority.iter().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // Facility 0: nothing but one of the priorities 0 to 7, whatever zeros stand before it.
+    // Facility 0, the kernel's: the number is 0 to 7, with any number of leading zeros.
     let zeros = priority.iter().take_while(|&&digit| digit == b'0').count();
     if !matches!(priority[zeros..], [] | [b'1'..=b'7']) {
         return None;

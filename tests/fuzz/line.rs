@@ -1,4 +1,4 @@
-//! A line of the log is read as a slow and obvious reader reads it.
+//! Compares the parser of log lines with a slow but simple one.
 #![no_main]
 
 use knockknock::wire::{Entry, Fields, entry};
@@ -9,14 +9,14 @@ fuzz_target!(|line: &[u8]| {
     let (read, expected) = (Entry::parse(line), slow(line));
     assert!(read == expected, "{:?}", String::from_utf8_lossy(line));
     if let (Some(entry), Some(port)) = (read, entry::knock_port(line)) {
-        // A log prefix may name a port of its own, and is then taken at its word: the line may be passed over.
+        // The quick look for the knock port may find one in the log prefix instead. Such a line may be skipped.
         let at = |start: &[u8]| line.windows(start.len()).position(|window| window == start);
         let packet = at(b" IN=").or_else(|| at(b"IN=")).unwrap();
         assert!(entry.knock_port == port || line[..packet].windows(5).any(|five| five == b" DPT="));
     }
 });
 
-/// The rules one by one, each over the whole list of words.
+/// Applies each rule separately to the whole list of words.
 fn slow(line: &[u8]) -> Option<Entry> {
     let bytes = (0..line.len()).find(|&at| line[at..].starts_with(b" IN=")).map(|at| &line[at + 1..]);
     let bytes = bytes.or_else(|| (0..line.len()).find(|&at| line[at..].starts_with(b"IN=")).map(|at| &line[at..]))?;

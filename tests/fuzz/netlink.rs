@@ -1,4 +1,4 @@
-//! Whatever the kernel sends is read as a slow reader reads it, and what was written is read again.
+//! Compares the netlink parser with a slow but simple one, and parses written messages again.
 #![no_main]
 
 use knockknock::sys::netlink::{self, Writer};

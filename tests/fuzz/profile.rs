@@ -1,4 +1,4 @@
-//! A profile's config says the same when it is written again; a counter is what a slow reader makes of it.
+//! Checks that a profile's config survives a round trip, and compares the counter parser with a slow but simple one.
 #![no_main]
 
 use knockknock::profile::{Counter, ProfileConfig};

@@ -1,4 +1,4 @@
-//! Bytes are a request only where they are exactly the bytes of that request, and its rules hold.
+//! Checks that the opener accepts only valid requests, each in its one encoding.
 #![no_main]
 
 use knockknock::applet::daemon::ipc::OpenRequest;

@@ -1,5 +1,5 @@
-//! A client's message is the same however its bytes arrive: each shorter piece is "not all there", and
-//! what follows changes nothing. Nobody can be kept waiting for more than the longest message.
+//! Checks that a SOCKS message is parsed the same however its bytes arrive: every prefix is incomplete, and the bytes
+//! after it change nothing. The parser never waits for more than the longest message.
 #![no_main]
 
 use knockknock::applet::proxy::socks::{self, Failure, Host, LONGEST, ParsedMessage};
@@ -27,7 +27,7 @@ fn law<T: PartialEq + std::fmt::Debug>(bytes: &[u8], parse: fn(&[u8]) -> ParsedM
         }
         Err(Failure::Short) => assert!(bytes.len() < LONGEST, "{bytes:?}"),
         Err(Failure::Refused(_)) => {
-            // A refusal may come before the message is whole, and stays what it is.
+            // A message may be refused before it is complete; further bytes do not change the refusal.
             assert_eq!(parse(&[bytes, b"more"].concat()), whole);
         }
     }

@@ -1,4 +1,4 @@
-//! A packet is read as a slow reader reads it, and a SYN that was written is read as what it was.
+//! Compares the packet parser with a slow but simple one, and parses written SYNs again.
 #![no_main]
 
 use knockknock::wire::options::TcpOptions;
@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// The fields by their offsets from the packet's start (RFC 791, 8200, 9293).
+/// Reads the fields by their offsets in the packet (RFC 791, RFC 8200, RFC 9293).
 fn slow(packet: &[u8]) -> Option<Entry> {
     let byte = |at: usize| packet.get(at).copied().map(u32::from);
     let short = |at: usize| Some(byte(at)? << 8 | byte(at + 1)?);
