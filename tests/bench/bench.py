@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Measures knockknock beside its peers and beside the floor, in one run.
+"""Measures knockknock, its peers and the floor (a minimal opener, floor.c) in one run.
 
     bench.py [--quick] [SECTION...]
 
-Needs root; works in network namespaces of its own. Prints the figures as they come, puts them into
-docs/benchmarks.json, and renders docs/benchmarks.md and .svg. With --quick it measures less and only
-prints. SECTIONs are names from rows.py; without any, all are measured, and the others in the file are kept.
-The binary is $KNOCKKNOCK, else the static one in dist/, else the one in target/release.
+Needs root; works in its own network namespaces. Prints each figure when it is measured, stores all of them in
+docs/benchmarks.json, and renders docs/benchmarks.md and .svg. With --quick it measures less and stores nothing.
+SECTIONs are names from rows.py; the default is all. The file's figures of other sections are kept.
+The binary is $KNOCKKNOCK, or else the static one in dist/, or else the one in target/release.
 """
 
 import os
@@ -22,18 +22,18 @@ from world import BUILD, command
 
 
 def prepare():
-    """Ends the program where it cannot measure, and sets up what every measurement needs."""
+    """Exits if measuring is impossible, and prepares the machine for the measurements."""
     if os.geteuid():
         sys.exit("bench: cannot make network namespaces: not root\nrun it as root")
     if not BINARY:
         sys.exit("bench: there is no binary to measure\nrun: make, or: make static")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by a signal"))    # so that the namespaces are removed
     os.makedirs(BUILD, exist_ok=True)
-    command("sysctl", "-qw", "net.netfilter.nf_log_all_netns=1")    # the kernel logs for namespaces too
+    command("sysctl", "-qw", "net.netfilter.nf_log_all_netns=1")    # else the kernel logs nothing from network namespaces
 
 
 def publish(sections):
-    """Puts the figures into docs/."""
+    """Writes the figures to docs/."""
     results.save(sections, results.this_run(BINARY))
     document.render()
     print(f"\nwritten: {results.PATH}, {document.PATH}, {document.CHART}")

@@ -1,11 +1,11 @@
-"""Draws docs/benchmarks.svg: latency, memory and size beside the peers and the floor."""
+"""Draws docs/benchmarks.svg: latency, memory and size of knockknock, its peers and the floor."""
 
 import math
 from html import escape
 
 WIDTH, MARGIN, ROW = 820, 28, 26
 
-# The colours of light and dark pages; the background is part of the picture, so that it is legible on either.
+# Colours for light and dark pages. The picture has its own background, so that it is legible on any page.
 STYLE = """
 text { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1f2328;
   paint-order: stroke; stroke: #ffffff; stroke-width: 4px }
@@ -29,7 +29,7 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 
 
 def draw(sections):
-    """Returns the picture as SVG text; a panel without figures is left out."""
+    """Returns the picture as SVG text; omits panels without figures."""
     parts, top = [], MARGIN
     latencies = [row for row in rows(sections, "latency") if row["median"] and "tmpfs" not in row["what"]]
     if latencies:
@@ -55,7 +55,7 @@ def rows(sections, name):
 
 
 def latency(shown, top):
-    """One line a row on a logarithmic scale: a dot at the median, and a line to the 90th percentile."""
+    """Draws one line per row on a logarithmic scale: a dot at the median, and a line to the 90th percentile."""
     left, right, below = MARGIN + 148, WIDTH - MARGIN - 84, top + 52
     low = min(row["median"] for row in shown) / 1.4
     high = max(row["p90"] for row in shown)
@@ -81,7 +81,7 @@ def latency(shown, top):
 
 
 def bars(title, note, shown, left, top, width):
-    """One bar a row, from zero; its parts lie end to end, the later ones paler."""
+    """Draws one bar per row, from zero, with its parts end to end and each paler than the part before."""
     start, below = left + 112, top + 48
     longest = width - 112 - 62
     most = max(sum(values) for _, values in shown)

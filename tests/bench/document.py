@@ -36,7 +36,7 @@ INTRODUCTION = """\
 - An opening is one netlink message from the opener, which keeps its socket open. No program is started.
 """
 
-# Section: (title, how to read it). Headings of the second level stand before their first section.
+# {section: (title, how to read it)}. PARTS has the second-level headings before some of them.
 SECTIONS = {
     "latency": ("Knock to connection", """\
 The time from the knock's packet leaving the client to a `connect()` that the server accepts. The knocks are prepared
@@ -81,7 +81,7 @@ PARTS = {"latency": "Daemon and client", "proxy-latency": "Proxy"}
 
 
 def render():
-    """Writes the document and its chart."""
+    """Writes the document and the chart."""
     sections = results.load()
     runs = [section["run"] for section in sections.values()]
     usual = max(runs, key=runs.count)
@@ -110,8 +110,8 @@ def described(run):
 
 
 def table(rows, measured):
-    """A Markdown table without the columns that say nothing in it; our rows are bold. `measured` heads
-    the column of medians where each is of one run."""
+    """Returns a Markdown table without empty columns, with our rows in bold. `measured` is the heading of the column of
+    medians if each of them is a single measurement."""
     lines = [results.cells(row) for row in rows]
     columns = list(dict.fromkeys(column for line in lines for column in line))
     columns.sort(key=list(results.cells(max(rows, key=lambda row: len(row.get("more", {}))))).index)

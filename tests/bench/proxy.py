@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Measures what the proxy costs, beside a direct connection and microsocks, in turns, in one run.
+"""Measures the cost of the proxy in comparison with a direct connection and microsocks, in turns, in one run.
 
     proxy.py [--quick]
 
-Needs root; works in network namespaces of its own. Prints the figures as they come, puts them into
-docs/benchmarks.json, and renders the document. With --quick it measures less and only prints.
+Needs root; works in its own network namespaces. Prints each figure when it is measured, stores all of them in
+docs/benchmarks.json, and renders the document. With --quick it measures less and stores nothing.
 """
 
 import collections
@@ -25,7 +25,7 @@ from contestants import BINARY, DISK, GROUP, PORT, TMPFS, Knockknock
 from results import Section, median
 from world import SERVER, Network, Process
 
-GREETER, SOURCE = PORT + 1, PORT + 2       # not guarded; PORT is, and greets too
+GREETER, SOURCE = PORT + 1, PORT + 2       # not guarded, unlike PORT, which sends the same byte as GREETER
 OURS, MICROSOCKS = 1080, 1081
 FAR, FAR_CLIENT = "10.94.0.1", "10.94.0.2"
 PIECE, CLONE_NEWNET = 1 << 20, 0x40000000
@@ -33,7 +33,7 @@ TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 2, 0x1000
 
 
 def serve(amount):
-    """Serves: sends one byte on two ports, and `amount` bytes on the third."""
+    """Runs the servers: two ports send one byte, the third sends `amount` bytes."""
     def run(port, answer):
         with socket.create_server(("", port), backlog=1000) as listener:
             if port == SOURCE:
@@ -59,7 +59,7 @@ def serve(amount):
 
 @contextlib.contextmanager
 def inside(namespace):
-    """Puts this thread into the namespace for the time of the with block: its sockets belong there."""
+    """Moves this thread into the namespace for the with block, so that its new sockets belong to it."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open("/proc/thread-self/ns/net", encoding="ascii") as home, \
             open(f"/run/netns/{namespace}", encoding="ascii") as there:
@@ -71,7 +71,7 @@ def inside(namespace):
 
 
 def cable(client, server, milliseconds):
-    """Joins two namespaces by a link that delays each frame; not every kernel has netem."""
+    """Connects two namespaces by a link that delays each frame, in user space because not every kernel has netem."""
     ends = []
     for namespace in (client, server):
         with inside(namespace):
@@ -87,7 +87,7 @@ def cable(client, server, milliseconds):
                     on_the_way.append((time.monotonic() + delay, ends[end == ends[0]], os.read(end, 2048)))
         while on_the_way and on_the_way[0][0] <= time.monotonic():
             _, end, frame = on_the_way.popleft()
-            with contextlib.suppress(OSError):      # that end is not up yet
+            with contextlib.suppress(OSError):      # the other end is not up yet
                 os.write(end, frame)
 
 
@@ -134,7 +134,7 @@ def throughput(namespace, proxy, amount):
 
 @contextlib.contextmanager
 def world(log, amount, round_trip_ms=0, store=TMPFS):
-    """A server with the daemon, and a client with both proxies; yields (client, our proxy, microsocks)."""
+    """Starts a server with the daemon and a client with both proxies. Yields (client, our proxy, microsocks)."""
     with Network() as network, Knockknock(network, store=store, log=log, ports=PORT) as ours, contextlib.ExitStack() as stack:
         def start(label, namespace, *words, **options):
             process = Process(label, [str(word) for word in words], namespace=namespace, **options)
@@ -161,14 +161,14 @@ def latency(section, log, round_trip_ms, n, goal, store):
     values = {case: [] for case in cases}
     server = FAR if round_trip_ms else SERVER
     with world(log, PIECE, round_trip_ms, store) as (client, _, _):
-        for _ in range(5):                      # the proxy learns how long openings usually take
+        for _ in range(5):                      # lets the proxy learn how long an opening usually takes
             first_byte(client, PORT, OURS, server)
         for _ in range(n):
             for case, (port, proxy) in cases.items():
                 time.sleep(random.uniform(0.02, 0.08))
                 try:
                     values[case].append(first_byte(client, port, proxy, server))
-                except OSError as error:        # three knocks were lost: the proxy waits before the next one
+                except OSError as error:        # three knocks were lost, and the proxy backs off before the next one
                     print(f"  {case}: {error}", file=sys.stderr)
                     time.sleep(3)
     section.group(f"Round trip {round_trip_ms} ms, {log.split(':')[0]}, counters on {'disk' if store == DISK else 'tmpfs'}")
@@ -183,13 +183,13 @@ def latency(section, log, round_trip_ms, n, goal, store):
 
 
 def processor_seconds(process):
-    """Returns the processor seconds of all threads of a process, past ones included."""
+    """Returns the processor seconds of all threads of a process, including finished ones."""
     with open(f"/proc/{process.popen.pid}/stat", encoding="ascii") as file:
         return sum(map(int, file.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def transfer(section, n, amount):
-    """Bytes per second of one large download."""
+    """Measures the bytes per second of one large download."""
     proxies = {"direct": None, "microsocks": MICROSOCKS, "knockknock-proxy": OURS}
     values, used = {program: [] for program in proxies}, {}
     with world("kmsg", amount) as (client, ours, micro):
@@ -209,7 +209,7 @@ def transfer(section, n, amount):
 
 
 def idle_connections(section, n):
-    """Memory with many idle connections."""
+    """Measures the memory with many idle connections."""
     with world("kmsg", PIECE) as (client, ours, micro):
         for program, proxy, process in (("microsocks", MICROSOCKS, micro), ("knockknock-proxy", OURS, ours)):
             before, clients = process.pss_kb(), []

@@ -1,4 +1,4 @@
-"""The figures of a run: collected row by row, and kept in docs/benchmarks.json."""
+"""The figures of a run, collected row by row and stored in docs/benchmarks.json."""
 
 import json
 import os
@@ -18,15 +18,15 @@ class Section:
         print(f"\n{name}", flush=True)
 
     def group(self, title):
-        """Puts the rows that follow into a table of their own."""
+        """Starts a new table for the following rows."""
         self._group = title
         print(f"  {title}:", flush=True)
 
     def row(self, program, what, values, unit, tried=None, peers=None, floor=None, goal="", met=None, more=None):
         """Adds a row and returns its median.
 
-        `values` has one entry for each of the `tried` attempts that succeeded. `peers` is {program: median}.
-        `more` is {column: value} for this section alone.
+        `values` has one entry for each successful one of `tried` attempts. `peers` is {program: median}. `more` is
+        {column: value}, for columns that only this section has.
         """
         middle = median(values)
         row = {"program": program, "what": what, "median": rounded(middle), "unit": unit, "n": len(values)}
@@ -50,13 +50,13 @@ class Section:
         return middle
 
     def remark(self, text):
-        """Adds a sentence that belongs to this run's figures."""
+        """Adds a sentence about the figures of this run."""
         self.remarks.append(text)
         print(f"  {text}", flush=True)
 
 
 def cells(row):
-    """A row's cells in plain text, by column; empty where it has no such figure."""
+    """Returns a row's cells as plain text, by column; empty if the row lacks the figure."""
     unit, goal = row["unit"], row.get("goal", "")
     verdict = {True: "met", False: "not met", None: ""}[row.get("met")]
     return {
@@ -77,7 +77,7 @@ def times(base, factor, unit):
 
 
 def this_run(binary):
-    """What the figures of a run depend on."""
+    """Describes the conditions of a run: date, version and size of the program, machine."""
     version = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     return {"date": time.strftime("%Y-%m-%d"), "version": version, "bytes": os.path.getsize(binary),
             "machine": f"{processor()}, {os.cpu_count()} processors, Linux {os.uname().release}"}
@@ -98,7 +98,7 @@ def save(sections, run):
 
 
 def write(sections):
-    """Writes one row a line, so that a change can be read."""
+    """Writes one row per line, so that diffs are readable."""
     def lines(values):
         return "[" + ",".join(f"\n   {json.dumps(value, ensure_ascii=False)}" for value in values) + "]"
 
@@ -127,7 +127,7 @@ def rounded(value):
 
 
 def number(value, unit):
-    """Integers as they are; other numbers with two decimals below 1,000."""
+    """Formats a value and its unit: integers exactly, other numbers with two decimals below 1,000 and none above."""
     digits = 0 if isinstance(value, int) or value and abs(value) >= 1000 else 2
     return "" if value is None else f"{value:,.{digits}f} {unit}".rstrip()
 

@@ -1,4 +1,4 @@
-"""What is measured, and how. Each function of SECTIONS fills one section of the document."""
+"""The measurements. Each function in SECTIONS fills one section of the document."""
 
 import collections
 import contextlib
@@ -40,7 +40,8 @@ def trial(kind, n, **options):
 
 
 def latency(section, quick):
-    """The time from a knock's packet to the connection, for each log source, with the counter on disk and in memory."""
+    """Measures the time from a knock's packet to the connection, for each log source, with the counter on disk and in
+    memory."""
     n, rounds, peer_runs = (15, 1, 3) if quick else (30, 3, 15)
     peers = {}
     for peer in PEERS[:1] if quick else PEERS:
@@ -51,7 +52,7 @@ def latency(section, quick):
     for log, factor in (("kmsg", 1.25), (f"nflog:{GROUP}", 1.5)):
         for store, where in ((DISK, "disk"), (TMPFS, "tmpfs")):
             floor, ours = [], []
-            for _ in range(rounds):     # in turns, so that a busy minute affects both
+            for _ in range(rounds):     # in turns, so that other load on the machine affects both
                 floor += trial(Floor, n, store=store, log=log)
                 ours += trial(Knockknock, n, store=store, log=log)
             tried, case = n * rounds, f"{log.split(':')[0]}, counter on {where}"
@@ -61,13 +62,13 @@ def latency(section, quick):
 
 
 def client(section, quick):
-    """A client's whole run, from spawn to exit, beside that of /bin/true."""
+    """Measures a client's whole run, from spawn to exit, and that of /bin/true for comparison."""
     n, rounds = (20, 2) if quick else (50, 6)
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(Network())
         kinds = {"tmpfs": (Knockknock, TMPFS), "disk": (Knockknock, DISK), "fwknop": (FwknopUdp, DISK), "knock": (Knockd, DISK)}
         commands = {"true": ["/bin/true"]}
-        for name, (kind, store) in kinds.items():    # the servers are not started: no client waits for one
+        for name, (kind, store) in kinds.items():    # without a server, since no client waits for a reply
             commands[name] = stack.enter_context(contextlib.closing(kind(network, store))).client()
         times = {name: [] for name in commands}
         for _ in range(rounds):
@@ -92,13 +93,13 @@ def client(section, quick):
 # Cost at rest
 
 def idle(section, quick):
-    """System calls of all processes while nothing happens."""
+    """Counts the system calls of all processes while nothing happens."""
     seconds, tries = (3, 2) if quick else (10, 6)
     log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     for kind in (Knockknock,) if quick else (*PEERS, Knockknock):
         with Network() as network, kind(network) as contestant:
             time.sleep(1)
-            for _ in range(tries):      # another program's line in the kernel log wakes its readers
+            for _ in range(tries):      # repeated, since a kernel log line of another program wakes all readers
                 os.lseek(log, 0, os.SEEK_END)
                 calls = system_calls(contestant.process.pids(), seconds)
                 others = records(log)
@@ -113,7 +114,7 @@ def idle(section, quick):
 
 
 def footprint(section, quick):
-    """Memory of all processes at rest, and the size of the files that they run."""
+    """Measures the memory of all processes at rest, and the size of the files that they run."""
     for kind in (Knockknock, Floor) if quick else (Knockknock, Floor, *PEERS):
         with Network() as network, kind(network) as contestant:
             time.sleep(1)
@@ -125,7 +126,7 @@ def footprint(section, quick):
 
 
 def records(log):
-    """Counts the records from here to the end of the kernel log."""
+    """Counts the records from the current position to the end of the kernel log."""
     n = 0
     while True:
         try:
@@ -133,7 +134,7 @@ def records(log):
             n += 1
         except BlockingIOError:
             return n
-        except BrokenPipeError:     # overrun: reading continues at the oldest record
+        except BrokenPipeError:     # the ring buffer was overrun; reading continues at its oldest record
             pass
 
 
@@ -147,7 +148,7 @@ def system_calls(pids, seconds):
 
 
 def memory(section, quick):
-    """Memory before and after many lines and knocks."""
+    """Measures memory before and after many lines and knocks."""
     lines, knocks = (100_000, 1_000) if quick else (1_000_000, 10_000)
     block = "".join(random.choice((packets.foreign_line, lambda: packets.knock_line(Knockknock.knock_port)))()
                     for _ in range(1000)).encode()
@@ -173,7 +174,7 @@ def memory(section, quick):
                 pipe.write(block)
             for at in range(max(start, 1), start + tenth, 500):
                 size = knock(range(at, min(at + 500, start + tenth)))
-                time.sleep(0.5)     # openings live for a second or two, and 4,096 at a time
+                time.sleep(0.5)     # an opening lives for 1 to 2 s, and at most 4,096 exist at a time
             sizes.append(size)
     section.row("knockknock", "after 1 knock", [sizes[0]], "KB")
     section.row("knockknock", f"after {lines // 10:,} lines and {tenth:,} knocks", [sizes[1]], "KB")
@@ -197,7 +198,7 @@ def write_lines(name, line, size=None, count=None):
 
 
 def read_through(ours, path):
-    """Has the daemon read a whole file; returns (seconds, processor seconds)."""
+    """Lets the daemon read a whole file. Returns (seconds, processor seconds)."""
     with open(path, "rb") as ours.stdin:
         ours.start()
     ours.process.wait(300)
@@ -208,13 +209,13 @@ def read_through(ours, path):
 
 @contextlib.contextmanager
 def reader(**options):
-    """A daemon for read_through(), not started yet."""
+    """Returns a daemon for read_through(), not started yet."""
     with Network() as network, contextlib.closing(Knockknock(network, log="-", **options)) as ours:
         yield ours
 
 
 def foreign(section, quick):
-    """A large log without a knock, beside grep."""
+    """Measures the reading of a large log without a knock, and grep for comparison."""
     size, rounds = (1 << 28, 3) if quick else (1 << 30, 5)
     path = write_lines("kern.log", packets.foreign_line, size)
     grep, ours, cpu = [], [], []
@@ -235,7 +236,7 @@ def foreign(section, quick):
 
 
 def per_line(ours, path):
-    """Returns the processor microseconds per line, without those of the start."""
+    """Returns the processor time per line in microseconds, without that of the start."""
     with open(path, "rb") as file, open(f"{BUILD}/empty", "wb") as empty:
         lines = sum(1 for _ in file)
     start, whole = (median([read_through(ours, name)[1] for _ in range(3)]) for name in (empty.name, path))
@@ -243,8 +244,8 @@ def per_line(ours, path):
 
 
 def wrong_tag(section, quick):
-    """Lines to a knock port with a wrong tag, which anybody can cause, and the search far ahead that some of them start
-    while the log is silent."""
+    """Measures lines with a wrong tag, which anybody can cause, and the resynchronisation search that some of them
+    trigger while the log is quiet."""
     count = 200_000 if quick else 400_000
     knock_port = Knockknock.knock_port
     path = write_lines("wrong.log", lambda: packets.knock_line(knock_port), count=count)
@@ -267,8 +268,8 @@ def wrong_tag(section, quick):
 
 
 def growth(section, quick):
-    """The cost of a wrong tag by number of profiles and by window, without searches far ahead; what profiles
-    cost at the start."""
+    """Measures the cost of a wrong tag by number of profiles and by window, without resynchronisation searches, and the
+    cost of profiles at the start."""
     count = 50_000 if quick else 200_000
     knock_port, costs = Knockknock.knock_port, {}
     section.group("By the number of profiles, `ports` set")
@@ -299,7 +300,7 @@ def growth(section, quick):
 
 @contextlib.contextmanager
 def flooding(network, port, rate, sources, seconds):
-    """A flood for the time of the with block; the dictionary that it yields has its figures afterwards."""
+    """Floods the server during the with block. The dictionary that it yields has the flood's figures afterwards."""
     words = [f"{BUILD}/flood", "wan0", SERVER_MAC, "10.93.0.1", sources, SERVER, port, rate, seconds]
     figures = {}
     with subprocess.Popen(["ip", "netns", "exec", network.client, *map(str, words)], stdout=subprocess.PIPE,
@@ -323,7 +324,7 @@ def under_flood(kind, to_knock_port, rate, sources, seconds, wait, **options):
 
 
 def flood(section, quick):
-    """Valid knocks in the middle of a flood of SYNs."""
+    """Measures valid knocks during a SYN flood."""
     seconds = 4 if quick else 10
     for rate in (20_000,) if quick else (20_000, 50_000):
         for sources in (1, 10_000):
@@ -348,7 +349,7 @@ def flood(section, quick):
 
 
 def crowd(section, quick):
-    """Many knocks from as many sources within a second: all open, in order, each for one connection."""
+    """Sends many knocks from as many sources within a second. All must open, in order, each for one connection."""
     n = 200 if quick else 1000
     with Network() as network, Knockknock(network) as ours:
         sources = [f"{CROWD}{i // 250}.{i % 250 + 1}" for i in range(n)]

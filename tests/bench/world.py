@@ -14,7 +14,7 @@ SERVER_MAC, CLIENT_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 CROWD = "10.92."       # the client has every address with this prefix
 BUILD = "target/bench"
 
-# Where scripts/setup.sh unpacks the peers that it does not install, since they would start a service.
+# The directory where scripts/setup.sh unpacks peers instead of installing them, which would start their services.
 TOOLS = os.environ.get("KNOCKKNOCK_TOOLS") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "knockknock")
 os.environ["PATH"] = ":".join([os.environ["PATH"], *glob.glob(f"{TOOLS}/aside/*/usr/*bin")])
@@ -27,7 +27,7 @@ def command(*words, **options):
 
 
 class Network:
-    """A client and a server; removed at the end of the with block, with every process that still runs there."""
+    """A client and a server. The end of the with block removes both and kills the processes that still run there."""
 
     def __enter__(self):
         name = f"kkb{os.getpid()}x{next(_numbers)}"
@@ -66,7 +66,7 @@ class Network:
 
 
 class Process:
-    """A program with its children. It is ready when it prints `ready`, or after `pause` seconds where it prints nothing."""
+    """A program and its child processes. It is ready when it prints `ready`, or `pause` seconds after the start."""
 
     def __init__(self, label, words, ready=None, pause=0.0, stdin=subprocess.DEVNULL, namespace=None):
         words = [*(("ip", "netns", "exec", namespace) if namespace else ()), *words]
@@ -101,13 +101,13 @@ class Process:
         return sum(int(kb) for pid in self.pids() for kb in re.findall(r"^Pss:\s+(\d+)", _read(pid, "smaps_rollup"), re.M))
 
     def file_sizes(self):
-        """Returns the bytes of the program and of the libraries that its processes have mapped."""
+        """Returns the size in bytes of the program file, and that of the libraries that its processes have mapped."""
         paths = {path for pid in self.pids() for path in re.findall(r"^\S+ r-xp .* (/.+)$", _read(pid, "maps"), re.M)}
         program = os.readlink(f"/proc/{self.popen.pid}/exe")
         return os.path.getsize(program), sum(os.path.getsize(path) for path in paths - {program})
 
     def stop(self):
-        """Ends the program, by a signal if it does not end with its input."""
+        """Stops the program: closes its input and sends SIGTERM."""
         if self.popen.stdin:
             self.popen.stdin.close()
         if self.popen.returncode is None:
@@ -115,8 +115,8 @@ class Process:
         self.wait(5)
 
     def wait(self, seconds):
-        """Waits for the end, and kills the processes that are left after `seconds`. Sets `seconds` to the running time
-        and `cpu` to the processor seconds of all processes."""
+        """Waits for the program to exit, and kills processes that are left after `seconds`. Sets `seconds` to the running
+        time and `cpu` to the processor seconds of all processes."""
         deadline = time.monotonic() + seconds
         while self.popen.returncode is None:
             pid, status, used = os.wait4(self.popen.pid, os.WNOHANG)
