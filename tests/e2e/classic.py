@@ -15,7 +15,7 @@ class Fields(NamedTuple):
 
 
 def knocks(cipher_key, mac_key, counters, port):
-    """The fields of one knock for `port` per counter."""
+    """Yields the fields of one knock for `port` for each counter."""
     port = port.to_bytes(2, "big")
     plain = port + hmac.digest(mac_key, port, "sha1")[:10]
     blocks = b"".join(counter.to_bytes(16, "big") for counter in counters)
@@ -27,7 +27,7 @@ def knocks(cipher_key, mac_key, counters, port):
 
 
 def counter_of_identification_zero(cipher_key, mac_key, port):
-    """The first counter whose knock has the identification 0: about one in 65,536 has."""
+    """Returns the first counter whose knock has the identification 0, as about 1 in 65,536 do."""
     for start in range(0, 1 << 32, 1 << 15):
         for counter, fields in enumerate(knocks(cipher_key, mac_key, range(start, start + (1 << 15)), port), start):
             if fields.identification == 0:

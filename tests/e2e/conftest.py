@@ -1,4 +1,5 @@
-"""Fixtures of the end-to-end tests. Without root and namespaces each test is skipped; with CI=true a skipped test fails."""
+"""Fixtures of the end-to-end tests. Tests that need root or namespaces are skipped without them; with CI=true a skip
+is a failure."""
 
 import os
 import shutil
@@ -13,7 +14,7 @@ import stage as stage_module
 
 @pytest.fixture(scope="session")
 def namespaces():
-    """Skips the test where there are no namespaces, and has the kernel log packets in them."""
+    """Skips the test if namespaces are unavailable; else makes the kernel log packets in network namespaces too."""
     if os.geteuid() != 0 or subprocess.run(["unshare", "--net", "--mount", "true"], stderr=subprocess.DEVNULL).returncode:
         pytest.skip("needs root and network namespaces")
     switch = Path("/proc/sys/net/netfilter/nf_log_all_netns")
@@ -25,7 +26,7 @@ def namespaces():
 
 @pytest.fixture
 def stage(namespaces, tmp_path):
-    """A client and a server, joined by a virtual cable."""
+    """A client and a server, joined by a veth pair."""
     stage = stage_module.Stage(tmp_path)
     yield stage
     stage.close()
@@ -76,7 +77,7 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="session")
 def hooked():
-    """A binary that a test can stop at given places, or tell to try what the sandbox must prevent."""
+    """The binary with test hooks, which stop a running daemon at a given step or make it try a forbidden action."""
     root = Path(__file__).parents[2]
     target = root / "target/hooks"
     subprocess.run(["cargo", "build", "--quiet", "--locked", "--release", "--features", "hooks", "--target-dir", target],

@@ -1,4 +1,4 @@
-"""IPv4 packets, built and taken apart by hand for the tests."""
+"""Builds and parses IPv4 and IPv6 packets for the tests."""
 
 import socket
 import struct
@@ -14,7 +14,7 @@ def checksum(octets):
 
 
 def ipv4(source, destination, protocol, payload, identification):
-    """A packet with DF set, so that a raw socket leaves an identification of 0 alone."""
+    """Returns a packet with DF set, so that the kernel does not replace an identification of 0."""
     def header(check):
         return struct.pack(
             "!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), identification, 0x4000, 64, protocol, check,
@@ -23,7 +23,7 @@ def ipv4(source, destination, protocol, payload, identification):
 
 
 def tcp(source, destination, source_port, port, fields, flags=SYN):
-    """A TCP packet without options that carries `fields` (a classic.Fields)."""
+    """Returns a TCP packet without options that carries `fields` (a classic.Fields)."""
     def header(check):
         return struct.pack("!HHIIBBHHH", source_port, port, fields.sequence, fields.acknowledgment,
                            5 << 4, flags, fields.window, check, 0)
@@ -32,12 +32,12 @@ def tcp(source, destination, source_port, port, fields, flags=SYN):
     return ipv4(source, destination, socket.IPPROTO_TCP, segment, fields.identification)
 
 
-OPTIONS = bytes.fromhex("020405b4 0402 080a 00000000 00000000 01 030307")  # as Linux has them
+OPTIONS = bytes.fromhex("020405b4 0402 080a 00000000 00000000 01 030307")  # in the order of Linux
 
 
 def syn(source, destination, source_port, port, identification, sequence, acknowledgment=0, window=64240, timestamp=None,
         options=b""):
-    """A SYN of either family; with a `timestamp`, it has the options of a Linux."""
+    """Returns an IPv4 or IPv6 SYN. With a `timestamp` it has the options that Linux sends."""
     if timestamp is not None:
         options = OPTIONS[:8] + timestamp.to_bytes(4, "big") + OPTIONS[12:]
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
@@ -53,7 +53,7 @@ def syn(source, destination, source_port, port, identification, sequence, acknow
 
 
 class Packet:
-    """What stands in an IPv4 or IPv6 frame from the cable that holds a TCP segment."""
+    """The fields of a captured IPv4 or IPv6 frame with a TCP segment."""
 
     def __init__(self, frame):
         self.frame = frame
@@ -94,7 +94,7 @@ class Packet:
 
     @property
     def _timestamp_at(self):
-        """Where the value of the timestamps option stands in the frame, or None."""
+        """The offset of the timestamp value in the frame, or None."""
         at = self._tcp + 20
         end = at + len(self.options)
         while at < end and self.frame[at] != 0:
@@ -119,8 +119,8 @@ class Packet:
 
     @property
     def shape(self):
-        """The packet in hexadecimal, without what differs from one SYN to the next: identification or flow
-        label, source port, sequence number, timestamp, and the checksums over them."""
+        """The packet in hexadecimal, with the fields that differ from one SYN to the next set to 0: identification or
+        flow label, source port, sequence number, timestamp, and the checksums over them."""
         octets = bytearray(self.frame[:self._end])
         blank = [(self._tcp, 2), (self._tcp + 4, 4), (self._tcp + 16, 2)]
         if self.version == 4:

@@ -1,7 +1,7 @@
-"""One of two racers: connects at the same moment as the other, each on a processor of its own.
+"""One of two racers, which connect at the same moment, each on its own processor.
 
-racer.py CPU SHARED-FILE ADDRESS PORT: a round per line on standard input, answered by 1 (let in) or 0.
-Byte CPU of the shared file is the number of the last round this racer was ready for (mod 256)."""
+racer.py CPU SHARED-FILE ADDRESS PORT: each line of standard input starts a round, whose result is printed: 1 if the
+connection was accepted, else 0. Byte CPU of the shared file is the last round this racer was ready for (mod 256)."""
 
 import mmap
 import os

@@ -1,4 +1,4 @@
-"""Real services for real clients: sshd, and a web server that answers with what it is told to."""
+"""Real services for real clients: sshd, a web server, and TCP servers that run a given function."""
 
 import functools
 import http.server
@@ -11,18 +11,18 @@ import threading
 import time
 from pathlib import Path
 
-# Clients that leave the test's machine alone: no configuration, no keys and no known hosts of its own.
+# Options that isolate the ssh client from the host: no configuration, keys or known hosts of the host.
 SSH_OPTIONS = ["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
                "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10"]
 
 
-# Where scripts/setup.sh unpacks packages that it does not install, since they would start a service.
+# The directory where scripts/setup.sh unpacks packages instead of installing them, which would start services.
 ASIDE = Path(os.environ.get("KNOCKKNOCK_TOOLS") or
              Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knockknock") / "aside"
 
 
 class Sshd:
-    """An OpenSSH server with a key of its own for its only user, the one who runs the tests."""
+    """An OpenSSH server with its own host key. Its only user is the one who runs the tests."""
 
     def __init__(self, machine, directory, port):
         directory.mkdir()
@@ -57,7 +57,7 @@ class Sshd:
 
     @staticmethod
     def _use_unpacked(machine, directory, package, config):
-        """Does on this machine alone what installing the package does: the user sshd, and the paths of sshd's parts."""
+        """Makes the unpacked package usable on this machine only: adds the user sshd, and the paths of its programs."""
         for part in ("session", "auth"):
             path = package / f"usr/lib/openssh/sshd-{part}"
             if path.exists():
@@ -70,7 +70,7 @@ class Sshd:
             machine.run("mount", "--bind", accounts, "/etc/passwd")
 
     def options(self, proxy_command):
-        """What ssh and scp need to reach it."""
+        """The options with which ssh and scp reach the server."""
         return [*SSH_OPTIONS, "-i", str(self.key), "-o", f"ProxyCommand={proxy_command}"]
 
     def close(self):
@@ -106,7 +106,7 @@ class Web:
 
 
 class Plain:
-    """A TCP service, IPv4 and IPv6, that runs `serve` with each connection in a thread of its own."""
+    """A TCP service on IPv4 and IPv6 that runs `serve` for each connection, in a separate thread."""
 
     def __init__(self, machine, port, serve):
         self._listener = machine.socket(socket.AF_INET6, socket.SOCK_STREAM)
@@ -139,13 +139,13 @@ class Plain:
 
 
 def echo(connection):
-    """Sends back what comes, and ends when it does."""
+    """Sends back all bytes until the connection ends."""
     while octets := connection.recv(1 << 16):
         connection.sendall(octets)
 
 
 def wait_until(condition, timeout=5):
-    """Waits until `condition` holds; fails where it does not in time."""
+    """Waits until `condition` holds; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "the condition did not hold in time"

@@ -109,7 +109,7 @@ def test_an_alias_through_a_chain_of_links(tmp_path):
 
 
 def test_a_link_to_an_alias_is_that_applet(tmp_path):
-    """`any chain of symlinks`: the link's own name says nothing, the one behind it does."""
+    """The link's own name is not an applet; the name of its target is, through any chain of symlinks."""
     (tmp_path / "knockknock-genprofile").symlink_to(BINARY)
     (tmp_path / "make-profile").symlink_to("knockknock-genprofile")
     done = run("gate", 666, "--dir", tmp_path / "etc", program=tmp_path / "make-profile")
@@ -228,7 +228,7 @@ def test_bash_completes_what_the_help_lists(typed, offered):
 
 @pytest.fixture
 def profiles(tmp_path):
-    """A client's directory with the profile 127.0.0.1."""
+    """A client's directory with a profile for 127.0.0.1."""
     assert run("genprofile", "127.0.0.1", 666, "--dir", tmp_path / "server").returncode == 0
     shutil.copytree(tmp_path / "server/profiles", tmp_path / "client")
     return tmp_path / "client"
@@ -245,7 +245,7 @@ def test_the_port_in_each_spelling(profiles, applet, port):
 
 
 def one_clear_line(stderr):
-    """The error on the first line; what to do on the second, where there is one."""
+    """Whether stderr is an error message, optionally followed by a line of advice."""
     lines = stderr.splitlines()
     return 1 <= len(lines) <= 2 and lines[0].startswith("knockknock: ") and lines[0] == lines[0].rstrip(".")
 
@@ -301,7 +301,7 @@ def test_a_missing_directory_of_profiles_is_named(tmp_path):
 
 def test_a_set_uid_binary_does_nothing_for_strangers_but_knock(tmp_path):
     tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:  # pytest's directories are root's alone
+    for parent in tmp_path.parents:  # only root may enter pytest's directories
         if parent.name.startswith("pytest-"):
             parent.chmod(0o755)
     binary = tmp_path / "knockknock"
@@ -332,17 +332,17 @@ def test_a_set_uid_binary_does_nothing_for_strangers_but_knock(tmp_path):
 PAGES = {"knock": "knockknock.1", "daemon": "knockknock-daemon.8", "genprofile": "knockknock-genprofile.1",
          "connect": "knockknock-connect.1", "proxy": "knockknock-proxy.1"}
 ALL_PAGES = sorted([*PAGES.values(), "knockknock.conf.5", "knockknock-wire.7"])
-# Depends on which other packages are installed.
+# A warning that depends on which other packages are installed.
 UNKNOWN_REFERENCE = "referenced manual not found"
 
 
 def page(name):
-    """A manual page's source, with plain dashes."""
+    """Returns the source of a manual page, with plain dashes."""
     return (ROOT / "man" / name).read_text().replace("\\-", "-")
 
 
 def section(name, heading):
-    """The lines of one section of a manual page."""
+    """Returns the text of one section of a manual page."""
     return re.search(rf"^\.S[hs] {heading}\n(.*?)^\.S[hs] ", page(name), re.M | re.S)[1]
 
 
@@ -387,13 +387,13 @@ def test_the_manual_page_has_every_key_of_the_config(source, heading, number):
 
 
 def described(key):
-    """What knockknock.conf(5) says of a key of the daemon, as one line."""
+    """Returns the description of a daemon key in knockknock.conf(5), as one line."""
     text = section("knockknock.conf.5", "DAEMON CONFIGURATION")
     return re.search(rf"^\.It Cm {key} Ar \w+\n(.*?)(?=^\.It Cm \w+ Ar |\Z)", text, re.M | re.S)[1].replace("\n", " ")
 
 
 def takes(directory, config):
-    """Whether a config is one: genprofile reads it for its `guard`."""
+    """Whether a config is valid, according to genprofile, which reads it for its `guard`."""
     (directory / "config").write_text(config)
     done = run("genprofile", "gate", 666, "--dir", directory)
     shutil.rmtree(directory / "profiles", ignore_errors=True)

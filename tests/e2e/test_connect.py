@@ -1,4 +1,4 @@
-"""connect: knocks, connects, and joins the connection to standard input and output."""
+"""connect: knocks, connects, and relays the connection to standard input and output."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ ECHO, SSH, PLAIN, MUTE = 4000, 2222, 4001, 4002
 
 @pytest.fixture
 def door(stage, firewall):
-    """Guarded services, and one that is not."""
+    """The stage with guarded services, and one that is not guarded."""
     stage.open_up(firewall, guard=f"{stage.PORT}, {stage.FENCE_PORT}, {ECHO}, {SSH}, {MUTE}")
     stage.keep(Plain(stage.server, ECHO, echo))
     stage.keep(Plain(stage.server, PLAIN, echo))
@@ -37,7 +37,7 @@ def start(stage, *arguments):
 
 
 def call_profile(stage, host):
-    """Gives the client's profile another name."""
+    """Renames the client's profile to `host`."""
     stage.gate.client_path = stage.gate.client_path.rename(stage.client_dir / host)
 
 
@@ -56,7 +56,7 @@ def test_the_end_of_the_input_is_passed_on_and_the_answer_still_comes(door):
 def test_input_and_output_may_be_files(door):
     source, target = door.directory / "source", door.directory / "target"
     source.write_bytes(os.urandom(3_000_000))
-    for mode in ("wb", "ab"):  # splice(2) refuses what is open for appending
+    for mode in ("wb", "ab"):  # splice(2) cannot write to a file that is open for appending
         with source.open("rb") as given, target.open(mode) as taken:
             process = door.client.start(BINARY, "connect", "--dir", door.client_dir, SERVER, ECHO, stdin=given, stdout=taken)
             assert process.wait(20) == 0
@@ -64,7 +64,7 @@ def test_input_and_output_may_be_files(door):
 
 
 def test_both_ways_are_full_and_neither_waits_for_the_other(door):
-    """Nothing is read until nothing more can be written."""
+    """The test reads nothing until it can write nothing more."""
     process = start(door, SERVER, ECHO)
     given, taken = process.stdin.fileno(), process.stdout.fileno()
     os.set_blocking(given, False)
@@ -119,7 +119,7 @@ def test_a_reset_is_an_error_and_ends_it(door):
 
 @pytest.mark.parametrize("firewall", ["nft"])
 def test_an_urgent_byte_stops_nothing(door):
-    """Splice stops before one and says that it is the end."""
+    """splice() stops at an urgent byte and reports end of file."""
     def serve(connection):
         connection.sendall(b"before")
         connection.send(b"!", socket.MSG_OOB)
@@ -134,7 +134,7 @@ def test_an_urgent_byte_stops_nothing(door):
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 @pytest.mark.parametrize("which", ["input", "output"])
 def test_input_and_output_may_be_non_blocking(door, kind, which):
-    """As some leave them that share them with us."""
+    """Another program that shares the descriptor may have set it to non-blocking mode."""
     (given, sender), (receiver, taken) = (
         [end.detach() for end in socket.socketpair()] if kind == "socket" else os.pipe() for _ in range(2))
     os.set_blocking(given if which == "input" else taken, False)
@@ -146,7 +146,7 @@ def test_input_and_output_may_be_non_blocking(door, kind, which):
 
     def send():
         with open(sender, "wb", buffering=0) as file:
-            time.sleep(0.5)  # nothing is there when it looks
+            time.sleep(0.5)  # nothing is there at the first read
             at = 0
             with contextlib.suppress(BrokenPipeError):
                 while at < len(sent):
@@ -154,7 +154,7 @@ def test_input_and_output_may_be_non_blocking(door, kind, which):
 
     thread = threading.Thread(target=send)
     thread.start()
-    time.sleep(1)  # what comes back fills all that there is
+    time.sleep(1)  # the echoed data fills all buffers
     with open(receiver, "rb") as file:
         received = file.read()
     thread.join()
@@ -173,7 +173,7 @@ def test_an_input_that_fails_ends_it_and_is_no_end_of_the_input(door):
             ends.append(type(error))
 
     door.keep(Plain(door.server, MUTE, serve))
-    directory = os.open(door.directory, os.O_RDONLY)  # which nobody can read as a file
+    directory = os.open(door.directory, os.O_RDONLY)  # read() on a directory fails
     process = door.client.start(BINARY, "connect", "--dir", door.client_dir, SERVER, MUTE,
                                 stdin=directory, stderr=subprocess.PIPE)
     os.close(directory)
@@ -219,7 +219,7 @@ def test_a_refused_connection_without_a_knock_is_said_at_once(door):
 
 
 def test_three_unanswered_knocks_are_an_error(door):
-    """Nobody listens for knocks; the guard drops."""
+    """No daemon receives the knocks, and the guard drops the connections."""
     door.daemon.stop()
     capture = door.keep(Capture(door.client))
     began = time.monotonic()
@@ -248,7 +248,7 @@ def test_a_lost_knock_is_made_good_by_the_next(door):
 @pytest.mark.parametrize("firewall", ["nft"])
 @pytest.mark.parametrize("answer", ["tcp reset", "icmp type port-unreachable", "icmp type admin-prohibited"])
 def test_a_refusal_while_the_port_is_closed_means_try_again(door, answer):
-    """The guard drops; here another firewall rejects what was not knocked for."""
+    """The guard drops connections without a knock; here another firewall rejects them."""
     door.hand_over(ECHO, answer)
     for _ in range(5):
         assert connect(door, SERVER, ECHO, input="x").stdout == "x"
@@ -259,9 +259,9 @@ def test_few_packets_are_sent(door):
     capture = door.keep(Capture(door.client))
     for _ in range(20):
         connect(door, SERVER, ECHO, input="x")
-    # One connection, one knock, but for one that a busy machine's log has lost.
+    # One knock per connection, except for a few knocks that the log of a busy machine loses.
     assert 20 <= len(capture.sent(door.gate.knock_port)) <= 23
-    # Two attempts where the answer is immediate; a busy machine's is not always.
+    # Two attempts if the reply is immediate, which it is not always on a busy machine.
     starts = []
     for _ in range(5):
         capture = door.keep(Capture(door.client))
@@ -305,7 +305,7 @@ def test_by_ipv6(door):
 
 @pytest.mark.parametrize("firewall", ["nft"])
 def test_knock_and_connection_leave_from_the_same_address(door):
-    """With privacy addresses the next packet may leave from another."""
+    """With IPv6 privacy addresses the next packet may have another source address."""
     mac = door.client.run("cat", "/sys/class/net/eth0/address").stdout.strip()
     call_profile(door, SERVER6)
     used = set()

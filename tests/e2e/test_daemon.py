@@ -1,4 +1,4 @@
-"""The daemon's configuration, its profiles, its signals, its words."""
+"""The daemon's configuration, profiles, signals and messages."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from test_faults import process
 
 
 def check(stage, config):
-    """`--check` with this config file."""
+    """Runs `daemon --check` with this config file."""
     (stage.server_dir / "config").write_bytes(config.encode())
     return stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
 
@@ -266,7 +266,7 @@ def test_sighup_with_a_bad_config_keeps_the_guard(gate):
 
 
 def test_background(stage):
-    """It returns when it is ready and holds nothing of the caller's, and ends by a signal."""
+    """The command returns once the daemon is ready. The daemon keeps no descriptor of its caller; SIGTERM stops it."""
     stage.configure(guard="22, 7", firewall="nft", log="kmsg")
     stage.gate = Profile(stage, "gate")
     stage.gate.give_to_client()
@@ -315,7 +315,7 @@ def test_no_secret_is_said(gate):
 
 
 def test_the_counter_is_on_disk_before_the_port_opens(stage):
-    """In the watcher's own order of calls: stored, then asked for."""
+    """The watcher's system calls show the order: the counter is stored before the opening is requested."""
     stage.open_up()
     trace = stage.directory / "strace"
     holders = [pid for pid in stage.daemon.children()
@@ -346,7 +346,7 @@ def test_a_counter_of_the_original_is_taken_and_rewritten(stage):
 @pytest.mark.parametrize("log", ["/nowhere/kern.log", "nflog:93"])
 def test_a_reload_with_a_log_that_is_not_to_be_had_leaves_the_daemon(stage, log):
     stage.open_up("nft")
-    # Somebody else has the group: nfnetlink_log's NFULNL_CFG_CMD_BIND, in linux/netfilter/nfnetlink_log.h.
+    # Another program has bound the group: NFULNL_CFG_CMD_BIND of linux/netfilter/nfnetlink_log.h.
     with stage.server.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as taken:
         taken.send(struct.pack("=IHHII", 28, 4 << 8 | 1, 5, 1, 0) + struct.pack(">BBH", 0, 0, 93) + struct.pack("=HHB3x", 5, 1, 1))
         assert struct.unpack_from("=i", taken.recv(100), 16) == (0,)
@@ -359,7 +359,7 @@ def test_a_reload_with_a_log_that_is_not_to_be_had_leaves_the_daemon(stage, log)
 
 
 def test_a_config_that_was_not_reloaded_counts_for_nobody(stage):
-    """The rules are made again, and the watcher and the opener are started again, by what the supervisor knows."""
+    """The supervisor restores the rules and restarts its children with the configuration that it last loaded."""
     stage.open_up("nft")
     (stage.server_dir / "config").write_text("[main]\ndelay = half a")
     stage.server.run("nft", "flush", "ruleset")
@@ -382,7 +382,7 @@ def test_a_reload_that_fails_leaves_the_guard_and_the_daemon(stage):
 
 
 def hang_accounts(stage):
-    """From here on, whoever looks up an account on the server waits for ever: /etc/passwd is a FIFO."""
+    """Makes every account lookup on the server hang: /etc/passwd becomes a FIFO."""
     os.mkfifo(stage.directory / "passwd")
     stage.server.run("mount", "--bind", stage.directory / "passwd", "/etc/passwd")
 
@@ -436,7 +436,7 @@ def test_the_service_manager_is_told_once_the_guard_stands(stage, firewall, abst
 
 
 def test_lines_in_a_file_go_on_beyond_four_kilobytes(stage):
-    """The watcher may write only small files; the daemon's words are none of them."""
+    """The limit on the size of files that the watcher writes does not apply to standard error."""
     stage.configure(guard="22", log="kmsg", firewall="nft")
     stage.gate = Profile(stage, "gate")
     stage.gate.give_to_client()

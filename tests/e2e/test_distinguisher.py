@@ -1,7 +1,7 @@
-"""What somebody who sees every packet could tell knocks from connections by: 2,000 of each, side by side.
+"""Statistical tests by which an observer of all packets could tell knocks from connections, with 2,000 of each.
 
-Real SYNs are connect()s of the same machine from the same 2,000 addresses. The judges below are shown to be
-able to say no: to the classic wire, and to a clock."""
+The connections are those of connect() on the same machine, from the same 2,000 addresses. Other tests show that the
+statistics can detect a difference: they reject the classic wire, and a clock."""
 
 import bisect
 import collections
@@ -18,7 +18,7 @@ import observer
 from stage import BINARY, FAMILIES, SERVER, Capture, Profile
 
 MANY = 2000
-SURE = 5.5  # standard deviations; chance does it once in 26 million times
+SURE = 5.5  # standard deviations; by chance once in 26 million times
 
 NETWORKS = {
     "IPv4": ("10.10.{}.{}", "10.10.0.0/16", "10.9.0.0/24 dev eth0 proto kernel scope link"),
@@ -33,11 +33,11 @@ def addresses(family, count):
 
 @pytest.fixture
 def street(stage):
-    """A client with many addresses on each family, all of them known to the server; a profile, no daemon."""
+    """A client with many addresses of each family, to which the server has routes, and a profile; no daemon."""
     stage.gate = Profile(stage, "gate", wire="stealth")
     for host, _ in FAMILIES.values():
         stage.gate.give_to_client(host)
-    # In memory: thousands of counters would wait for the disk.
+    # In memory: thousands of fdatasync() calls on a disk would take too long.
     memory = stage.directory / "memory"
     memory.mkdir()
     stage.client.run("mount", "-t", "tmpfs", "memory", memory)
@@ -55,7 +55,7 @@ def live_at(stage, family, count):
 
 
 def connects(stage, family, count):
-    """The SYNs of real connections, one from each address."""
+    """Captures the SYNs of real connections, one from each address."""
     capture = stage.keep(Capture(stage.client))
     host, _ = FAMILIES[family]
     for address in addresses(family, count):
@@ -64,7 +64,7 @@ def connects(stage, family, count):
 
 
 def knocks(stage, family, count, *arguments):
-    """Knocks, one from each address: the route names the one to use."""
+    """Captures knocks, one from each address, which the route selects."""
     capture = stage.keep(Capture(stage.client))
     ip = "ip -6" if family == "IPv6" else "ip"
     stage.client.run("sh", "-ec", f"""
@@ -75,17 +75,17 @@ def knocks(stage, family, count, *arguments):
     return capture.sent(stage.gate.knock_port)
 
 
-# The judges.
+# Statistics.
 
 def normal(squares, freedom):
-    """A chi-squared sum as standard deviations from what is expected (Wilson and Hilferty, 1931)."""
+    """Converts a chi-squared sum to standard deviations from its expected value (Wilson and Hilferty, 1931)."""
     share = 2 / (9 * freedom)
     return ((squares / freedom) ** (1 / 3) - (1 - share)) / math.sqrt(share)
 
 
 def unevenness(values, bits):
-    """How far from uniform the values of a field of so many bits are, in standard deviations: the worst of each byte's
-    distribution, each bit's share, and each value's likeness to the one before."""
+    """Measures how far the values of a `bits`-bit field are from uniform, in standard deviations: the worst of each
+    byte's distribution, each bit's share, and the correlation of successive values."""
     found = {}
     for shift in range(0, bits, 8):
         width = min(8, bits - shift)
@@ -122,8 +122,8 @@ def judge_headers(genuine, ours):
 
 
 def farthest(ones, others):
-    """How far apart two samples' distributions are, for samples of this size (Kolmogorov and Smirnov): 3 happens by
-    chance once in 30 million times."""
+    """Returns the Kolmogorov-Smirnov distance of two samples, scaled by their sizes. By chance it reaches 3 once in 30
+    million times."""
     ones, others = sorted(ones), sorted(others)
     gap = max(abs(bisect.bisect(ones, value) / len(ones) - bisect.bisect(others, value) / len(others))
               for value in ones + others)
@@ -131,12 +131,12 @@ def farthest(ones, others):
 
 
 def steps(packets):
-    """From each packet's source port to the next one's, around the end of the ephemeral range."""
+    """Returns the differences of successive source ports, modulo the size of the ephemeral range."""
     return [(after.source_port - before.source_port) % 28232 for before, after in zip(packets, packets[1:])]
 
 
 def judge_ports(genuine, ours):
-    """Their values, and the order in which they come."""
+    """Compares the distributions of the source ports and of their differences."""
     values = farthest(*([packet.source_port for packet in packets] for packets in (genuine, ours)))
     order = farthest(steps(genuine), steps(ours))
     print(f"source ports: values {values:.2f} apart, steps {order:.2f}")
@@ -144,7 +144,7 @@ def judge_ports(genuine, ours):
     assert values < 3 and order < 3
 
 
-# What they say.
+# The tests.
 
 def test_2000_knocks_among_2000_connections(street, family):
     live_at(street, family, MANY)
@@ -254,7 +254,7 @@ def test_the_lowest_bit_of_the_timestamps(street, family):
 
 @pytest.mark.parametrize("answer", ["reject with tcp reset", "drop"])
 def test_a_knock_is_not_sent_again(street, answer):
-    """A connection's SYN is, where nobody answers; where the knock port is refused, neither is."""
+    """A connection's SYN is retransmitted if there is no reply. If the port replies with an RST, neither is."""
     street.server.run("nft", f"add table inet wall; add chain inet wall input {{ type filter hook input priority 0; }};"
                       f" add rule inet wall input tcp dport {street.gate.knock_port} {answer}")
     capture = street.keep(Capture(street.client))

@@ -1,4 +1,4 @@
-"""Counters when things break: killed at every step, a full disk, a broken one, a file that somebody touched."""
+"""Counters under faults: the daemon killed at every step, a full or broken disk, a counter file that was changed."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ STEPS = ["watcher: judged", "watcher: stored", "watcher: asked", "opener: asked"
 
 
 def process(daemon, name):
-    """The pid of one of the daemon's three processes."""
+    """Returns the pid of one of the daemon's three processes."""
     if name == "supervisor":
         return daemon.pid
     [pid] = [pid for pid in daemon.children() if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
@@ -27,7 +27,7 @@ def process(daemon, name):
 def test_killed_at_any_step_no_knock_counts_twice_and_no_opening_stays(stage, hooked, firewall, step, victim):
     environment = {**os.environ, "KNOCKKNOCK_STOP": step}
     stage.open_up(firewall, delay=1, daemon_options={"binary": hooked, "env": environment})
-    stage.client.send(stage.gate.packet(2))  # the window is there to be used
+    stage.client.send(stage.gate.packet(2))  # counter 2 is within the window
     stage.daemon.wait_for(f'stops at "{step}"')
     os.kill(process(stage.daemon, victim), signal.SIGKILL)
     assert stage.daemon.wait_for_end() != 0
@@ -54,7 +54,7 @@ def test_killed_at_any_step_no_knock_counts_twice_and_no_opening_stays(stage, ho
 
 
 class Disk:
-    """A file system of its own for a stage, which can be made full, broken or read-only."""
+    """A separate file system for a stage, which can be made full, broken or read-only."""
 
     def __init__(self, directory):
         self.store, self.path = directory / "store", directory / "disk"
@@ -83,7 +83,7 @@ class Disk:
         subprocess.run(["sync", "-f", self.path], check=True)
 
     def break_down(self):
-        """From here on nothing that is written reaches the disk: EIO."""
+        """Makes every later write to the disk fail with EIO."""
         subprocess.run(["sync", "-f", self.path], check=True)
         subprocess.run(["fallocate", "--punch-hole", "--offset", "0", "--length", "4MiB", self._image], check=True)
         with open(self.store / "filler", "wb", buffering=0) as filler:
@@ -97,7 +97,7 @@ class Disk:
         (self.store / "filler").unlink()
 
     def turn_read_only(self):
-        """As the kernel does by itself when it finds a file system damaged."""
+        """Triggers a file system error, after which the kernel makes the file system read-only."""
         subprocess.run(["mount", "-o", "remount,errors=remount-ro", self.path], check=True)
         Path(f"/sys/fs/ext4/{self.device}/trigger_fs_error").write_text("1")
 

@@ -1,4 +1,4 @@
-"""The guard: what it holds against, what it survives, how it lives beside other firewalls."""
+"""The guard: which connections it stops, which changes it survives, and how it coexists with other firewalls."""
 
 import errno
 import os
@@ -83,7 +83,7 @@ def test_the_source_port_of_a_refused_connection_does_not_enter_again(gate, fire
 
 
 class Race:
-    """Two connections at the same moment from two processors, as often as one likes."""
+    """Repeated rounds of two simultaneous connections from two processors."""
 
     def __init__(self, stage):
         shared = stage.directory / "race"
@@ -94,7 +94,7 @@ class Race:
             for cpu in sorted(os.sched_getaffinity(0))[:2]]
 
     def run(self, number):
-        """How many of the two were let in."""
+        """Returns how many of the two connections were accepted."""
         for racer in self._racers:
             racer.stdin.write(f"{number}\n")
         return sum(int(racer.stdout.readline()) for racer in self._racers)
@@ -108,7 +108,7 @@ class Race:
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
 def test_of_two_racing_connections_one_is_let_in(gate):
-    """The race is a real one: a set without the limit in its elements lets both in, two rounds of three."""
+    """The race is real: without the limit in the set's elements, both connections pass in two of three rounds."""
     race = gate.keep(Race(gate))
     winners = []
     for counter in range(60):
@@ -120,7 +120,7 @@ def test_of_two_racing_connections_one_is_let_in(gate):
 
 
 def test_a_flushed_ruleset_is_back_within_a_second(stage):
-    """Without any knock; and again, which is not said each time."""
+    """No knock is needed. The repair works repeatedly, and repeated repairs are not all logged."""
     stage.open_up("nft")
     for _ in range(3):
         stage.server.run("nft", "flush", "ruleset")
@@ -292,7 +292,7 @@ def test_the_guard_waits_for_an_interface_that_comes_later(stage, firewall):
 
 @pytest.mark.parametrize("moment", ["before the start", "while it runs"])
 def test_an_interface_that_is_a_port_of_a_bridge_is_guarded(stage, firewall, moment):
-    """Its packets come in by the bridge, so a guard on its name alone would not match."""
+    """The input interface of its packets is the bridge, so a guard on its name alone would not match."""
     def bridge():
         ethernet = stage.server.run("cat", "/sys/class/net/eth0/address").stdout.strip()
         stage.server.run("ip", "-batch", "-", input=f"""
@@ -326,7 +326,7 @@ def test_an_interface_that_gets_another_name_is_said(stage):
 
 
 def test_iptables_legacy(stage):
-    """The same with the older kernel interface, which is a backend of its own."""
+    """The older kernel interface of iptables works too."""
     programs = stage.directory / "bin"
     programs.mkdir()
     for name in ("iptables", "ip6tables"):
@@ -350,7 +350,7 @@ def test_a_check_changes_nothing_not_even_for_a_moment(stage, firewall):
     with seen.open("w") as file:
         monitor = stage.server.start("stdbuf", "-oL", "nft", "monitor", stdout=file)
     try:
-        while "generation" not in seen.read_text():  # until it listens
+        while "generation" not in seen.read_text():  # until nft monitor has subscribed
             nft(stage.server, "add table inet before")
             nft(stage.server, "delete table inet before")
         nft(stage.server, "add table inet between")
@@ -372,7 +372,7 @@ def test_auto_takes_nftables(stage):
 
 
 def test_a_flood_from_one_source_does_not_silence_another(stage):
-    """The log rule's limit is a bucket per source; the flood comes from other addresses than the knock."""
+    """The log rule has a rate limit per source. The flood and the knock have different source addresses."""
     stage.open_up("nft")
     flood = stage.client.run("hping3", "--syn", "--faster", "--count", 3000, "--spoof", "10.9.0.77",
                              "--destport", stage.gate.knock_port, SERVER, check=False)
@@ -382,7 +382,7 @@ def test_a_flood_from_one_source_does_not_silence_another(stage):
 
 
 def test_a_forwarded_port_is_guarded_at_addresses_that_are_not_ours(stage, firewall):
-    """Port forwards often name no address: what came for another's address is sent on all the same."""
+    """Port forwards often have no destination address, so they also match packets to addresses of other machines."""
     inner = stage.keep(Machine())
     stage.server.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "eth0", "netns", inner.pid)
     stage.server.run("ip", "-batch", "-", input="address add 10.10.0.1/24 dev lan0\nlink set lan0 up\n")

@@ -1,4 +1,4 @@
-"""genprofile: complete or not at all, and never over something that is there."""
+"""genprofile: creates a profile completely or not at all, and never overwrites one."""
 
 import base64
 import os
@@ -166,7 +166,7 @@ def test_swapped_arguments_are_told_which_way_round(tmp_path):
 
 
 def test_a_directory_that_is_not_there(tmp_path):
-    """Made where its parent is there, else an error that names it."""
+    """It is created if its parent exists. Otherwise the error names the parent."""
     assert genprofile(tmp_path / "new", "gate", 666).returncode == 0
     assert (tmp_path / "new/profiles/gate/config").exists()
 
@@ -183,7 +183,7 @@ def strace(directory, injection, *arguments):
 @pytest.mark.parametrize("fault", ["error=ENOSPC", "signal=KILL"])
 @pytest.mark.parametrize("call", ["write", "fsync", "/rename.*"])
 def test_complete_or_not_at_all(tmp_path, call, fault):
-    """Each call that makes the profile fails once, or is the last one of a killed process."""
+    """Each system call that creates the profile fails once, or is the last before the process is killed."""
     (tmp_path / "etc").mkdir()
     assert subprocess.run([BINARY, "genprofile", "--dir", tmp_path / "etc", "first", "665"], stdout=-3).returncode == 0
     profiles = tmp_path / "etc" / "profiles"
@@ -194,7 +194,7 @@ def test_complete_or_not_at_all(tmp_path, call, fault):
             assert done.returncode == 0
             break
         faults += 1
-        if (profiles / "gate").exists():  # the fault came when all was done
+        if (profiles / "gate").exists():  # the fault came after the profile was complete
             assert len(list((profiles / "gate").iterdir())) == 4
             assert len(base64.b64decode((profiles / "gate/mac.key").read_bytes())) == 16
             shutil.rmtree(profiles / "gate")

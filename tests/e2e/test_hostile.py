@@ -1,4 +1,4 @@
-"""A world that means harm: firewalls flushed under the daemon, logs that misbehave, floods, damaged directories."""
+"""Hostile environments: rules flushed under the daemon, misbehaving logs, floods, damaged directories."""
 
 import base64
 import ipaddress
@@ -21,19 +21,19 @@ from test_faults import process
 
 
 def memory(daemon):
-    """The resident memory of all three processes, in KB."""
+    """Returns the resident memory of all three processes, in KB."""
     return sum(int(status(pid)["VmRSS"].split()[0]) for pid in [daemon.pid, *daemon.children()])
 
 
 def handle(machine, chain):
-    """The handle of a chain's first rule."""
+    """Returns the handle of a chain's first rule."""
     listing = machine.run("nft", "-a", "list", "chain", "inet", "knockknock", chain).stdout
     return re.search(r" # handle (\d+)\n(?!.*type filter)", listing.split("{", 1)[1])[1]
 
 
 def repaired(stage):
-    """The guard is back within a second, and a knock opens; the watcher and the opener are started anew, so
-    that a knock may come between."""
+    """Checks that the guard is restored within a second and that a knock opens. Knocks repeatedly, because knocks are
+    lost while the watcher and the opener restart."""
     damaged = time.monotonic()
     while stage.connects(timeout=0.1):
         assert time.monotonic() - damaged < 1, "still open"
@@ -41,7 +41,7 @@ def repaired(stage):
         assert time.monotonic() - damaged < 3, "no knock opens; it said:\n" + "\n".join(stage.daemon.said)
         stage.knock()
         time.sleep(0.05)
-    while stage.connects(timeout=0.1):  # further knocks have been on their way
+    while stage.connects(timeout=0.1):  # earlier attempts may have opened the port too
         time.sleep(0.05)
 
 
@@ -88,7 +88,7 @@ def test_iptables_of_the_old_kind_tells_nobody_and_a_sighup_repairs(stage):
 
 
 def test_a_set_that_is_replaced_by_another_shape_is_made_again(stage):
-    """A table of our name that is not ours any more: everything of it goes, and ours comes back."""
+    """A table of our name with other contents is deleted, and ours is restored."""
     stage.open_up("nft")
     stage.server.run("nft", "-f", "-", input="delete table inet knockknock\nadd table inet knockknock\n"
                      "add set inet knockknock guarded { type ipv4_addr; }\n")
@@ -156,7 +156,7 @@ def test_whoever_removes_the_rules_in_a_loop_does_not_end_the_daemon(stage, fire
     ("iptables", "printf '*mangle\\nCOMMIT\\n' | iptables-restore", "iptables -t mangle -S KNOCKKNOCK"),
 ])
 def test_rules_that_are_removed_before_the_helper_listens_come_back(stage, firewall, flush, look):
-    """As nftables.service does when it is restarted: it flushes twice."""
+    """A restart of nftables.service flushes the rules twice like this."""
     stage.open_up(firewall)
     for _ in range(8):
         stage.server.run("sh", "-c", f"{flush}; until {look} >/dev/null 2>&1; do :; done; {flush}")
@@ -235,7 +235,7 @@ def test_standard_input_that_ends_ends_the_daemon_and_leaves_the_guard(stage, fi
 
 
 def test_a_flood_of_wrong_tags_costs_neither_memory_nor_lines_nor_the_owners_knock(stage):
-    """One source, as fast as it can, at the owner's own knock port."""
+    """One source sends as fast as it can to the owner's knock port."""
     stage.open_up("nft")
     stage.open_port()
     assert stage.connects()
@@ -257,7 +257,7 @@ def test_a_flood_of_wrong_tags_costs_neither_memory_nor_lines_nor_the_owners_kno
 
 
 def test_a_flood_in_the_log_costs_no_memory(stage):
-    """What a log rule without a limit would let through: 200,000 lines with wrong tags, of as many sources."""
+    """200,000 lines with wrong tags, each from another source, as a log rule without a rate limit would let through."""
     path = stage.log_dir / "messages"
     path.write_bytes(b"")
     path.chmod(0o644)
@@ -286,7 +286,7 @@ def test_a_flood_in_the_log_costs_no_memory(stage):
 
 
 def test_a_burst_of_wrong_tags_from_one_source_buys_no_search_for_each(stage):
-    """Of 64 that wait for a search far ahead, those that their source cannot pay for any more are dropped."""
+    """Of 64 queued resynchronisation searches, those that exceed their source's budget are dropped."""
     path = stage.log_dir / "messages"
     path.write_bytes(b"")
     path.chmod(0o644)
@@ -316,7 +316,7 @@ def test_a_burst_of_wrong_tags_from_one_source_buys_no_search_for_each(stage):
 
 
 def test_a_full_set_of_openings_is_a_no_and_nobody_dies(stage):
-    """4,096 live openings are the most; the next is refused, and there is room again when one is used."""
+    """At most 4,096 openings exist at a time. The next is refused until one of them has been used."""
     stage.open_up("nft", delay=900)
     fields = classic.knocks(*stage.gate.keys, range(4100), 22)
     port = stage.gate.knock_port
@@ -337,7 +337,7 @@ def test_a_full_set_of_openings_is_a_no_and_nobody_dies(stage):
 
 
 def test_ten_thousand_profiles(stage):
-    """Made without genprofile, which would take a process each."""
+    """The test writes the profiles itself, because genprofile would need one process for each."""
     for number in range(10000):
         path = stage.server_dir / "profiles" / f"p{number:05}"
         path.mkdir(parents=True)
@@ -473,7 +473,7 @@ def test_a_counter_that_is_a_link_is_refused(stage):
 
 
 def test_nonsense_from_a_worker_ends_everything(stage, hooked):
-    """The watcher's end of the socket is the opener's only source; what no watcher could send is an attack."""
+    """Only the watcher writes to the opener's socket, so a message that no intact watcher sends is an attack."""
     environment = {**os.environ, "KNOCKKNOCK_ATTEMPT": "watcher: stored: nonsense"}
     stage.open_up("nft", daemon_options={"binary": hooked, "env": environment})
     stage.knock()
@@ -483,18 +483,18 @@ def test_nonsense_from_a_worker_ends_everything(stage, hooked):
 
 
 def request(port, source, seconds=15):
-    """A watcher's message to the opener (src/applet/daemon/ipc.rs)."""
+    """Returns a watcher's message to the opener (src/applet/daemon/ipc.rs)."""
     address = ipaddress.ip_address(source)
     return struct.pack(">BBHHH16s", 1, address.version, port, seconds, 0, address.packed)
 
 
 @pytest.mark.parametrize("firewall", ["nft", "iptables"])
 def test_the_helper_refuses_by_itself_what_a_worker_may_not_ask(stage, firewall):
-    """The test plays the watcher, with an opener of its own beside the daemon."""
+    """The test acts as the watcher, with a second opener next to the daemon."""
     stage.open_up(firewall)
 
     def asked(message):
-        """What the opener says to a watcher's message: its answer, and its exit code if it has ended."""
+        """Returns the opener's answer to a watcher's message, and its exit code if it has exited."""
         watcher, openers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reader, writer = os.pipe()
         allowed, guarded = bytearray(8192), bytearray(8192)

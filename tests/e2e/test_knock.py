@@ -1,4 +1,4 @@
-"""The client: one packet, one counter, no privilege kept."""
+"""The client: it sends one packet, uses one counter, and keeps no privileges."""
 
 import os
 import re
@@ -13,8 +13,8 @@ import classic
 import packets
 from stage import BINARY, CLIENT, SERVER, SERVER6, Capture, Profile
 
-USER = 65432  # no account has it
-SENT = r" send(to|m?msg)\((?!.*nlmsg_)"  # what is asked of the routing does not leave the machine
+USER = 65432  # a uid without an account
+SENT = r" send(to|m?msg)\((?!.*nlmsg_)"  # excludes netlink requests for the route, which stay on the machine
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def test_tcpdump_sees_one_packet_and_none_from_the_daemon(gate):
     while "listening on" not in (line := tcpdump.stderr.readline()):
         assert line, "tcpdump ended"
     gate.open_port()
-    gate.keep(Capture(gate.client)).sent(0, quiet=0.3)  # time for more
+    gate.keep(Capture(gate.client)).sent(0, quiet=0.3)  # time for further packets, which must not come
     tcpdump.terminate()
     tcpdump.communicate()
     seen = gate.server.run("tcpdump", "-tnr", dump).stdout.splitlines()
     knock, *rest = seen
     assert re.match(rf"IP {CLIENT}\.\d+ > {SERVER}\.{gate.gate.knock_port}: Flags \[S\], ", knock)
-    # The kernel of the server answers for the closed knock port, as for any closed port.
+    # The server's kernel replies with an RST, as for any closed port.
     assert len(rest) <= 1
     for line in rest:
         assert line.startswith(f"IP {SERVER}.{gate.gate.knock_port} > {CLIENT}.") and "Flags [R" in line
@@ -58,7 +58,7 @@ def test_the_packet_carries_the_knock_and_the_headers_of_this_linux(door):
     door.client.connect(door.gate.knock_port)
     [genuine] = capture.sent(door.gate.knock_port)
 
-    def shape(options):  # the timestamp's value aside
+    def shape(options):  # without the timestamp value
         return options[:8] + options[12:]
     assert len(knock.options) == len(genuine.options) == 20
     assert shape(knock.options) == shape(genuine.options)
@@ -103,7 +103,7 @@ def test_a_counter_with_an_identification_of_zero_is_skipped(door):
 
 
 def test_only_the_first_line_of_the_counter_counts(door):
-    """The original rewrites the file in place, shorter at times."""
+    """Version 0.8 rewrites the file in place without truncating it, so older digits may follow the first line."""
     (door.gate.client_path / "counter").write_text("17\n99\n9")
     capture = door.keep(Capture(door.client))
     door.knock()
@@ -213,7 +213,7 @@ def test_the_order_of_things(door, order):
 
 @pytest.fixture
 def typist(door, public):
-    """The home of a user with profiles on the client, who calls the program by sudo: `door.sudo`."""
+    """The home directory of a client user with profiles, who runs the program with sudo: `door.sudo`."""
     passwd = door.directory / "passwd"
     passwd.write_text(Path("/etc/passwd").read_text() + f"typist:x:{USER}:{USER}::{public}/typist:/bin/sh\n")
     door.client.run("mount", "--bind", passwd, "/etc/passwd")
@@ -240,7 +240,7 @@ def test_with_sudo_the_profile_is_that_of_the_one_who_typed_it(door, typist):
 @pytest.mark.parametrize("ip, host, network", [(["ip"], SERVER, "default"), (["ip", "-6"], SERVER6, "fd09::1/128")],
                          ids=["IPv4", "IPv6"])
 def test_with_sudo_the_knock_left_by_another_uplink_than_the_users_connections(door, typist, ip, host, network):
-    """Set-ups with several uplinks have routing rules for each user (`ip rule uidrange`)."""
+    """Machines with several uplinks may have routing rules for each user (`ip rule uidrange`)."""
     shutil.copytree(typist / ".knockknock" / SERVER, typist / ".knockknock" / SERVER6)
     for path in (typist / ".knockknock" / SERVER6).rglob("*"):
         shutil.chown(path, USER, USER)
@@ -263,7 +263,7 @@ def test_root_without_sudo_reads_its_own_home(door, public):
 
 
 def private_copy(door, public):
-    """A copy of the binary, and of the profiles for a user."""
+    """Copies the binary, and the profiles for a user."""
     binary = public / "knockknock"
     shutil.copy(BINARY, binary)
     home = public / "home"
@@ -302,7 +302,7 @@ def test_a_host_is_never_a_path(door):
 
 
 def test_a_full_disk_sends_nothing(door):
-    """The counter that cannot be stored is not used."""
+    """A counter that cannot be stored is not used."""
     capture = door.keep(Capture(door.client))
     for call in ("fdatasync", "pwrite64"):
         trace = door.directory / "strace"

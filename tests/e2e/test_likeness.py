@@ -1,5 +1,5 @@
-"""A stealth knock beside a real connect() of the same machine: one packet like the other, byte for byte,
-but for the fields that are never the same."""
+"""Compares stealth knocks with the SYNs of connect() on the same machine, byte for byte, except for the fields that
+differ from one SYN to the next."""
 
 import socket
 import struct
@@ -11,7 +11,7 @@ from stage import BINARY, FAMILIES, SERVER, SERVER6, Capture, Profile
 
 @pytest.fixture
 def door(stage):
-    """A profile on both sides, for all of the server's addresses; no daemon."""
+    """A profile on both machines, for all of the server's addresses; no daemon."""
     stage.gate = Profile(stage, "gate", wire="stealth")
     for host in (SERVER, SERVER6, "127.0.0.1", "::1"):
         stage.gate.give_to_client(host)
@@ -23,7 +23,7 @@ def knock(stage, host, *arguments, **options):
 
 
 def pair(stage, host, interface="eth0"):
-    """A knock and the SYN of a connect(), one after the other."""
+    """Captures a knock and the SYN of a connect(), one after the other."""
     capture = stage.keep(Capture(stage.client, interface))
     knock(stage, host)
     stage.client.begin(stage.gate.knock_port, host)
@@ -38,7 +38,7 @@ def alike(stage, host, interface="eth0"):
     return ours
 
 
-NETWORK = object()  # stands for the route to the server, of the family under test
+NETWORK = object()  # placeholder for the route to the server, in the address family under test
 
 
 def sysctl(name):
@@ -49,7 +49,7 @@ def route(*metrics):
     return ["ip", "route", "replace", NETWORK, *metrics]
 
 
-# What can change a SYN, as commands.
+# Settings that change a SYN, as commands.
 SETTINGS = {
     "as the machine comes": [],
     "mtu 1492": [["ip", "link", "set", "eth0", "mtu", "1492"]],
@@ -98,7 +98,7 @@ def test_a_knock_is_what_the_kernel_would_send(door, family, settings):
 
 
 def count_in_microseconds(machine, family):
-    """`ip route replace NETWORK features tcp_usec_ts`, which Debian 12's ip does not know yet (rtnetlink(7))."""
+    """Does `ip route replace NETWORK features tcp_usec_ts` by rtnetlink(7); the ip of Debian 12 lacks the feature."""
     def attribute(kind, value):
         return struct.pack("HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
     network, bits, version = {"IPv4": ("10.9.0.0", 24, socket.AF_INET), "IPv6": ("fd09::", 64, socket.AF_INET6)}[family]
@@ -119,7 +119,7 @@ def count_in_microseconds(machine, family):
 
 @pytest.mark.parametrize("setting", ["timestamps 1", "timestamps 2", "microseconds"])
 def test_the_timestamp_is_the_one_that_the_connection_would_have(door, family, setting):
-    """To the millisecond, and in its lowest bit: a connection from the same port shows the kernel's clock."""
+    """It is exact to the millisecond, lowest bit included. A connection from the same port shows the kernel's clock."""
     host = FAMILIES[family][0]
     if setting == "microseconds":
         count_in_microseconds(door.client, family)
@@ -169,7 +169,7 @@ def test_flow_labels_off_are_refused(door, number):
 
 @pytest.mark.parametrize("split", [0, 1])
 def test_the_top_of_a_flow_label(door, split):
-    """Where labels are split into ranges, the kernel sets the first bit of all its own."""
+    """With `flowlabel_state_ranges` the kernel sets the first bit of every label that it generates."""
     door.client.run(*sysctl(f"net.ipv6.flowlabel_state_ranges={split}"))
     capture = door.keep(Capture(door.client))
     for _ in range(40):
@@ -182,8 +182,8 @@ def test_the_top_of_a_flow_label(door, split):
 
 
 def test_source_ports_go_on_as_the_kernels_do(door, family):
-    """connect() takes the next even port but a few, for each pair of addresses and each port, and starts anew every ten
-    seconds: so do knocks."""
+    """For each address pair and destination port, connect() advances by a few even ports and restarts elsewhere every
+    10 s. Knocks do the same."""
     host = FAMILIES[family][0]
     capture = door.keep(Capture(door.client))
     for _ in range(40):
@@ -211,7 +211,7 @@ def test_source_ports_where_the_kernel_does_not_tell(door, family, setting):
 
 
 def test_nothing_but_the_knock_leaves(door, family):
-    """The connection that is prepared to learn its port is never begun."""
+    """The connection that is prepared to learn its source port sends nothing."""
     capture = door.keep(Capture(door.client))
     for _ in range(10):
         knock(door, FAMILIES[family][0])
@@ -219,7 +219,7 @@ def test_nothing_but_the_knock_leaves(door, family):
 
 
 def test_a_knock_leaves_by_the_way_of_its_source(door):
-    """The routing may have rules by source: a real connection follows them."""
+    """Routing rules may depend on the source address, and knocks must follow them as connections do."""
     door.client.run("ip", "-batch", "-", input="""
         link add eth1 type veth peer name peer
         link set eth1 up

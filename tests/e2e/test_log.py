@@ -1,4 +1,4 @@
-"""Where knocks are read from: /dev/kmsg, a followed file, standard input; and lines that are no knock."""
+"""The log sources: /dev/kmsg, a followed file, standard input; and log lines that are not knocks."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from stage import CLIENT, SERVER, KernelLog
 
 
 def line(profile, counter=0, port=22, source=CLIENT):
-    """A kernel line that carries a knock, as a syslog daemon writes it."""
+    """Returns the kernel log line of a knock, as a syslog daemon writes it."""
     fields = profile.fields(counter, port)
     return (f"Nov 22 10:01:42 host kernel: [  836.678514] knockknock IN=eth0 OUT= "
             f"MAC=92:ff:53:75:fb:6e:66:93:0a:16:21:fb:08:00 SRC={source} DST={SERVER} LEN=40 TOS=0x00 PREC=0x00 "
@@ -35,7 +35,7 @@ class Lines:
 
 @pytest.fixture
 def lines(stage):
-    """The daemon follows a file that only the test writes, so that nothing else is in it."""
+    """A log file that only the test writes, and that the daemon follows."""
     lines = Lines(stage.log_dir / "messages")
     lines.append(b"")
     stage.open_up(log=lines.path)
@@ -106,7 +106,7 @@ def test_forged_lines_do_nothing_and_are_not_logged(stage, lines):
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_forged_line_leaves_the_counter(stage, forgery, lines):
-    """Each alone, with the counter that is due."""
+    """Each forgery is tested alone and carries the expected counter."""
     lines.append(FORGERIES[forgery](line(stage.gate)))
     lines.append(line(stage.fence, port=7))
     stage.opened(7)
@@ -226,7 +226,7 @@ def test_rotation_by_rename_loses_no_knock(stage, firewall):
 
 
 def test_rotation_that_makes_the_new_file_before_syslog_turns_to_it_loses_no_knock(stage):
-    """logrotate's `create`, which Debian has: the name is the new file's, and the old one is written to."""
+    """logrotate's `create`, as in Debian: the new file has the name while syslog still writes to the old one."""
     stage.open_up(log="file")
     path = stage.log.path
     for number in (1, 2):

@@ -1,4 +1,4 @@
-"""The Makefile's promises: `make` installs nothing, `make install` no old binary, `make uninstall` leaves nobody locked out."""
+"""The Makefile: `make` installs nothing, `make install` no outdated binary, and `make uninstall` locks nobody out."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def make(*arguments, directory=ROOT, **options):
 
 @pytest.fixture
 def no_cargo(tmp_path):
-    """The environment of somebody who has every program but Rust's."""
+    """An environment with all programs except those of Rust."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for directory in ("/usr/bin", "/bin", "/usr/local/bin"):
@@ -32,7 +32,7 @@ def no_cargo(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of the sources with a binary that was built from them."""
+    """A copy of the sources with a binary built from them."""
     tree = tmp_path / "tree"
     tree.mkdir()
     for name in ("src", "man", "scripts"):
@@ -46,7 +46,7 @@ def tree(tmp_path):
 
 
 def pull(tree):
-    """Changes a source file, as a git pull does."""
+    """Updates the modification time of a source file, as git pull does."""
     later = time.time() + 10
     os.utime(tree / "src/main.rs", (later, later))
 

@@ -1,4 +1,4 @@
-"""scripts/minimal-firewall.nft and .sh: everything is closed but what a knock opens."""
+"""scripts/minimal-firewall.nft and .sh: all ports are closed until a knock opens one."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def closed(request, stage):
     stage.keep(Service(stage.server, 80))
     if request.param == "nft":
         stage.server.run("nft", "--check", "--file", SCRIPTS / "minimal-firewall.nft")
-        assert stage.connects(80)  # that was a dry run
+        assert stage.connects(80)  # the dry run changed nothing
         stage.server.run("nft", "--file", SCRIPTS / "minimal-firewall.nft")
     else:
         stage.server.run(SHELL)

@@ -1,4 +1,4 @@
-"""Both wires through what lies between two machines: NAT, clamped segments, a PPPoE line's MTU."""
+"""Both wires through NAT, MSS clamping, and the MTU of a PPPoE line."""
 
 import socket
 
@@ -18,7 +18,7 @@ MASQUERADE = {
 
 @pytest.fixture(params=MASQUERADE)
 def behind_nat(request, stage):
-    """The stage with a machine at home: its packets leave with the client's address."""
+    """The stage with a machine behind NAT: its packets leave with the client's address."""
     stage.inner = stage.keep(Machine())
     stage.client.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth0", "netns", stage.inner.pid)
     stage.client.run("ip", "-batch", "-", input="""
@@ -41,7 +41,7 @@ def behind_nat(request, stage):
 
 
 def knocks_through(stage, host, source):
-    """A knock of the inner machine and its connection; the knock as it leaves the router."""
+    """Knocks and connects from the inner machine. Returns the knock as it leaves the router."""
     stage.gate.give_to_client(SERVER6)
     capture = stage.keep(Capture(stage.client))
     stage.inner.run(BINARY, "-p", 22, "--dir", stage.client_dir, host)
@@ -80,14 +80,14 @@ def test_a_knock_through_a_clamped_pppoe_line(behind_nat, wire, family, clamp):
 
 @pytest.mark.parametrize("behind_nat", ["nft"], indirect=True)
 def test_an_mtu_that_was_learned_on_the_way_is_the_knocks_too(behind_nat, family):
-    """After a packet that was too big, the kernel announces smaller segments to that destination."""
+    """After an ICMP "packet too big" the kernel advertises a smaller MSS to that destination."""
     stage = behind_nat.open_up(wire="stealth")
     host, source = FAMILIES[family]
     stage.client.run("ip", "link", "set", "eth0", "mtu", 1492)
     with stage.inner.socket(socket.AF_INET6 if family == "IPv6" else socket.AF_INET, socket.SOCK_DGRAM) as big:
         big.connect((host, 9))
         big.send(bytes(1500 - 28 if family == "IPv4" else 1500 - 48))
-        with pytest.raises(OSError):  # the router has answered: too big
+        with pytest.raises(OSError):  # the router has replied with "packet too big"
             while True:
                 big.send(bytes(1500 - 28 if family == "IPv4" else 1500 - 48))
     knock = knocks_through(stage, host, source)

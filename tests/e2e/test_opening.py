@@ -1,4 +1,4 @@
-"""What opens a port, for whom and for how long; and what does not."""
+"""Openings: which packets open a port, for which source, port and duration; and which do not."""
 
 import os
 import time

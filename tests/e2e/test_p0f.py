@@ -1,4 +1,4 @@
-"""p0f, which tells operating systems apart by their SYNs, takes a stealth knock for its machine's own connect()."""
+"""p0f, which identifies operating systems by their SYNs, classifies a stealth knock like a connect() of its machine."""
 
 import re
 import struct
@@ -19,7 +19,7 @@ SETTINGS = {
 
 
 def p0f(stage, packets):
-    """p0f's label and raw signature of each packet."""
+    """Returns p0f's label and raw signature of each packet."""
     pcap, log = stage.directory / "cable.pcap", stage.directory / "p0f.log"
     frames = (struct.pack("=4I", n, 0, len(packet.frame), len(packet.frame)) + packet.frame
               for n, packet in enumerate(packets))

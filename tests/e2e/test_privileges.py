@@ -1,4 +1,4 @@
-"""Three processes, one of them root: who may do what, what they hold, what they do when idle, how they die."""
+"""The three processes: their privileges, open files, behaviour when idle, and termination."""
 
 import grp
 import os
@@ -18,7 +18,7 @@ CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
 def give_accounts(machine, directory):
-    """The accounts that a package would make, on this machine only."""
+    """Creates the accounts that a package would create, on this machine only."""
     for path, lines in (("/etc/passwd", "knockknock:x:64001:64001::/:/bin/false\nknockknock-fw:x:64002:64002::/:/bin/false\n"),
                         ("/etc/group", "knockknock:x:64001:\nknockknock-fw:x:64002:\n")):
         copy = directory / Path(path).name
@@ -27,7 +27,7 @@ def give_accounts(machine, directory):
 
 
 def identities(state):
-    """The user, the group and the further groups of a process; the first two must be one each."""
+    """Returns user, group and supplementary groups of a process. Its real, effective and saved ids must be equal."""
     [user] = {int(number) for number in state["Uid"].split()}
     [group] = {int(number) for number in state["Gid"].split()}
     return user, group, {int(number) for number in state["Groups"].split()}
@@ -94,7 +94,7 @@ def test_no_process_holds_a_network_socket(gate):
 
 
 def test_the_keeper_has_no_keys_and_the_helper_no_log(gate):
-    """What each holds open: keys and the log are the watcher's alone."""
+    """Compares the open files of the processes: only the watcher has keys and the log."""
     def files(pid):
         return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
     holders = [pid for pid in [gate.daemon.pid, *gate.daemon.children()]
@@ -105,7 +105,7 @@ def test_the_keeper_has_no_keys_and_the_helper_no_log(gate):
 
 
 def test_no_working_directory_is_outside_of_the_empty_root(stage, firewall):
-    """Else `../../etc` would lead out where the kernel has neither Landlock nor a filter of system calls."""
+    """Otherwise `../../etc` would escape on kernels with neither Landlock nor seccomp."""
     stage.open_up(firewall)
     for pid in stage.daemon.children():
         cwd, root = (os.stat(f"/proc/{pid}/{link}") for link in ("cwd", "root"))
@@ -116,10 +116,10 @@ def test_no_working_directory_is_outside_of_the_empty_root(stage, firewall):
 
 
 def test_idle_means_no_system_call(namespaces, tmp_path):
-    """Ten seconds of all processes, with each log source at once.
+    """Traces all processes for 10 s, with each log source at the same time.
 
-    The kernel's log is everybody's: where others write to it meanwhile, a watcher that reads it may
-    make three calls a record (woken, read, nothing more). No other process may make any."""
+    Other programs write to the kernel log too. For each such record, a watcher that reads it may make three calls
+    (wake up, read, find nothing more). No other process may make any."""
     stages, tracers = {}, {}
     try:
         for source in ("kmsg", "file", "-"):
@@ -129,7 +129,7 @@ def test_idle_means_no_system_call(namespaces, tmp_path):
             stage.open_up(log=source, firewall="iptables" if source == "-" else "nft")
             stage.open_port()
             if source != "kmsg":
-                stage.log.stop()  # from here on nobody writes to it
+                stage.log.stop()  # nothing writes to the file from here on
         time.sleep(1)
         kmsg = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
         os.lseek(kmsg, 0, os.SEEK_END)
@@ -186,7 +186,7 @@ def test_a_signal_ends_it_orderly(gate, number):
 
 
 def test_the_watcher_dies_of_no_signal_of_its_own_user(gate):
-    """The watcher's user can ask for nothing from the supervisor: it is root's."""
+    """The watcher's user cannot signal the supervisor, which runs as root."""
     watcher = min(gate.daemon.children(), key=lambda pid: int(status(pid)["CapEff"], 16))
     user = int(status(watcher)["Uid"].split()[0])
     done = gate.server.run("setpriv", "--reuid", user, "--clear-groups", "kill", "-TERM", gate.daemon.pid, check=False)

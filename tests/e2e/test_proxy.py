@@ -1,4 +1,4 @@
-"""The SOCKS proxy: real clients, rude clients, many clients."""
+"""The SOCKS proxy: real clients, misbehaving clients, many clients."""
 
 import contextlib
 import fcntl
@@ -43,14 +43,14 @@ class Proxy:
         self.said += self.process.stderr
 
     def socket(self, timeout=10, address="127.0.0.1"):
-        """A fresh connection to it."""
+        """Opens a connection to the proxy."""
         client = self.machine.socket(socket.AF_INET, socket.SOCK_STREAM)
         client.settimeout(timeout)
         client.connect((address, PROXY))
         return client
 
     def ask(self, host, port, timeout=10):
-        """A socket that has asked for a connection by SOCKS 5, and the reply's number."""
+        """Requests a connection by SOCKS 5. Returns the socket and the reply code."""
         client = self.socket(timeout)
         client.sendall(b"\x05\x01\x00")
         assert exactly(client, 2) == b"\x05\x00"
@@ -61,7 +61,7 @@ class Proxy:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def memory(self):
-        """Kilobytes in use."""
+        """Returns the resident memory in KB."""
         return int(status(self.pid)["VmRSS"].split()[0])
 
     def close(self):
@@ -73,7 +73,7 @@ class Proxy:
 
 
 def request(host, port, command=1):
-    """The bytes of a SOCKS 5 request."""
+    """Returns the bytes of a SOCKS 5 request."""
     kind, octets = 3, bytes([len(host)]) + host.encode()
     for number, family in ((1, socket.AF_INET), (4, socket.AF_INET6)):
         with contextlib.suppress(OSError, ValueError):
@@ -96,7 +96,7 @@ def reply(client):
 
 
 def rest(client):
-    """What comes until the end."""
+    """Reads until end of file."""
     octets = b""
     while more := client.recv(1 << 16):
         octets += more
@@ -105,13 +105,13 @@ def rest(client):
 
 @pytest.fixture
 def firewall():
-    """One is enough here: what the firewalls do is tried elsewhere."""
+    """One backend is enough here; other tests cover the backends."""
     return "nft"
 
 
 @pytest.fixture
 def door(stage, firewall):
-    """Guarded services, and one that is not guarded."""
+    """The stage with guarded services, and one that is not guarded."""
     stage.open_up(firewall, guard=f"{stage.PORT}, {stage.FENCE_PORT}, {WEB}, {ECHO}, {SSH}, {OTHER}")
     stage.keep(Plain(stage.server, ECHO, echo))
     stage.keep(Plain(stage.server, PLAIN, echo))
@@ -124,12 +124,12 @@ def proxy(door):
 
 
 def call_profile(stage, host):
-    """Gives the client's profile another name."""
+    """Renames the client's profile to `host`."""
     stage.gate.client_path = stage.gate.client_path.rename(stage.client_dir / host)
 
 
 def give_names(stage, **names):
-    """The client's /etc/hosts."""
+    """Writes the client's /etc/hosts."""
     hosts = stage.directory / "hosts"
     hosts.write_text("127.0.0.1 localhost\n" + "".join(
         f"{address} {name.replace('_', '.')}\n" for name, addresses in names.items() for address in addresses))
@@ -143,7 +143,7 @@ HOSTS = SERVER, "four.example", "both.example", "six.example", f"[{SERVER6}]"
 
 @pytest.mark.parametrize("scheme, host", [
     *(("socks5", host) for host in HOSTS), *(("socks5h", host) for host in HOSTS),
-    *(("socks4", host) for host in HOSTS[:3]), *(("socks4a", host) for host in HOSTS[:4])])  # 4 has no IPv6 addresses
+    *(("socks4", host) for host in HOSTS[:3]), *(("socks4a", host) for host in HOSTS[:4])])  # SOCKS 4 has no IPv6
 def test_curl(door, scheme, host):
     give_names(door, four_example=[SERVER], six_example=[SERVER6], both_example=[SERVER6, SERVER])
     call_profile(door, host.strip("[]"))
@@ -185,7 +185,7 @@ def test_an_address_of_a_profile_with_a_name_is_knocked_for(door):
 
 
 def test_a_name_that_is_not_known_does_not_keep_addresses_from_being_served(door):
-    """The profile's name cannot be asked for."""
+    """The profile's name cannot be resolved."""
     call_profile(door, "no.such.host.invalid")
     proxy = door.keep(Proxy(door.client, door.client_dir))
     client, answer = proxy.ask(SERVER, PLAIN)
@@ -414,7 +414,7 @@ def test_a_reset_is_passed_on(door, proxy, who):
 
 
 def test_an_urgent_byte_stops_nothing(door, proxy):
-    """As telnet's interrupt and FTP's ABOR are sent."""
+    """telnet sends its interrupt, and FTP its ABOR, with urgent data."""
     client, _ = proxy.ask(SERVER, ECHO)
     for text in (b"one", b"two"):
         client.sendall(text)
@@ -453,8 +453,8 @@ def test_a_client_that_does_not_read_holds_up_its_server_only(door, proxy):
 
 
 def test_the_failure_of_an_attempt_that_lost_is_not_the_winners(door):
-    """The server resets what was not knocked for. The proxy is held up until two attempts are due: it makes
-    both and learns in one go that one of them got through and the other was reset."""
+    """The server resets connections without a knock. The proxy is suspended until two attempts are due. It makes both
+    and receives both results together: one connection is established, the other was reset."""
     door.hand_over(OTHER, "tcp reset")
     taken = []
 
@@ -490,7 +490,7 @@ def test_the_failure_of_an_attempt_that_lost_is_not_the_winners(door):
     assert taken == [b"xxx"] * 5
 
 
-# Many
+# Many clients
 
 def test_five_hundred_at_once(door, proxy):
     door.gate.client_path.rename(door.directory / "hidden")
@@ -546,7 +546,7 @@ def test_ten_at_once_to_one_port_take_turns(door, proxy):
         for client in clients:
             client.close()
     assert statistics.median(together) < 10 * max(spent)
-    # One connection, one counter, but for a knock that a busy machine's log has lost.
+    # One counter per connection, except for a few knocks that the log of a busy machine loses.
     assert 70 <= door.gate.client_counter <= 73
 
 
@@ -567,7 +567,7 @@ def test_the_command_line_and_the_proxy_share_a_profile(door, proxy):
 
 
 def test_beyond_the_limit_clients_are_refused(door):
-    """Sixteen connections are what few descriptors come to; root could have more, but not without this capability."""
+    """The limit of 600 descriptors allows 16 connections. Without CAP_SYS_RESOURCE, root cannot raise it."""
     few = ["setpriv", "--bounding-set=-sys_resource", "prlimit", "--nofile=600:600"]
     door.gate.client_path.rename(door.directory / "hidden")
     proxy = door.keep(Proxy(door.client, door.client_dir, wrap=few))
@@ -588,7 +588,7 @@ def test_beyond_the_limit_clients_are_refused(door):
     client.close()
 
 
-# The turnstile
+# One connection at a time for each profile
 
 def test_unanswered_knocks_are_an_error_and_a_back_off(door, proxy):
     door.daemon.stop()
@@ -676,7 +676,7 @@ def test_it_does_nothing_while_nothing_happens(door, proxy):
 
 @pytest.fixture
 def public(door):
-    """The profiles where another user can read them, and theirs."""
+    """A function that gives the profiles to a user and lets every user enter the directories above them."""
     def give(user):
         for path in [door.client_dir, *door.client_dir.rglob("*")]:
             os.chown(path, user, user)
@@ -729,7 +729,7 @@ def test_usage(door, arguments, why):
 def test_a_port_that_is_taken_is_an_error(door, proxy):
     done = door.client.run(BINARY, "proxy", "--dir", door.client_dir, PROXY, check=False)
     assert done.returncode == 1
-    # glibc's words, and musl's
+    # the messages of glibc and musl
     assert re.fullmatch(rf"knockknock-proxy: cannot listen on 127.0.0.1:{PROXY}: address (already )?in use\n", done.stderr)
 
 

@@ -1,4 +1,4 @@
-"""The walls around the watcher and the opener: what somebody who has taken one over could not do."""
+"""The sandbox of the watcher and the opener: actions that fail in a compromised process."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ ATTEMPTS = ["execve", "socket", "open", "ptrace", "kill", "setuid", "setsockopt"
 
 
 def attempt(stage, hooked, firewall, process, what):
-    """The daemon, in which `process` tries `what` as soon as it is confined."""
+    """Starts the daemon, in which `process` tries `what` once it is in its sandbox."""
     environment = {**os.environ, "KNOCKKNOCK_ATTEMPT": f"{process}: {what}"}
     stage.open_up(firewall, daemon_options={"binary": hooked, "env": environment, "ready": False})
     return stage.daemon
@@ -33,9 +33,9 @@ def test_what_a_process_must_not_do_kills_it(stage, hooked, firewall, process, w
 
 @pytest.mark.parametrize("what", ATTEMPTS)
 def test_the_same_works_before_it_is_confined(stage, hooked, what):
-    """The test above is about walls: without them the attempt would have succeeded."""
+    """Shows that the sandbox makes the attempts of the test above fail: outside it they succeed."""
     daemon = attempt(stage, hooked, "nft", "unconfined watcher", what)
-    if what == "execve":  # /bin/true runs in its place, and ends
+    if what == "execve":  # the process becomes /bin/true, which exits
         assert daemon.wait_for_end() == 1
         assert not [line for line in daemon.said if "tried" in line]
     else:
@@ -88,7 +88,7 @@ def test_check_and_the_log_say_what_is_on(stage):
 
 
 def own_dev(machine, directory):
-    """A /dev with a syslog socket in it, on this machine only; the socket."""
+    """Mounts a /dev with a syslog socket, on this machine only. Returns the socket."""
     dev = directory / "dev"
     dev.mkdir()
     for name in ("null", "kmsg", "urandom"):
@@ -102,7 +102,7 @@ def own_dev(machine, directory):
 
 
 def heard(syslog, text):
-    """The next message with `text` in it."""
+    """Returns the next message that contains `text`."""
     while True:
         message = syslog.recv(4096).decode()
         if text in message:
@@ -141,7 +141,7 @@ def test_a_syslog_that_does_not_listen_stops_nobody(stage):
         stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--background")
         supervisor = int(heard(syslog, ": ready").split("[")[1].split("]")[0])
         try:
-            for _ in range(15):  # more lines than a socket's queue holds
+            for _ in range(15):  # more messages than the socket's queue holds
                 stage.knock()
             deadline = time.monotonic() + 2
             while stage.gate.counter < 15 and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Both wires, over IPv4 and IPv6, with every firewall and log; and what does not open on either."""
+"""Both wires, over IPv4 and IPv6, with every firewall and log source; and packets that open nothing on either."""
 
 import re
 import signal
@@ -15,7 +15,7 @@ from stage import BINARY, CLIENT, CLIENT6, FAMILIES, SERVER, SERVER6, Capture, K
 
 
 def open_up(stage, *arguments, hosts=(SERVER6,), **keys):
-    """The stage with its daemon, and with the client's profile under more of the server's names."""
+    """Starts the daemon, and copies the client's profile to further names of the server."""
     stage.open_up(*arguments, **keys)
     for host in hosts:
         stage.gate.give_to_client(host)
@@ -129,7 +129,7 @@ def test_a_counter_whose_identification_is_0_is_skipped_by_the_sender_and_taken_
 
 
 def test_an_ipv6_opening_is_for_the_address_that_knocked(stage, firewall, wire):
-    """Not for its neighbours in the same network, as privacy addresses are."""
+    """It does not admit other addresses of the same network, such as privacy addresses."""
     open_up(stage, firewall, wire=wire)
     stage.client.run("ip", "address", "add", "fd09::22/64", "dev", "eth0", "nodad", "preferred_lft", 0)
     ethernet = stage.client.run("cat", "/sys/class/net/eth0/address").stdout.strip()
@@ -159,7 +159,7 @@ def test_a_mapped_address_is_an_ipv4_address(stage, wire):
 
 @pytest.fixture
 def named(stage):
-    """A server whose name has addresses of both families."""
+    """The stage with a server name that has addresses of both families."""
     hosts = stage.directory / "hosts"
     hosts.write_text(f"{SERVER} gate.example\n{SERVER6} gate.example\n")
     stage.client.run("mount", "--bind", hosts, "/etc/hosts")
@@ -189,7 +189,7 @@ def test_a_family_that_a_host_does_not_have(stage):
 
 
 def test_a_machine_without_ipv6(stage):
-    """IPv4 goes on; IPv6 gets an error that says why, and no counter is used."""
+    """IPv4 still works. IPv6 fails with a reason and uses no counter."""
     open_up(stage, wire="stealth")
     stage.client.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
     stage.knock()
@@ -201,7 +201,7 @@ def test_a_machine_without_ipv6(stage):
 
 
 def test_a_kernel_without_ipv6(stage):
-    """It has no sockets of that family at all."""
+    """The kernel cannot create IPv6 sockets at all."""
     open_up(stage, wire="stealth")
     trace = stage.directory / "strace"
     stage.client.run("strace", "-qq", "-o", trace, "-e", "inject=socket:error=EAFNOSUPPORT:when=2",
@@ -223,7 +223,7 @@ def test_a_log_rule_without_options_is_enough_for_stealth(stage):
     daemon.wait_for("opened port 22")
 
 
-# The format, as written down.
+# The documented format.
 
 def test_the_vectors_are_those_of_the_script():
     script = Path(hotp.__file__)
