@@ -8,7 +8,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-/// Tries one forbidden action. In a sandboxed process it must fail: the test expects an error, or a dead process.
+/// Tries one forbidden action. In the sandbox the tests expect an error, a killed process, or no effect.
 pub fn attempt(action: &str) -> io::Result<()> {
     match action {
         "execve" => execve(c"/bin/true"),
@@ -40,7 +40,8 @@ fn set_option() -> io::Result<()> {
     super::sockopt::set(&*channel(), libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 20)
 }
 
-/// Sends to an address of its own choice; to the process at the other end, so that it could work.
+/// Sends to an explicit address. Outside the sandbox this succeeds, because a connected SOCK_SEQPACKET
+/// socket ignores the address.
 fn send_elsewhere() -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid address.
     let address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
@@ -49,13 +50,14 @@ fn send_elsewhere() -> io::Result<()> {
     super::check_length(unsafe { libc::sendto(channel().as_raw_fd(), ptr::null(), 0, 0, to, size) }).map(drop)
 }
 
-/// The socket between watcher and opener.
+/// Returns the socket between watcher and opener, as descriptor 0 or 1 of this process.
 fn channel() -> ManuallyDrop<File> {
     let number = if std::env::args().any(|arg| arg == "opener") { 0 } else { 1 };
     ManuallyDrop::new(File::from(super::process::inherited(number)))
 }
 
-/// Adds 192.0.2.99 to the loopback interface by each socket that is open.
+/// Requests the address 192.0.2.99 for the loopback interface on every open descriptor from 3 to 31. Always returns
+/// success: the test checks whether the interface has the address.
 fn add_address() -> io::Result<()> {
     let mut request = super::netlink::Writer::default();
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_CREATE) as u16;
@@ -65,7 +67,7 @@ fn add_address() -> io::Result<()> {
     });
     for fd in 3..32 {
         let bytes = request.bytes();
-        // SAFETY: the pointer is valid for reads of the length given; a number that is not open is an error.
+        // SAFETY: the pointer is valid for reads of the length given; a descriptor that is not open is an error.
         unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
     }
     Ok(())

@@ -32,7 +32,7 @@ impl Epoll {
     pub fn new() -> io::Result<Self> {
         // SAFETY: epoll_create1 takes a number and returns a new descriptor.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: `fd` was just opened and is owned by nobody else.
+        // SAFETY: `fd` was just opened and nothing else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 

@@ -7,11 +7,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// The longest configuration, key or counter file, in bytes.
+/// Largest accepted configuration, key or counter file, in bytes: far more than any of them needs.
 pub const LONGEST: usize = 1 << 16;
 
-/// Opens a small regular file for reading, and for writing too where that is wanted; then `path` may not be a
-/// link. Never waits: a FIFO, a device or a file that is too long is an error.
+/// Opens a regular file of at most [`LONGEST`] bytes for reading, and for writing if `writable` is set. A symbolic link
+/// is then an error (ELOOP). Never blocks: a FIFO, a device or a longer file is an error.
 pub fn open_small(path: &Path, writable: bool) -> io::Result<File> {
     let flags = if writable { libc::O_NONBLOCK | libc::O_NOFOLLOW } else { libc::O_NONBLOCK };
     let file = File::options().read(true).write(writable).custom_flags(flags).open(path)?;
@@ -25,7 +25,7 @@ pub fn open_small(path: &Path, writable: bool) -> io::Result<File> {
     Ok(file)
 }
 
-/// Reads a small regular file, at most [`LONGEST`] bytes.
+/// Reads a regular file of at most [`LONGEST`] bytes, with the errors of [`open_small`].
 pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_small(path, false)?.take(LONGEST as u64).read_to_end(&mut bytes)?;

@@ -24,7 +24,7 @@ impl Inotify {
     pub fn new() -> io::Result<Self> {
         // SAFETY: inotify_init1 takes no pointer and returns a new descriptor, which nothing else owns.
         let fd = check(unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) })?;
-        // SAFETY: `fd` was just opened and is owned by nobody else.
+        // SAFETY: `fd` was just opened and nothing else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 

@@ -14,7 +14,7 @@ impl Socket {
     pub fn open(family: libc::c_int) -> io::Result<Self> {
         // SAFETY: socket takes three numbers and returns a new descriptor.
         let fd = check(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family) })?;
-        // SAFETY: `fd` was just opened and is owned by nobody else.
+        // SAFETY: `fd` was just opened and nothing else owns it.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         let mut address = unspecified();
         address.nl_family = libc::AF_NETLINK as libc::sa_family_t;

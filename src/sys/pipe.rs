@@ -34,7 +34,7 @@ impl Pipe {
         let mut fds = [0; 2];
         // SAFETY: the pointer is valid for writes of two descriptors.
         check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
-        // SAFETY: both were just opened and are owned by nobody else.
+        // SAFETY: both were just opened and nothing else owns them.
         let [output, input] = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
         Ok(Self { output, input: input.into(), flags })
     }

@@ -206,7 +206,7 @@ fn bits(capabilities: &[Capability]) -> u64 {
     capabilities.iter().fold(0, |bits, &capability| bits | 1 << capability as u64)
 }
 
-/// The sets of this process.
+/// Reads the capability sets of this process.
 fn capabilities() -> io::Result<[Sets; 2]> {
     let mut header = Header { version: VERSION_3, pid: 0 };
     let mut sets = [Sets::default(); 2];
@@ -221,7 +221,7 @@ fn set_capabilities(sets: &[Sets; 2]) -> io::Result<()> {
     check_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) }).map(drop)
 }
 
-/// Gives up all capabilities but `keep`.
+/// Drops all capabilities except `keep`.
 fn keep_capabilities(keep: &[Capability]) -> io::Result<()> {
     let mut sets = capabilities()?;
     for (set, kept) in sets.iter_mut().zip([bits(keep) as u32, (bits(keep) >> 32) as u32]) {
@@ -231,8 +231,9 @@ fn keep_capabilities(keep: &[Capability]) -> io::Result<()> {
     set_capabilities(&sets)
 }
 
-/// Runs `open` without effective capabilities. What a netlink socket may change, its opener must have been
-/// allowed to when the socket was opened.
+/// Runs `open` without effective capabilities, and restores them. A netlink socket that is opened this way can never
+/// make a change that needs a capability: the kernel also checks the opener's (`netlink_ns_capable` in
+/// net/netlink/af_netlink.c).
 pub fn without_capabilities<T>(open: impl FnOnce() -> T) -> io::Result<T> {
     let sets = capabilities()?;
     set_capabilities(&sets.map(|set| Sets { effective: 0, ..set }))?;

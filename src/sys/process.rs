@@ -38,7 +38,7 @@ impl Signals {
         let signals = set(&[libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGCHLD]);
         // SAFETY: the set is valid for reads, and -1 asks for a new descriptor.
         let fd = check(unsafe { libc::signalfd(-1, &raw const signals, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
-        // SAFETY: `fd` was just opened and is owned by nobody else.
+        // SAFETY: `fd` was just opened and nothing else owns it.
         Ok(Self(unsafe { File::from_raw_fd(fd) }))
     }
 

@@ -97,6 +97,6 @@ fn send<T>(socket: BorrowedFd<'_>, packet: &[u8], mut to: SocketAddr, mut contro
 fn open(family: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: socket takes three numbers and returns a new descriptor.
     let fd = check(unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) })?;
-    // SAFETY: `fd` was just opened and is owned by nobody else.
+    // SAFETY: `fd` was just opened and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -13,7 +13,7 @@ pub fn pair() -> io::Result<(Channel, Channel)> {
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: the pointer is valid for writes of two descriptors.
     check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
-    // SAFETY: both were just opened and are owned by nobody else.
+    // SAFETY: both were just opened and nothing else owns them.
     Ok(fds.map(|fd| Channel(unsafe { OwnedFd::from_raw_fd(fd) })).into())
 }
 

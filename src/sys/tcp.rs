@@ -31,7 +31,7 @@ pub(super) fn socket(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<Own
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket takes three numbers and returns a new descriptor.
     let fd = check(unsafe { libc::socket(family(to), kind, 0) })?;
-    // SAFETY: `fd` was just opened and is owned by nobody else.
+    // SAFETY: `fd` was just opened and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     if let Some(mut from) = from {
         from.set_port(0);

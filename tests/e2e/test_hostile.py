@@ -109,7 +109,8 @@ FLUSH = {"nft": "nft flush ruleset", "iptables": "printf '*mangle\\nCOMMIT\\n' |
 
 
 def open_for(stage, seconds):
-    """The longest time in a row, and the share of `seconds`, in which a connection that is tried every millisecond gets in."""
+    """Tries to connect every millisecond for `seconds`. Returns the longest time without a refusal, in seconds, and the
+    share of the time in which connections were accepted."""
     began = last = time.monotonic()
     total = longest = row = 0
     while last < began + seconds:
@@ -436,7 +437,7 @@ def test_a_file_that_blocks_or_never_ends_stops_nobody(stage, file, becomes):
 
 @pytest.mark.parametrize("which", [".", "profiles"])
 def test_a_directory_that_others_can_change_is_refused_with_what_to_do(stage, which):
-    """They could link an old copy of a profile to where it is, and a used knock would open again."""
+    """Otherwise another user could replace a profile by an old copy of it, and a used knock would open again."""
     stage.open_up("nft")
     path = (stage.server_dir / which).resolve()
     path.chmod(0o777)

@@ -44,7 +44,7 @@ def test_the_same_works_before_it_is_confined(stage, hooked, what):
 
 @pytest.mark.parametrize("process", ["unconfined opener", "opener"])
 def test_the_openers_sockets_change_no_address(stage, hooked, process):
-    """Not even while it is root: the socket that asks for routes was opened without a capability."""
+    """They cannot even while the opener is root, because its rtnetlink socket was opened without capabilities."""
     daemon = attempt(stage, hooked, "nft", process, "add address")
     daemon.wait_for("tried add address")
     daemon.wait_for(": ready")

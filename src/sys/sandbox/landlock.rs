@@ -47,7 +47,7 @@ pub fn restrict(directory: Option<&Path>) -> io::Result<()> {
     let ruleset = unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, &raw const handled, size_of::<Handled>(), 0 as libc::c_uint)
     };
-    // SAFETY: the descriptor was just opened and is owned by nobody else.
+    // SAFETY: the descriptor was just opened and nothing else owns it.
     let ruleset = unsafe { OwnedFd::from_raw_fd(check_long(ruleset)? as libc::c_int) };
     if let Some(directory) = directory {
         let directory = File::open(directory)?;
