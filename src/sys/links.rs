@@ -1,4 +1,4 @@
-//! Network interfaces: which there are, whose ports they are, and when that changes (rtnetlink(7)).
+//! The list of network interfaces and their bridges, and notifications of changes (rtnetlink(7)).
 
 use super::netlink::{self, Socket, Writer};
 use std::io;
@@ -8,32 +8,32 @@ use std::os::fd::{AsFd, BorrowedFd};
 const RTNLGRP_LINK: libc::c_int = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
-/// The size of `struct ifinfomsg`.
+/// The size of `struct ifinfomsg`, in bytes.
 const IFINFOMSG: usize = 16;
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its number.
+    /// The interface index.
     pub index: u32,
-    /// Its name.
+    /// The name, such as `eth0`.
     pub name: String,
-    /// The number of the bridge, bond, team or VRF that it is a port of; 0 for none.
+    /// The index of the bridge, bond, team or VRF that the interface is a port of; 0 if there is none.
     pub master: u32,
 }
 
-/// Notifications of changes to interfaces.
+/// A subscription to changes of interfaces.
 pub struct LinkWatch(Socket);
 
 impl LinkWatch {
-    /// Subscribes to them.
+    /// Subscribes to the changes.
     pub fn new() -> io::Result<Self> {
         let socket = Socket::open(libc::NETLINK_ROUTE)?;
         socket.join(RTNLGRP_LINK)?;
         Ok(Self(socket))
     }
 
-    /// Reads all notifications. What changed, [`list`] tells.
+    /// Discards all pending notifications. [`list`] returns the new state.
     pub fn drain(&self) {
         let mut buffer = [0; 8192];
         let would_block = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
@@ -47,7 +47,7 @@ impl AsFd for LinkWatch {
     }
 }
 
-/// All interfaces.
+/// Returns all interfaces.
 pub fn list() -> io::Result<Vec<Link>> {
     let socket = Socket::open(libc::NETLINK_ROUTE)?;
     let mut request = Writer::default();

@@ -97,8 +97,8 @@ impl Routing {
 }
 
 impl Routing {
-    /// How many links packets can come in by: those that are up, but for lo and what is part of a bridge,
-    /// a bond or a team.
+    /// Counts the interfaces on which packets can arrive under the interface's own name: those that are up, without lo
+    /// and without the ports of a bridge, a bond or a team.
     pub fn links(&self) -> io::Result<usize> {
         let mut request = Writer::default();
         let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
@@ -117,7 +117,7 @@ impl Routing {
     }
 }
 
-/// Whether packets come in by the link of an RTM_NEWLINK under its own name.
+/// Whether packets arrive under its own name on the interface of an RTM_NEWLINK message. Ports of a VRF count.
 fn is_link(body: &[u8]) -> bool {
     let flags = body.get(IFI_FLAGS..).and_then(|flags| flags.first_chunk().copied()).map_or(0, i32::from_ne_bytes);
     let (mut mastered, mut of_vrf) = (false, false);
