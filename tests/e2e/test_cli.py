@@ -43,7 +43,7 @@ def test_version():
     assert re.fullmatch(rf"knockknock {re.escape(version)} \([\w-]+, [\w-]+\)\n", done.stdout)
 
 
-USAGE = {"": "-p PORT HOST", "knock": "-p PORT HOST", "daemon": "[OPTION ...]", "genprofile": "NAME KNOCKPORT",
+USAGE = {"": "-p PORT HOST", "knock": "-p PORT HOST", "daemon": "[OPTION ...]", "genprofile": "NAME [KNOCKPORT]",
          "connect": "HOST PORT", "proxy": "LISTENPORT"}
 
 
@@ -77,7 +77,7 @@ def test_a_host_without_p_is_told_how_to_knock():
 
 @pytest.mark.parametrize("argv", [
     ("--frobnicate",), ("-p",), ("-p", "22"), ("-p", "22", "host", "extra"), ("-x", "22", "host"),
-    ("daemon", "--frobnicate"), ("daemon", "extra"), ("daemon", "--dir"), ("genprofile", "one"),
+    ("daemon", "--frobnicate"), ("daemon", "extra"), ("daemon", "--dir"), ("genprofile",),
     ("genprofile", "a", "1", "b"), ("-p", "x", "host"), ("-p", "-1", "host"), ("-p", "", "host"),
     ("-p", "22", "-p", "23", "host"), ("-p", "22", "-4=1", "host"), ("daemon", "--check=1"), ("daemon", "--dir", ""),
 ], ids=str)
@@ -215,7 +215,7 @@ def test_a_check_that_cannot_print_is_an_error(stage):
 
 
 @pytest.mark.parametrize("typed, offered", [
-    ("knockknock --wi", {"--wire"}), ("knockknock gen", {"genprofile"}), ("knockknock daemon --", {
+    ("knockknock --wa", {"--wait"}), ("knockknock gen", {"genprofile"}), ("knockknock daemon --", {
         "--dir", "--background", "--check", "--unguard", "--help"}), ("knockknock-genprofile --p", {"--ports"})])
 def test_bash_completes_what_the_help_lists(typed, offered):
     script = subprocess.run([ROOT / "scripts/completions.sh", BINARY, "bash"], capture_output=True, text=True, check=True).stdout

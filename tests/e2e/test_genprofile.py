@@ -93,7 +93,7 @@ def test_without_a_guard_there_is_no_limit(tmp_path):
     (("other", 667, "--ports", "22,0"), 2, "0"),
     (("other", 667, "--ports", "22,x"), 2, "x"),
     (("other", 667, "--ports", ""), 2, "ports"),
-    (("other",), 2, ""),
+    (("other", "--wire", "stealth"), 1, "--ports"),
     ((), 2, ""),
 ], ids=str)
 def test_refused_with_nothing_changed(tmp_path, arguments, status, named):
@@ -203,3 +203,27 @@ def test_complete_or_not_at_all(tmp_path, call, fault):
         if fault.startswith("error"):
             assert {path.name for path in profiles.iterdir()} == {"first"}, "nothing left aside"
     assert faults > 0
+
+
+def knock_port(tmp_path, name):
+    config = (tmp_path / "profiles" / name / "config").read_text()
+    return int(re.search(r"^knock_port = (\d+)$", config, re.M)[1])
+
+
+def test_without_a_knock_port_stealth_profiles_share_one_that_is_printed(tmp_path):
+    done = genprofile(tmp_path, "one", "--ports", 22)
+    port = knock_port(tmp_path, "one")
+    assert done.returncode == 0 and f"knock port {port}, stealth wire".encode() in done.stderr
+    assert port > 1024
+    assert genprofile(tmp_path, "two", "--ports", "22,443").returncode == 0
+    assert knock_port(tmp_path, "two") == port
+    assert genprofile(tmp_path, "three", port, "--ports", 22).returncode == 0
+    assert genprofile(tmp_path, "old", "--wire", "classic", "--ports", 22).returncode == 1, "0.8 needs one of its own"
+    assert genprofile(tmp_path, "old", port + 1, "--wire", "classic").returncode == 0
+
+
+def test_without_ports_or_a_guard_the_wire_is_classic_and_that_is_printed(tmp_path):
+    done = genprofile(tmp_path, "old", 666)
+    assert done.returncode == 0 and b"classic wire" in done.stderr
+    (tmp_path / "config").write_text("[main]\nguard = 22\n")
+    assert b"stealth wire" in genprofile(tmp_path, "new", 667).stderr

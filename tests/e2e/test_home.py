@@ -339,7 +339,7 @@ def test_a_key_file_with_a_second_line_is_taken(town, name, more):
     path = town.give("ann", ANN) / name
     path.write_text(path.read_text().rstrip("\n") + ("" if more == "\r\n" else "\n") + more)
     capture = town.stage.keep(Capture(town.client))
-    town.client.run(*town.as_root(*SUDO), BINARY, "-p", PORT, "--wire", "classic", SERVER)
+    town.client.run(*town.as_root(*SUDO), BINARY, "-p", PORT, SERVER)
     [knock] = capture.sent(town.gate.knock_port)
     assert knock.fields == town.gate.fields(0, PORT)
 

@@ -184,7 +184,9 @@ def test_verbose_says_what_was_sent_and_no_secret(door):
     assert said == (f'knockknock: sent a knock for port 22 with profile "{SERVER}": from {CLIENT}, to {SERVER}, '
                     f"knock port {door.gate.knock_port}, classic wire\n")
     assert not set(map(int, re.findall(r"\d+", said))) & set(knock.fields)
-    assert door.knock(22, "--wire", "stealth", "--verbose").stderr.endswith(", stealth wire\n")
+    config = door.gate.client_path / "config"
+    config.write_text(config.read_text().replace("wire = classic", "ports = 22\nwire = stealth"))
+    assert door.knock(22, "--verbose").stderr.endswith(", stealth wire\n")
     assert door.knock().stderr == ""
 
 

@@ -117,7 +117,7 @@ def test_a_counter_whose_identification_is_0_is_skipped_by_the_sender_and_taken_
     open_up(stage, wire="stealth")
     mac_key = stage.gate.keys[1]
     skipped = next(counter for counter in range(2**20) if hotp.code(mac_key, counter, 22).identification == 0)
-    for path in (stage.gate.path, stage.gate.client_path):
+    for path in (stage.gate.path, stage.client_dir / SERVER):
         (path / "counter").write_text(f"{skipped}\n")
     stage.daemon.process.send_signal(signal.SIGHUP)
     stage.daemon.wait_for(": ready")
@@ -184,7 +184,7 @@ def test_a_family_that_a_host_does_not_have(stage):
     for flag, host in (("-6", SERVER), ("-4", SERVER6)):
         done = stage.knock(22, flag, host=host, check=False)
         assert done.returncode == 1
-        assert "no address of the family asked for" in done.stderr
+        assert "has no IPv6 address" in done.stderr or "has no IPv4 address" in done.stderr
     assert stage.gate.client_counter == 0
 
 

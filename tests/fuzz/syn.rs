@@ -114,7 +114,6 @@ fn from(bytes: &[u8]) -> Option<Syn> {
             seq: u32::from_be_bytes([q0, q1, q2, q3]),
             ack: u32::from_be_bytes([a0, a1, a2, a3]),
             win: Some(win),
-            timestamp,
         },
         flow_high: kind >> 4,
         template: SynTemplate {
