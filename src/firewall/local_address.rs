@@ -31,7 +31,7 @@ impl LocalAddresses {
     /// Whether `address` may be another host on each of several links. Neither backend's openings know links.
     pub fn is_ambiguous(&self, address: IpAddr) -> io::Result<bool> {
         let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        Ok(link_local && self.routing.links()? > 1)
+        Ok(link_local && self.routing.links()?.iter().filter(|link| link.receives).count() > 1)
     }
 }
 

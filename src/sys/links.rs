@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 const RTNLGRP_LINK: libc::c_int = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
 /// The size of `struct ifinfomsg`, in bytes.
 const IFINFOMSG: usize = 16;
 
@@ -20,6 +22,9 @@ pub struct Link {
     pub name: String,
     /// The index of the bridge, bond, team or VRF that the interface is a port of; 0 if there is none.
     pub master: u32,
+    /// Whether packets arrive under this interface's own name: it is up, and neither lo nor a port of a bridge,
+    /// bond or team. A port of a VRF keeps its name.
+    pub receives: bool,
 }
 
 /// A subscription to changes of interfaces.
@@ -49,7 +54,11 @@ impl AsFd for LinkWatch {
 
 /// Returns all interfaces.
 pub fn list() -> io::Result<Vec<Link>> {
-    let socket = Socket::open(libc::NETLINK_ROUTE)?;
+    list_by(&Socket::open(libc::NETLINK_ROUTE)?)
+}
+
+/// Returns all interfaces, by a socket to the kernel's routing.
+pub(super) fn list_by(socket: &Socket) -> io::Result<Vec<Link>> {
     let mut request = Writer::default();
     request.message(libc::RTM_GETLINK, (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16, 1, &[0; IFINFOMSG], |_| {});
     socket.send(request.bytes())?;
@@ -67,15 +76,21 @@ pub fn list() -> io::Result<Vec<Link>> {
 }
 
 fn link(body: &[u8]) -> Option<Link> {
-    let [_, _, _, _, i0, i1, i2, i3, ..] = *body else { return None };
-    let mut link = Link { index: u32::from_ne_bytes([i0, i1, i2, i3]), name: String::new(), master: 0 };
+    let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *body else { return None };
+    let flags = libc::c_int::from_ne_bytes([f0, f1, f2, f3]);
+    let (index, mut of_vrf) = (u32::from_ne_bytes([i0, i1, i2, i3]), false);
+    let mut link = Link { index, name: String::new(), master: 0, receives: false };
     for (kind, value) in netlink::attributes(body.get(IFINFOMSG..)?) {
         match kind {
             IFLA_IFNAME => link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
             IFLA_MASTER => link.master = u32::from_ne_bytes(*value.first_chunk()?),
+            IFLA_LINKINFO => {
+                of_vrf = netlink::attributes(value).any(|info| info == (IFLA_INFO_SLAVE_KIND, &b"vrf\0"[..]));
+            }
             _ => {}
         }
     }
+    link.receives = flags & (libc::IFF_UP | libc::IFF_LOOPBACK) == libc::IFF_UP && (link.master == 0 || of_vrf);
     Some(link)
 }
 
@@ -86,6 +101,7 @@ mod tests {
     #[test]
     fn the_loopback_interface_is_first_and_nobodys_port() {
         let links = list().unwrap();
-        assert!(links.contains(&Link { index: 1, name: "lo".into(), master: 0 }), "{links:?}");
+        let lo = Link { index: 1, name: "lo".into(), master: 0, receives: false };
+        assert!(links.contains(&lo), "{links:?}");
     }
 }

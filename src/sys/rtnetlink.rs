@@ -1,5 +1,6 @@
 //! Route lookups (RTM_GETROUTE of rtnetlink(7)).
 
+use super::links::{self, Link};
 use super::netlink::{self, Socket, Writer};
 use std::io;
 use std::net::IpAddr;
@@ -22,14 +23,6 @@ const RTAX_FEATURES: u16 = 12;
 const RTAX_INITRWND: u16 = 14;
 const RTAX_FEATURE_ECN: u32 = 1;
 const RTAX_FEATURE_TCP_USEC_TS: u32 = 1 << 4;
-
-/// The size of `struct ifinfomsg`, in bytes.
-const IFINFOMSG: usize = 16;
-/// The offset of `ifi_flags` in `struct ifinfomsg`.
-const IFI_FLAGS: usize = 8;
-const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_SLAVE_KIND: u16 = 4;
 
 /// An rtnetlink socket.
 pub struct Routing(Socket);
@@ -94,43 +87,11 @@ impl Routing {
         let mut answers = netlink::messages(self.0.receive_now(&mut buffer)?);
         Ok(answers.find(|message| message.kind == libc::RTM_NEWROUTE).map(|route| RouteAnswer::read(route.body)))
     }
-}
 
-impl Routing {
-    /// Counts the interfaces on which packets can arrive under the interface's own name: those that are up, without lo
-    /// and without the ports of a bridge, a bond or a team.
-    pub fn links(&self) -> io::Result<usize> {
-        let mut request = Writer::default();
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-        request.message(libc::RTM_GETLINK, flags, 2, &[0; IFINFOMSG], |_| {});
-        self.0.send(request.bytes())?;
-        let (mut links, mut buffer) = (0, vec![0; 1 << 15]);
-        loop {
-            for message in netlink::messages(self.0.receive(&mut buffer)?) {
-                match message.kind {
-                    libc::RTM_NEWLINK => links += usize::from(is_link(message.body)),
-                    kind if i32::from(kind) == libc::NLMSG_DONE => return Ok(links),
-                    _ => netlink::outcome(&message).unwrap_or(Ok(()))?,
-                }
-            }
-        }
+    /// Returns all network interfaces.
+    pub fn links(&self) -> io::Result<Vec<Link>> {
+        links::list_by(&self.0)
     }
-}
-
-/// Whether packets arrive under its own name on the interface of an RTM_NEWLINK message. Ports of a VRF count.
-fn is_link(body: &[u8]) -> bool {
-    let flags = body.get(IFI_FLAGS..).and_then(|flags| flags.first_chunk().copied()).map_or(0, i32::from_ne_bytes);
-    let (mut mastered, mut of_vrf) = (false, false);
-    for (kind, value) in netlink::attributes(body.get(IFINFOMSG..).unwrap_or_default()) {
-        match kind {
-            IFLA_MASTER => mastered = true,
-            IFLA_LINKINFO => {
-                of_vrf |= netlink::attributes(value).any(|info| info == (IFLA_INFO_SLAVE_KIND, &b"vrf\0"[..]));
-            }
-            _ => {}
-        }
-    }
-    flags & libc::IFF_UP != 0 && flags & libc::IFF_LOOPBACK == 0 && (!mastered || of_vrf)
 }
 
 impl RouteAnswer {

@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_guard_holds_on_what_an_interface_is_a_port_of() {
-        let link = |(index, name, master): (u32, &str, u32)| Link { index, name: name.into(), master };
+        let link = |(index, name, master): (u32, &str, u32)| Link { index, name: name.into(), master, receives: true };
         let links =
             [(1, "lo", 0), (2, "eth0", 4), (3, "eth1", 4), (4, "bond0", 5), (5, "br0", 0), (6, "a b", 0), (7, "x", 6)];
         let links = links.map(link);
