@@ -351,3 +351,60 @@ def test_it_keeps_no_privilege(door):
     assert {int(state[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     assert state["NoNewPrivs"] == "1"
     process.communicate(b"", 5)
+
+
+# The handshake's ACK
+
+def connect_with_many_attempts(stage):
+    """Starts connect, and stops it until all its attempts are established at the client's end.
+
+    The SYNs arrive before the opening. The client's kernel retransmits them a second later, while connect is
+    stopped, and delays the ACKs by 0.2 s."""
+    def send_all(number):
+        for pid in (stage.daemon.pid, *stage.daemon.children()):
+            os.kill(pid, number)
+
+    send_all(signal.SIGSTOP)
+    capture = stage.keep(Capture(stage.client))
+    process = start(stage, SERVER, stage.PORT)
+    sent = []
+    wait_until(lambda: sent.extend(capture.sent(stage.PORT, quiet=0.01)) or len(sent) >= 6)
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGSTOP)
+    send_all(signal.SIGCONT)
+    stage.opened()
+    time.sleep(max(began + 1.05 - time.monotonic(), 0))
+    os.kill(process.pid, signal.SIGCONT)
+    return process, capture
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_the_server_sees_one_of_many_attempts(door):
+    """With the turnstile at the ACK, the server answers every attempt's SYN."""
+    process, capture = connect_with_many_attempts(door)
+    assert process.communicate(b"", 10)[0] == Service.GREETING
+    packets = capture.sent(door.PORT)
+    assert len({packet.source_port for packet in packets if packet.flags & 0x16 == 0x10}) == 1, "one attempt sends an ACK"
+    assert door.service.accepted == 1
+    assert not door.connects()
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_the_winner_is_greeted_when_its_first_ack_is_lost(door):
+    """Otherwise the ACK of another attempt takes the opening, and the winner stays silent."""
+    door.client.run("nft", "-f", "-", input=f"""
+        table inet loss {{ chain output {{ type filter hook output priority filter;
+            tcp dport {door.PORT} tcp flags & (syn | rst | ack) == ack limit rate 1/day burst 1 packets drop
+            }}
+        }}""")
+    process, _ = connect_with_many_attempts(door)
+    assert select.select([process.stdout], [], [], 5)[0], "the server retransmits its SYN/ACK after a second"
+    assert process.communicate(b"", 5)[0] == Service.GREETING
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_two_hundred_of_two_hundred_are_greeted(door):
+    for _ in range(200):
+        assert connect(door, SERVER, door.PORT).stdout == Service.GREETING.decode()
+        door.daemon.unheard()
+    assert door.service.accepted == 200
