@@ -6,7 +6,7 @@
 //! takes. So no attempt sends its ACK until the winner is known and the others are reset.
 
 use super::Turn;
-use super::schedule::{Schedule, Step};
+use super::schedule::{Pace, Schedule, Step};
 use crate::error::{Error, Result};
 use crate::knocker::Knocker;
 use crate::profile::Profile;
@@ -35,7 +35,7 @@ pub struct KnockSetup {
     pub profile: Profile,
     /// The knock lock, held until the race is over.
     pub turn: Turn,
-    /// How long after a knock to make the first attempt.
+    /// How long after a knock to make the first attempt, unless the profile is one of knockknock 0.8.
     pub first_delay: Duration,
 }
 
@@ -59,13 +59,12 @@ pub enum Progress {
 impl Race {
     /// A race for a connection to one of `addresses`, behind a knock where there is a `setup`.
     pub fn new(addresses: &[SocketAddr], setup: Option<KnockSetup>) -> Self {
-        let mut addresses = addresses.to_vec();
-        // The daemon of knockknock 0.8 reads IPv4 only.
-        if setup.as_ref().is_some_and(|setup| setup.profile.config.legacy) {
-            addresses.sort_by_key(SocketAddr::is_ipv6);
-        }
-        let schedule = Schedule::new(&addresses, setup.as_ref().map(|setup| setup.first_delay));
-        Self { schedule, setup, source: None, attempts: Vec::new(), failure: None }
+        let pace = match &setup {
+            None => Pace::Plain,
+            Some(setup) if setup.profile.config.legacy => Pace::Legacy,
+            Some(setup) => Pace::Knock(setup.first_delay),
+        };
+        Self { schedule: Schedule::new(addresses, pace), setup, source: None, attempts: Vec::new(), failure: None }
     }
 
     /// Does what is due. The events of the attempts have `token` in `epoll`.

@@ -20,12 +20,27 @@ const KNOCKS: usize = 3;
 const ADDRESSES: usize = 8;
 /// How long to wait for one address before the next one is tried too (RFC 8305, section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// The time from a knock to the first attempt at a server of knockknock 0.8. That reads its log every
+/// 250 ms. Its log rule takes three SYNs a second, so an attempt that comes too early takes a line that a
+/// later knock needs.
+const LEGACY_DELAY: Duration = Duration::from_millis(275);
 /// How long to wait for an answer to a knock before the next knock.
 const NEXT_KNOCK: Duration = Duration::from_secs(1);
 /// How long to wait for an answer to the last knock.
 const LAST_KNOCK: Duration = Duration::from_secs(2);
 /// How long to wait for an answer from the last address where nothing is knocked for.
 const LAST_ADDRESS: Duration = Duration::from_secs(30);
+
+/// Whether to knock, and when to attempt first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Without a knock, at once.
+    Plain,
+    /// So long after a knock.
+    Knock(Duration),
+    /// As suits a server of knockknock 0.8. It reads IPv4 only, so IPv4 comes first.
+    Legacy,
+}
 
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +68,8 @@ pub struct Schedule {
     untried: usize,
     /// The time from a knock to the first attempt; `None` where nothing is knocked for.
     first_delay: Option<Duration>,
+    /// How long to wait for one address before the next one is tried too.
+    next_address: Duration,
     knocks: usize,
     round: Option<Round>,
     /// How many attempts were made, and how many of them have not failed.
@@ -69,12 +86,21 @@ struct Round {
 }
 
 impl Schedule {
-    /// A schedule for one of `addresses`; with knocks where `first_delay` is given.
-    pub fn new(addresses: &[SocketAddr], first_delay: Option<Duration>) -> Self {
-        let mut addresses = alternating(addresses);
+    /// A schedule for a connection to one of `addresses`.
+    pub fn new(addresses: &[SocketAddr], pace: Pace) -> Self {
+        let mut addresses: Vec<_> = addresses.iter().map(|&address| canonical(address, address.port())).collect();
+        let (first_delay, next_address) = match pace {
+            Pace::Plain => (None, NEXT_ADDRESS),
+            Pace::Knock(delay) => (Some(delay), NEXT_ADDRESS),
+            Pace::Legacy => {
+                addresses.sort_by_key(SocketAddr::is_ipv6);
+                (Some(LEGACY_DELAY), NEXT_KNOCK)
+            }
+        };
+        let mut addresses = alternating(&addresses);
         addresses.truncate(ADDRESSES);
         let untried = addresses.len();
-        Self { addresses, untried, first_delay, knocks: 0, round: None, attempts: 0, running: 0 }
+        Self { addresses, untried, first_delay, next_address, knocks: 0, round: None, attempts: 0, running: 0 }
     }
 
     /// What is due at `now`.
@@ -105,7 +131,7 @@ impl Schedule {
     pub fn knocked(&mut self, address: SocketAddr, now: Instant) {
         let first = self.first_delay.unwrap_or_default();
         let second = first + (first / 2).max(APART);
-        let end = if self.untried > 0 { NEXT_ADDRESS } else { NEXT_KNOCK };
+        let end = if self.untried > 0 { self.next_address } else { NEXT_KNOCK };
         let later = ATTEMPTS.map(Duration::from_millis).into_iter().filter(|&at| at > second + APART && at < end);
         self.knocks += 1;
         self.addresses.push_back(address);
@@ -129,7 +155,7 @@ impl Schedule {
             (Some(&offset), _) => offset,
             // Without a knock a failure is final, so there is nothing to wait for.
             (None, None) if self.running == 0 => Duration::ZERO,
-            (None, _) if self.untried > 0 => NEXT_ADDRESS,
+            (None, _) if self.untried > 0 => self.next_address,
             (None, None) => LAST_ADDRESS,
             (None, Some(_)) if self.is_last() => LAST_KNOCK,
             (None, Some(_)) => NEXT_KNOCK,
@@ -158,10 +184,9 @@ impl Schedule {
 
 /// The same addresses with IPv4 and IPv6 in turn, the first one's family first (RFC 8305, section 4).
 fn alternating(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
-    let addresses = || addresses.iter().map(|&address| canonical(address, address.port()));
-    let first_is_v6 = addresses().next().is_some_and(|address| address.is_ipv6());
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut this, mut other): (VecDeque<_>, VecDeque<_>) =
-        addresses().partition(|address| address.is_ipv6() == first_is_v6);
+        addresses.iter().partition(|address| address.is_ipv6() == first_is_v6);
     let mut all = VecDeque::new();
     while let Some(address) = this.pop_front() {
         all.push_back(address);
@@ -176,7 +201,7 @@ fn alternating(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
 mod tests {
     use super::*;
 
-    const DELAY: Option<Duration> = Some(Duration::from_millis(3));
+    const DELAY: Pace = Pace::Knock(Duration::from_millis(3));
 
     fn addresses<const N: usize>(texts: [&str; N]) -> [SocketAddr; N] {
         texts.map(|text| text.parse().unwrap())
@@ -263,11 +288,11 @@ mod tests {
     fn without_a_knock_a_refusal_moves_on_at_once() {
         let [one, two, open] = addresses(["10.9.0.1:22", "10.9.0.2:22", "10.9.0.3:22"]);
         let server = |address, _| if address == open { Answer::Accept } else { Answer::Refuse };
-        let (steps, winner) = simulate(&mut Schedule::new(&[one, two, open], None), server);
+        let (steps, winner) = simulate(&mut Schedule::new(&[one, two, open], Pace::Plain), server);
         assert_eq!((steps.last().unwrap().0, winner), (0, Some(open)));
-        let (steps, _) = simulate(&mut Schedule::new(&[one, two], None), server);
+        let (steps, _) = simulate(&mut Schedule::new(&[one, two], Pace::Plain), server);
         assert_eq!(steps.last(), Some(&(0, Step::GiveUp)));
-        assert_eq!(Schedule::new(&[], None).next(Instant::now()), Step::GiveUp);
+        assert_eq!(Schedule::new(&[], Pace::Plain).next(Instant::now()), Step::GiveUp);
         assert_eq!(Schedule::new(&[], DELAY).next(Instant::now()), Step::GiveUp);
     }
 
@@ -275,13 +300,14 @@ mod tests {
     fn an_address_that_says_nothing_costs_a_quarter_of_a_second() {
         let [mute, open] = addresses(["[fd09::dead]:22", "10.9.0.1:22"]);
         let server = |address, time| if address == open && time > 253 { Answer::Accept } else { Answer::Nothing };
-        let (steps, winner) = simulate(&mut Schedule::new(&[mute, open], None), |address, _| server(address, 254));
+        let (steps, winner) =
+            simulate(&mut Schedule::new(&[mute, open], Pace::Plain), |address, _| server(address, 254));
         assert_eq!((steps.last().unwrap().0, winner), (250, Some(open)));
         let (steps, winner) = simulate(&mut Schedule::new(&[mute, open], DELAY), server);
         assert_eq!((steps.last().unwrap().0, winner), (254, Some(open)));
         assert_eq!(knock_times(&steps), [(0, mute), (250, open)], "one knock for each address");
         // The last address has longer, and so has the last knock.
-        let (steps, _) = simulate(&mut Schedule::new(&[mute, open], None), |_, _| Answer::Nothing);
+        let (steps, _) = simulate(&mut Schedule::new(&[mute, open], Pace::Plain), |_, _| Answer::Nothing);
         assert_eq!(steps.last(), Some(&(30_250, Step::GiveUp)));
     }
 
@@ -296,6 +322,21 @@ mod tests {
         assert_eq!(schedule.next(now + NEXT_KNOCK * 9), Step::Attempt { address: there, first: true });
         let (steps, _) = simulate(&mut schedule, |_, _| Answer::Nothing);
         assert!(knock_times(&steps).iter().all(|(_, address)| *address == there));
+    }
+
+    #[test]
+    fn a_server_of_0_8_is_attempted_when_it_has_read_its_log() {
+        let [v6, v4] = addresses(["[fd09::1]:22", "10.9.0.1:22"]);
+        let (steps, _) = simulate(&mut Schedule::new(&[v4], Pace::Legacy), |_, _| Answer::Nothing);
+        let times: Vec<u128> = steps.iter().map(|(time, _)| *time).take_while(|time| *time < 1000).collect();
+        assert_eq!(times, [0, 275, 412, 500], "a knock and its attempts");
+        // In ten connections in a row, no attempt takes a line of the log.
+        let open_at = |time| move |_, now| if now >= time { Answer::Accept } else { Answer::Refuse };
+        let (steps, winner) = simulate(&mut Schedule::new(&[v4], Pace::Legacy), open_at(270));
+        assert_eq!((steps.len(), winner), (2, Some(v4)));
+        // It reads IPv4 only, and the next address waits until the attempts are made.
+        let (steps, _) = simulate(&mut Schedule::new(&[v6, v4], Pace::Legacy), |_, _| Answer::Nothing);
+        assert_eq!(knock_times(&steps), [(0, v4), (1000, v6), (2000, v4)]);
     }
 
     #[test]
