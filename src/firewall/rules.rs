@@ -19,6 +19,8 @@ pub struct Rules {
     pub delay: u16,
     /// The NFLOG group that knocks are handed to, instead of to the log.
     pub group: Option<u16>,
+    /// The level of the log rule's lines, else.
+    pub level: &'static str,
 }
 
 impl Rules {
@@ -28,6 +30,8 @@ impl Rules {
             Log::Nflog(group) => Some(group),
             _ => None,
         };
+        // Some syslog daemons leave lines of level debug out of their files; those of level info go to more consoles.
+        let level = if matches!(config.log, Log::File(_)) { "info" } else { "debug" };
         Self {
             knock_ports,
             guard: config.guard.clone(),
@@ -35,6 +39,7 @@ impl Rules {
             mark: config.mark,
             delay: config.delay,
             group,
+            level,
         }
     }
 }
@@ -111,6 +116,7 @@ pub(super) mod tests {
             mark: 0x0800_0000,
             delay: 15,
             group: None,
+            level: "debug",
         }
     }
 
@@ -123,12 +129,13 @@ pub(super) mod tests {
             mark: 0x10,
             delay: 30,
             group: Some(7),
+            level: "debug",
         }
     }
 
     /// No guarded ports: knocks open nothing but what other rules admit by the mark.
     pub(in crate::firewall) fn unguarded() -> Rules {
-        Rules { guard: Ports::default(), ..everywhere() }
+        Rules { guard: Ports::default(), level: "info", ..everywhere() }
     }
 
     /// Compares the `commented` text with a file of tests/golden/, byte for byte, and the `sent` one with what

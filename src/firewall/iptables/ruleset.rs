@@ -83,7 +83,9 @@ fn filled(template: &str, version: IpVersion, rules: &Rules) -> String {
     let log = match rules.group {
         // Headers are enough: 60 bytes of IPv4 or 40 of IPv6, and 60 of TCP.
         Some(group) => format!("NFLOG --nflog-group {group} --nflog-size 128 --nflog-threshold 1"),
-        None => "LOG --log-prefix \"knockknock \" --log-level debug --log-tcp-sequence --log-tcp-options".to_owned(),
+        None => {
+            format!("LOG --log-prefix \"knockknock \" --log-level {} --log-tcp-sequence --log-tcp-options", rules.level)
+        }
     };
     let values = [
         ("<on>", on),

@@ -52,7 +52,7 @@ fn filled(template: Template, [table, limit]: [&str; 2], rules: &Rules, turnstil
     let log = match rules.group {
         // Headers are enough: 60 bytes of IPv4 or 40 of IPv6, and 60 of TCP.
         Some(group) => format!("log group {group} snaplen 128 queue-threshold 1"),
-        None => "log prefix \"knockknock \" level debug flags tcp sequence,options".to_owned(),
+        None => format!("log prefix \"knockknock \" level {} flags tcp sequence,options", rules.level),
     };
     let values = [
         ("<table>", vec![table.to_owned()]),
