@@ -13,10 +13,15 @@ use super::rules::{Rules, count};
 use crate::error::{Error, Result};
 use crate::sys::process;
 use ruleset::{CHAIN_PREROUTING, CHAINS, IpVersion, JUMPS, script, versions};
-use std::io;
+use std::{fs, io};
 
 /// Whether iptables can be used.
 pub(super) fn works() -> io::Result<()> {
+    // The lists are files of the machine's root, and root in a user namespace is another user.
+    let ids = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if ids.split_whitespace().nth(1).is_some_and(|root| root != "0") {
+        return Err(io::Error::other("in a user namespace nobody may write to /proc/net/xt_recent; nft works there"));
+    }
     versions().iter().try_for_each(|version| {
         process::run(version.program(), &["-w", "-t", "mangle", "-S", "PREROUTING"], "").map(drop)
     })
