@@ -1,30 +1,41 @@
 //! A log file, followed through rotation by rename, by truncation and by being made anew.
 //!
-//! inotify tells of what is written to the file and of the names in its directory. The process stays
-//! in that directory, so that the file is opened again by its bare name after root and the way to it
-//! are gone.
+//! inotify tells of what is written to the file and of the names in its directory. The watcher stays in that
+//! directory, so that the file is opened again by its bare name after root and the way to it are gone. Where
+//! the way itself changes, or only root may open the next file, the watcher has to be started again.
 
 use super::lines::Lines;
-use super::{Notice, Record};
+use super::notice::Notice;
+use super::place::Place;
+use super::record::Record;
 use crate::error::{Error, Result, reason};
 use crate::ports::PortSet;
 use crate::sys::inotify::{self, Inotify, Watch};
-use crate::sys::privilege;
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use crate::sys::{poll, privilege};
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+/// Whoever makes a file gives it its mode and owner within this time, and turns to it when it is told of a rotation.
+const SETTLED: Duration = Duration::from_secs(1);
 /// The group that may read logs on Debian, for one that is not there yet.
 const LOG_READERS: &str = "adm";
 
 /// A followed file.
 pub struct Follow {
     inotify: Inotify,
-    /// The bare name, looked up in the working directory.
-    name: OsString,
+    place: Place,
+    /// The watch of the directory that the file is in, where that exists.
+    directory: Option<Watch>,
+    /// Where the file is looked for: first by its path, then by its bare name in the working directory.
+    name: PathBuf,
+    /// The same name, as inotify tells of it.
+    bare: OsString,
+    /// As it stands in the configuration.
     path: PathBuf,
     lines: Lines,
     /// What is read.
@@ -34,43 +45,62 @@ pub struct Follow {
     group: Option<u32>,
     /// Whether it was said that the file is missing.
     missed: bool,
+    /// Since when the name is that of a file that we may not read.
+    denied: Option<Instant>,
+    /// Whether mounts have changed since the last read.
+    remounted: bool,
 }
 
 /// An open file.
 struct Open {
     file: File,
-    /// Its device and its inode.
-    id: (u64, u64),
+    id: Id,
     watch: Watch,
     offset: u64,
+    /// What stood in it before it was first looked at ends here.
+    past: u64,
+}
+
+/// A file's device and its inode.
+type Id = (u64, u64);
+
+fn id(found: &Metadata) -> Id {
+    (found.dev(), found.ino())
 }
 
 impl Follow {
-    /// Moves into the file's directory and opens it at its end. A file that is not there is waited for.
+    /// Opens the file at its end. One that is not there is waited for, and so is its directory.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        // A link is rotated where it points to.
-        let real = path.canonicalize().unwrap_or_else(|_| path.into());
-        let (directory, name) = split(&real)?;
-        std::env::set_current_dir(directory).map_err(|cause| Error::path("move into", directory, cause))?;
-        let failed = |cause| Error::path("watch", directory, cause);
+        let failed = |cause| failed(path, cause);
         let inotify = Inotify::new().map_err(failed)?;
-        inotify.watch(Path::new("."), inotify::NAMES).map_err(failed)?;
+        let place = Place::find(path, &inotify).map_err(failed)?;
+        let Some((directory, name)) = place.parts() else {
+            return Err(Error::refused(format!("{path:?} is no path of a log file")));
+        };
+        let (bare, name) = (name.to_owned(), directory.join(name));
+        let directory = match inotify.watch(directory, inotify::NAMES_AND_RIGHTS) {
+            Ok(watch) => Some(watch),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(cause) => return Err(failed(cause)),
+        };
         let mut follow = Self {
             inotify,
-            name: name.into(),
+            place,
+            directory,
+            name,
+            bare,
             path: path.into(),
             lines: Lines::new(),
             open: None,
             next: None,
             group: None,
             missed: false,
+            denied: None,
+            remounted: false,
         };
         match follow.look() {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(cause) => {
-                return Err(Error::path("follow", path, cause).advise("name a regular file in the config's \"log\""));
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => follow.missed = true,
+            looked => looked.map_err(failed)?,
         }
         if let Some(open) = &mut follow.open {
             open.offset = open.file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -83,61 +113,97 @@ impl Follow {
         Ok(follow)
     }
 
+    /// Moves into the file's directory, where files are opened from then on; `false` where it does not exist.
+    pub(super) fn enter_directory(&mut self) -> Result<bool> {
+        let Some((directory, name)) = self.place.parts().filter(|_| self.directory.is_some()) else { return Ok(false) };
+        std::env::set_current_dir(directory).map_err(|cause| Error::path("move into", directory, cause))?;
+        self.name = name.into();
+        Ok(true)
+    }
+
     /// The group that may read the file.
     pub(super) fn group(&self) -> Option<u32> {
         self.group
     }
 
+    /// The time until the file is to be looked at again.
+    pub(super) fn due(&self, now: Instant) -> Option<Duration> {
+        self.denied.map(|since| SETTLED.saturating_sub(now - since))
+    }
+
+    /// Waits until there may be more, or the way to the file may have changed.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        let [told, remounted] = poll::readable_or_mounted(self.inotify.as_fd(), self.place.mounts(), timeout)?;
+        self.remounted |= remounted;
+        Ok(told || remounted)
+    }
+
     pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         let failed = |cause| Error::path("follow", &self.path, cause);
-        let renamed = self.inotify.drain(&self.name).map_err(failed)?;
+        let (mut rotated, mut moved) = (false, false);
+        let drained = self.inotify.drain(|watch, name| match watch {
+            // What there was to tell is lost.
+            None => (rotated, moved) = (true, true),
+            Some(_) if watch == self.directory && name == self.bare => rotated = true,
+            Some(watch) => moved |= self.place.is_on_way(watch, name),
+        });
+        drained.map_err(failed)?;
+        if std::mem::take(&mut self.remounted) {
+            moved |= self.place.is_mounted_over().map_err(failed)?;
+        }
         // What stood unread in the old file comes before the new one.
         self.drain(ports, each).map_err(|cause| Error::path("read", &self.path, cause))?;
-        if !renamed {
-            return Ok(None);
-        }
-        let had = self.open.is_some();
-        let notice = match self.look() {
-            Ok(()) => {
+        let mut notice = None;
+        let settled = self.due(Instant::now()) == Some(Duration::ZERO);
+        rotated |= settled;
+        let denied = if rotated { self.denied.take() } else { None };
+        match if rotated { self.look() } else { Ok(()) } {
+            Ok(()) if rotated => {
                 self.drain(ports, each).map_err(|cause| Error::path("read", &self.path, cause))?;
-                std::mem::take(&mut self.missed).then_some(Notice::Back)
+                notice = std::mem::take(&mut self.missed).then_some(Notice::Back);
             }
+            Ok(()) => {}
             // A moment without the file is what a rotation looks like.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && had => None,
-            Err(error) if self.missed || error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                moved |= settled;
+                self.denied = denied.or(Some(Instant::now()));
+            }
+            Err(_) if self.missed => {}
             Err(error) => {
                 self.missed = true;
-                Some(Notice::Missing(format!("{:?}: {}", self.path, reason(&error))))
+                notice = Some(Notice::Missing(format!("{:?}: {}", self.path, reason(&error))));
             }
-        };
-        Ok(notice)
+        }
+        Ok(if moved { Some(Notice::Moved) } else { notice })
     }
 
     /// Opens whatever has the name now, unless it is open already.
     fn look(&mut self) -> io::Result<()> {
-        let name = Path::new(&self.name);
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(name)?;
-        let found = file.metadata()?;
+        let is_open = |open: &Option<Open>, id| open.as_ref().is_some_and(|open| open.id == id);
+        // Before it is opened: that may be root's to do.
+        let found = fs::metadata(&self.name)?;
         if !found.is_file() {
             return Err(io::Error::other("it is no regular file"));
         }
-        let id = (found.dev(), found.ino());
-        let is_open = |open: &Option<Open>| open.as_ref().is_some_and(|open| open.id == id);
-        if is_open(&self.next) {
+        let found = id(&found);
+        if is_open(&self.next, found) {
             return Ok(());
         }
-        if is_open(&self.open) {
+        if is_open(&self.open, found) {
             let next = self.next.take();
             self.close(next);
             return Ok(());
         }
-        let watch = self.inotify.watch(name, inotify::CONTENT)?;
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.name)?;
+        let found = file.metadata()?;
+        let watch = self.inotify.watch(&self.name, inotify::CONTENT)?;
         // Of three, nobody writes to the oldest any more.
         if self.open.is_none() || self.next.is_some() {
             self.turn();
         }
         let place = if self.open.is_none() { &mut self.open } else { &mut self.next };
-        *place = Some(Open { file, id, watch, offset: 0 });
+        *place = Some(Open { file, id: id(&found), watch, offset: 0, past: found.size() });
         Ok(())
     }
 
@@ -172,13 +238,19 @@ impl Follow {
 
     fn drain_open(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        if open.file.metadata()?.size() < open.offset {
+        let size = open.file.metadata()?.size();
+        if size < open.offset {
             open.file.seek(SeekFrom::Start(0))?;
-            open.offset = 0;
+            (open.offset, open.past) = (0, size);
             self.lines.clear();
         }
         loop {
-            match self.lines.read_from(&mut open.file, ports, each)? {
+            let is_past = open.offset < open.past;
+            let mut each = |record: Record<'_>| match record {
+                Record::Line(line) if is_past => each(Record::PastLine(line)),
+                record => each(record),
+            };
+            match self.lines.read_from(&mut open.file, ports, &mut each)? {
                 0 => return Ok(()),
                 read => open.offset += read as u64,
             }
@@ -186,23 +258,28 @@ impl Follow {
     }
 }
 
-impl AsFd for Follow {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inotify.as_fd()
-    }
+/// A file that cannot be followed, and what to do about it.
+fn failed(path: &Path, cause: io::Error) -> Error {
+    let advice = match cause.raw_os_error() {
+        Some(libc::EMFILE) => {
+            "all inotify instances are used up: raise the sysctl fs.inotify.max_user_instances \
+             (in a user namespace user.max_inotify_instances)"
+        }
+        Some(libc::ENOSPC) => {
+            "all inotify watches are used up: raise the sysctl fs.inotify.max_user_watches \
+             (in a user namespace user.max_inotify_watches)"
+        }
+        _ => "name a regular file in the config's \"log\"",
+    };
+    Error::path("follow", path, cause).advise(advice)
 }
 
-fn split(path: &Path) -> Result<(&Path, &OsStr)> {
-    path.parent().zip(path.file_name()).ok_or_else(|| Error::refused(format!("{path:?} is no path of a log file")))
-}
-
-/// Whether a file could be followed: it is a regular file, or is not there in a directory that is.
-pub(super) fn check(path: &Path) -> Result<()> {
-    let (directory, _) = split(path)?;
-    match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
-        Ok(file) if file.metadata().is_ok_and(|found| found.is_file()) => Ok(()),
-        Ok(_) => Err(Error::content(path, 0, "is no regular file").advise("name one in the config's \"log\"")),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound && directory.is_dir() => Ok(()),
-        Err(cause) => Err(Error::path("open", path, cause)),
+/// Whether a file could be followed, by opening it; a warning where it has to be waited for.
+pub(super) fn check(path: &Path) -> Result<Option<String>> {
+    let follow = Follow::open(path)?;
+    match follow.directory {
+        None => Err(failed(path, io::Error::from_raw_os_error(libc::ENOENT))),
+        Some(_) if follow.missed => Ok(Some(format!("{path:?} does not exist yet; the daemon waits for it"))),
+        Some(_) => Ok(None),
     }
 }

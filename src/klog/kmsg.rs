@@ -1,18 +1,24 @@
 //! /dev/kmsg (Documentation/ABI/testing/dev-kmsg): one read gives one record,
 //! `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,…];TEXT` and lines of properties.
 
-use super::{Notice, Record};
+use super::notice::Notice;
+use super::record::Record;
 use crate::error::{Error, Result};
 use crate::ports::PortSet;
 use crate::wire::entry;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Longer than any record that the kernel gives (`PRINTK_MESSAGE_MAX` in kernel/printk/internal.h).
 const RECORD: usize = 8192;
+/// The device: `MEM_MAJOR` and the minor number in drivers/char/mem.c.
+const KMSG: u64 = libc::makedev(1, 11);
+/// Where the device is.
+pub(super) const DEV_KMSG: &str = "/dev/kmsg";
 /// How many records one call takes before it lets the caller look elsewhere.
 const SHARE: usize = 1024;
 
@@ -30,13 +36,26 @@ impl Kmsg {
                 .advise("run as root (or with CAP_SYSLOG), or set log = /var/log/kern.log in the config")
         };
         let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
+        if !found.file_type().is_char_device() || found.rdev() != KMSG {
+            let is =
+                path.read_link().map_or("not the device 1:11".to_owned(), |target| format!("a link to {target:?}"));
+            return Err(Error::refused(format!("{path:?} is not the kernel's log, it is {is}"))
+                .advise("containers often have no /dev/kmsg: set log = nflog:5 in the config"));
+        }
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self { file, path: path.into(), buffer: Box::new([0; RECORD]) })
+    }
+
+    /// Readable when there may be more.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         for _ in 0..SHARE {
             match self.file.read(&mut *self.buffer) {
+                Ok(0) => return Err(Error::path("read", &self.path, io::ErrorKind::UnexpectedEof.into())),
                 Ok(length) => {
                     let record = self.buffer.get(..length).unwrap_or_default();
                     if let Some(line) = line(record) {
@@ -56,9 +75,22 @@ impl Kmsg {
     }
 }
 
-impl AsFd for Kmsg {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+/// When the newest record was made, since the machine started; `None` where the log cannot be read.
+pub(super) fn newest() -> Option<Duration> {
+    let mut kmsg = Kmsg::open(Path::new(DEV_KMSG)).ok()?;
+    kmsg.file.seek(SeekFrom::Start(0)).ok()?;
+    let mut newest = None;
+    loop {
+        match kmsg.file.read(&mut *kmsg.buffer) {
+            Ok(length) => {
+                let head = kmsg.buffer.get(..length)?.split(|&byte| byte == b';').next()?;
+                let micros = std::str::from_utf8(head.split(|&byte| byte == b',').nth(2)?).ok()?.parse().ok()?;
+                newest = Some(Duration::from_micros(micros));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return newest,
+        }
     }
 }
 

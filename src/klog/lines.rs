@@ -1,10 +1,12 @@
 //! Lines out of a stream of bytes, of which only those that name a wanted port are looked at.
 
-use super::{Notice, Record};
+use super::notice::Notice;
+use super::record::Record;
 use crate::error::{Error, Result};
 use crate::ports::PortSet;
 use crate::sys::memory;
 use crate::wire::entry;
+use crate::wire::incomplete::LOG_PREFIX;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -58,6 +60,7 @@ impl Lines {
             self.beheaded = false;
         }
         wanted(whole, ports, each);
+        cut(whole, each);
         let rest = rest.len();
         self.buffer.copy_within(end + 1..self.filled, 0);
         self.filled = rest;
@@ -97,6 +100,20 @@ fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
     }
 }
 
+/// Gives `each` the last of the lines of `text` where it tells of a TCP packet and ends before the packet's flags.
+///
+/// A program that cuts long lines cuts many, so one in each read is enough to look at.
+fn cut(text: &[u8], each: &mut dyn FnMut(Record<'_>)) {
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let start = memory::find_last_byte(text, b'\n').map_or(0, |newline| newline + 1);
+    let line = text.get(start..).unwrap_or_default();
+    let has = |word: &[u8]| memory::contains(line, word);
+    // A line with its flags was looked at already.
+    if has(b" IN=") && !has(b" URGP=") && !has(b" SYN ") && (has(b" PROTO=TCP") || has(LOG_PREFIX)) {
+        each(Record::Line(line));
+    }
+}
+
 /// Where the last ` DPT=` stands within [`REACH`] of the end of `text`, in whatever line.
 fn last_port(text: &[u8]) -> Option<usize> {
     let far = text.len().saturating_sub(REACH);
@@ -122,6 +139,11 @@ impl Input {
         Self { file, lines: Lines::new() }
     }
 
+    /// Readable when there may be more.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         match self.lines.read_from(&mut self.file, ports, each) {
             Ok(0) => Ok(Some(Notice::Ended)),
@@ -129,12 +151,6 @@ impl Input {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(cause) => Err(Error::system("read standard input", cause)),
         }
-    }
-}
-
-impl AsFd for Input {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
     }
 }
 
@@ -168,6 +184,22 @@ mod tests {
             let wanted = ["a DPT=666 SYN b", " DPT=666 SYN ", " DPT=1 DPT=666 SYN ", " DPT=666 PSH P SYN "];
             assert_eq!(read(text, step), wanted, "steps of {step}");
         }
+    }
+
+    #[test]
+    fn the_last_line_of_a_read_is_given_where_it_was_cut() {
+        let line =
+            "x IN=eth0 OUT= SRC=192.0.2.1 DST=192.0.2.2 LEN=60 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00";
+        for cut in [line, &format!("{line} "), &line[..70], &format!("{line} SYN"), "knockknock IN=eth0 OUT= SRC=192."]
+        {
+            assert_eq!(read(format!("foreign\n{cut}\n").as_bytes(), 1000), [cut]);
+        }
+        for whole in
+            ["foreign PROTO=TCP", "x IN=eth0 PROTO=UDP SPT=1 DPT=666", &format!("{line} ACK URGP=0"), "x IN=eth0 OUT="]
+        {
+            assert_eq!(read(format!("foreign\n{whole}\n").as_bytes(), 1000), [""; 0]);
+        }
+        assert_eq!(read(format!("{line}\nforeign\n").as_bytes(), 1000), [""; 0], "one in each read is enough");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! It works in containers, where LOG is silent, and keeps knocks out of dmesg.
 
-use super::{Notice, Record};
+use super::notice::Notice;
+use super::record::Record;
 use crate::error::{Error, Result};
 use crate::ports::PortSet;
 use crate::sys::netlink::{self, Socket, Writer};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::{fs, io};
 
 /// `NFNL_SUBSYS_ULOG`, with `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
 const ULOG: u16 = (libc::NFNL_SUBSYS_ULOG as u16) << 8;
@@ -25,6 +26,8 @@ const OUTPUT: u16 = 5;
 const PAYLOAD: u16 = 9;
 /// The bytes of a packet that are wanted: its headers.
 const COPIED: u32 = 128;
+/// What the daemon's watcher is called in lists of processes.
+const WATCHER: &str = "knock-watcher";
 /// How many messages one call takes before it lets the caller look elsewhere.
 const SHARE: usize = 1024;
 
@@ -37,8 +40,13 @@ pub struct Nflog {
 impl Nflog {
     pub(super) fn open(group: u16) -> Result<Self> {
         let failed = |cause| {
-            Error::system(format!("listen to NFLOG group {group}"), cause)
-                .advise("the kernel needs nfnetlink_log, and no other program may listen to the group")
+            let advice = match listener(group) {
+                Some((pid, name)) => {
+                    format!("process {pid} ({name}) listens to it: stop that, or choose another group")
+                }
+                None => "the kernel needs the module nfnetlink_log".to_owned(),
+            };
+            Error::system(format!("listen to NFLOG group {group}"), cause).advise(advice)
         };
         let socket = Socket::open(libc::NETLINK_NETFILTER).map_err(failed)?;
         // As much as /dev/kmsg's ring holds, and more.
@@ -49,6 +57,11 @@ impl Nflog {
             configure(&socket, group, kind, value).map_err(failed)?;
         }
         Ok(Self { socket, buffer: Box::new([0; 8192]) })
+    }
+
+    /// Readable when there may be more.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
@@ -69,12 +82,6 @@ impl Nflog {
     }
 }
 
-impl AsFd for Nflog {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 fn configure(socket: &Socket, group: u16, kind: u16, value: &[u8]) -> io::Result<()> {
     let [high, low] = group.to_be_bytes();
     // `struct nfgenmsg`: family unspecified, version 0, the group as the resource.
@@ -90,6 +97,26 @@ fn configure(socket: &Socket, group: u16, kind: u16, value: &[u8]) -> io::Result
         if let Some(outcome) = netlink::messages(answer).find_map(|message| netlink::outcome(&message)) {
             return outcome;
         }
+    }
+}
+
+/// The process that listens to a group, and its name. A netlink socket's address is that of the process which
+/// opened it, unless the process has several.
+fn listener(group: u16) -> Option<(u32, String)> {
+    let table = fs::read_to_string("/proc/net/netfilter/nfnetlink_log").ok()?;
+    let pid = table.lines().find_map(|line| {
+        let mut columns = line.split_whitespace().map_while(|column| column.parse().ok());
+        (columns.next() == Some(u32::from(group))).then(|| columns.next())?
+    })?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some((pid, name.trim_end().to_owned()))
+}
+
+/// Whether a group can be listened to, by doing so; a daemon of ours that does so already shows that it can.
+pub(super) fn check(group: u16) -> Result<()> {
+    match Nflog::open(group) {
+        Err(_) if listener(group).is_some_and(|(_, name)| name == WATCHER) => Ok(()),
+        opened => opened.map(drop),
     }
 }
 

@@ -1,47 +1,41 @@
-//! What a log gives: records of packets, and notices about itself.
+//! What a log holds, and what reading it comes to.
 
+use super::notice::Notice;
 use crate::wire::{Entry, syn};
-use std::fmt;
 
 /// What the kernel said of one packet, from a log rule or an NFLOG group.
 #[derive(Clone, Copy)]
-pub enum Record<'a> {
+pub(super) enum Record<'a> {
     /// A line of text.
     Line(&'a [u8]),
+    /// A line of text that stood in the log before the log was looked at.
+    PastLine(&'a [u8]),
     /// The packet's own bytes, from its IP header on.
     Packet(&'a [u8]),
 }
 
 impl Record<'_> {
     /// The SYN that it tells of, if it is one.
-    pub fn entry(&self) -> Option<Entry> {
+    pub(super) fn entry(&self) -> Option<Entry> {
         match self {
-            Record::Line(line) => Entry::parse(line),
+            Record::Line(line) | Record::PastLine(line) => Entry::parse(line),
             Record::Packet(packet) => syn::entry(packet),
         }
     }
-}
 
-/// Something about the log that a person should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// Standard input has ended: nothing more will come.
-    Ended,
-    /// The file is not there, or is no file; it is waited for.
-    Missing(String),
-    /// The file is there again.
-    Back,
-    /// The reader was too slow and records were lost.
-    Overrun,
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Its text, where it has one.
+    pub(super) fn line(&self) -> Option<&[u8]> {
         match self {
-            Self::Ended => write!(f, "the log on standard input has ended"),
-            Self::Missing(why) => write!(f, "the log cannot be read, waiting for it: {why}"),
-            Self::Back => write!(f, "the log is there again"),
-            Self::Overrun => write!(f, "the kernel's log ran over; records were lost"),
+            Record::Line(line) | Record::PastLine(line) => Some(line),
+            Record::Packet(_) => None,
         }
     }
+}
+
+/// What reading the log comes to.
+pub enum Event {
+    /// A SYN to one of the ports, logged since the log was opened.
+    Syn(Entry),
+    /// Something about the log that a person should know.
+    Notice(Notice),
 }

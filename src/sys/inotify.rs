@@ -14,9 +14,13 @@ pub struct Inotify(OwnedFd);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watch(i32);
 
-/// The event mask for the names in a directory: an entry is created, deleted, moved, or has its permissions changed.
-pub const NAMES: u32 = libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_MOVED_FROM | libc::IN_DELETE | libc::IN_ATTRIB;
-/// The event mask for a file's content: it is written or truncated.
+/// The mask for the names in a directory: one appears, goes or is moved.
+pub const NAMES: u32 = libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_MOVED_FROM | libc::IN_DELETE;
+/// The same, or the file that it names is given other rights.
+pub const NAMES_AND_RIGHTS: u32 = NAMES | libc::IN_ATTRIB;
+/// The mask for a directory itself: it is moved or removed.
+pub const ITSELF: u32 = libc::IN_MOVE_SELF | libc::IN_DELETE_SELF;
+/// The mask for a file's content: written or truncated.
 pub const CONTENT: u32 = libc::IN_MODIFY;
 
 impl Inotify {
@@ -28,9 +32,10 @@ impl Inotify {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Subscribes to the events of `mask` on `path`.
+    /// Asks for the changes of `mask` at `path`, besides those that were asked for there before.
     pub fn watch(&self, path: &Path, mask: u32) -> io::Result<Watch> {
         let path = CString::new(path.as_os_str().as_bytes())?;
+        let mask = mask | libc::IN_MASK_ADD;
         // SAFETY: `path` is a C string that lives through the call.
         check(unsafe { libc::inotify_add_watch(self.0.as_raw_fd(), path.as_ptr(), mask) }).map(Watch)
     }
@@ -41,18 +46,18 @@ impl Inotify {
         unsafe { libc::inotify_rm_watch(self.0.as_raw_fd(), watch.0) };
     }
 
-    /// Empties the queue. Returns `true` if an event concerned the directory entry `name`, or if the queue overflowed.
-    /// Events for a file's content alone do not count.
-    pub fn drain(&self, name: &OsStr) -> io::Result<bool> {
-        let mut found = false;
+    /// Empties the queue and gives `each` the names that it tells of, with the watch of the directory that each
+    /// stands in: an empty name for the directory itself, no watch where changes were lost, and nothing at all
+    /// for a file's content.
+    pub fn drain(&self, mut each: impl FnMut(Option<Watch>, &OsStr)) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
             // SAFETY: the pointer is valid for writes of the length given.
             let read = unsafe { libc::read(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
             match check_length(read) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(found),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
-                Ok(length) => found |= names(buffer.get(..length).unwrap_or_default(), name.as_bytes()),
+                Ok(length) => names(buffer.get(..length).unwrap_or_default(), &mut each),
             }
         }
     }
@@ -64,18 +69,20 @@ impl AsFd for Inotify {
     }
 }
 
-/// Whether one of the `struct inotify_event`s (watch, mask, cookie, length, name) in a buffer concerns `name`, or
-/// reports a queue overflow.
-fn names(mut events: &[u8], name: &[u8]) -> bool {
-    while let [_, _, _, _, m0, m1, m2, m3, _, _, _, _, l0, l1, l2, l3, rest @ ..] = events {
+/// Gives `each` the names in a buffer of `struct inotify_event`s (watch, mask, cookie, length, name).
+fn names(mut events: &[u8], each: &mut impl FnMut(Option<Watch>, &OsStr)) {
+    while let [w0, w1, w2, w3, m0, m1, m2, m3, _, _, _, _, l0, l1, l2, l3, rest @ ..] = events {
+        let watch = i32::from_ne_bytes([*w0, *w1, *w2, *w3]);
         let mask = u32::from_ne_bytes([*m0, *m1, *m2, *m3]);
         let length = u32::from_ne_bytes([*l0, *l1, *l2, *l3]) as usize;
         let padded = rest.get(..length).unwrap_or_default();
         let end = padded.iter().position(|&byte| byte == 0).unwrap_or(padded.len());
-        if mask & libc::IN_Q_OVERFLOW != 0 || (mask & NAMES != 0 && padded.get(..end) == Some(name)) {
-            return true;
+        let name = OsStr::from_bytes(padded.get(..end).unwrap_or_default());
+        if mask & libc::IN_Q_OVERFLOW != 0 {
+            each(None, name);
+        } else if mask & (NAMES_AND_RIGHTS | ITSELF) != 0 {
+            each(Some(Watch(watch)), name);
         }
         events = rest.get(length..).unwrap_or_default();
     }
-    false
 }

@@ -1,5 +1,12 @@
 //! Byte search by the C library, which uses vector instructions.
 
+/// Returns whether `haystack` contains `needle`.
+pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    // SAFETY: both pointers are valid for reads of the lengths given, for the whole call.
+    let at = unsafe { libc::memmem(haystack.as_ptr().cast(), haystack.len(), needle.as_ptr().cast(), needle.len()) };
+    !at.is_null()
+}
+
 /// Returns the position of the first `byte` in `haystack`.
 pub fn find_byte(haystack: &[u8], byte: u8) -> Option<usize> {
     // SAFETY: the pointer is valid for reads of the length given, for the whole call.
@@ -28,6 +35,7 @@ mod tests {
 
     #[test]
     fn finds_the_first_and_the_last_byte() {
+        assert!(contains(b"abcabc", b"ca") && !contains(b"abc", b"cab") && !contains(b"", b"x"));
         assert_eq!(find_byte(b"abcabc", b'c'), Some(2));
         assert_eq!(find_last_byte(b"abcabc", b'b'), Some(4));
         assert_eq!(find_last_byte(b"", b'b'), None);

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "hooks")]
 pub mod attempt;
+pub mod clock;
 pub mod epoll;
 pub mod file;
 pub mod inotify;

@@ -8,6 +8,7 @@
 
 pub mod entry;
 pub mod hotp;
+pub mod incomplete;
 pub mod options;
 pub mod seal;
 pub mod syn;
@@ -15,6 +16,7 @@ pub mod syn_template;
 
 pub use entry::Entry;
 pub use hotp::Code;
+pub use incomplete::Incomplete;
 pub use seal::{Ciphertext, Fields, Keys, Unsealed};
 pub use syn::Syn;
 pub use syn_template::SynTemplate;

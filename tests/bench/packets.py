@@ -76,6 +76,8 @@ def udp(source, destination, port, payload):
 # Log lines as Linux writes them, behind rsyslog's time stamp.
 
 STAMP = "Nov 22 07:58:{:02} gate kernel: [ {:.6f}] "
+# A knock from before the daemon's start opens nothing, so this is one of a time to come.
+KNOCK_STAMP = "2099-11-22T07:58:30.000000+00:00 gate kernel: "
 MAC = "MAC=82:bb:85:6a:15:66:ea:fb:11:81:2e:84:08:00"
 OPTIONS = "OPT (020405B40402080A{:08X}0000000001030307)"
 
@@ -92,7 +94,7 @@ def knock_line(port, fields=None, source=None):
     """The line that the log rule writes for a SYN to a knock port; with random header fields if none are given."""
     identification, sequence, acknowledgment, window = fields or (
         random.randint(1, 65535), random.getrandbits(32), random.getrandbits(32), random.getrandbits(16))
-    return (f"{stamp()}knockknock IN=eth0 OUT= {MAC} SRC={source or address()} DST=198.51.100.7 LEN=60 "
+    return (f"{KNOCK_STAMP}knockknock IN=eth0 OUT= {MAC} SRC={source or address()} DST=198.51.100.7 LEN=60 "
             f"TOS=0x00 PREC=0x00 TTL=53 ID={identification} DF PROTO=TCP SPT={random.randint(1024, 65535)} "
             f"DPT={port} SEQ={sequence} ACK={acknowledgment} WINDOW={window} RES=0x00 SYN URGP=0 "
             f"{OPTIONS.format(random.getrandbits(32))} \n")

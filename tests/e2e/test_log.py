@@ -1,21 +1,26 @@
 """The log sources: /dev/kmsg, a followed file, standard input; and log lines that are not knocks."""
 
 import os
+import re
+import shutil
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 
 import pytest
 
 import packets
-from stage import CLIENT, SERVER, KernelLog
+from stage import BINARY, CLIENT, SERVER, KernelLog, Profile
 
 
-def line(profile, counter=0, port=22, source=CLIENT):
-    """Returns the kernel log line of a knock, as a syslog daemon writes it."""
+def line(profile, counter=0, port=22, source=CLIENT, stamp=None):
+    """A kernel line that carries a knock, as a syslog daemon writes it now, or behind another time."""
     fields = profile.fields(counter, port)
-    return (f"Nov 22 10:01:42 host kernel: [  836.678514] knockknock IN=eth0 OUT= "
+    stamp = stamp or f"Nov 22 10:01:42 host kernel: [{time.monotonic():12.6f}]"
+    return (f"{stamp} knockknock IN=eth0 OUT= "
             f"MAC=92:ff:53:75:fb:6e:66:93:0a:16:21:fb:08:00 SRC={source} DST={SERVER} LEN=40 TOS=0x00 PREC=0x00 "
             f"TTL=64 ID={fields.identification} DF PROTO=TCP SPT=40000 DPT={profile.knock_port} "
             f"SEQ={fields.sequence} ACK={fields.acknowledgment} WINDOW={fields.window} RES=0x00 SYN URGP=0 \n").encode()
@@ -310,3 +315,365 @@ def test_auto_reads_kmsg(stage):
     stage.open_up(log="auto")
     stage.open_port()
     assert stage.connects()
+
+
+def said(stage, text):
+    """A line with `text` in it, which may come before the daemon is ready."""
+    found = [line for line in stage.daemon.said if text in line]
+    return found[0] if found else stage.daemon.wait_for(text)
+
+
+# A log that cannot deliver is refused, or waited for aloud.
+
+def own_kmsg(machine, directory, kind):
+    """/dev/kmsg on this machine only: something else than the kernel's log."""
+    dev = directory / "dev"
+    dev.mkdir()
+    for name in ("null", "urandom", "console"):
+        (dev / name).touch()
+        machine.run("mount", "--bind", "/dev/null" if name == "console" else f"/dev/{name}", dev / name)
+    if kind.startswith("link"):
+        (dev / "kmsg").symlink_to(kind.split()[-1])
+    elif kind == "file":
+        (dev / "kmsg").write_text("")
+    elif kind == "fifo":
+        os.mkfifo(dev / "kmsg")
+    machine.run("mount", "--rbind", dev, "/dev")
+
+
+def missing_directory(stage):
+    return stage.log_dir / "nowhere" / "kern.log"
+
+
+def something_else(make):
+    def log(stage):
+        path = stage.log_dir / "kern.log"
+        make(path)
+        return path
+    return log
+
+
+def without_kmsg(kind, log="kmsg"):
+    def prepare(stage):
+        own_kmsg(stage.server, stage.directory, kind)
+        return log
+    return prepare
+
+
+def without_inotify(stage):
+    (stage.log_dir / "kern.log").touch()
+    return stage.log_dir / "kern.log"
+
+
+def taken_group(stage):
+    """Another process listens to the group: NFULNL_CFG_CMD_BIND, in linux/netfilter/nfnetlink_log.h."""
+    taken = stage.keep(stage.server.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
+    taken.send(struct.pack("=IHHII", 28, 4 << 8 | 1, 5, 1, 0) + struct.pack(">BBH", 0, 0, 93) + struct.pack("=HHB3x", 5, 1, 1))
+    assert struct.unpack_from("=i", taken.recv(100), 16) == (0,)
+    return "nflog:93"
+
+
+BROKEN = {
+    "kmsg is a link to null": (without_kmsg("link /dev/null"), 'a link to "/dev/null"'),
+    "kmsg is a link to the console": (without_kmsg("link console"), 'a link to "console"'),
+    "kmsg is a plain file": (without_kmsg("file"), "not the kernel's log"),
+    "kmsg is a FIFO": (without_kmsg("fifo"), "not the kernel's log"),
+    "no kmsg": (without_kmsg("none"), 'cannot open "/dev/kmsg"'),
+    "auto without kmsg and kern.log": (without_kmsg("none", "auto"), "there is no kernel log to read"),
+    "auto where kmsg is null": (without_kmsg("link /dev/null", "auto"), "there is no kernel log to read"),
+    "no such directory": (missing_directory, "no such file"),
+    "a directory": (something_else(lambda path: path.mkdir()), "regular file"),
+    "a FIFO": (something_else(os.mkfifo), "regular file"),
+    "a device": (something_else(lambda path: path.symlink_to("/dev/zero")), "regular file"),
+    "a link to itself": (something_else(lambda path: path.symlink_to(path.name)), "cannot follow"),
+    "below a file": (something_else(lambda path: None), "cannot follow"),
+    "a group that another process has": (taken_group, "listens to it"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_log_that_cannot_deliver_is_refused_by_check_and_at_the_start(stage, name):
+    prepare, why = BROKEN[name]
+    log = prepare(stage)
+    if name == "below a file":
+        log.write_text("")
+        log = log / "kern.log"
+    if "auto" in name:
+        stage.server.run("mount", "-t", "tmpfs", "tmpfs", "/var/log")
+    Profile(stage, "gate")
+    stage.configure(firewall="nft", guard="22", log=log)
+    start, check = [stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, *arguments, check=False)
+                    for arguments in ([], ["--check"])]
+    assert (start.returncode, check.returncode) == (1, 1)
+    assert why in start.stderr and start.stderr == check.stderr
+
+
+def test_inotify_instances_that_are_used_up_are_named_with_their_sysctl(stage):
+    stage.configure(firewall="nft", guard="22", log=stage.log_dir / "kern.log")
+    Profile(stage, "gate")
+    limit, sysctl = stage.keep(Restored("/proc/sys/fs/inotify/max_user_instances", "0")), "fs.inotify.max_user_instances"
+    assert limit
+    for arguments in ([], ["--check"]):
+        done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, *arguments, check=False)
+        assert done.returncode == 1 and sysctl in done.stderr
+
+
+class Restored:
+    """A setting under /proc/sys that is put back."""
+
+    def __init__(self, path, value):
+        self._path = path
+        with open(path) as file:
+            self._before = file.read()
+        self._write(value)
+
+    def _write(self, value):
+        with open(self._path, "w") as file:
+            file.write(value)
+
+    def close(self):
+        self._write(self._before)
+
+
+def test_a_log_that_is_not_there_is_said_at_the_start_and_when_it_comes(stage):
+    path = stage.log_dir / "kren.log"
+    stage.open_up(log=path)
+    assert str(path) in said(stage, "does not exist yet; the daemon waits for it") and said(stage, "syslogd")
+    assert "which does not exist yet" in stage.daemon.said[-1]
+    checked = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check")
+    assert "does not exist yet" in checked.stdout and "does not exist yet" in checked.stderr
+    stage.log = stage.keep(KernelLog(path))
+    stage.open_port()
+    assert any("the log is there" in line for line in stage.daemon.said)
+
+
+def opens_again(stage, path):
+    """The daemon finds the log that is at `path` by now, and a knock in it opens."""
+    stage.daemon.wait_for("opening it again", timeout=5)
+    time.sleep(0.5)
+    stage.keep(KernelLog(path))
+    time.sleep(0.5)
+    stage.open_port()
+
+
+def test_a_log_whose_directory_is_renamed_and_made_anew_is_found_again(stage):
+    stage.open_up(log="file")
+    stage.open_port()
+    stage.log_dir.rename(stage.directory / "old")
+    stage.log_dir.mkdir(mode=0o755)
+    opens_again(stage, stage.log.path)
+
+
+def test_a_log_whose_directory_is_removed_and_made_anew_is_found_again(stage):
+    stage.open_up(log="file")
+    stage.open_port()
+    shutil.rmtree(stage.log_dir)
+    time.sleep(0.3)
+    stage.log_dir.mkdir(mode=0o755)
+    opens_again(stage, stage.log.path)
+
+
+def test_a_log_below_a_directory_that_is_renamed_is_found_again(stage):
+    deep = stage.log_dir / "a/b"
+    deep.mkdir(parents=True)
+    stage.log = stage.keep(KernelLog(deep / "kern.log"))
+    stage.open_up(log=deep / "kern.log")
+    stage.open_port()
+    (stage.log_dir / "a").rename(stage.log_dir / "z")
+    deep.mkdir(parents=True)
+    opens_again(stage, stage.log.path)
+
+
+def test_a_log_that_is_mounted_over_is_found_again(stage):
+    stage.open_up(log="file")
+    stage.open_port()
+    covered = stage.directory / "covered"
+    covered.mkdir()
+    (covered / "kern.log").touch()
+    stage.server.run("mount", "--bind", covered, stage.log_dir)
+    opens_again(stage, covered / "kern.log")
+
+
+def test_mounts_elsewhere_do_not_matter(stage):
+    stage.open_up(log="file")
+    (stage.directory / "elsewhere").mkdir()
+    stage.server.run("mount", "-t", "tmpfs", "tmpfs", stage.directory / "elsewhere")
+    stage.open_port()
+    assert not [line for line in stage.daemon.said if "opening it again" in line]
+
+
+def test_a_log_whose_link_points_elsewhere_is_found_again(stage):
+    for name in ("monday", "tuesday"):
+        (stage.log_dir / name).mkdir()
+    (stage.log_dir / "current").symlink_to("monday")
+    stage.log = stage.keep(KernelLog(stage.log_dir / "monday/kern.log"))
+    stage.open_up(log=stage.log_dir / "current/kern.log")
+    stage.open_port()
+    (stage.log_dir / "new").symlink_to("tuesday")
+    (stage.log_dir / "new").rename(stage.log_dir / "current")
+    opens_again(stage, stage.log_dir / "tuesday/kern.log")
+
+
+def test_a_log_of_root_alone_is_read_on_after_its_rotation(stage):
+    """As RHEL has it: mode 0600, and logrotate makes the next one."""
+    path = stage.log_dir / "messages"
+    stage.log = stage.keep(KernelLog(path))
+    os.chown(path, 0, 0)
+    os.chmod(path, 0o600)
+    stage.open_up(log=path)
+    stage.open_port()
+    path.rename(path.with_suffix(".1"))
+    os.close(os.open(path, os.O_CREAT, 0o600))
+    stage.open_port()  # the syslog daemon still writes to the old file
+    stage.log.reopen()
+    os.chown(path, 0, 0)
+    os.chmod(path, 0o600)
+    stage.daemon.wait_for("opening it again", timeout=5)
+    time.sleep(0.5)
+    stage.open_port()
+
+
+def test_lines_for_a_file_are_of_a_level_that_syslog_daemons_keep(stage, firewall):
+    """RHEL's /var/log/messages is `*.info`: lines of level debug are not in it."""
+    def levels(log):
+        stage.configure(firewall=firewall, guard="22", log=log)
+        daemon = stage.start_daemon()
+        listing = stage.server.run(*["nft list table inet knockknock", "iptables-save -t mangle"][firewall == "iptables"].split()).stdout
+        daemon.stop()
+        return [line for line in listing.splitlines() if "knockknock " in line and ("LOG" in line or "log prefix" in line)]
+    Profile(stage, "gate")
+    (stage.log_dir / "messages").touch()
+    assert ["level info", "--log-level 6"][firewall == "iptables"] in levels(stage.log_dir / "messages")[0]
+    assert ["level debug", "--log-level 7"][firewall == "iptables"] in levels("kmsg")[0]
+
+
+IN_A_USER_NAMESPACE = """if True:
+    import ctypes, os, sys
+    ctypes.CDLL(None).unshare(0x10000000 | 0x40000000 | 0x20000)  # CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS
+    print("there", flush=True)
+    sys.stdin.readline()
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    os.execvp("sh", ["sh", "-c", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("firewall, starts", [("nft", True), ("iptables", False)])
+def test_in_a_user_namespace_nflog_works_with_nft_and_iptables_is_refused(namespaces, public, firewall, starts):
+    """A container without the machine's root: 65,536 ids of its own."""
+    binary, directory = public / "knockknock", public / "etc"
+    shutil.copy(BINARY, binary)
+    directory.mkdir()
+    os.chown(directory, 100000, 100000)
+    script = f"""ip link set lo up; {binary} genprofile --ports 22 gate 20222 --dir {directory} >/dev/null
+        printf '[main]\\nguard = 22\\nlog = nflog:7\\nfirewall = {firewall}\\n' >{directory}/config
+        {binary} daemon --dir {directory} --check; echo check $?; timeout 3 {binary} daemon --dir {directory}; echo start $?"""
+    with subprocess.Popen([sys.executable, "-c", IN_A_USER_NAMESPACE, script], stdin=subprocess.PIPE, cwd="/",
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout.readline() == "there\n"
+        for kind in ("uid", "gid"):
+            with open(f"/proc/{process.pid}/{kind}_map", "w") as map_:
+                map_.write("0 100000 65536")
+        said, _ = process.communicate("\n", 20)
+    if starts:
+        assert "check 0" in said and "ready: reads NFLOG group 7" in said and "start 124" in said, said
+    else:
+        assert "check 1" in said and "start 1" in said and "xt_recent" in said and ": ready" not in said, said
+
+
+# Lines that are not complete.
+
+CUT = ("Nov 22 07:58:30 host kernel: [ 1287.881436] REJECT IN=kks OUT= MAC=82:bb:85:6a:15:66:ea:fb:11:81:2e:84:08:00 "
+       "SRC=10.77.0.2 DST=10.77.0.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=4660 PROTO=TCP SPT=1083 DPT={port} SEQ=305419896 "
+       "ACK=2271560481 WINDOW=777 RES=0x00 SYN URGP=0 OPT (020405B40402080A)")
+
+
+def test_lines_that_are_cut_before_their_end_are_noticed(stage, lines):
+    for end in (" SYN", " RES", " DPT"):
+        for _ in range(3):
+            lines.append(CUT.format(port=stage.gate.knock_port).split(end)[0].encode() + b" \n")
+            time.sleep(0.02)
+    stage.daemon.wait_for("are cut before their end")
+    assert "kmsg" in stage.daemon.wait_for("cuts long lines")
+    lines.append(line(stage.gate))
+    assert opened_once(stage)
+    assert len([text for text in stage.daemon.said if "are cut before" in text]) == 1
+
+
+def test_one_cut_line_does_not_hide_that_a_flag_is_missing(stage, lines):
+    whole = CUT.format(port=stage.gate.knock_port)
+    lines.append((whole.split(" URGP")[0] + "\n").encode())
+    for _ in range(3):
+        lines.append((re.sub(" SEQ=.* WIN", " WIN", whole) + "\n").encode())
+    stage.daemon.wait_for("without sequence numbers")
+    assert "--log-tcp-sequence" in stage.daemon.wait_for("tcp sequence")
+
+
+def test_options_that_were_cut_off_do_not_matter(stage, lines):
+    genuine = line(stage.gate).decode().rstrip()
+    lines.append((genuine + " OPT\n").encode())
+    stage.opened()
+    lines.append((line(stage.gate, 1).decode().rstrip() + " OPT (0204\n").encode())
+    stage.opened()
+
+
+# Lines from before the start.
+
+def stamps(age):
+    """The same moment, `age` seconds ago, as programs write it."""
+    now = time.time() - age
+    utc = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    boot = time.monotonic() - age
+    return {
+        "the kernel's seconds": f"Nov 22 10:01:42 host kernel: [{boot:12.6f}]",
+        "RFC 3339": f"{utc}.{int(now % 1 * 1e6):06}+00:00 host kernel:",
+        "short-iso": f"{utc}+0000 host kernel:",
+    }
+
+
+FORMATS = list(stamps(0))
+
+
+@pytest.mark.parametrize("stamp", FORMATS)
+def test_a_knock_from_before_the_start_that_standard_input_begins_with_opens_nothing(stage, stamp):
+    stage.open_up(log="kmsg")
+    stage.daemon.stop()
+    stage.configure(firewall="nft", guard="22, 7", log="-")
+    read_end, write_end = os.pipe()
+    os.write(write_end, line(stage.gate, 0, stamp=stamps(60)[stamp]))
+    stage.start_daemon(stdin=read_end)
+    os.close(read_end)
+    assert "-n 0" in said(stage, "journalctl")
+    assert said(stage, "before the daemon started")
+    os.write(write_end, line(stage.gate, 1, stamp=stamps(-2)[stamp]))
+    stage.opened()
+    assert stage.gate.counter == 2
+    os.close(write_end)
+
+
+def test_lines_without_a_time_are_warned_of(stage):
+    """journalctl's usual format has no time that can be read."""
+    stage.configure(firewall="nft", guard="22, 7", log="-")
+    stage.gate = Profile(stage, "gate")
+    read_end, write_end = os.pipe()
+    stage.start_daemon(stdin=read_end)
+    for counter in (0, 1):
+        os.write(write_end, line(stage.gate, counter, stamp="Nov 22 10:01:42 host kernel:"))
+        stage.opened()
+    assert len([text for text in stage.daemon.said if "names no time" in text]) == 1
+    assert said(stage, "journalctl -kf -n 0")
+    os.close(write_end)
+
+
+@pytest.mark.parametrize("stamp", FORMATS)
+def test_a_knock_in_the_past_of_a_file_that_appears_opens_nothing(stage, stamp):
+    path = stage.log_dir / "messages"
+    stage.open_up(log=path)
+    aside = Lines(stage.log_dir / "aside")
+    aside.append(line(stage.gate, 0, stamp=stamps(60)[stamp]))
+    aside.path.rename(path)
+    stage.daemon.wait_for("before the daemon started")
+    Lines(path).append(line(stage.gate, 1))
+    assert opened_once(stage)
+    assert stage.gate.counter == 2

@@ -1,13 +1,20 @@
 //! Compares the parser of log lines with a slow but simple one.
 #![no_main]
 
-use knockknock::wire::{Entry, Fields, entry};
+use knockknock::wire::{Entry, Fields, Incomplete, entry};
 use libfuzzer_sys::fuzz_target;
 use std::net::IpAddr;
 
 fuzz_target!(|line: &[u8]| {
     let (read, expected) = (Entry::parse(line), slow(line));
     assert!(read == expected, "{:?}", String::from_utf8_lossy(line));
+    // What was cut shows no end of the header, and what has no sequence number shows none.
+    let shows = |word: &[u8]| line.windows(word.len()).any(|window| window == word);
+    match Incomplete::of(line) {
+        Some(Incomplete::Cut) => assert!(read.is_none()),
+        Some(Incomplete::NoSequence) => assert!(read.is_none() && shows(b"URGP=")),
+        None => {}
+    }
     if let (Some(entry), Some(port)) = (read, entry::knock_port(line)) {
         // The quick look for the knock port may find one in the log prefix instead. Such a line may be skipped.
         let at = |start: &[u8]| line.windows(start.len()).position(|window| window == start);

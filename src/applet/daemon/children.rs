@@ -69,7 +69,10 @@ impl Children {
         let (watcher, opener) = (self.watcher.try_wait().ok().flatten(), self.opener.try_wait().ok().flatten());
         match (watcher, opener) {
             (Some(_), None) => (watcher, process::ended_soon(&mut self.opener)),
-            (None, Some(_)) if !self.ready => (process::ended_soon(&mut self.watcher), opener),
+            // An opener that finds the watcher gone may be the first to be seen.
+            (None, Some(status)) if !self.ready || status.code() == Some(1) => {
+                (process::ended_soon(&mut self.watcher), opener)
+            }
             _ => (watcher, opener),
         }
     }

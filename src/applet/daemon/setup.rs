@@ -69,7 +69,7 @@ impl Setup {
         if text.len() > CONFIG {
             return Err(Error::content(&directory.join("config"), 0, format!("is longer than {CONFIG} bytes")));
         }
-        let (config, warnings) = Config::of(directory, &text)?;
+        let (mut config, warnings) = Config::of(directory, &text)?;
         for warning in warnings {
             say::warn(format_args!("{:?}, {warning}", directory.join("config")));
         }
@@ -83,7 +83,11 @@ impl Setup {
         for warning in index.warnings(&config.guard) {
             say::warn(warning);
         }
-        klog::check(&config.log)?;
+        config.log = klog::resolve(&config.log)?;
+        if let Some(warning) = klog::check(&config.log)? {
+            say::warn(warning);
+            say::warn("see that \"log\" in the config names the file to which syslogd writes the kernel's messages");
+        }
         let rules = Rules::new(&config, index.knock_ports());
         let backend = Backend::choose(config.firewall, &rules)?;
         for (found, port) in index.beyond(|port| backend.can_open(&rules, port)) {

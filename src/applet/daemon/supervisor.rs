@@ -7,6 +7,7 @@ use super::opener::RULES_GONE;
 use super::pause::{self, Pause};
 use super::privileges;
 use super::setup::{self, Setup};
+use super::watcher::LOG_MOVED;
 use crate::config::Log;
 use crate::error::{Error, Result, reason};
 use crate::say;
@@ -170,6 +171,10 @@ impl Supervisor<'_> {
         let why = match (watcher, opener) {
             (_, Some(status)) if status.code() == Some(RULES_GONE.into()) => {
                 self.repair();
+                self.restart_children();
+                return Ok(());
+            }
+            (Some(status), _) if ready && status.code() == Some(LOG_MOVED.into()) => {
                 self.restart_children();
                 return Ok(());
             }

@@ -26,13 +26,13 @@ use super::setup::{ProfileIndex, say_left_out};
 use super::{LogTarget, hooks};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::klog::{Klog, Notice};
+use crate::klog::{self, Klog, Notice};
 use crate::ports::PortSet;
 use crate::profile::{Counter, Profile};
 use crate::say;
+use crate::sys::process;
 use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
-use crate::sys::{poll, process};
 use crate::wire::Entry;
 use engine::{Action, Engine, Settings};
 use report::Report;
@@ -45,6 +45,9 @@ const REPLAY_CACHE: usize = 64;
 /// How many of the 2^48 codes a day may be guessed at before a knock needs a second one: a day of guessing
 /// opens a port with a chance of 2^-20.
 const GUESSES: u32 = 1 << 28;
+
+/// The exit code that says: the log is to be opened again, which only root can.
+pub const LOG_MOVED: u8 = 65;
 
 /// The system calls that the watcher makes, besides following a file.
 const CALLS: &[&[libc::c_long]] =
@@ -65,7 +68,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     let groups: Vec<u32> = log.group().into_iter().collect();
     hooks::attempt("unconfined watcher");
     let mut watcher = Watcher::new(&config, profiles, channel)?;
-    let working_directory = matches!(log, Klog::File(_));
+    let working_directory = log.enter_directory()?;
     let calls = match working_directory {
         // The working directory is the log's: a file made anew is opened by its name.
         true => [CALLS, &[calls::OPEN, calls::WATCH]].concat(),
@@ -79,6 +82,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     match watcher.follow(&mut log) {
         // The supervisor finds out why.
         End::OpenerGone => Ok(1),
+        End::LogMoved => Ok(LOG_MOVED),
         End::Failed(error) => Err(error),
     }
 }
@@ -142,6 +146,8 @@ struct Watcher {
 enum End {
     /// There is no opener at the other end of the socket.
     OpenerGone,
+    /// Only root can open the log again.
+    LogMoved,
     /// The log has ended or cannot be read.
     Failed(Error),
 }
@@ -188,10 +194,13 @@ impl Watcher {
 
     /// Waits for the log and handles what it has, or does what can wait while it is silent.
     fn turn(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), End> {
-        let has_work = self.engine.next_far_search().is_some() || self.engine.is_filling();
-        let timeout = if has_work { Some(Duration::ZERO) } else { self.report.due(Instant::now()) };
-        let [more] = poll::readable([log.fd()], timeout).map_err(|cause| Error::system("wait for the log", cause))?;
-        if more {
+        let now = Instant::now();
+        let timeout = match self.engine.next_far_search().is_some() || self.engine.is_filling() {
+            true => Some(Duration::ZERO),
+            false => [self.report.due(now), log.due(now)].into_iter().flatten().min(),
+        };
+        let more = log.wait(timeout).map_err(|cause| Error::system("wait for the log", cause))?;
+        if more || log.due(Instant::now()) == Some(Duration::ZERO) {
             self.read(log, ports)?;
         } else {
             self.work()?;
@@ -205,24 +214,32 @@ impl Watcher {
     fn read(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), End> {
         // One look at the clock for all that one read gives, but where a disk was waited for in between.
         let (mut done, mut now) = (Ok(()), Instant::now());
-        let notice = log.read(ports, &mut |record| {
-            if let Some(entry) = record.entry() {
+        log.read(ports, &mut |event| match event {
+            klog::Event::Syn(entry) => {
                 self.handle(&entry, now);
                 if self.engine.batch_is_full() && done.is_ok() {
                     done = self.act();
                     now = Instant::now();
                 }
             }
+            klog::Event::Notice(notice) if done.is_ok() => done = self.act().and_then(|()| self.notice(&notice)),
+            klog::Event::Notice(_) => {}
         })?;
         done?;
-        self.act()?;
+        self.act()
+    }
+
+    /// Says what there is to say about the log.
+    fn notice(&mut self, notice: &Notice) -> std::result::Result<(), End> {
         match notice {
-            None => {}
-            Some(Notice::Overrun) => self.report.overrun(Instant::now()),
-            Some(Notice::Ended) => return Err(Error::refused(Notice::Ended.to_string()).into()),
-            Some(notice) => say::warn(notice),
+            Notice::Overrun => self.report.overrun(Instant::now()),
+            Notice::Ended => return Err(Error::refused(notice.to_string()).into()),
+            _ => say::warn(notice),
         }
-        Ok(())
+        if let Some(advice) = notice.advice() {
+            say::warn(advice);
+        }
+        if *notice == Notice::Moved { Err(End::LogMoved) } else { Ok(()) }
     }
 
     fn handle(&mut self, entry: &Entry, now: Instant) {

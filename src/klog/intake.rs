@@ -1,0 +1,89 @@
+//! What becomes of the records: new SYNs are handed on; what is old, incomplete or missing is reported.
+
+use super::age::Start;
+use super::notice::Notice;
+use super::record::{Event, Record};
+use crate::ports::PortSet;
+use crate::wire::{Incomplete, entry};
+use std::time::{Duration, Instant};
+
+/// So many incomplete lines are no accident.
+const SEVERAL: u32 = 3;
+/// The same is not reported again within this time.
+const QUIET: Duration = Duration::from_secs(3600);
+
+/// What is known about the log.
+pub(super) struct Intake {
+    start: Start,
+    /// Whether the source may have lines from before the start at any time, as standard input may.
+    has_past: bool,
+    past_reported: bool,
+    untimed_reported: bool,
+    incomplete: IncompleteLines,
+}
+
+/// The lines that should have been entries.
+#[derive(Default)]
+struct IncompleteLines {
+    /// Those that were cut.
+    cut: u32,
+    /// Others, since the last entry: another log rule may show the same packets, and show them whole.
+    others: u32,
+    reported: Option<Instant>,
+}
+
+impl Intake {
+    pub fn new(has_past: bool) -> Self {
+        Self {
+            start: Start::now(),
+            has_past,
+            past_reported: false,
+            untimed_reported: false,
+            incomplete: IncompleteLines::default(),
+        }
+    }
+
+    /// Takes a record.
+    pub fn take(&mut self, record: Record<'_>, ports: &PortSet, each: &mut dyn FnMut(Event)) {
+        let Some(entry) = record.entry() else {
+            let incomplete = record.line().and_then(|line| {
+                let ours = entry::knock_port(line).is_none_or(|port| ports.contains(port));
+                Incomplete::of(line).filter(|_| ours)
+            });
+            if let Some(notice) = incomplete.and_then(|why| self.incomplete.count(why, Instant::now())) {
+                each(Event::Notice(notice));
+            }
+            return;
+        };
+        self.incomplete.others = 0;
+        let may_be_past = self.has_past || matches!(record, Record::PastLine(_));
+        match record.line().filter(|_| may_be_past).map(|line| self.start.is_after(line)) {
+            Some(Some(true)) => {
+                if !std::mem::replace(&mut self.past_reported, true) {
+                    each(Event::Notice(Notice::Past));
+                }
+                return;
+            }
+            Some(None) if !std::mem::replace(&mut self.untimed_reported, true) => {
+                each(Event::Notice(Notice::Untimed));
+            }
+            _ => {}
+        }
+        each(Event::Syn(entry));
+    }
+}
+
+impl IncompleteLines {
+    fn count(&mut self, why: Incomplete, now: Instant) -> Option<Notice> {
+        let counter = if why == Incomplete::Cut { &mut self.cut } else { &mut self.others };
+        *counter = counter.saturating_add(1);
+        let several = *counter >= SEVERAL;
+        let quiet = self.reported.is_some_and(|reported| now - reported < QUIET);
+        if !several || quiet {
+            return None;
+        }
+        *counter = 0;
+        self.reported = Some(now);
+        Some(Notice::Incomplete(why))
+    }
+}

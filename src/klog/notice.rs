@@ -1,0 +1,63 @@
+//! What a person should know about the log.
+
+use crate::wire::Incomplete;
+use std::fmt;
+
+/// Something about the log that a person should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Standard input has ended: nothing more will come.
+    Ended,
+    /// The file is not there, or is no file; it is waited for.
+    Missing(String),
+    /// The file is there.
+    Back,
+    /// The file has to be opened by root again, from where its path leads by now.
+    Moved,
+    /// The reader was too slow and records were lost.
+    Overrun,
+    /// Lines name no time that can be read.
+    Untimed,
+    /// SYNs from before the daemon's start were passed over.
+    Past,
+    /// Several lines for SYNs were no use.
+    Incomplete(Incomplete),
+}
+
+impl Notice {
+    /// What to do, where there is something.
+    pub fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Past | Self::Untimed => "let the log begin with what is new: journalctl -kf -n 0",
+            Self::Incomplete(Incomplete::Cut) => {
+                "the program that writes the log cuts long lines: use another, or set log = kmsg or nflog:5 in the config"
+            }
+            Self::Incomplete(Incomplete::NoSequence) => {
+                "the log rule needs a flag: nft log flags tcp sequence; iptables --log-tcp-sequence"
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ended => "the log on standard input has ended",
+            Self::Missing(why) => return write!(f, "the log cannot be read, waiting for it: {why}"),
+            Self::Back => "the log is there, and is read",
+            Self::Moved => {
+                "the log's path leads elsewhere by now, or its next file is only root's to open: opening it again"
+            }
+            Self::Overrun => "the kernel's log ran over; records were lost",
+            Self::Untimed => {
+                "the log names no time that can be read: a knock from before the daemon's start would open its port"
+            }
+            Self::Past => "SYNs to knock ports that were logged before the daemon started open nothing",
+            Self::Incomplete(Incomplete::Cut) => "lines about TCP packets are cut before their end: knocks are missed",
+            Self::Incomplete(Incomplete::NoSequence) => {
+                "SYNs to knock ports are logged without sequence numbers: knocks are missed"
+            }
+        })
+    }
+}

@@ -1,0 +1,135 @@
+//! Where the path of a log file leads, and whether it leads elsewhere by now: a directory on it was renamed,
+//! removed or made anew, a link points to another file, a file system was mounted over it.
+
+use crate::sys::inotify::{self, Inotify, Watch};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+/// The list of mounts, as this process sees it.
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// The way to a file.
+pub(super) struct Place {
+    /// What may change on the way: names, each with the watch of the directory that it stands in, and
+    /// directories themselves, with no name.
+    names: Vec<(Watch, OsString)>,
+    /// The file's path without links.
+    path: PathBuf,
+    /// The list of mounts, and those of them that are on the way. Without /proc nobody tells of mounts.
+    mounts: Option<(File, String)>,
+}
+
+impl Place {
+    /// Finds the way to `path`, which need not exist, and asks to be told of its changes.
+    pub fn find(path: &Path, inotify: &Inotify) -> io::Result<Self> {
+        let mut place = Self { names: Vec::new(), path: resolve(path)?, mounts: None };
+        for part in path.ancestors().chain(place.path.ancestors()) {
+            let Some((directory, name)) = part.parent().zip(part.file_name()) else { continue };
+            let is_own = Some(part) == place.path.parent();
+            // Names are watched only where it matters: others may come and go all the time.
+            if directory.is_dir() && (is_own || part.is_symlink() || !part.exists()) {
+                place.names.push((inotify.watch(directory, inotify::NAMES)?, name.into()));
+            }
+            if part.is_dir() {
+                place.names.push((inotify.watch(part, inotify::ITSELF)?, OsString::new()));
+            }
+        }
+        if let Ok(mut file) = File::open(MOUNTS) {
+            let mounted = mounted_on(&mut file, &place.path)?;
+            place.mounts = Some((file, mounted));
+        }
+        Ok(place)
+    }
+
+    /// The file's directory and its name there, with no links in them.
+    pub fn parts(&self) -> Option<(&Path, &OsStr)> {
+        self.path.parent().zip(self.path.file_name())
+    }
+
+    /// Whether a change of `name` in the directory with this watch is a change of the way.
+    pub fn is_on_way(&self, directory: Watch, name: &OsStr) -> bool {
+        self.names.iter().any(|(watch, on_way)| *watch == directory && on_way == name)
+    }
+
+    /// The list of mounts, which a poll tells of changes to.
+    pub fn mounts(&self) -> Option<BorrowedFd<'_>> {
+        self.mounts.as_ref().map(|(file, _)| file.as_fd())
+    }
+
+    /// Whether another file system is mounted on the way than when it was found.
+    pub fn is_mounted_over(&mut self) -> io::Result<bool> {
+        match &mut self.mounts {
+            Some((file, known)) => Ok(mounted_on(file, &self.path)? != *known),
+            None => Ok(false),
+        }
+    }
+}
+
+/// The path without links, as far as it exists; what does not exist is taken as it is written.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let Some((parent, name)) = path.parent().zip(path.file_name()) else { return Err(error) };
+            let path = resolve(parent)?.join(name);
+            match path.read_link() {
+                Ok(target) => resolve(&path.with_file_name(target)),
+                Err(_) => Ok(path),
+            }
+        }
+        done => done,
+    }
+}
+
+/// The numbers of the mounts on the way to `path`, in the order in which they were made.
+fn mounted_on(mounts: &mut File, path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    mounts.seek(SeekFrom::Start(0))?;
+    mounts.read_to_string(&mut text)?;
+    Ok(on_the_way(&text, path))
+}
+
+/// The same in the text of proc_pid_mountinfo(5): `36 35 98:0 / /var/log rw,noatime …`.
+fn on_the_way(mounts: &str, path: &Path) -> String {
+    let numbers = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let (number, point) = (words.next()?, words.nth(3)?);
+        path.starts_with(point).then_some(number)
+    });
+    numbers.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_on_the_way_are_told_from_others() {
+        let mounts = "22 1 0:20 / / rw - ext4 /dev/sda rw\n23 22 0:21 / /proc rw - proc proc rw\n\
+            30 22 0:22 / /var rw - tmpfs tmpfs rw\n31 30 0:22 / /var/lo rw - tmpfs tmpfs rw\n\
+            36 30 0:23 / /var/log rw - tmpfs tmpfs rw\n37 36 0:23 /k /var/log/kern.log rw - tmpfs tmpfs rw\n";
+        assert_eq!(on_the_way(mounts, Path::new("/var/log/kern.log")), "22 30 36 37");
+        assert_eq!(on_the_way(mounts, Path::new("/var/log")), "22 30 36");
+        assert_eq!(on_the_way("", Path::new("/var/log")), "");
+        assert_eq!(on_the_way("damaged\n\n1 2 3", Path::new("/var/log")), "");
+    }
+
+    #[test]
+    fn a_path_is_resolved_as_far_as_it_exists() {
+        let directory = std::env::temp_dir().join(format!("knockknock-place-{}", std::process::id()));
+        std::fs::create_dir_all(directory.join("real")).unwrap();
+        let real = directory.canonicalize().unwrap().join("real");
+        for (link, target) in [("link", "real"), ("dangling", "real/none"), ("loop", "loop")] {
+            std::os::unix::fs::symlink(target, directory.join(link)).unwrap();
+        }
+        let resolved = |path: &str| resolve(&directory.join(path)).ok();
+        assert_eq!(resolved("link"), Some(real.clone()));
+        assert_eq!(resolved("link/none/kern.log"), Some(real.join("none/kern.log")));
+        assert_eq!(resolved("dangling"), Some(real.join("none")));
+        assert_eq!(resolved("loop"), None);
+        assert_eq!(resolved("none/.."), None);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}
