@@ -19,10 +19,10 @@
 //!
 //! # Data flow
 //!
-//! The daemon: log record → [`wire::Entry`] → [`wire::Ciphertext`] → [`wire::Unsealed`] → the daemon's
-//! `OpenRequest` → 24 bytes → `OpenRequest` → [`firewall::Opening`]. The client, in reverse:
-//! [`profile::Profile`] → a counter stored as used → [`wire::Ciphertext`] → [`wire::seal::Fields`] →
-//! [`wire::Syn`] → a packet.
+//! The daemon: log record → [`wire::Entry`] → [`wire::Code`], or [`wire::Ciphertext`] on the classic wire → a profile's
+//! counter and port, found by comparison → the daemon's `OpenRequest` → 24 bytes → `OpenRequest` →
+//! [`firewall::Opening`]. The client, in reverse: [`profile::Profile`] → a counter stored as used →
+//! [`wire::Code`] or [`wire::Ciphertext`] → [`wire::seal::Fields`] → [`wire::Syn`] → a packet.
 //!
 //! The types guarantee the following. Only [`wire::Keys::unseal`] creates an `Unsealed`, so its port and counter are
 //! authenticated. An `OpenRequest` has a port other than 0, a duration of at most 15 minutes, and a source address
