@@ -201,7 +201,7 @@ def test_a_port_that_the_profile_may_not_open_is_connected_without_a_knock(door)
 
 @pytest.mark.parametrize("what, why", [
     ([SERVER, "0"], "\"0\" is not a port from 1 to 65535"),
-    ([SERVER], "PORT is missing"),
+    ([SERVER], "required positional arguments not provided: port"),
     (["-4", "-6", SERVER, "22"], "-4 and -6 exclude each other")])
 def test_usage(door, what, why):
     done = connect(door, *what, check=False)

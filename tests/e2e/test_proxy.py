@@ -720,7 +720,7 @@ def test_it_listens_elsewhere_only_when_told_twice(door):
 
 @pytest.mark.parametrize("arguments, why", [
     (["0"], "is not a port"), (["x"], "is not a port"), (["--listen", "here", "1080"], "is not an IP address"),
-    (["--user", "no such user", "1080"], "there is no user"), ([], "LISTENPORT is missing")])
+    (["--user", "no such user", "1080"], "there is no user"), ([], "required positional arguments not provided: listenport")])
 def test_usage(door, arguments, why):
     done = door.client.run(BINARY, "proxy", *arguments, check=False)
     assert done.returncode == 2 and why in done.stderr, done.stderr
