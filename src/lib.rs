@@ -31,8 +31,8 @@
 //!
 //! # Code that runs as root
 //!
-//! The code that runs as root is the daemon's supervisor, and its watcher and opener until they have dropped
-//! root. [`firewall`], the supervisor and the opener never name keys; the watcher never names [`firewall`].
+//! The code that runs as root for long is the daemon's supervisor; its watcher and opener, and the clients, drop
+//! root before they read what others wrote. [`firewall`], the supervisor and the opener never name keys; the watcher never names [`firewall`].
 //! `tests/house.rs` checks these rules in the sources, and counts the lines of code of the supervisor and the opener.
 
 pub mod applet;

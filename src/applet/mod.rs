@@ -1,4 +1,4 @@
-//! Floor 3: the programs, one file or folder each. None imports another.
+//! The programs, one file or folder each. None imports another.
 
 pub mod connect;
 pub mod daemon;

@@ -1,4 +1,4 @@
-//! Floor 1: the firewall, and all that the privileged processes do to it. It never sees a key.
+//! The firewall, and all that the privileged processes do to it. It never sees a key.
 //!
 //! Two halves. The supervisor *makes* the rules: a guard that drops, a log rule that shows knocks, and
 //! empty sets. The opener *admits*: it puts one element into a kernel set, which the kernel takes out

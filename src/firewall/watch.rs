@@ -16,7 +16,7 @@ impl Watch {
     pub fn new() -> Result<Self> {
         let socket = Socket::open(libc::NETLINK_NETFILTER);
         let joined = socket.and_then(|socket| socket.join(libc::NFNLGRP_NFTABLES).map(|()| socket));
-        // As somebody's blocklist of a hundred thousand addresses, loaded anew, takes.
+        // 1 MiB holds the notifications of a blocklist of 100,000 addresses that is loaded again.
         let joined = joined.and_then(|socket| socket.receive_buffer(1 << 20).map(|()| socket));
         joined.map(Self).map_err(|cause| Error::system("watch nf_tables for changes", cause))
     }

@@ -20,7 +20,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Whoever makes a file gives it its mode and owner within this time, and turns to it when it is told of a rotation.
+/// How long to wait after a rotation: within this time logrotate sets the new file's owner and mode, and syslog
+/// switches to it.
 const SETTLED: Duration = Duration::from_secs(1);
 /// The group that may read logs on Debian, for one that is not there yet.
 const LOG_READERS: &str = "adm";
@@ -40,7 +41,7 @@ pub struct Follow {
     lines: Lines,
     /// What is read.
     open: Option<Open>,
-    /// What has the name meanwhile and is empty: syslog writes to the other until it is told of the rotation.
+    /// The new, still empty file with the log's name. syslog writes to the old file until it is told of the rotation.
     next: Option<Open>,
     group: Option<u32>,
     /// Whether it was said that the file is missing.

@@ -1,4 +1,4 @@
-//! Floor 1: the kernel's log, record by record: /dev/kmsg, a file that syslog writes, standard
+//! The kernel's log, record by record: /dev/kmsg, a file that syslog writes, standard
 //! input, or the packets of an NFLOG group.
 //!
 //! Nothing here sleeps but [`Klog::wait`], until there is more for [`Klog::read`]. No clock polls anything.
@@ -140,7 +140,7 @@ pub fn check(log: &Log) -> Result<Option<String>> {
     match log {
         Log::File(path) => return follow::check(path),
         Log::Nflog(group) => nflog::check(*group)?,
-        // Whether it is a log only what is written there can show.
+        // Standard input cannot be checked before lines arrive.
         Log::Input => {}
         Log::Auto | Log::Kmsg => drop(kmsg::Kmsg::open(Path::new(DEV_KMSG))?),
     }

@@ -1,4 +1,4 @@
-//! Floor 2: one knock, for every program that sends some. Burn a counter, seal, send one SYN.
+//! One knock, for every program that sends knocks: burn a counter, compute the message, send one SYN.
 
 mod fingerprint;
 mod resolve;

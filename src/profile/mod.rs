@@ -1,4 +1,4 @@
-//! Floor 1: profiles on disk. A profile is a directory of four files: `cipher.key`, `mac.key`, `counter` and
+//! Profiles on disk. A profile is a directory of four files: `cipher.key`, `mac.key`, `counter` and
 //! `config`. The client has a copy of the server's profile.
 
 mod config;

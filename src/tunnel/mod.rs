@@ -1,4 +1,4 @@
-//! Floor 2: a connection behind a knock, for every program that makes connections.
+//! A connection behind a knock, for every program that makes connections.
 //!
 //! An opening admits one connection, so clients of one profile take turns: [`KnockLock`]. A [`Race`]
 //! knocks and attempts to connect when its schedule says so. Once connected, a [`Relay`] moves bytes

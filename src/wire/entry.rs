@@ -155,8 +155,9 @@ fn fields_of(line: &[u8]) -> Option<&[u8]> {
 const ONES: u64 = 0x0101_0101_0101_0101;
 const TOP_BITS: u64 = ONES << 7;
 
-/// Where the first byte is that `found` tells, or the length. Eight at a time, since every line to a knock port
-/// is read, a flood's too: `marks` sets the top bit of that byte, if it is among eight, and of none before it.
+/// Returns the index of the first byte for which `found` is true, or the length. Tests eight bytes at a time,
+/// because a flood is parsed too: `marks` must set the top bit of the first such byte of eight, and of no byte
+/// before it.
 fn first(bytes: &[u8], found: impl Fn(u8) -> bool, marks: impl Fn(u64) -> u64) -> usize {
     let mut at = 0;
     while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) {

@@ -1,9 +1,9 @@
-//! The wire formats: conversions between bytes and values. Seal and unseal, the two wires, SYN packets, log lines.
+//! The wire formats: conversions between bytes and values. The messages of both wires, SYN packets, log lines.
 //!
 //! Nothing here uses a file, a socket or a clock. The data flow:
 //!
-//! - in the daemon: log record → [`Entry`] → [`Ciphertext`] → [`Unsealed`];
-//! - in the client, in reverse: port and counter → [`Ciphertext`] → [`Fields`] → [`Syn`] → bytes.
+//! - in the daemon: log record → [`Entry`] → [`Code`], or [`Ciphertext`] on the classic wire;
+//! - in the client, in reverse: port and counter → [`Code`] or [`Ciphertext`] → [`Fields`] → [`Syn`] → bytes.
 #![forbid(unsafe_code)]
 
 pub mod entry;

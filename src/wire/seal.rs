@@ -47,7 +47,7 @@ impl Unsealed {
     }
 }
 
-/// The header fields that carry a ciphertext. Fields that the wire does not use are 0 or `None`.
+/// The header fields that carry a message of either wire. Fields that the wire does not use are 0 or `None`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fields {
     /// IPv4 identification, or the low 16 bits of the IPv6 flow label.
@@ -131,7 +131,7 @@ fn apply(message: &mut [u8], keystream: &Block<Aes128>) {
 
 impl Ciphertext {
     /// The header fields that carry these bytes, or `None` where one of them would not arrive: the sender's
-    /// kernel replaces an identification of 0, and an acknowledgment number of 0 says stealth.
+    /// kernel replaces an identification of 0, and an acknowledgment number of 0 means stealth.
     pub fn fields(&self) -> Option<Fields> {
         let [i0, i1, s0, s1, s2, s3, a0, a1, a2, a3, w0, w1] = self.0;
         let fields = Fields {

@@ -75,7 +75,7 @@ pub struct SynTemplate {
     pub win: u16,
     /// Whether the SYN requests explicit congestion notification (RFC 3168).
     pub ecn: bool,
-    /// The TCP options. The timestamp value is random; a stealth message replaces it.
+    /// The TCP options. The timestamp value is random until the knocker replaces it with the kernel's.
     pub options: TcpOptions,
 }
 

@@ -76,8 +76,8 @@ pub(super) fn anew(script: &str) -> String {
     format!("add table inet {TABLE}\ndelete table inet {TABLE}\n{script}")
 }
 
-/// What `nft -c` takes where the kernel can hold the table, and what it refuses where the kernel keeps
-/// the limit in a set: one that overflows. Before Linux 5.7 the kernel does not look at a set's limit.
+/// Two scripts for `nft -c`. The first passes if the kernel supports the table. The second has a set with a limit
+/// that overflows: a kernel that keeps limits in sets, 5.7 or later, refuses it.
 ///
 /// Under another name, since what stands may have sets of another shape.
 pub(super) fn checks(rules: &Rules, turnstile: Turnstile) -> [String; 2] {

@@ -1,5 +1,5 @@
-//! A hash table of codes that does not hold the codes: from a code's hash it finds the places that may be
-//! the code's, and whoever knows what stands in a place computes the code again.
+//! A hash table of codes that stores no codes. A lookup returns the places that may hold the code; the caller
+//! computes the code of each place again and compares.
 //!
 //! Every place has one word and so has every bucket. The places of a bucket form a chain, which ends with
 //! the bucket's own number; so a place can be taken out without its hash, from anywhere in the chain.
