@@ -197,10 +197,14 @@ def write_lines(name, line, size=None, count=None):
     return path
 
 
-def read_through(ours, path):
-    """Lets the daemon read a whole file. Returns (seconds, processor seconds)."""
-    with open(path, "rb") as ours.stdin:
+def read_through(ours, path, delay=0):
+    """Lets the daemon read a whole file, that many seconds after its start: it refuses an input that has ended before it
+    is ready. Returns (seconds, processor seconds)."""
+    producer = subprocess.Popen(["sh", "-c", f"sleep {delay}; exec cat \"$0\"", path], stdout=subprocess.PIPE) if delay else None
+    with producer.stdout if producer else open(path, "rb") as ours.stdin:
         ours.start()
+    if producer:
+        producer.wait()
     ours.process.wait(300)
     if ours.process.popen.returncode < 0:
         raise RuntimeError(f"the daemon did not end with its input:\n{ours.process.said()}")
@@ -239,7 +243,7 @@ def per_line(ours, path):
     """Returns the processor time per line in microseconds, without that of the start."""
     with open(path, "rb") as file, open(f"{BUILD}/empty", "wb") as empty:
         lines = sum(1 for _ in file)
-    start, whole = (median([read_through(ours, name)[1] for _ in range(3)]) for name in (empty.name, path))
+    start, whole = (median([read_through(ours, name, delay=0.5)[1] for _ in range(3)]) for name in (empty.name, path))
     return (whole - start) / lines * 1e6
 
 
