@@ -5,7 +5,7 @@ use crate::knocker::{self, Family, Knocker};
 use crate::profile::{Profile, ProfileHome};
 use crate::sys::pipe::Pipe;
 use crate::sys::{poll, process, tcp};
-use crate::tunnel::{self, KnockSetup, OpeningDelay};
+use crate::tunnel::{self, KnockSetup, OpeningDelay, REFUSAL_SHOWS};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -26,11 +26,13 @@ pub fn run(home: &ProfileHome, host: &str, port: u16, family: Family) -> Result<
     let knocker = Knocker::open(home.user);
     let found = home.find(host)?;
     let addresses = knocker::resolve(host, port, family)?;
+    let mut knocked = false;
     let stream = match found {
         Some(found) if tunnel::opens(&found, port)? => {
             let profile = Profile::load(&found)?;
             let (knocker, turn) = (Rc::new(knocker?), tunnel::wait_for_turn(&found)?);
             let setup = KnockSetup { knocker, profile, turn, first_delay: OpeningDelay::default().get() };
+            knocked = true;
             tunnel::connect(&addresses, Some(setup))
         }
         Some(_) => tunnel::connect(&addresses, None),
@@ -38,12 +40,12 @@ pub fn run(home: &ProfileHome, host: &str, port: u16, family: Family) -> Result<
             error.advise(format!("there is no profile for {host:?} in {:?}, so no knock was sent", home.directory))
         }),
     };
-    join(&stream?)
+    join(&stream?, knocked)
 }
 
 /// Joins the connection to standard input and output: one thread sends, this one receives. Both may be
 /// files of any kind. Neither is made non-blocking, because other processes may share them.
-fn join(stream: &TcpStream) -> Result<()> {
+fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
     let broken = |cause| Error::system("go on with the connection", cause);
     stream.set_nonblocking(false).map_err(broken)?;
     let _ = stream.set_nodelay(true);
@@ -52,6 +54,9 @@ fn join(stream: &TcpStream) -> Result<()> {
     let typed = input.is_terminal();
     let sender = stream.try_clone().map_err(broken)?;
     let sending = thread::Builder::new().stack_size(STACK).spawn(move || send(&input, &sender)).map_err(broken)?;
+    if knocked && poll::readable([stream.as_fd()], Some(REFUSAL_SHOWS)).map_err(broken)? == [false] {
+        tunnel::refusal(stream).map_or(Ok(()), Err)?;
+    }
     copy(stream, &output, is_spliced(&output)).map_err(broken)?;
     // The reader of our output sees its end now, and may go on writing to our input.
     drop(output);

@@ -3,6 +3,8 @@
 //! Each direction buffers at most one pipe's worth of bytes, so a slow receiver blocks its sender. A direction borrows
 //! a pipe only while it has bytes to pass on; an idle relay costs no more than its two sockets.
 
+use super::refusal;
+use crate::error::Error;
 use crate::sys::epoll::Event;
 use crate::sys::pipe::Pipe;
 use crate::sys::tcp;
@@ -108,12 +110,22 @@ impl Relay {
             Ok(false) => Moved::All,
             Ok(true) => Moved::Some,
             Err(_) => {
-                for end in [client, server] {
-                    let _ = tcp::reset(&end.stream);
-                }
+                self.reset();
                 Moved::Over
             }
         }
+    }
+
+    /// Has both connections reset when the relay is dropped.
+    pub fn reset(&self) {
+        for end in [&self.client, &self.server] {
+            let _ = tcp::reset(&end.stream);
+        }
+    }
+
+    /// The error of a connection that the server's firewall has refused.
+    pub fn refusal(&self) -> Option<Error> {
+        refusal(&self.server.stream)
     }
 }
 

@@ -355,8 +355,9 @@ def test_it_keeps_no_privilege(door):
 
 # The handshake's ACK
 
-def connect_with_many_attempts(stage):
-    """Starts connect, and stops it until all its attempts are established at the client's end.
+def connect_with_many_attempts(stage, meanwhile=lambda: None):
+    """Starts connect, and stops it until all its attempts are established at the client's end; then calls
+    `meanwhile`.
 
     The SYNs arrive before the opening. The client's kernel retransmits them a second later, while connect is
     stopped, and delays the ACKs by 0.2 s."""
@@ -374,6 +375,7 @@ def connect_with_many_attempts(stage):
     send_all(signal.SIGCONT)
     stage.opened()
     time.sleep(max(began + 1.05 - time.monotonic(), 0))
+    meanwhile()
     os.kill(process.pid, signal.SIGCONT)
     return process, capture
 
@@ -408,3 +410,41 @@ def test_two_hundred_of_two_hundred_are_greeted(door):
         assert connect(door, SERVER, door.PORT).stdout == Service.GREETING.decode()
         door.daemon.unheard()
     assert door.service.accepted == 200
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_a_connection_whose_opening_is_gone_is_an_error_and_not_silence(door):
+    """It is established at the client's end, and the server drops all that it sends."""
+    def take_the_opening():
+        door.server.run("nft", "flush", "set", "inet", "knockknock", "open4")
+
+    process, _ = connect_with_many_attempts(door, meanwhile=take_the_opening)
+    process.stdin.write(b"x")
+    process.stdin.flush()
+    assert process.wait(5) == 1
+    assert process.stderr.read().decode() == (
+        f"knockknock-connect: cannot connect to {SERVER}:{door.PORT}: the opening was gone before the handshake ended\n"
+        "knockknock-connect: try again; another connection from this network may have used it\n")
+    assert door.service.accepted == 0
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_a_profile_of_0_8_is_attempted_when_its_server_has_read_its_log(door):
+    """Early attempts used up the three lines a second of the log rule of 0.8."""
+    config = door.gate.client_path / "config"
+    config.write_text(f"[main]\nknock_port = {door.gate.knock_port}\n")
+    capture = door.keep(Capture(door.client))
+    began = time.monotonic()
+    assert connect(door, SERVER, ECHO, input="x").stdout == "x"
+    assert time.monotonic() - began > 0.27
+    assert sum(packet.flags == 2 for packet in capture.sent(ECHO)) == 1
+    assert door.gate.client_counter == 1
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_a_silent_connection_is_left_alone(door):
+    """Neither side sends anything for longer than a refusal takes to show."""
+    door.keep(Plain(door.server, MUTE, lambda connection: connection.sendall(connection.recv(1))))
+    process = start(door, SERVER, MUTE)
+    time.sleep(4.5)
+    assert process.communicate(b"x", 5)[0] == b"x"

@@ -655,13 +655,38 @@ def test_a_client_that_vanishes_while_another_program_knocks_holds_up_nobody(doo
     clients[2].close()
 
 
+def test_a_connection_whose_opening_is_gone_is_reset_and_not_silent(door, proxy):
+    """As with connect: all attempts are established before the proxy goes on, and the opening is gone."""
+    def send_all(number):
+        for pid in (door.daemon.pid, *door.daemon.children()):
+            os.kill(pid, number)
+
+    send_all(signal.SIGSTOP)
+    capture, sent = door.keep(Capture(door.client)), []
+    client = proxy.socket()
+    client.sendall(b"\x05\x01\x00" + request(SERVER, ECHO) + b"x")
+    wait_until(lambda: sent.extend(capture.sent(ECHO, quiet=0.01)) or len(sent) >= 6)
+    began = time.monotonic()
+    os.kill(proxy.pid, signal.SIGSTOP)
+    send_all(signal.SIGCONT)
+    door.opened(ECHO)
+    time.sleep(max(began + 1.05 - time.monotonic(), 0))
+    door.server.run("nft", "flush", "set", "inet", "knockknock", "open4")
+    os.kill(proxy.pid, signal.SIGCONT)
+    assert exactly(client, 2) == b"\x05\x00" and reply(client) == GRANTED
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    wait_until(lambda: any("the opening was gone" in line for line in proxy.said))
+    client.close()
+
+
 # The process
 
 def test_it_does_nothing_while_nothing_happens(door, proxy):
     client, _ = proxy.ask(SERVER, ECHO)
     other, _ = proxy.ask("no.such.host.invalid", ECHO)
     other.close()
-    time.sleep(0.5)
+    time.sleep(4)  # until a refusal would have shown
     trace = door.directory / "trace"
     strace = subprocess.Popen(["strace", "-f", "-qq", "-o", trace, "-p", str(proxy.pid)], stderr=subprocess.DEVNULL)
     time.sleep(5)

@@ -4,6 +4,7 @@
 use super::acceptor::Acceptor;
 use super::client::{Client, ClientAction, ClientEvent};
 use super::hosts::{Hosts, failed};
+use super::relays::Relays;
 use super::session::{Session, Sessions};
 use super::socks::Reply;
 use super::turns::Turns;
@@ -12,8 +13,7 @@ use crate::knocker::Knocker;
 use crate::profile::{Found, Profile};
 use crate::say;
 use crate::sys::epoll::{Epoll, Event};
-use crate::tunnel::{KnockSetup, Moved, Progress, Race, Relay, Side, SparePipes};
-use std::collections::HashMap;
+use crate::tunnel::{KnockSetup, Progress, Race, Side};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -53,10 +53,7 @@ pub struct EventLoop {
     sessions: Sessions,
     last_session: u64,
     turns: Turns,
-    relays: HashMap<u64, Box<Relay>>,
-    /// The relays that may have bytes to move.
-    moving: Vec<u64>,
-    spares: SparePipes,
+    relays: Relays,
 }
 
 impl EventLoop {
@@ -80,9 +77,7 @@ impl EventLoop {
             sessions: Sessions::default(),
             last_session: 0,
             turns: Turns::default(),
-            relays: HashMap::new(),
-            moving: Vec::new(),
-            spares: SparePipes::default(),
+            relays: Relays::default(),
         })
     }
 
@@ -97,7 +92,7 @@ impl EventLoop {
                 self.dispatch(*event);
             }
             self.expire();
-            self.run_relays();
+            self.relays.run();
             self.give_turns();
             self.hosts.resolve();
         }
@@ -110,9 +105,8 @@ impl EventLoop {
             self.acceptor.note();
         } else if event.token == RESOLVER {
             self.hosts.answers().into_iter().for_each(|(id, event)| self.tell(id, event));
-        } else if let Some(relay) = self.relays.get_mut(&id) {
-            relay.note(side, event);
-            self.moving.push(id);
+        } else if self.relays.note(id, side, event) {
+            // It runs when all events are recorded.
         } else if side == Side::Client {
             self.tell(id, ClientEvent::Readable { ended: event.ended });
         } else if let Some(session) = self.sessions.take(id) {
@@ -144,12 +138,10 @@ impl EventLoop {
     /// When there is something to do without an event.
     fn next_deadline(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        if !self.moving.is_empty() {
-            return Some(now);
-        }
         let timer = self.sessions.next_timer().map(|(at, _)| at);
         let accept = self.acceptor.due(now).filter(|_| self.has_room());
-        timer.into_iter().chain(self.turns.due(now)).chain(self.hosts.due(now)).chain(accept).min()
+        let timer = timer.into_iter().chain(self.relays.due(now));
+        timer.chain(self.turns.due(now)).chain(self.hosts.due(now)).chain(accept).min()
     }
 
     fn expire(&mut self) {
@@ -203,8 +195,12 @@ impl EventLoop {
                     Err(error) => failed(&error),
                 },
                 ClientAction::Relay(words) => {
+                    let knocked = session.queue.is_some();
                     self.release(id, &mut session);
-                    return self.relay(id, *session, &words);
+                    let Session { mut stream, server: Some(server), .. } = *session else { return };
+                    return if stream.write_all(&words).is_ok() {
+                        self.relays.add(id, stream, server, knocked)
+                    };
                 }
                 ClientAction::Leave(words) => {
                     self.release(id, &mut session);
@@ -299,27 +295,6 @@ impl EventLoop {
             }
         };
         self.proceed(id, session, event);
-    }
-
-    fn relay(&mut self, id: u64, mut session: Session, words: &[u8]) {
-        let answered = session.stream.write_all(words).is_ok();
-        if let Some(server) = session.server.filter(|_| answered) {
-            self.relays.insert(id, Box::new(Relay::new(session.stream, server)));
-            self.moving.push(id);
-        }
-    }
-
-    fn run_relays(&mut self) {
-        let mut moving = std::mem::take(&mut self.moving);
-        moving.sort_unstable();
-        moving.dedup();
-        for id in moving {
-            match self.relays.get_mut(&id).map(|relay| relay.run(&mut self.spares)) {
-                Some(Moved::Over) => drop(self.relays.remove(&id)),
-                Some(Moved::Some) => self.moving.push(id),
-                Some(Moved::All) | None => {}
-            }
-        }
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Lookups {
     lookups: HashMap<Rc<str>, Lookup>,
     /// The names of the lookups under way, with their sources and when they began.
     started: Vec<(Rc<str>, IpAddr, Instant)>,
-    sources: HashMap<IpAddr, Source>,
+    sources: HashMap<IpAddr, LookupSource>,
     /// The name that each client waits for.
     clients: HashMap<u64, Rc<str>>,
     last_ticket: u64,
@@ -52,7 +52,7 @@ struct Lookup {
 
 /// What the clients of one source have asked for.
 #[derive(Default)]
-struct Source {
+struct LookupSource {
     /// How many names wait or are under way.
     names: usize,
     /// The names that wait, in their order.

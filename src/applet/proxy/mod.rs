@@ -8,6 +8,7 @@ mod event_loop;
 mod hosts;
 mod lookups;
 mod queue;
+mod relays;
 mod resolver;
 mod session;
 pub mod socks;
