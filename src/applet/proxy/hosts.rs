@@ -10,7 +10,6 @@ use crate::firewall::LocalAddresses;
 use crate::profile;
 use crate::say;
 use crate::tunnel;
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -24,7 +23,7 @@ pub struct Hosts {
     lookups: Lookups,
     address_cache: AddressCache,
     /// The clients that wait for the address cache.
-    cache_waiters: BTreeSet<u64>,
+    cache_waiters: Vec<u64>,
     /// Finds addresses of this machine, where clients are not to be connected to them.
     local_addresses: Option<LocalAddresses>,
 }
@@ -38,7 +37,7 @@ impl Hosts {
             resolver: Resolver::new().map_err(|cause| Error::system("make a pair of sockets", cause))?,
             lookups: Lookups::default(),
             address_cache: AddressCache::default(),
-            cache_waiters: BTreeSet::new(),
+            cache_waiters: Vec::new(),
             local_addresses,
         })
     }
@@ -61,13 +60,13 @@ impl Hosts {
     /// Takes in that a client is gone, or waits for something else.
     pub fn leave(&mut self, client: u64) {
         self.lookups.leave(client);
-        self.cache_waiters.remove(&client);
+        self.cache_waiters.retain(|waiter| *waiter != client);
     }
 
     /// Begins the lookups that may begin.
     pub fn resolve(&mut self) {
         while let Some(name) = self.lookups.next(Instant::now()) {
-            self.resolver.ask(Question::Host, vec![name.to_string()]);
+            self.resolver.ask(Question::Host, vec![name]);
         }
     }
 
@@ -129,7 +128,7 @@ impl Hosts {
             self.refresh(now)?;
         }
         if wait && !self.address_cache.is_usable(now) {
-            self.cache_waiters.insert(client);
+            self.cache_waiters.push(client);
             return Ok(ClientEvent::NotKnownYet(host, addresses));
         }
         let Some((name, known)) = self.address_cache.find(&addresses) else {

@@ -5,9 +5,7 @@
 //! keep one source from blocking the others: names at once, lookups under way, and fresh lookups. A
 //! lookup that waits is dropped with its last client.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// The most names at once: waiting, or under way.
@@ -27,36 +25,21 @@ struct Limit {
     source: usize,
 }
 
-/// The lookups of all clients.
+/// The lookups of all clients, in their order. They are few enough to be searched one by one.
 #[derive(Default)]
 pub struct Lookups {
-    lookups: HashMap<Rc<str>, Lookup>,
-    /// The names of the lookups under way, with their sources and when they began.
-    started: Vec<(Rc<str>, IpAddr, Instant)>,
-    sources: HashMap<IpAddr, LookupSource>,
-    /// The name that each client waits for.
-    clients: HashMap<u64, Rc<str>>,
-    last_ticket: u64,
+    lookups: Vec<Lookup>,
     /// When it was last said that names are refused.
     said: Option<Instant>,
 }
 
 /// A name that clients wait for.
 struct Lookup {
-    name: Rc<str>,
+    name: String,
     source: IpAddr,
-    clients: BTreeSet<u64>,
-    /// Its place in the order, until it is under way.
-    ticket: Option<u64>,
-}
-
-/// What the clients of one source have asked for.
-#[derive(Default)]
-struct LookupSource {
-    /// How many names wait or are under way.
-    names: usize,
-    /// The names that wait, in their order.
-    waiting: BTreeMap<u64, Rc<str>>,
+    clients: Vec<u64>,
+    /// When it began; `None` while it waits.
+    began: Option<Instant>,
 }
 
 /// A name was refused, because there are as many as there may be.
@@ -71,90 +54,66 @@ pub struct TooManyNames {
 impl Lookups {
     /// Takes in that a client from `address` waits for the addresses of `name`.
     pub fn ask(&mut self, name: &str, client: u64, address: IpAddr, now: Instant) -> Result<(), TooManyNames> {
-        if !self.lookups.contains_key(name) {
-            self.add(name, network(address), now)?;
+        if let Some(lookup) = self.lookups.iter_mut().find(|lookup| lookup.name == name) {
+            lookup.clients.push(client);
+            return Ok(());
         }
-        if let Some(lookup) = self.lookups.get_mut(name) {
-            lookup.clients.insert(client);
-            self.clients.insert(client, Rc::clone(&lookup.name));
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, name: &str, source: IpAddr, now: Instant) -> Result<(), TooManyNames> {
-        let of_source = self.sources.get(&source).map_or(0, |source| source.names);
-        if self.lookups.len() >= NAMES.all || of_source >= NAMES.source {
+        let source = network(address);
+        let names = self.lookups.len();
+        if names >= NAMES.all || self.lookups.iter().filter(|lookup| lookup.source == source).count() >= NAMES.source {
             let say = self.said.is_none_or(|said| now >= said + NOTICE);
             self.said = if say { Some(now) } else { self.said };
-            return Err(TooManyNames { names: self.lookups.len(), say });
+            return Err(TooManyNames { names, say });
         }
-        self.last_ticket += 1;
-        let (name, ticket) = (Rc::<str>::from(name), self.last_ticket);
-        let lookup = Lookup { name: Rc::clone(&name), source, clients: BTreeSet::new(), ticket: Some(ticket) };
-        self.lookups.insert(Rc::clone(&name), lookup);
-        let source = self.sources.entry(source).or_default();
-        source.names += 1;
-        source.waiting.insert(ticket, name);
+        self.lookups.push(Lookup { name: name.to_owned(), source, clients: vec![client], began: None });
         Ok(())
     }
 
     /// Takes in that a client is gone. A lookup that nobody waits for any more does not begin.
     pub fn leave(&mut self, client: u64) {
-        let Some(name) = self.clients.remove(&client) else { return };
-        let Some(lookup) = self.lookups.get_mut(&name) else { return };
-        lookup.clients.remove(&client);
-        if lookup.clients.is_empty() && lookup.ticket.is_some() {
-            self.remove(&name);
-        }
+        self.lookups.retain_mut(|lookup| {
+            lookup.clients.retain(|other| *other != client);
+            lookup.began.is_some() || !lookup.clients.is_empty()
+        });
     }
 
     /// The next lookup to begin, if one may.
-    pub fn next(&mut self, now: Instant) -> Option<Rc<str>> {
-        let fresh = |began: &Instant| now < *began + FRESH;
-        let count = |of: Option<IpAddr>| {
-            let these = self.started.iter().filter(|(_, source, _)| of.is_none_or(|of| of == *source));
-            these.fold((0, 0), |(all, young), (_, _, began)| (all + 1, young + usize::from(fresh(began))))
-        };
-        let (all, young) = count(None);
-        if all >= LOOKUPS.all || young >= FRESH_LOOKUPS.all {
+    pub fn next(&mut self, now: Instant) -> Option<String> {
+        if !self.is_room(now, |_| true, LOOKUPS.all, FRESH_LOOKUPS.all) {
             return None;
         }
-        let first = self.sources.iter().filter_map(|(address, source)| {
-            let ticket = source.waiting.keys().next()?;
-            let (all, young) = count(Some(*address));
-            (all < LOOKUPS.source && young < FRESH_LOOKUPS.source).then_some((*ticket, *address))
+        let mut full = None;
+        let first = self.lookups.iter().position(|Lookup { source, began, .. }| {
+            let candidate = began.is_none() && full != Some(*source);
+            let room =
+                candidate && self.is_room(now, |lookup| lookup.source == *source, LOOKUPS.source, FRESH_LOOKUPS.source);
+            if candidate && !room {
+                full = Some(*source);
+            }
+            room
         });
-        let (ticket, address) = first.min()?;
-        let name = self.sources.get_mut(&address)?.waiting.remove(&ticket)?;
-        self.lookups.get_mut(&name)?.ticket = None;
-        self.started.push((Rc::clone(&name), address, now));
-        Some(name)
+        let lookup = self.lookups.get_mut(first?)?;
+        lookup.began = Some(now);
+        Some(lookup.name.clone())
+    }
+
+    /// Whether there are fewer lookups under way than `all`, and fewer fresh ones than `fresh`.
+    fn is_room(&self, now: Instant, of: impl Fn(&Lookup) -> bool, all: usize, fresh: usize) -> bool {
+        let began = || self.lookups.iter().filter(|lookup| of(lookup)).filter_map(|lookup| lookup.began);
+        began().count() < all && began().filter(|began| now < *began + FRESH).count() < fresh
     }
 
     /// When another lookup may begin without an answer to one under way.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        let waiting = self.lookups.len() > self.started.len();
-        self.started.iter().map(|(_, _, began)| *began + FRESH).filter(|due| waiting && *due > now).min()
+        let waiting = self.lookups.iter().any(|lookup| lookup.began.is_none());
+        let began = self.lookups.iter().filter_map(|lookup| lookup.began);
+        began.map(|began| began + FRESH).filter(|due| waiting && *due > now).min()
     }
 
     /// Takes in that a lookup is over. Returns the clients that waited for it.
-    pub fn answered(&mut self, name: &str) -> BTreeSet<u64> {
-        self.started.retain(|(started, ..)| **started != *name);
-        let clients = self.remove(name);
-        clients.iter().for_each(|client| drop(self.clients.remove(client)));
-        clients
-    }
-
-    fn remove(&mut self, name: &str) -> BTreeSet<u64> {
-        let Some(lookup) = self.lookups.remove(name) else { return BTreeSet::new() };
-        if let Some(source) = self.sources.get_mut(&lookup.source) {
-            source.names -= 1;
-            lookup.ticket.map(|ticket| source.waiting.remove(&ticket));
-            if source.names == 0 {
-                self.sources.remove(&lookup.source);
-            }
-        }
-        lookup.clients
+    pub fn answered(&mut self, name: &str) -> Vec<u64> {
+        let found = self.lookups.iter().position(|lookup| lookup.name == name);
+        found.map_or(Vec::new(), |index| self.lookups.remove(index).clients)
     }
 }
 
@@ -189,8 +148,8 @@ mod tests {
         assert_eq!(lookups.next(now), None);
         lookups.ask("host", 3, LOCAL, now).unwrap();
         lookups.leave(1);
-        assert_eq!(lookups.answered("host"), BTreeSet::from([2, 3]));
-        assert!(lookups.lookups.is_empty() && lookups.clients.is_empty() && lookups.sources.is_empty());
+        assert_eq!(lookups.answered("host"), [2, 3]);
+        assert!(lookups.lookups.is_empty());
     }
 
     #[test]
@@ -202,7 +161,6 @@ mod tests {
             lookups.leave(client);
         }
         assert_eq!(lookups.lookups.len(), FRESH_LOOKUPS.source, "what is under way goes on");
-        assert!(lookups.clients.is_empty());
         lookups.ask("localhost", 0, LOCAL, now).unwrap();
         assert_eq!((lookups.next(now), lookups.due(now)), (None, Some(now + FRESH)));
         assert_eq!(lookups.next(now + FRESH).as_deref(), Some("localhost"), "nothing is in front of it");
@@ -234,7 +192,7 @@ mod tests {
             begin(&mut lookups, now);
             now += FRESH;
         }
-        assert_eq!(lookups.started.len(), LOOKUPS.source);
+        assert_eq!(lookups.lookups.iter().filter(|lookup| lookup.began.is_some()).count(), LOOKUPS.source);
         lookups.ask("other", 1000, OTHER, now).unwrap();
         assert_eq!(lookups.next(now).as_deref(), Some("other"));
     }

@@ -4,7 +4,7 @@ use super::client::{Client, ClientAction};
 use super::socks::{LONGEST, WELCOME};
 use crate::tunnel::{Race, Turn};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::Instant;
@@ -90,8 +90,8 @@ pub struct Sessions {
     sessions: HashMap<u64, Box<Session>>,
     /// The deadlines. One that is no longer its session's is dropped when it is the first.
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
-    /// The sessions whose clients are idle.
-    idle: BTreeSet<u64>,
+    /// How many have an idle client.
+    idle: usize,
 }
 
 impl Sessions {
@@ -102,19 +102,21 @@ impl Sessions {
 
     /// How many there are whose clients are not idle.
     pub fn busy(&self) -> usize {
-        self.sessions.len() - self.idle.len()
+        self.sessions.len() - self.idle
     }
 
     /// Takes a session out to work on it.
     pub fn take(&mut self, id: u64) -> Option<Box<Session>> {
-        self.idle.remove(&id);
-        self.sessions.remove(&id)
+        let session = self.sessions.remove(&id)?;
+        self.idle -= usize::from(session.client.is_idle());
+        Some(session)
     }
 
     /// Closes the oldest one whose client is idle: a client that has something to ask does so at once.
     pub fn close_oldest_idle(&mut self) {
-        if let Some(id) = self.idle.pop_first() {
-            self.sessions.remove(&id);
+        let idle = self.sessions.iter().filter(|(_, session)| session.client.is_idle());
+        if let Some(&id) = idle.map(|(id, _)| id).min() {
+            drop(self.take(id));
         }
     }
 
@@ -125,9 +127,7 @@ impl Sessions {
             session.timer = Some(deadline);
             self.timers.push(Reverse((deadline, id)));
         }
-        if session.client.is_idle() {
-            self.idle.insert(id);
-        }
+        self.idle += usize::from(session.client.is_idle());
         self.sessions.insert(id, session);
         // Clients that leave early leave their timers behind.
         let Self { sessions, timers, .. } = self;
