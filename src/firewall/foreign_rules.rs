@@ -1,24 +1,23 @@
-//! Other people's rules that are at odds with our mark.
+//! Finds rules of other programs that conflict with our mark.
 //!
-//! Our own rules do not care what others do to the mark. But another firewall that admits by it cannot rely
-//! on it any more once a third rule sets or clears the bit: then knocks open nothing there, or connections
-//! without one are admitted.
+//! Our own rules work whatever others do to the mark. But if another firewall accepts connections by the mark, and a
+//! third rule sets or clears the bit, then knocks open nothing there, or connections are admitted without a knock.
 
-/// What lists the rules: as `nft list ruleset` writes them, and as iptables-save and ip6tables-save do.
+/// The output of `nft list ruleset`, iptables-save and ip6tables-save.
 pub(super) struct Listings {
     pub(super) nft: String,
     pub(super) iptables: [(&'static str, String); 2],
 }
 
-/// What lines of listings are ours.
+/// Identifies our own rules in listings.
 pub(super) struct Own {
     /// Our table's family and name.
     pub(super) table: &'static str,
-    /// How rules in our chains begin.
+    /// The prefix of rules in our chains.
     pub(super) chains: &'static str,
 }
 
-/// A warning for each rule that changes a bit of `mark`, where another rule admits by it.
+/// Returns a warning for each rule that changes a bit of `mark`, if another rule accepts by it.
 pub(super) fn warnings(listings: &Listings, own: &Own, mark: u32) -> Vec<String> {
     let rules = rules(listings, own);
     if !rules.iter().any(|(_, rule)| admits(&words(rule), mark)) {
@@ -33,7 +32,7 @@ pub(super) fn warnings(listings: &Listings, own: &Own, mark: u32) -> Vec<String>
         .collect()
 }
 
-/// The rules that are not ours, each with the name of its table.
+/// Returns the rules that are not ours, each with the name of its table.
 fn rules<'a>(listings: &'a Listings, own: &Own) -> Vec<(String, &'a str)> {
     let mut rules = Vec::new();
     for (family, listing) in &listings.iptables {
@@ -51,7 +50,7 @@ fn rules<'a>(listings: &'a Listings, own: &Own) -> Vec<(String, &'a str)> {
         if let Some(name) = line.strip_prefix("table ") {
             table = name.strip_suffix(" {").unwrap_or(name);
         }
-        // nft lists tables of iptables, too.
+        // nft also lists the tables of iptables-nft.
         let of_iptables = listings.iptables.iter().any(|(family, listing)| {
             let name = table.strip_prefix(family).and_then(|name| name.strip_prefix(' '));
             name.is_some_and(|name| listing.lines().any(|line| line.strip_prefix('*') == Some(name)))
@@ -75,7 +74,7 @@ fn number(word: &str) -> u32 {
     number.unwrap_or(0)
 }
 
-/// Whether a rule looks for a bit of `mark` in a mark, the packet's or the connection's.
+/// Returns whether a rule matches a bit of `mark` in the packet's or the connection's mark.
 fn admits(words: &[&str], mark: u32) -> bool {
     let has = |word: &str| number(word) & mark != 0;
     (0..words.len()).any(|at| match words.get(at..).unwrap_or_default() {
@@ -86,12 +85,12 @@ fn admits(words: &[&str], mark: u32) -> bool {
     })
 }
 
-/// The bits that a rule changes in the connection's mark.
+/// Returns the bits that a rule changes in the connection's mark.
 fn changed(words: &[&str]) -> u32 {
     let at = |start: &[&str]| words.windows(start.len()).position(|words| words == start);
     if let Some(at) = at(&["ct", "mark", "set"]) {
         return match words.get(at + 3..).unwrap_or_default() {
-            // Operations on what it was; all else is another mark altogether.
+            // Operations on the old mark. Any other expression replaces the mark.
             ["ct", "mark", operations @ ..] => operations.chunks(2).fold(0, |bits, operation| match operation {
                 ["&" | "and", mask] => bits | !number(mask),
                 ["|" | "or" | "^" | "xor", value] => bits | number(value),

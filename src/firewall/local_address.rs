@@ -1,4 +1,4 @@
-//! Whether an address belongs to this machine or to no host at all, as the kernel's routing has it.
+//! Asks the kernel's routing whether an address belongs to this machine or to no single host.
 
 use crate::error::{Error, Result};
 use crate::sys::privilege;
@@ -9,26 +9,27 @@ use std::net::IpAddr;
 /// `RTN_LOCAL`, `RTN_BROADCAST`, `RTN_ANYCAST`, `RTN_MULTICAST` (linux/rtnetlink.h): no other host.
 const NO_OTHER_HOST: std::ops::RangeInclusive<u8> = 2..=5;
 
-/// Answers without any privilege, and can do nothing else: its socket was opened without any.
+/// Queries the routing table. The socket is opened without capabilities, so it can change nothing.
 pub struct LocalAddresses {
     routing: Routing,
 }
 
 impl LocalAddresses {
-    /// Opens a socket to the kernel's routing.
+    /// Opens a routing socket.
     pub fn new() -> Result<Self> {
         let routing = privilege::without_capabilities(Routing::open).and_then(|opened| opened);
         Ok(Self { routing: routing.map_err(|cause| Error::system("open a netlink socket", cause))? })
     }
 
-    /// Whether the kernel would take packets for `address` itself, or send them to no single host.
+    /// Returns whether the kernel would deliver packets for `address` locally, or to more than one host.
     pub fn is_local(&self, address: IpAddr) -> io::Result<bool> {
         let route = self.routing.get(address, None, None)?;
-        // Without a route the address is foreign: the answer may leave by a rule that looks at a mark.
+        // No route means another host: a rule that matches a mark may route the answer.
         Ok(route.is_some_and(|route| NO_OTHER_HOST.contains(&route.kind)))
     }
 
-    /// Whether `address` may be another host on each of several links. Neither backend's openings know links.
+    /// Returns whether `address` may be a different host on each of several links. Openings of neither backend contain
+    /// a link.
     pub fn is_ambiguous(&self, address: IpAddr) -> io::Result<bool> {
         let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
         Ok(link_local && self.routing.links()?.iter().filter(|link| link.receives).count() > 1)

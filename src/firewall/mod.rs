@@ -1,8 +1,8 @@
-//! The firewall, and all that the privileged processes do to it. It never sees a key.
+//! The firewall, the only part that the privileged processes act on. It never sees a key.
 //!
-//! Two halves. The supervisor *makes* the rules: a guard that drops, a log rule that shows knocks, and
-//! empty sets. The opener *admits*: it puts one element into a kernel set, which the kernel takes out
-//! again when a connection has used it or its time is up.
+//! It has two halves. The supervisor *makes* the rules: a guard that drops, a log rule for knocks, and empty sets. The
+//! opener *admits*: it adds one element to a kernel set. The kernel removes the element when a connection has used it
+//! or its time is up.
 
 mod foreign_rules;
 mod iptables;
@@ -30,7 +30,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Its name, as in the config.
+    /// Returns the name used in the config.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nft(_) => "nft",
@@ -38,12 +38,12 @@ impl Backend {
         }
     }
 
-    /// The backend of that name. An opening is the same at either turnstile.
+    /// Returns the backend with that name. Openings do not depend on the turnstile.
     pub fn named(name: &str) -> Option<Self> {
         [Self::Nft(Turnstile::AtSyn), Self::Iptables].into_iter().find(|backend| backend.name() == name)
     }
 
-    /// The backend to use for `rules`: the configured one, or with `auto` the first that works here.
+    /// Chooses the backend for `rules`: the configured one, or with `auto` the first that works here.
     pub fn choose(wanted: config::Firewall, rules: &Rules) -> Result<Self> {
         let nft = || nft::works(rules).map(Self::Nft).map_err(|cause| format!("nft: {}", reason(&cause)));
         let iptables =
@@ -59,7 +59,7 @@ impl Backend {
         })
     }
 
-    /// Which packet of a connection uses its opening.
+    /// Describes which packet of a connection uses the opening up.
     pub fn turnstile(self) -> &'static str {
         match self {
             Self::Nft(Turnstile::AtAck) => "the handshake's ACK uses an opening",
@@ -70,17 +70,16 @@ impl Backend {
         }
     }
 
-    /// Makes our rules, or makes them again: in one transaction that leaves the openings alone. What
-    /// the other backend may have left behind is swept away.
+    /// Makes our rules, in one transaction that keeps existing openings. Removes rules of the other backend.
     pub fn make(self, rules: &Rules) -> Result<()> {
-        // In this order: for a moment both may guard, but never neither.
+        // In this order both backends guard for a moment, rather than neither.
         match self {
             Self::Nft(turnstile) => nft::make(rules, turnstile).map(|()| drop(iptables::remove())),
             Self::Iptables => iptables::make(rules).map(|()| drop(nft::remove())),
         }
     }
 
-    /// Whether the rules that were made still stand whole.
+    /// Returns whether our rules are still complete.
     pub fn stands(self, rules: &Rules) -> bool {
         match self {
             Self::Nft(turnstile) => nft::stands(rules, turnstile),
@@ -88,31 +87,32 @@ impl Backend {
         }
     }
 
-    /// Whether a running opener can still open once the rules were made again: iptables' lists may be others then.
+    /// Returns whether a running opener still works after the rules were made again. With iptables the lists may have
+    /// been replaced.
     pub fn opener_survives_repair(self) -> bool {
         self != Self::Iptables
     }
 
-    /// Whether `port` can be opened: iptables needs a list that is there.
+    /// Returns whether `port` can be opened. With iptables only guarded ports have a list.
     pub fn can_open(self, rules: &Rules, port: u16) -> bool {
         self != Self::Iptables || rules.guard.contains(port)
     }
 }
 
-/// Warnings about other people's rules, found by reading them.
+/// Reads the rules of other programs and returns warnings about them.
 pub fn foreign_rule_warnings(rules: &Rules) -> Vec<String> {
     let listings = foreign_rules::Listings { nft: nft::list_all(), iptables: iptables::list_all() };
     let own = foreign_rules::Own { table: "inet knockknock", chains: "-A KNOCKKNOCK" };
     foreign_rules::warnings(&listings, &own, rules.mark)
 }
 
-/// Takes all our rules away, whichever firewall holds them.
+/// Removes our rules from both backends.
 pub fn unguard() -> Result<()> {
     let (nft, iptables) = (nft::remove(), iptables::remove());
     nft.and(iptables).map_err(|cause| Error::system("take the rules away", cause))
 }
 
-/// The opener's half: all that it needs to admit is opened while it is root.
+/// The opener's half. It opens everything that it needs while it is root.
 pub struct Admitter {
     kind: Kind,
     local_addresses: LocalAddresses,
@@ -124,7 +124,7 @@ enum Kind {
 }
 
 impl Admitter {
-    /// Opens what admitting needs. The rules must have been made.
+    /// Opens the sockets or files that admitting needs. The rules must exist.
     pub fn new(backend: Backend, guard: &Ports) -> Result<Self> {
         let kind = match backend {
             Backend::Nft(_) => Kind::Nft(nft::SetWriter::new()?),
@@ -133,7 +133,7 @@ impl Admitter {
         Ok(Self { kind, local_addresses: LocalAddresses::new()? })
     }
 
-    /// Admits one connection. An error says that our rules cannot be relied on any more.
+    /// Admits one connection. An error means that our rules can no longer be relied on.
     pub fn admit(&mut self, opening: &Opening) -> io::Result<Admission> {
         if self.local_addresses.is_local(opening.source)? {
             return Ok(Admission::OwnAddress);

@@ -1,36 +1,36 @@
-//! What both backends work from: the rules' contents, and openings.
+//! The input of both backends: the contents of the rules, and openings.
 
 use crate::config::{self, Log};
 use crate::ports::Ports;
 use std::net::IpAddr;
 
-/// What our rules are made from.
+/// The parameters of our rules.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// The knock ports of all profiles.
     pub knock_ports: Ports,
-    /// The ports that nothing but a knock opens.
+    /// The ports that only a knock opens.
     pub guard: Ports,
-    /// Where the guard applies; empty is everywhere but on lo.
+    /// The interfaces that the guard applies to; empty means all but lo.
     pub interfaces: Vec<String>,
-    /// The bit that marks a knocked connection.
+    /// The bit of the connection mark that admitted connections carry.
     pub mark: u32,
     /// How long an opening lasts, in seconds.
     pub delay: u16,
-    /// The NFLOG group that knocks are handed to, instead of to the log.
+    /// The NFLOG group to log knocks to, instead of the kernel log.
     pub group: Option<u16>,
-    /// The level of the log rule's lines, else.
+    /// The log level of the log rule, if `group` is `None`.
     pub level: &'static str,
 }
 
 impl Rules {
-    /// The rules for a configuration.
+    /// Derives the rules from a configuration.
     pub fn new(config: &config::Config, knock_ports: Ports) -> Self {
         let group = match config.log {
             Log::Nflog(group) => Some(group),
             _ => None,
         };
-        // Some syslog daemons leave lines of level debug out of their files; those of level info go to more consoles.
+        // Some syslog daemons do not write level debug to files. Level info is shown on more consoles.
         let level = if matches!(config.log, Log::File(_)) { "info" } else { "debug" };
         Self {
             knock_ports,
@@ -44,7 +44,7 @@ impl Rules {
     }
 }
 
-/// Which packet of a connection uses an opening, with nftables.
+/// The packet of a connection that uses an opening up, with nftables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turnstile {
     /// The SYN.
@@ -65,7 +65,7 @@ pub struct Opening {
     pub seconds: u16,
 }
 
-/// What came of an opening.
+/// The result of an opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// The kernel has confirmed it.
@@ -76,12 +76,12 @@ pub enum Admission {
     OwnAddress,
     /// Not admitted: the source is link-local, and may be another host on another link.
     SeveralLinks,
-    /// With iptables only guarded ports have a list.
+    /// The port has no list, because it is not guarded (iptables only).
     PortNotGuarded,
 }
 
-/// `template` with values in place of the names in `<…>`. A line with a name that has several values stands
-/// once for each of them; with a name that has none, not at all.
+/// Replaces names in `<…>` in `template`. A line whose name has several values is repeated for each of them; a line
+/// whose name has none is left out.
 pub(super) fn fill(template: &str, values: &[(&str, Vec<String>)]) -> String {
     let mut text = String::new();
     template.lines().for_each(|line| fill_line(line, values, &mut text));
@@ -98,7 +98,7 @@ fn fill_line(line: &str, values: &[(&str, Vec<String>)], text: &mut String) {
     }
 }
 
-/// How often `word` stands in `text`.
+/// Counts how often `word` occurs in `text`.
 pub(super) fn count(text: &str, word: &str) -> usize {
     text.as_bytes().windows(word.len()).filter(|&bytes| bytes == word.as_bytes()).count()
 }

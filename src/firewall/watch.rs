@@ -7,8 +7,8 @@ use crate::sys::nf_tables::*;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Notifications of removals from our rules, in either backend. iptables is a shell over nf_tables on most
-/// systems; the old kind tells nobody of changes.
+/// Subscribes to notifications of removals from our rules, in either backend. On most systems iptables is a front end
+/// of nf_tables; legacy iptables sends no notifications.
 pub struct Watch(Socket);
 
 impl Watch {
@@ -21,8 +21,8 @@ impl Watch {
         joined.map(Self).map_err(|cause| Error::system("watch nf_tables for changes", cause))
     }
 
-    /// Reads all notifications. Whether something of ours was removed since the last time, or may have been,
-    /// since notifications were lost.
+    /// Reads all notifications. Returns whether something of ours was removed since the last call, or may have been
+    /// because notifications were lost.
     pub fn saw_removal(&self) -> bool {
         let (mut buffer, mut removal) = ([0; 8192], false);
         loop {
@@ -41,14 +41,14 @@ impl AsFd for Watch {
     }
 }
 
-/// Whether something was removed from our table or, by iptables, from table mangle. What packets and the opener
-/// do to the sets of openings is no loss.
+/// Returns whether the message reports a removal from our table or, with iptables, from table mangle. Elements of the
+/// sets of openings do not count: packets and the opener remove those.
 fn is_loss(message: &netlink::Message<'_>) -> bool {
     let elements = message.kind == NFT_MSG_DELSETELEM;
     if !elements && !REMOVALS.contains(&message.kind) {
         return false;
     }
-    // All of them name the table in attribute 1, and those of elements the set in attribute 2.
+    // Attribute 1 of every message is the table; attribute 2 of an element message is the set.
     let name = |wanted: u16| {
         let attributes = netlink::attributes(message.body.get(NFGENMSG_INET.len()..).unwrap_or_default());
         let found = attributes.into_iter().find(|(kind, _)| *kind == wanted);

@@ -1,18 +1,18 @@
-//! The time that a line names, by which a line of the log's past is told from a new one.
+//! Reads the timestamp of a log line, to tell old lines from new ones.
 //!
-//! Only what stood in the log before the daemon read it is judged by this: what is appended later is new,
+//! Only lines that may be older than the daemon are judged by their timestamps. A line appended to a file later is new,
 //! whatever the clocks say.
 
 use super::kmsg;
 use crate::sys::clock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The kernel's clock may be this much behind the one that is read here.
+/// The kernel's log clock may lag CLOCK_BOOTTIME by this much.
 const BEHIND: Duration = Duration::from_millis(10);
-/// A line from so far ahead is from before the machine was started again.
+/// A line this far in the future is from an earlier boot.
 const AHEAD: Duration = Duration::from_secs(60);
 
-/// When the daemon started, by each clock that a line may go by.
+/// When the daemon started, by each clock that log lines use.
 pub(super) struct Start {
     at: Instant,
     since_boot: Duration,
@@ -20,19 +20,19 @@ pub(super) struct Start {
 
 impl Start {
     pub fn now() -> Self {
-        // A line that the kernel has by now is from before; only where its log cannot be read, a clock has to do.
+        // Records already in the kernel's log are old. The clock is the fallback if the log cannot be read.
         let (least, _) = clock::since_boot();
         let newest = kmsg::newest().map_or(Duration::ZERO, |newest| newest + Duration::from_micros(1));
         Self { at: Instant::now(), since_boot: newest.max(least.saturating_sub(BEHIND)) }
     }
 
-    /// Whether it is after the time at which `line` was logged; `None` where it names no time that can be read.
+    /// Returns whether `line` was logged before the start; `None` if it has no readable timestamp.
     pub fn is_after(&self, line: &[u8]) -> Option<bool> {
-        // What stands before the fields was written here; the rest may be a stranger's.
+        // Only the text before the fields is written by the kernel or syslog; a sender can influence the rest.
         let end = line.windows(3).position(|three| three == b"IN=").unwrap_or(line.len());
         let head = line.get(..end).unwrap_or_default();
         let kernel = kernel_time(head).map(|time| time < self.since_boot || time > clock::since_boot().1 + AHEAD);
-        // The clock may have been set since: what counts is the time that has passed.
+        // The wall clock may have been set since the start, so subtract the elapsed monotonic time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = wall_time(head).map(|time| time < now.saturating_sub(self.at.elapsed()));
         match (kernel, wall) {
@@ -42,7 +42,7 @@ impl Start {
     }
 }
 
-/// The time since the machine started in `[ 1287.881436]`, as the kernel writes it.
+/// Parses the time since boot in `[ 1287.881436]`, as the kernel writes it.
 fn kernel_time(head: &[u8]) -> Option<Duration> {
     head.split(|&byte| byte == b'[').skip(1).find_map(|rest| {
         let end = rest.iter().position(|&byte| byte == b']')?;
@@ -52,10 +52,10 @@ fn kernel_time(head: &[u8]) -> Option<Duration> {
     })
 }
 
-/// The time since 1970 in `2026-11-22T10:01:42.123456+01:00` at the start of the line, as RFC 3339 and
-/// journalctl's short-iso have it, or the last moment of the second where it names no fraction.
+/// Parses the time since 1970 in `2026-11-22T10:01:42.123456+01:00` at the start of the line (RFC 3339, or journalctl's
+/// short-iso). Without a fraction it returns the last nanosecond of that second.
 ///
-/// Behind syslog's `<7>` and `1` it may stand too. A time without its zone could be any.
+/// Syslog's `<7>` and version `1` may precede the time. A time without a zone is rejected, because it is ambiguous.
 fn wall_time(head: &[u8]) -> Option<Duration> {
     let ascii = head.iter().position(|byte| !byte.is_ascii()).unwrap_or(head.len());
     let mut text = std::str::from_utf8(head.get(..ascii)?).ok()?;
@@ -94,12 +94,12 @@ fn wall_time(head: &[u8]) -> Option<Duration> {
     }
 }
 
-/// The days from 1970 to a date, by Howard Hinnant's `days_from_civil`.
+/// Returns the number of days from 1970 to a date (Howard Hinnant's `days_from_civil`).
 fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
-    // The year begins in March, so that its last day is the one that may be missing.
+    // Years start in March here, so that a leap day is the last day of its year.
     let year = if month <= 2 { year.checked_sub(1)? } else { year };
     let (era, of_era) = (year / 400, year % 400);
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;

@@ -1,8 +1,8 @@
-//! A log file, followed through rotation by rename, by truncation and by being made anew.
+//! Follows a log file through rotation by rename, truncation and re-creation.
 //!
-//! inotify tells of what is written to the file and of the names in its directory. The watcher stays in that
-//! directory, so that the file is opened again by its bare name after root and the way to it are gone. Where
-//! the way itself changes, or only root may open the next file, the watcher has to be started again.
+//! inotify reports writes to the file and name changes in its directory. The watcher's working directory is the log's
+//! directory, so it can reopen the file by its bare name after it has dropped root and the path is out of reach. If a
+//! directory on the path changes, or if only root can open the next file, the supervisor must restart the watcher.
 
 use super::lines::Lines;
 use super::notice::Notice;
@@ -23,30 +23,31 @@ use std::time::{Duration, Instant};
 /// How long to wait after a rotation: within this time logrotate sets the new file's owner and mode, and syslog
 /// switches to it.
 const SETTLED: Duration = Duration::from_secs(1);
-/// The group that may read logs on Debian, for one that is not there yet.
+/// The group that reads logs on Debian; used if the file does not exist yet.
 const LOG_READERS: &str = "adm";
 
 /// A followed file.
 pub struct Follow {
     inotify: Inotify,
     place: Place,
-    /// The watch of the directory that the file is in, where that exists.
+    /// The watch on the file's directory, if the directory exists.
     directory: Option<Watch>,
-    /// Where the file is looked for: first by its path, then by its bare name in the working directory.
+    /// The name to open: the full path at first, then the bare name in the working directory.
     name: PathBuf,
-    /// The same name, as inotify tells of it.
+    /// The bare name, as inotify reports it.
     bare: OsString,
-    /// As it stands in the configuration.
+    /// The path from the configuration.
     path: PathBuf,
     lines: Lines,
-    /// What is read.
+    /// The file that is being read.
     open: Option<Open>,
-    /// The new, still empty file with the log's name. syslog writes to the old file until it is told of the rotation.
+    /// The new, still empty file with the log's name. syslog writes to the old file until it is told about the
+    /// rotation.
     next: Option<Open>,
     group: Option<u32>,
-    /// Whether it was said that the file is missing.
+    /// Whether the missing file has been reported.
     missed: bool,
-    /// Since when the name is that of a file that we may not read.
+    /// Since when the name has belonged to a file that this process may not read.
     denied: Option<Instant>,
     /// Whether mounts have changed since the last read.
     remounted: bool,
@@ -58,11 +59,11 @@ struct Open {
     id: Id,
     watch: Watch,
     offset: u64,
-    /// What stood in it before it was first looked at ends here.
+    /// Content before this offset is older than the first read.
     past: u64,
 }
 
-/// A file's device and its inode.
+/// A file's device and inode.
 type Id = (u64, u64);
 
 fn id(found: &Metadata) -> Id {
@@ -70,13 +71,13 @@ fn id(found: &Metadata) -> Id {
 }
 
 impl Follow {
-    /// Opens the file at its end. One that is not there is waited for, and so is its directory.
+    /// Opens the file at its end. If the file or its directory does not exist, it waits for them.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let failed = |cause| failed(path, cause);
         let inotify = Inotify::new().map_err(failed)?;
         let place = Place::find(path, &inotify).map_err(failed)?;
         let Some((directory, name)) = place.parts() else {
-            return Err(Error::refused(format!("{path:?} is no path of a log file")));
+            return Err(Error::refused(format!("{path:?} is not the path of a log file")));
         };
         let (bare, name) = (name.to_owned(), directory.join(name));
         let directory = match inotify.watch(directory, inotify::NAMES_AND_RIGHTS) {
@@ -106,7 +107,7 @@ impl Follow {
         if let Some(open) = &mut follow.open {
             open.offset = open.file.seek(SeekFrom::End(0)).map_err(failed)?;
             let found = open.file.metadata().map_err(failed)?;
-            // The group is needed where not everybody may read; root's is nobody's to have.
+            // Keep the group only if others cannot read the file. Group root is never granted.
             follow.group = Some(found.gid()).filter(|&gid| gid != 0 && found.mode() & 0o004 == 0);
         } else {
             follow.group = privilege::group(LOG_READERS);
@@ -114,7 +115,8 @@ impl Follow {
         Ok(follow)
     }
 
-    /// Moves into the file's directory, where files are opened from then on; `false` where it does not exist.
+    /// Makes the file's directory the working directory, from which files are opened from now on; `false` if it does
+    /// not exist.
     pub(super) fn enter_directory(&mut self) -> Result<bool> {
         let Some((directory, name)) = self.place.parts().filter(|_| self.directory.is_some()) else { return Ok(false) };
         std::env::set_current_dir(directory).map_err(|cause| Error::path("move into", directory, cause))?;
@@ -122,17 +124,17 @@ impl Follow {
         Ok(true)
     }
 
-    /// The group that may read the file.
+    /// Returns the group that may read the file.
     pub(super) fn group(&self) -> Option<u32> {
         self.group
     }
 
-    /// The time until the file is to be looked at again.
+    /// Returns the time until the file must be checked again.
     pub(super) fn due(&self, now: Instant) -> Option<Duration> {
         self.denied.map(|since| SETTLED.saturating_sub(now - since))
     }
 
-    /// Waits until there may be more, or the way to the file may have changed.
+    /// Waits until the file or a directory on its path may have changed.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
         let [told, remounted] = poll::readable_or_mounted(self.inotify.as_fd(), self.place.mounts(), timeout)?;
         self.remounted |= remounted;
@@ -143,7 +145,7 @@ impl Follow {
         let failed = |cause| Error::path("follow", &self.path, cause);
         let (mut rotated, mut moved) = (false, false);
         let drained = self.inotify.drain(|watch, name| match watch {
-            // What there was to tell is lost.
+            // The event queue overflowed, so assume both.
             None => (rotated, moved) = (true, true),
             Some(_) if watch == self.directory && name == self.bare => rotated = true,
             Some(watch) => moved |= self.place.is_on_way(watch, name),
@@ -152,7 +154,7 @@ impl Follow {
         if std::mem::take(&mut self.remounted) {
             moved |= self.place.is_mounted_over().map_err(failed)?;
         }
-        // What stood unread in the old file comes before the new one.
+        // Read the rest of the old file before the new one.
         self.drain(ports, each).map_err(|cause| Error::path("read", &self.path, cause))?;
         let mut notice = None;
         let settled = self.due(Instant::now()) == Some(Duration::ZERO);
@@ -164,7 +166,7 @@ impl Follow {
                 notice = std::mem::take(&mut self.missed).then_some(Notice::Back);
             }
             Ok(()) => {}
-            // A moment without the file is what a rotation looks like.
+            // A rotation leaves a moment without the file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 moved |= settled;
@@ -179,13 +181,13 @@ impl Follow {
         Ok(if moved { Some(Notice::Moved) } else { notice })
     }
 
-    /// Opens whatever has the name now, unless it is open already.
+    /// Opens the file that has the name now, unless it is open already.
     fn look(&mut self) -> io::Result<()> {
         let is_open = |open: &Option<Open>, id| open.as_ref().is_some_and(|open| open.id == id);
-        // Before it is opened: that may be root's to do.
+        // Look before opening: only root may be allowed to open it.
         let found = fs::metadata(&self.name)?;
         if !found.is_file() {
-            return Err(io::Error::other("it is no regular file"));
+            return Err(io::Error::other("it is not a regular file"));
         }
         let found = id(&found);
         if is_open(&self.next, found) {
@@ -199,7 +201,7 @@ impl Follow {
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.name)?;
         let found = file.metadata()?;
         let watch = self.inotify.watch(&self.name, inotify::CONTENT)?;
-        // Of three, nobody writes to the oldest any more.
+        // A third file appeared, so nothing is written to the oldest any more.
         if self.open.is_none() || self.next.is_some() {
             self.turn();
         }
@@ -208,7 +210,7 @@ impl Follow {
         Ok(())
     }
 
-    /// Reads on in the next file.
+    /// Continues with the next file.
     fn turn(&mut self) {
         let old = std::mem::replace(&mut self.open, self.next.take());
         self.lines.clear();
@@ -216,15 +218,15 @@ impl Follow {
     }
 
     fn close(&self, old: Option<Open>) {
-        // Where names changed faster than they were looked at, two may have one watch.
+        // If names changed faster than they were read, two open files may share one watch.
         if let Some(old) = old.filter(|old| self.open.as_ref().is_none_or(|open| open.watch != old.watch)) {
             self.inotify.unwatch(old.watch);
         }
     }
 
-    /// Reads to the end of what is there.
+    /// Reads to the current end of the log.
     fn drain(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
-        // Asked first: what was written to the old file before is then read.
+        // Check the next file first: once it has content, the old file is complete.
         let begun = match &self.next {
             Some(next) => next.file.metadata()?.size() > 0,
             None => false,
@@ -259,7 +261,7 @@ impl Follow {
     }
 }
 
-/// A file that cannot be followed, and what to do about it.
+/// The error for a file that cannot be followed, with advice.
 fn failed(path: &Path, cause: io::Error) -> Error {
     let advice = match cause.raw_os_error() {
         Some(libc::EMFILE) => {
@@ -275,7 +277,7 @@ fn failed(path: &Path, cause: io::Error) -> Error {
     Error::path("follow", path, cause).advise(advice)
 }
 
-/// Whether a file could be followed, by opening it; a warning where it has to be waited for.
+/// Checks that a file can be followed by opening it. Returns a warning if the file does not exist yet.
 pub(super) fn check(path: &Path) -> Result<Option<String>> {
     let follow = Follow::open(path)?;
     match follow.directory {

@@ -1,4 +1,4 @@
-//! What becomes of the records: new SYNs are handed on; what is old, incomplete or missing is reported.
+//! Sorts records: passes new SYNs on, and reports old, incomplete and missing lines.
 
 use super::age::Start;
 use super::notice::Notice;
@@ -7,27 +7,27 @@ use crate::ports::PortSet;
 use crate::wire::{Incomplete, entry};
 use std::time::{Duration, Instant};
 
-/// So many incomplete lines are no accident.
+/// This many incomplete lines are reported; fewer may be chance.
 const SEVERAL: u32 = 3;
-/// The same is not reported again within this time.
+/// The minimum time between two reports of incomplete lines.
 const QUIET: Duration = Duration::from_secs(3600);
 
-/// What is known about the log.
+/// The state that sorting needs.
 pub(super) struct Intake {
     start: Start,
-    /// Whether the source may have lines from before the start at any time, as standard input may.
+    /// Whether any line of the source may be older than the start, as on standard input.
     has_past: bool,
     past_reported: bool,
     untimed_reported: bool,
     incomplete: IncompleteLines,
 }
 
-/// The lines that should have been entries.
+/// Counts lines that should have been entries.
 #[derive(Default)]
 struct IncompleteLines {
-    /// Those that were cut.
+    /// Truncated lines.
     cut: u32,
-    /// Others, since the last entry: another log rule may show the same packets, and show them whole.
+    /// Other lines since the last entry. Another log rule may log the same packets, and log them completely.
     others: u32,
     reported: Option<Instant>,
 }
@@ -43,7 +43,7 @@ impl Intake {
         }
     }
 
-    /// Takes a record.
+    /// Classifies one record.
     pub fn take(&mut self, record: Record<'_>, ports: &PortSet, each: &mut dyn FnMut(Event)) {
         let Some(entry) = record.entry() else {
             let incomplete = record.line().and_then(|line| {

@@ -1,5 +1,5 @@
-//! /dev/kmsg (Documentation/ABI/testing/dev-kmsg): one read gives one record,
-//! `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,…];TEXT` and lines of properties.
+//! Reads /dev/kmsg (Documentation/ABI/testing/dev-kmsg). Each read returns one record,
+//! `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,…];TEXT`, followed by lines of properties.
 
 use super::notice::Notice;
 use super::record::Record;
@@ -13,16 +13,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longer than any record that the kernel gives (`PRINTK_MESSAGE_MAX` in kernel/printk/internal.h).
+/// Longer than any record of the kernel (`PRINTK_MESSAGE_MAX` in kernel/printk/internal.h).
 const RECORD: usize = 8192;
-/// The device: `MEM_MAJOR` and the minor number in drivers/char/mem.c.
+/// The device number: `MEM_MAJOR`, and the minor number from drivers/char/mem.c.
 const KMSG: u64 = libc::makedev(1, 11);
-/// Where the device is.
+/// The path of the device.
 pub(super) const DEV_KMSG: &str = "/dev/kmsg";
-/// How many records one call takes before it lets the caller look elsewhere.
+/// The most records that one call reads before it returns to the event loop.
 const SHARE: usize = 1024;
 
-/// The ring buffer, read from its end on.
+/// The kernel's log buffer, read from its end.
 pub struct Kmsg {
     file: File,
     path: PathBuf,
@@ -40,14 +40,14 @@ impl Kmsg {
         if !found.file_type().is_char_device() || found.rdev() != KMSG {
             let is =
                 path.read_link().map_or("not the device 1:11".to_owned(), |target| format!("a link to {target:?}"));
-            return Err(Error::refused(format!("{path:?} is not the kernel's log, it is {is}"))
+            return Err(Error::refused(format!("{path:?} is not the kernel log; it is {is}"))
                 .advise("containers often have no /dev/kmsg: set log = nflog:5 in the config"));
         }
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Self { file, path: path.into(), buffer: Box::new([0; RECORD]) })
     }
 
-    /// Readable when there may be more.
+    /// Becomes readable when there may be a new record.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
@@ -66,7 +66,7 @@ impl Kmsg {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The oldest record that is still there comes next.
+                // The next read returns the oldest record still in the buffer.
                 Err(error) if error.raw_os_error() == Some(libc::EPIPE) => return Ok(Some(Notice::Overrun)),
                 Err(cause) => return Err(Error::path("read", &self.path, cause)),
             }
@@ -75,7 +75,7 @@ impl Kmsg {
     }
 }
 
-/// When the newest record was made, since the machine started; `None` where the log cannot be read.
+/// Returns the time since boot of the newest record; `None` if the log cannot be read.
 pub(super) fn newest() -> Option<Duration> {
     let mut kmsg = Kmsg::open(Path::new(DEV_KMSG)).ok()?;
     kmsg.file.seek(SeekFrom::Start(0)).ok()?;
@@ -94,7 +94,7 @@ pub(super) fn newest() -> Option<Duration> {
     }
 }
 
-/// The text of a record that the kernel itself wrote: facility 0, which no other writer can claim.
+/// Returns the text of a record if the kernel itself wrote it: facility 0, which user space cannot set.
 pub fn line(record: &[u8]) -> Option<&[u8]> {
     let at = record.iter().position(|&byte| byte == b';')?;
     let (head, text) = record.split_at_checked(at)?;

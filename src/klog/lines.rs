@@ -1,4 +1,4 @@
-//! Lines out of a stream of bytes, of which only those that name a wanted port are looked at.
+//! Splits a byte stream into lines and looks only at those that name a wanted port.
 
 use super::notice::Notice;
 use super::record::Record;
@@ -11,32 +11,32 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// How much is read at once, and the longest line that is taken; a longer one is passed over.
+/// The buffer size, and so the longest line in bytes. Longer lines are skipped.
 const BUFFER: usize = 1 << 15;
 
-/// The lines of a stream.
+/// A line buffer.
 pub struct Lines {
     buffer: Box<[u8]>,
-    /// How much of the buffer is filled, with a line's beginning or nothing at its start.
+    /// How many bytes of the buffer are filled, starting with the beginning of a line.
     filled: usize,
-    /// Whether the line at the start of the buffer has lost its beginning.
+    /// Whether the buffer starts in the middle of a line that was too long.
     beheaded: bool,
 }
 
 impl Lines {
-    /// No lines yet.
+    /// Returns an empty buffer.
     pub fn new() -> Self {
         Self { buffer: vec![0; BUFFER].into(), filled: 0, beheaded: false }
     }
 
-    /// Forgets a half line.
+    /// Discards an incomplete line.
     pub fn clear(&mut self) {
         self.filled = 0;
         self.beheaded = false;
     }
 
-    /// Reads once, and gives `each` the whole lines that may tell of a SYN to one of `ports`. Returns how many
-    /// bytes were read; 0 is the end.
+    /// Reads once, and passes complete lines that may log a SYN to one of `ports` to `each`. Returns the number of
+    /// bytes read; 0 means end of file.
     pub fn read_from(
         &mut self,
         from: &mut impl Read,
@@ -68,13 +68,13 @@ impl Lines {
     }
 }
 
-/// How far behind ` DPT=` the word SYN can stand: all numbers at their longest, all flags before it.
+/// The largest distance in bytes from ` DPT=` to the word SYN: all numbers at their longest, with all flags in between.
 const REACH: usize = 96;
 
-/// Gives `each` the lines of `text` that may tell of a SYN to a port of `ports`.
+/// Passes the lines of `text` that may log a SYN to a port of `ports` to `each`.
 ///
-/// Of all that a kernel logs hardly anything but the word SYN has a Y, and one byte is found fastest.
-/// The port stands a little before it; a line's ends are looked for only around one that is wanted.
+/// Hardly any word in a kernel log but SYN has a Y, and a search for a single byte is the fastest. The port comes
+/// shortly before SYN. Line ends are searched for only around a match.
 fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
     let mut from = 0;
     while let Some(at) = text.get(from..).and_then(|rest| memory::find_byte(rest, b'Y')) {
@@ -100,25 +100,25 @@ fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
     }
 }
 
-/// Gives `each` the last of the lines of `text` where it tells of a TCP packet and ends before the packet's flags.
+/// Passes the last line of `text` to `each` if it logs a TCP packet but ends before the packet's flags.
 ///
-/// A program that cuts long lines cuts many, so one in each read is enough to look at.
+/// A program that truncates long lines truncates many, so one line of each read is enough.
 fn cut(text: &[u8], each: &mut dyn FnMut(Record<'_>)) {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     let start = memory::find_last_byte(text, b'\n').map_or(0, |newline| newline + 1);
     let line = text.get(start..).unwrap_or_default();
     let has = |word: &[u8]| memory::contains(line, word);
-    // A line with its flags was looked at already.
+    // A line that has its flags was handled above.
     if has(b" IN=") && !has(b" URGP=") && !has(b" SYN ") && (has(b" PROTO=TCP") || has(LOG_PREFIX)) {
         each(Record::Line(line));
     }
 }
 
-/// Where the last ` DPT=` stands within [`REACH`] of the end of `text`, in whatever line.
+/// Returns the position of the last ` DPT=` within [`REACH`] of the end of `text`; it may be in another line.
 fn last_port(text: &[u8]) -> Option<usize> {
     let far = text.len().saturating_sub(REACH);
     let mut near = text.get(far..)?;
-    // What stands between the two words has a P in PSH only.
+    // Between the two words only PSH has a P.
     while let Some(at) = near.iter().rposition(|&byte| byte == b'P') {
         if near.get(at.saturating_sub(2)..at + 3) == Some(b" DPT=") {
             return Some(far + at - 2);
@@ -139,7 +139,7 @@ impl Input {
         Self { file, lines: Lines::new() }
     }
 
-    /// Readable when there may be more.
+    /// Becomes readable when there may be more input.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }

@@ -1,7 +1,6 @@
-//! The kernel's log, record by record: /dev/kmsg, a file that syslog writes, standard
-//! input, or the packets of an NFLOG group.
+//! Log sources: /dev/kmsg, a file that syslog writes, standard input, or an NFLOG group.
 //!
-//! Nothing here sleeps but [`Klog::wait`], until there is more for [`Klog::read`]. No clock polls anything.
+//! Only [`Klog::wait`] blocks, until [`Klog::read`] has something to read. Nothing polls on a timer.
 
 mod age;
 mod follow;
@@ -28,7 +27,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Where syslog puts the kernel's lines where /dev/kmsg cannot be read.
+/// The file with the kernel's lines on systems where /dev/kmsg cannot be read.
 const KERN_LOG: &str = "/var/log/kern.log";
 
 /// An open log.
@@ -45,7 +44,7 @@ enum Source {
 }
 
 impl Klog {
-    /// Opens what the configuration names, at its end. To be called while root.
+    /// Opens the configured source at its end. Must be called as root.
     pub fn open(log: &Log) -> Result<Self> {
         let source = match resolve(log)? {
             Log::File(path) => Source::File(Box::new(follow::Follow::open(&path)?)),
@@ -57,7 +56,8 @@ impl Klog {
         Ok(Self { source, intake: Intake::new(has_past) })
     }
 
-    /// Moves into the directory where the log's next file is looked for. `false` where there will be none.
+    /// Makes the directory of the log file the working directory, so that a rotated log can be reopened. Returns
+    /// `false` if there is no such directory.
     pub fn enter_directory(&mut self) -> Result<bool> {
         match &mut self.source {
             Source::File(follow) => follow.enter_directory(),
@@ -65,7 +65,7 @@ impl Klog {
         }
     }
 
-    /// The group that reading the log again may take, where it is a file that rotates.
+    /// Returns the group that can reopen the log, if it is a file.
     pub fn group(&self) -> Option<u32> {
         match &self.source {
             Source::File(follow) => follow.group(),
@@ -73,7 +73,7 @@ impl Klog {
         }
     }
 
-    /// The time until [`Klog::read`] is to be called even though there is nothing.
+    /// Returns the time after which [`Klog::read`] must be called even without input.
     pub fn due(&self, now: Instant) -> Option<Duration> {
         match &self.source {
             Source::File(follow) => follow.due(now),
@@ -81,7 +81,7 @@ impl Klog {
         }
     }
 
-    /// Waits until there may be more, or until `timeout` has passed.
+    /// Waits until there may be more to read, or until `timeout` has passed.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
         let fd = match &mut self.source {
             Source::File(follow) => return follow.wait(timeout),
@@ -92,8 +92,8 @@ impl Klog {
         poll::readable([fd], timeout).map(|[more]| more)
     }
 
-    /// Takes what is there, up to a share that lets the caller look elsewhere in between, and gives
-    /// `each` the SYNs to one of `ports`. Of other records nothing is looked at but the port.
+    /// Reads what is available, up to a limit for each call, and passes SYNs to one of `ports` to `each`. Of all other
+    /// records it looks only at the port.
     pub fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Event)) -> Result<()> {
         let Self { source, intake } = self;
         let mut take = |record: Record<'_>| intake.take(record, ports, each);
@@ -110,7 +110,7 @@ impl Klog {
     }
 }
 
-/// What `auto` comes to on this machine; any other log is what it is.
+/// Resolves `auto` to a source of this machine; other values are returned unchanged.
 pub fn resolve(log: &Log) -> Result<Log> {
     if *log != Log::Auto {
         return Ok(log.clone());
@@ -124,7 +124,7 @@ pub fn resolve(log: &Log) -> Result<Log> {
     })
 }
 
-/// What is to be read, for people.
+/// Returns the source's name for messages.
 pub fn describe(log: &Log) -> String {
     match log {
         Log::Auto | Log::Kmsg => DEV_KMSG.into(),
@@ -135,12 +135,12 @@ pub fn describe(log: &Log) -> String {
     }
 }
 
-/// Checks that a log can be opened, by opening it, and says what it lacks.
+/// Checks that a log can be opened by opening it. Returns a warning if something is missing.
 pub fn check(log: &Log) -> Result<Option<String>> {
     match log {
         Log::File(path) => return follow::check(path),
         Log::Nflog(group) => nflog::check(*group)?,
-        // Standard input cannot be checked before lines arrive.
+        // Standard input cannot be checked before it delivers lines.
         Log::Input => {}
         Log::Auto | Log::Kmsg => drop(kmsg::Kmsg::open(Path::new(DEV_KMSG))?),
     }

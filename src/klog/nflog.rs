@@ -1,6 +1,6 @@
-//! An NFLOG group (linux/netfilter/nfnetlink_log.h): the kernel hands over packets instead of lines.
+//! Reads an NFLOG group (linux/netfilter/nfnetlink_log.h): the kernel delivers packets instead of log lines.
 //!
-//! It works in containers, where LOG is silent, and keeps knocks out of dmesg.
+//! NFLOG works in containers, where the LOG target writes nothing, and keeps knocks out of dmesg.
 
 use super::notice::Notice;
 use super::record::Record;
@@ -24,11 +24,11 @@ const COPY_PACKET: u8 = 2;
 /// `NFULA_IFINDEX_OUTDEV` and `NFULA_PAYLOAD`.
 const OUTPUT: u16 = 5;
 const PAYLOAD: u16 = 9;
-/// The bytes of a packet that are wanted: its headers.
+/// How many bytes of each packet to copy: its headers.
 const COPIED: u32 = 128;
-/// What the daemon's watcher is called in lists of processes.
+/// The watcher's process name.
 const WATCHER: &str = "knock-watcher";
-/// How many messages one call takes before it lets the caller look elsewhere.
+/// The most messages that one call reads before it returns to the event loop.
 const SHARE: usize = 1024;
 
 /// A bound group.
@@ -49,7 +49,7 @@ impl Nflog {
             Error::system(format!("listen to NFLOG group {group}"), cause).advise(advice)
         };
         let socket = Socket::open(libc::NETLINK_NETFILTER).map_err(failed)?;
-        // As much as /dev/kmsg's ring holds, and more.
+        // Larger than /dev/kmsg's ring buffer.
         socket.receive_buffer(1 << 20).map_err(failed)?;
         let mode = [&COPIED.to_be_bytes()[..], &[COPY_PACKET, 0]].concat();
         let each_at_once = 1u32.to_be_bytes();
@@ -59,7 +59,7 @@ impl Nflog {
         Ok(Self { socket, buffer: Box::new([0; 8192]) })
     }
 
-    /// Readable when there may be more.
+    /// Becomes readable when there may be more packets.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -100,8 +100,8 @@ fn configure(socket: &Socket, group: u16, kind: u16, value: &[u8]) -> io::Result
     }
 }
 
-/// The process that listens to a group, and its name. A netlink socket's address is that of the process which
-/// opened it, unless the process has several.
+/// Returns the PID and name of the process that listens to a group. The port ID of a process's first netlink socket is
+/// its PID.
 fn listener(group: u16) -> Option<(u32, String)> {
     let table = fs::read_to_string("/proc/net/netfilter/nfnetlink_log").ok()?;
     let pid = table.lines().find_map(|line| {
@@ -112,7 +112,8 @@ fn listener(group: u16) -> Option<(u32, String)> {
     Some((pid, name.trim_end().to_owned()))
 }
 
-/// Whether a group can be listened to, by doing so; a daemon of ours that does so already shows that it can.
+/// Checks that a group can be bound by binding it. If a knockknock daemon holds the group already, that is proof
+/// enough.
 pub(super) fn check(group: u16) -> Result<()> {
     match Nflog::open(group) {
         Err(_) if listener(group).is_some_and(|(_, name)| name == WATCHER) => Ok(()),
@@ -120,7 +121,7 @@ pub(super) fn check(group: u16) -> Result<()> {
     }
 }
 
-/// The packet in a message of the group, if it came in and is not on its way out.
+/// Returns the packet in a message, if it is incoming.
 fn packet<'a>(message: &netlink::Message<'a>) -> Option<&'a [u8]> {
     let attributes = message.body.get(4..).filter(|_| message.kind == PACKET)?;
     let mut payload = None;
@@ -134,7 +135,7 @@ fn packet<'a>(message: &netlink::Message<'a>) -> Option<&'a [u8]> {
     payload
 }
 
-/// The TCP destination port of a packet without IPv6 extension headers.
+/// Returns the TCP destination port of a packet without IPv6 extension headers.
 fn tcp_destination(packet: &[u8]) -> Option<u16> {
     let at = match packet.first()? >> 4 {
         4 => usize::from(packet.first()? & 0x0f) * 4,

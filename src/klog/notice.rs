@@ -1,31 +1,31 @@
-//! What a person should know about the log.
+//! Conditions of the log that an operator should know about.
 
 use crate::wire::Incomplete;
 use std::fmt;
 
-/// Something about the log that a person should know.
+/// A condition of the log that an operator should know about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Standard input has ended: nothing more will come.
+    /// Standard input has ended.
     Ended,
-    /// The file is not there, or is no file; it is waited for.
+    /// The log does not exist or is not a regular file. The watcher waits for it.
     Missing(String),
-    /// The file is there.
+    /// The missing file has appeared.
     Back,
-    /// The file has to be opened by root again, from where its path leads by now.
+    /// Root has to reopen the file, because its path now leads elsewhere.
     Moved,
-    /// The reader was too slow and records were lost.
+    /// The reader was too slow, and the kernel dropped records.
     Overrun,
-    /// Lines name no time that can be read.
+    /// Lines have no readable timestamp.
     Untimed,
-    /// SYNs from before the daemon's start were passed over.
+    /// SYNs from before the daemon's start were ignored.
     Past,
-    /// Several lines for SYNs were no use.
+    /// Several lines about SYNs were incomplete.
     Incomplete(Incomplete),
 }
 
 impl Notice {
-    /// What to do, where there is something.
+    /// Returns advice, if there is any.
     pub fn advice(&self) -> Option<&'static str> {
         Some(match self {
             Self::Past | Self::Untimed => "let the log begin with what is new: journalctl -kf -n 0",

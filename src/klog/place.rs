@@ -1,5 +1,5 @@
-//! Where the path of a log file leads, and whether it leads elsewhere by now: a directory on it was renamed,
-//! removed or made anew, a link points to another file, a file system was mounted over it.
+//! Resolves the path of a log file and detects when it leads elsewhere: a directory was renamed, removed or re-created,
+//! a link has a new target, or a file system was mounted over it.
 
 use crate::sys::inotify::{self, Inotify, Watch};
 use std::ffi::{OsStr, OsString};
@@ -8,28 +8,27 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-/// The list of mounts, as this process sees it.
+/// The mounts of this process's namespace.
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// The way to a file.
+/// The resolved path of a file, with watches on it.
 pub(super) struct Place {
-    /// What may change on the way: names, each with the watch of the directory that it stands in, and
-    /// directories themselves, with no name.
+    /// The names whose change matters, each with the watch on its directory. An empty name is the directory itself.
     names: Vec<(Watch, OsString)>,
-    /// The file's path without links.
+    /// The file's path with links resolved.
     path: PathBuf,
-    /// The list of mounts, and those of them that are on the way. Without /proc nobody tells of mounts.
+    /// The list of mounts, and the mounts on the path. Without /proc, mounts are not detected.
     mounts: Option<(File, String)>,
 }
 
 impl Place {
-    /// Finds the way to `path`, which need not exist, and asks to be told of its changes.
+    /// Resolves `path`, which need not exist, and watches it for changes.
     pub fn find(path: &Path, inotify: &Inotify) -> io::Result<Self> {
         let mut place = Self { names: Vec::new(), path: resolve(path)?, mounts: None };
         for part in path.ancestors().chain(place.path.ancestors()) {
             let Some((directory, name)) = part.parent().zip(part.file_name()) else { continue };
             let is_own = Some(part) == place.path.parent();
-            // Names are watched only where it matters: others may come and go all the time.
+            // Watch names only if one can change the path; other names may come and go all the time.
             if directory.is_dir() && (is_own || part.is_symlink() || !part.exists()) {
                 place.names.push((inotify.watch(directory, inotify::NAMES)?, name.into()));
             }
@@ -44,22 +43,22 @@ impl Place {
         Ok(place)
     }
 
-    /// The file's directory and its name there, with no links in them.
+    /// Returns the file's directory and name, with links resolved.
     pub fn parts(&self) -> Option<(&Path, &OsStr)> {
         self.path.parent().zip(self.path.file_name())
     }
 
-    /// Whether a change of `name` in the directory with this watch is a change of the way.
+    /// Returns whether a change of `name` in the directory with this watch changes the path.
     pub fn is_on_way(&self, directory: Watch, name: &OsStr) -> bool {
         self.names.iter().any(|(watch, on_way)| *watch == directory && on_way == name)
     }
 
-    /// The list of mounts, which a poll tells of changes to.
+    /// Returns the list of mounts; poll reports changes to it.
     pub fn mounts(&self) -> Option<BorrowedFd<'_>> {
         self.mounts.as_ref().map(|(file, _)| file.as_fd())
     }
 
-    /// Whether another file system is mounted on the way than when it was found.
+    /// Returns whether the mounts on the path have changed since it was resolved.
     pub fn is_mounted_over(&mut self) -> io::Result<bool> {
         match &mut self.mounts {
             Some((file, known)) => Ok(mounted_on(file, &self.path)? != *known),
@@ -68,7 +67,7 @@ impl Place {
     }
 }
 
-/// The path without links, as far as it exists; what does not exist is taken as it is written.
+/// Resolves links as far as the path exists. The rest is kept as written.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     match path.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -83,7 +82,7 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// The numbers of the mounts on the way to `path`, in the order in which they were made.
+/// Returns the IDs of the mounts on `path`, in mount order.
 fn mounted_on(mounts: &mut File, path: &Path) -> io::Result<String> {
     let mut text = String::new();
     mounts.seek(SeekFrom::Start(0))?;
@@ -91,7 +90,7 @@ fn mounted_on(mounts: &mut File, path: &Path) -> io::Result<String> {
     Ok(on_the_way(&text, path))
 }
 
-/// The same in the text of proc_pid_mountinfo(5): `36 35 98:0 / /var/log rw,noatime …`.
+/// Finds them in the text of proc_pid_mountinfo(5): `36 35 98:0 / /var/log rw,noatime …`.
 fn on_the_way(mounts: &str, path: &Path) -> String {
     let numbers = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ');

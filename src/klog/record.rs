@@ -1,21 +1,21 @@
-//! What a log holds, and what reading it comes to.
+//! Records of a log, and the events that reading produces.
 
 use super::notice::Notice;
 use crate::wire::{Entry, syn};
 
-/// What the kernel said of one packet, from a log rule or an NFLOG group.
+/// One logged packet, from a log rule or an NFLOG group.
 #[derive(Clone, Copy)]
 pub(super) enum Record<'a> {
     /// A line of text.
     Line(&'a [u8]),
-    /// A line of text that stood in the log before the log was looked at.
+    /// A line of text that was in the file when it was first read.
     PastLine(&'a [u8]),
-    /// The packet's own bytes, from its IP header on.
+    /// The packet's bytes, from the IP header on.
     Packet(&'a [u8]),
 }
 
 impl Record<'_> {
-    /// The SYN that it tells of, if it is one.
+    /// Returns the logged SYN, if the packet is one.
     pub(super) fn entry(&self) -> Option<Entry> {
         match self {
             Record::Line(line) | Record::PastLine(line) => Entry::parse(line),
@@ -23,7 +23,7 @@ impl Record<'_> {
         }
     }
 
-    /// Its text, where it has one.
+    /// Returns the line, if the record is one.
     pub(super) fn line(&self) -> Option<&[u8]> {
         match self {
             Record::Line(line) | Record::PastLine(line) => Some(line),
@@ -32,10 +32,10 @@ impl Record<'_> {
     }
 }
 
-/// What reading the log comes to.
+/// The result of reading one record.
 pub enum Event {
-    /// A SYN to one of the ports, logged since the log was opened.
+    /// A SYN to one of the ports, logged after the log was opened.
     Syn(Entry),
-    /// Something about the log that a person should know.
+    /// A condition of the log that an operator should know about.
     Notice(Notice),
 }

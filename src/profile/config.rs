@@ -1,4 +1,4 @@
-//! A profile's `config`: what anybody may know of it. The supervisor reads this and no other file of it.
+//! A profile's `config`, which holds no secret. The supervisor reads this file and no other file of a profile.
 
 use super::ownership::failed;
 use crate::error::{Error, Result};
@@ -11,14 +11,14 @@ use std::path::Path;
 /// The most ports that a stealth profile may list: the daemon holds a code for each of them and each counter.
 pub const MAX_STEALTH_PORTS: usize = 16;
 
-/// What a profile's key opens, and how its knocks are sent.
+/// The ports that a profile may open, and how its knocks are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProfileConfig {
-    /// Where its knocks go.
+    /// The port that knocks are sent to.
     pub knock_port: u16,
-    /// The only ports that its key may open; `None` is no limit, as in the original.
+    /// The ports that the profile may open; `None` means all, as in version 0.8.
     pub ports: Option<Ports>,
-    /// The format of its knocks.
+    /// The format of the knocks.
     pub wire: Wire,
     /// Whether `wire` is missing, as in the profiles of knockknock 0.8, whose daemon reads IPv4 only.
     pub legacy: bool,
@@ -29,13 +29,13 @@ impl ProfileConfig {
     pub fn load(profile: &Path) -> Result<Self> {
         let path = profile.join("config");
         let bytes = file::read_small(&path).map_err(|cause| failed("read", &path, cause))?;
-        // A comment may be in any encoding, as with the original.
+        // Comments may be in any encoding, as in version 0.8.
         Self::parse(&String::from_utf8_lossy(&bytes))
             .map_err(|(line, why)| Error::content(&path, line, why).advise("correct it, or copy the profile again"))
     }
 
-    /// Reads the text of a `config`; the error is a line, or 0, and what is wrong. Unknown keys are
-    /// the original's affair and passed over.
+    /// Parses the text of a `config`. The error is a line number, or 0, and a reason. Unknown keys belong to version
+    /// 0.8 and are ignored.
     pub fn parse(text: &str) -> std::result::Result<Self, (usize, String)> {
         let (settings, _) = ini::settings(text, &["ports"])?;
         let (mut knock_port, mut allowed, mut wire) = (None, None, None);
@@ -72,7 +72,7 @@ impl ProfileConfig {
         }
     }
 
-    /// The text that [`ProfileConfig::parse`] reads.
+    /// Returns the text that [`ProfileConfig::parse`] reads.
     pub fn to_text(&self) -> String {
         let mut text = format!("[main]\nknock_port = {}\n", self.knock_port);
         if let Some(ports) = &self.ports {

@@ -1,4 +1,4 @@
-//! Making a profile. It appears complete or not at all.
+//! Creates a profile, which appears complete or not at all.
 
 use super::ProfileConfig;
 use super::keys::KEY;
@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// A profile to be made. Its keys come from the kernel's random numbers.
+/// A profile to create. Its keys come from the kernel's random number generator.
 pub struct Fresh<'a> {
     /// Its name.
     pub name: &'a str,
@@ -21,10 +21,10 @@ pub struct Fresh<'a> {
     pub config: &'a ProfileConfig,
 }
 
-/// Makes a profile in `directory`, which need not exist, and returns the profile's path.
+/// Creates a profile in `directory`, which need not exist, and returns the profile's path.
 ///
-/// Refuses a name that exists or that no profile can have, and a knock port that another profile has. Then
-/// nothing is changed.
+/// Refuses a name that exists or is invalid, and a knock port that another profile uses. In that case nothing is
+/// changed.
 pub fn create(directory: &Path, fresh: &Fresh<'_>) -> Result<PathBuf> {
     check_name(fresh.name)?;
     let path = directory.join(fresh.name);
@@ -32,7 +32,7 @@ pub fn create(directory: &Path, fresh: &Fresh<'_>) -> Result<PathBuf> {
         Error::path("make", directory, cause).advise("run as root, or name another place with --dir")
     })?;
     let parent = File::open(directory).map_err(|cause| Error::path("open", directory, cause))?;
-    // Only one process at a time, so that no two of them find the same knock port free.
+    // Lock the directory, so that no two processes find the same knock port free.
     sys::file::lock(&parent).map_err(|cause| Error::path("lock", directory, cause))?;
     refuse_collisions(directory, &path, fresh)?;
     let aside = directory.join(format!(".{}{UNFINISHED}", fresh.name));
@@ -72,7 +72,7 @@ fn refuse_collisions(directory: &Path, path: &Path, fresh: &Fresh<'_>) -> Result
             .advise(format!("choose another name, or remove {path:?} first")));
     }
     let listing = list(directory)?;
-    // A disabled profile comes back with its knock port.
+    // A disabled profile keeps its knock port for when it is enabled again.
     for other in listing.profiles.iter().chain(&listing.disabled) {
         // A profile that cannot be read has no knock port that could collide.
         let Ok(config) = ProfileConfig::load(&other.path) else { continue };
@@ -94,7 +94,7 @@ fn write_aside(aside: &Path, config: &ProfileConfig) -> io::Result<()> {
     File::open(aside)?.sync_all()
 }
 
-/// Makes a directory that only its owner can use, and those above it, whatever the umask is.
+/// Creates a directory with mode 0700, and its missing parents, whatever the umask is.
 fn make_directory(path: &Path) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.exists() {
         return Ok(());
@@ -104,7 +104,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-/// 16 random bytes in base64, and a newline.
+/// Returns 16 random bytes in base64 and a newline.
 fn random_key() -> io::Result<Zeroizing<[u8; 25]>> {
     let mut key = Zeroizing::new([0; KEY]);
     getrandom::fill(&mut *key).map_err(io::Error::other)?;

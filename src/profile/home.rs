@@ -1,5 +1,5 @@
-//! A client's profiles: whose they are, where they are, and which one belongs to a host. Every program that
-//! knocks finds its profile here.
+//! A client's profiles: their owner, their directory, and the profile for a host. All programs that knock use this
+//! module.
 
 use super::set::{Found, Listing, find, list, spelled_alike};
 use crate::error::{Error, Result};
@@ -12,16 +12,16 @@ const NAME: &str = ".knockknock";
 
 /// A client's directory of profiles.
 pub struct ProfileHome {
-    /// The user that the client becomes before it reads a profile; `None` for the user that it is.
+    /// The user to switch to before reading a profile; `None` to stay the current user.
     pub user: Option<User>,
-    /// The directory.
+    /// The directory of the profiles.
     pub directory: PathBuf,
-    /// The profiles in root's own home, when somebody else called sudo: knockknock 0.8 read those.
+    /// The profiles in root's home if the program was started with sudo; version 0.8 read those.
     left_with_root: Vec<Found>,
 }
 
 impl ProfileHome {
-    /// Those of the user who typed the command: in `directory`, or in that user's home.
+    /// Finds the profiles of the user who typed the command: in `directory`, or in the user's home.
     pub fn of_caller(directory: Option<&Path>) -> Result<Self> {
         let user = caller()?;
         let directory = match (directory, user) {
@@ -30,7 +30,7 @@ impl ProfileHome {
             (None, None) => own_home()?,
         };
         let mut found = Self::at(user, directory);
-        // A set-uid program must not tell strangers what root has.
+        // A set-uid program must not reveal which profiles root has.
         if found.user.is_some() && privilege::real_uid() == 0 {
             let of_root = Account::of(0).map_or("/root".into(), |root| root.home).join(NAME);
             found.left_with_root = list(&of_root).map_or_else(|_| Vec::new(), |listing| listing.profiles);
@@ -38,7 +38,7 @@ impl ProfileHome {
         Ok(found)
     }
 
-    /// Those of the user called `name`: in `directory`, or in that user's home.
+    /// Finds the profiles of the user called `name`: in `directory`, or in the user's home.
     pub fn of_user(name: &str, directory: Option<&Path>) -> Result<Self> {
         let account = Account::named(name).ok_or_else(|| Error::Usage(format!("there is no user {name:?}")))?;
         let user = Some(account.user);
@@ -50,8 +50,8 @@ impl ProfileHome {
         Self { user, directory, left_with_root: Vec::new() }
     }
 
-    /// The profile of `host`; `None` if there is none. It is an error if that cannot be known, if `host` is
-    /// no host name, or if the profile is in root's home instead.
+    /// Returns the profile for `host`, or `None` if there is none. It is an error if the directory cannot be read, if
+    /// `host` is not a host name, or if the profile is in root's home instead.
     pub fn find(&self, host: &str) -> Result<Option<Found>> {
         if let Some(found) = find(&self.directory, host)? {
             return Ok(Some(found));
@@ -65,7 +65,7 @@ impl ProfileHome {
         }
     }
 
-    /// The error for a host without a profile.
+    /// Returns the error for a host without a profile.
     pub fn missing(&self, host: &str) -> Error {
         let error = Error::refused(format!("no profile for {host:?} in {:?}", self.directory));
         let disabled = list(&self.directory).unwrap_or_default().disabled;
@@ -74,7 +74,7 @@ impl ProfileHome {
             return error.advise(format!("it is disabled by its name; to enable it: mv {:?} {enabled:?}", found.path));
         }
         let host = host.strip_suffix('.').unwrap_or(host);
-        // scp takes what is behind the first colon for the path.
+        // scp treats the text after the first colon as the path.
         let remote = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         error.advise(format!(
             "copy it from the server: mkdir -p -m 700 {:?} && scp -r root@{remote}:/etc/knockknock.d/profiles/NAME {:?}",
@@ -83,8 +83,8 @@ impl ProfileHome {
         ))
     }
 
-    /// What a program that starts with these profiles should say about them: that there are none, which ones
-    /// are left out because of their names, and which ones are in root's home.
+    /// Returns remarks for a program that starts with these profiles: that there are none, which are ignored because of
+    /// their names, and which are in root's home.
     pub fn remarks(&self) -> Result<Vec<String>> {
         let Listing { profiles, disabled, left_out } = list(&self.directory)?;
         let mut remarks = Vec::new();
@@ -111,7 +111,7 @@ impl ProfileHome {
     }
 }
 
-/// The user who typed the command, if this process runs as another one.
+/// Returns the user who typed the command, if this process runs as another user.
 fn caller() -> Result<Option<User>> {
     let (real, effective) = (privilege::real_uid(), privilege::effective_uid());
     if real != effective {
@@ -129,7 +129,7 @@ fn caller() -> Result<Option<User>> {
     Ok(Some(user).filter(|user| user.uid != 0))
 }
 
-/// The user that `uid` names, with the group `gid`, or else with that of its account.
+/// Returns the user `uid` with the group `gid`, or with the group of its account.
 fn user(source: &str, uid: &str, gid: Option<String>) -> Result<User> {
     let id = |text: &str| text.parse::<u32>().ok();
     let number = id(uid).ok_or_else(|| unknown(source, uid))?;
@@ -148,7 +148,7 @@ fn variable(name: &str) -> Option<String> {
     env::var_os(name).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())
 }
 
-/// The directory of this process's own user: under `$HOME`, or else in the home of the account.
+/// Returns the profile directory of this process's user: in `$HOME`, or in the home of the account.
 fn own_home() -> Result<PathBuf> {
     match env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
         Some(home) => Ok(home.join(NAME)),
@@ -163,7 +163,7 @@ fn home(account: Option<Account>, who: &str) -> Result<PathBuf> {
     })
 }
 
-/// An error for what cannot be the name of a host, with the part that is too much.
+/// Refuses a string that is not a host name, and says which part to remove.
 fn check_spelling(host: &str) -> Result<()> {
     if host.is_empty() {
         return Err(Error::Usage("the name of the host is empty".into()));
@@ -171,7 +171,7 @@ fn check_spelling(host: &str) -> Result<()> {
     let (_, after_scheme) = host.split_once("://").unwrap_or(("", host));
     let (_, after_user) = after_scheme.rsplit_once('@').unwrap_or(("", after_scheme));
     let (name, path) = after_user.split_once('/').unwrap_or((after_user, ""));
-    // An IPv6 address has colons of its own, and a port only behind brackets.
+    // An IPv6 address contains colons, and has a port only after brackets.
     let is_port = |name: &str, port: &str| {
         (!name.contains(':') || name.ends_with(']')) && port.bytes().all(|byte| byte.is_ascii_digit())
     };
@@ -182,7 +182,7 @@ fn check_spelling(host: &str) -> Result<()> {
         return Ok(());
     }
     let error = Error::refused(format!("{host:?} is not the name of a host"));
-    // A path may start with anything.
+    // The text before a path may be anything, so advice would be a guess.
     if !is_name || !path.is_empty() && after_scheme == host {
         return Err(error);
     }

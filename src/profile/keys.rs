@@ -1,4 +1,4 @@
-//! The files `cipher.key` and `mac.key`.
+//! Reads the files `cipher.key` and `mac.key`.
 
 use super::ownership::{failed, private};
 use crate::error::{Error, Result};
@@ -8,16 +8,16 @@ use std::io::Read;
 use std::path::Path;
 use zeroize::Zeroizing;
 
-/// A key's length, in bytes.
+/// The length of a key in bytes.
 pub(super) const KEY: usize = 16;
 
-/// Reads 16 bytes in base64 (standard alphabet, padded) from a file that only its owner can read. Only the
-/// first line counts, as in knockknock 0.8.
+/// Reads a key: 16 bytes in base64 (standard alphabet, padded), in a file that only its owner can read. Only the first
+/// line counts, as in version 0.8.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<[u8; KEY]>> {
     let mut file = file::open_small(path, false).map_err(|cause| failed("open", path, cause))?;
     private(&file, path)?;
     let mut text = Zeroizing::new([0; 64]);
-    // One read gives the whole of so short a file.
+    // A single read returns all of so short a file.
     let length = file.read(&mut *text).map_err(|cause| failed("read", path, cause))?;
     let text = text.get(..length).unwrap_or_default();
     let mut key = Zeroizing::new([0; KEY]);

@@ -23,9 +23,9 @@ use std::fs;
 
 /// A profile with its secrets. It has no `Debug`, so that no key can be printed.
 pub struct Profile {
-    /// The name of its directory. On a client that is the server's host name.
+    /// The name of its directory. On a client this is the server's host name.
     pub name: String,
-    /// What its `config` says.
+    /// Its `config`.
     pub config: ProfileConfig,
     /// The two keys.
     pub keys: Keys,

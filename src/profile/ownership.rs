@@ -1,4 +1,4 @@
-//! Who owns a profile's files, and who else can read or change them.
+//! Checks the owner and mode of a profile's files.
 
 use crate::error::{Error, Result};
 use crate::sys::privilege;
@@ -7,25 +7,25 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The modes that let everybody write, others in the group too, and others do anything.
+/// Permission bits: world-writable, writable by group or others, any access by group or others.
 pub(super) const EVERYBODY_WRITES: u32 = 0o002;
 pub(super) const OTHERS_WRITE: u32 = 0o022;
 const OTHERS: u32 = 0o077;
 
-/// Refuses a file that somebody else owns, or can read or write.
+/// Refuses a file that another user owns, or that group or others can access.
 pub(super) fn private(file: &File, path: &Path) -> Result<()> {
     own(&file.metadata().map_err(|cause| failed("look at", path, cause))?, path, OTHERS)
 }
 
-/// Refuses a directory that somebody else owns or can write to, or can move away, since some directory above
-/// is everybody's: who can put files there could bring back old counters.
+/// Refuses a directory that another user owns, can write to, or can replace because a parent directory is
+/// world-writable. Whoever can write there could restore old counters.
 pub fn check_directory(path: &Path) -> Result<()> {
     let failed = |cause| Error::path("look at", path, cause);
     let path = path.canonicalize().map_err(failed)?;
     own(&fs::metadata(&path).map_err(failed)?, &path, OTHERS_WRITE)?;
     for above in path.ancestors().skip(1) {
         let mode = fs::metadata(above).map_err(failed)?.mode() & 0o7777;
-        // In a sticky directory, such as /tmp, others can only touch what is theirs.
+        // In a sticky directory such as /tmp, users can rename only their own files.
         if mode & 0o1002 == 0o0002 {
             return Err(Error::content(above, 0, format!("everybody can write there (mode {mode:04o})"))
                 .advise(format!("chmod o-w {above:?}")));
@@ -34,7 +34,7 @@ pub fn check_directory(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what another user owns, and a mode that has a bit of `forbidden`.
+/// Refuses a file of another user, and a mode that has a bit of `forbidden`.
 pub(super) fn own(found: &Metadata, path: &Path, forbidden: u32) -> Result<()> {
     let mode = found.mode() & 0o7777;
     if mode & forbidden != 0 {
@@ -58,7 +58,7 @@ pub(super) fn own(found: &Metadata, path: &Path, forbidden: u32) -> Result<()> {
     Ok(())
 }
 
-/// A failed call on a file of a profile. Where permission is missing, the advice says who has it.
+/// The error for a failed call on a profile's file. If permission was denied, the advice names the owner.
 pub(super) fn failed(verb: &str, path: &Path, cause: io::Error) -> Error {
     let denied = cause.kind() == io::ErrorKind::PermissionDenied;
     let error = Error::path(verb, path, cause);
@@ -68,16 +68,16 @@ pub(super) fn failed(verb: &str, path: &Path, cause: io::Error) -> Error {
     }
 }
 
-/// What to do about a file or directory that this user may not read; `None` if its owner is not to blame.
+/// Returns advice for a file that this user may not read; `None` if ownership is not the cause.
 fn advice(path: &Path) -> Option<String> {
     let (uid, gid) = (privilege::effective_uid(), privilege::real_gid());
-    // The deepest part of the path that can be looked at is the one that keeps this user out.
+    // The deepest part of the path that can be stat'ed is the one that denies access.
     let (shut, found) = path.ancestors().find_map(|path| fs::metadata(path).ok().map(|found| (path, found)))?;
     let owner = found.uid();
     if owner == uid {
         return Some(format!("chmod u+rwX {shut:?}"));
     }
-    // A whole profile, or whatever of the user's directory belongs to root, not a single file.
+    // Name the whole profile, or the topmost directory of root's below the user's own, rather than a single file.
     let top = if found.is_file() { shut.parent()? } else { shut };
     let of_user = |path: &Path| fs::metadata(path).is_ok_and(|found| found.uid() == uid);
     let top = top.ancestors().find(|path| of_user(path) || path.parent().is_some_and(of_user));

@@ -1,4 +1,4 @@
-//! The profiles in a directory, and the one that belongs to a host.
+//! Lists the profiles in a directory, and finds the one for a host.
 
 use super::ownership::failed;
 use crate::error::{Error, Result};
@@ -7,10 +7,10 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// The ends of a name that disable a profile.
+/// Name suffixes that disable a profile.
 pub const DISABLED: [&str; 2] = [".off", ".disabled"];
 
-/// The end of the name under which a profile is made, behind a dot and its own name.
+/// Suffix of an unfinished profile; its name also has a leading dot.
 pub(super) const UNFINISHED: &str = ".new";
 
 /// A profile's name and directory. Nothing in the directory has been read yet.
@@ -23,7 +23,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// The name without the end that disables the profile.
+    /// Returns the name without the suffix that disables the profile.
     pub fn enabled_name(&self) -> &str {
         DISABLED.iter().find_map(|end| self.name.strip_suffix(end)).unwrap_or(&self.name)
     }
@@ -32,16 +32,16 @@ impl Found {
 /// The content of a directory of profiles, by name.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The profiles that are used.
+    /// Enabled profiles.
     pub profiles: Vec<Found>,
-    /// Those that are disabled by their names.
+    /// Profiles disabled by a suffix.
     pub disabled: Vec<Found>,
-    /// Those with names that no profile can have, and why.
+    /// Profiles with an invalid name, and the reason.
     pub left_out: Vec<(Found, Error)>,
 }
 
-/// Lists the profiles in `directory`. Only a directory that does not exist has none; any other failure is
-/// an error, because a program that goes on without a profile connects without a knock.
+/// Lists the profiles in `directory`. A directory that does not exist has none. Any other failure is an error, because
+/// a program that continued without a profile would connect without a knock.
 pub fn list(directory: &Path) -> Result<Listing> {
     let unreadable = |cause| failed("read", directory, cause);
     let entries = match fs::read_dir(directory) {
@@ -51,7 +51,7 @@ pub fn list(directory: &Path) -> Result<Listing> {
     let mut listing = Listing::default();
     for entry in entries {
         let path = entry.map_err(unreadable)?.path();
-        // What cannot be looked at, such as a dead link, is a profile too: reading it says what is wrong.
+        // An entry that cannot be stat'ed, such as a dead link, counts as a profile: reading it reports the reason.
         if fs::metadata(&path).is_ok_and(|found| !found.is_dir()) {
             continue;
         }
@@ -75,8 +75,8 @@ fn misnamed(why: &str) -> Error {
     Error::refused(format!("its name {why}")).advise("rename its directory, or remove it")
 }
 
-/// The profile of `host` in `directory`. The name of the host is compared with the names of the profiles and
-/// never becomes part of a path.
+/// Returns the profile for `host` in `directory`. The host name is compared with the profile names and never becomes
+/// part of a path.
 pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
     let mut profiles = list(directory)?.profiles;
     let exact = profiles.iter().position(|found| found.name == host);
@@ -84,7 +84,8 @@ pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
     Ok(index.map(|index| profiles.swap_remove(index)))
 }
 
-/// Whether two names mean one host: they differ in case or in a final dot, or are spellings of one address.
+/// Returns whether two names mean the same host: they differ only in case or a final dot, or are spellings of one
+/// address.
 pub fn spelled_alike(one: &str, other: &str) -> bool {
     let [one, other] = [one, other].map(|name| name.strip_suffix('.').unwrap_or(name));
     let address = |name: &str| name.parse::<IpAddr>().ok().map(|address| address.to_canonical());

@@ -376,8 +376,8 @@ def taken_group(stage):
 BROKEN = {
     "kmsg is a link to null": (without_kmsg("link /dev/null"), 'a link to "/dev/null"'),
     "kmsg is a link to the console": (without_kmsg("link console"), 'a link to "console"'),
-    "kmsg is a plain file": (without_kmsg("file"), "not the kernel's log"),
-    "kmsg is a FIFO": (without_kmsg("fifo"), "not the kernel's log"),
+    "kmsg is a plain file": (without_kmsg("file"), "not the kernel log"),
+    "kmsg is a FIFO": (without_kmsg("fifo"), "not the kernel log"),
     "no kmsg": (without_kmsg("none"), 'cannot open "/dev/kmsg"'),
     "auto without kmsg and kern.log": (without_kmsg("none", "auto"), "there is no kernel log to read"),
     "auto where kmsg is null": (without_kmsg("link /dev/null", "auto"), "there is no kernel log to read"),
