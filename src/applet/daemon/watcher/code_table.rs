@@ -1,92 +1,102 @@
 //! A hash table of codes that stores no codes. A lookup returns the places that may hold the code; the caller
 //! computes the code of each place again and compares.
 //!
-//! Every place has one word and so has every bucket. The places of a bucket form a chain, which ends with
-//! the bucket's own number; so a place can be taken out without its hash, from anywhere in the chain.
-//! A word is a link (21 bits) and, above it, a fingerprint (11 bits): in a place 11 bits of its hash, in a
-//! bucket one bit for each of its places, so that most hashes without a place need no second look.
+//! Every place has a word, and so has every bucket. The places of a bucket form a chain, which ends with the
+//! bucket itself; so a place can be taken out without its hash, from anywhere in the chain. A word is a link
+//! and, above it, a fingerprint: in a place some bits of its hash, in a bucket one bit for each of its places,
+//! so that most hashes without a place need no second look. Words of a table that is small have three bytes.
 
 /// The most places that a table can have.
 pub const MAX_PLACES: usize = 1 << 20;
 
-/// A link to a place is its number; a link to a bucket has this bit too.
-const BUCKET: u32 = 1 << 20;
-const LINK_BITS: u32 = 21;
-const LINK: u32 = (1 << LINK_BITS) - 1;
-
-/// How many places share a bucket on average: 5 bytes for each place in all. More would save little memory
-/// and cost longer chains.
-const PLACES_IN_A_BUCKET: usize = 4;
-
 /// The table.
 pub(super) struct CodeTable {
-    buckets: Box<[u32]>,
-    /// An empty place links to itself.
-    places: Box<[u32]>,
+    /// The words of the places and then those of the buckets, little-endian, and a byte more: four are read at
+    /// once. A bucket without places and an empty place link to themselves.
+    words: Box<[u8]>,
+    places: usize,
+    buckets: usize,
+    layout: Layout,
 }
 
-#[allow(clippy::indexing_slicing, reason = "links and buckets are made here, below the lengths of their lists")]
+/// How a word is divided.
+#[derive(Clone, Copy)]
+struct Layout {
+    /// How many places share a bucket on average. More would save little memory and cost longer chains.
+    chain: usize,
+    bytes: usize,
+    link_bits: u32,
+    mark_bits: u32,
+}
+
+/// For up to 2^16 places and buckets: less than four bytes for each place.
+const SMALL: Layout = Layout { chain: 4, bytes: 3, link_bits: 16, mark_bits: 8 };
+/// For all that there may be, which the processor's cache does not hold: shorter chains, six bytes for each place.
+const LARGE: Layout = Layout { chain: 2, bytes: 4, link_bits: 21, mark_bits: 11 };
+
+#[allow(clippy::indexing_slicing, reason = "links are made here, and are numbers of places and buckets")]
 impl CodeTable {
     /// A table of `places` empty places, not more than [`MAX_PLACES`].
     pub fn new(places: usize) -> Self {
         debug_assert!(places <= MAX_PLACES);
-        Self {
-            buckets: (0..places.div_ceil(PLACES_IN_A_BUCKET) as u32).map(|bucket| BUCKET | bucket).collect(),
-            places: (0..places as u32).collect(),
-        }
+        let small = places + places / SMALL.chain < 1 << SMALL.link_bits;
+        Self::with(places, if small { SMALL } else { LARGE })
+    }
+
+    fn with(places: usize, layout: Layout) -> Self {
+        // One at least, so that every hash has one.
+        let buckets = places / layout.chain + 1;
+        let words = places + buckets;
+        let mut table = Self { words: vec![0; words * layout.bytes + 1].into(), places, buckets, layout };
+        (0..words).for_each(|at| table.set(at, at, 0));
+        table
     }
 
     /// Fills an empty place with a code that has this hash.
-    pub fn insert(&mut self, place: u32, hash: u64) {
-        debug_assert!(self.is_empty(place));
-        let bucket = self.bucket(hash);
-        let head = self.buckets[bucket];
-        self.places[place as usize] = fingerprint(hash) << LINK_BITS | head & LINK;
-        self.buckets[bucket] = head & !LINK | filter_bit(fingerprint(hash)) | place;
+    pub fn insert(&mut self, place: usize, hash: u64) {
+        debug_assert!(self.link(place) == place);
+        let (bucket, fingerprint) = (self.bucket(hash), self.fingerprint(hash));
+        self.set(place, self.link(bucket), fingerprint);
+        self.set(bucket, place, self.mark(bucket) | self.filter_bit(fingerprint));
     }
 
     /// Empties a place.
-    pub fn remove(&mut self, place: u32) {
-        if self.is_empty(place) {
+    pub fn remove(&mut self, place: usize) {
+        let after = self.link(place);
+        if after == place {
             return;
         }
-        let after = self.link(place);
-        let mut end = after;
-        while end & BUCKET == 0 {
-            end = self.link(end);
+        let mut bucket = after;
+        while bucket < self.places {
+            bucket = self.link(bucket);
         }
-        let bucket = (end & !BUCKET) as usize;
         // The chain once more, from its start: without this place, and for a new filter.
-        let mut filter = 0;
-        let mut before = None;
-        let mut at = self.buckets[bucket] & LINK;
-        while at & BUCKET == 0 {
-            if at != place {
-                filter |= filter_bit(self.places[at as usize] >> LINK_BITS);
-                before = Some(at);
-                at = self.link(at);
-                continue;
+        let (mut before, mut filter) = (bucket, 0);
+        let mut at = self.link(bucket);
+        while at < self.places {
+            if at == place {
+                self.set(before, after, self.mark(before));
+            } else {
+                filter |= self.filter_bit(self.mark(at));
+                before = at;
             }
-            match before {
-                Some(before) => self.places[before as usize] = self.places[before as usize] & !LINK | after,
-                None => self.buckets[bucket] = after,
-            }
-            at = after;
+            at = self.link(at);
         }
-        self.buckets[bucket] = filter | self.buckets[bucket] & LINK;
-        self.places[place as usize] = place;
+        self.set(bucket, self.link(bucket), filter);
+        self.set(place, place, 0);
     }
 
     /// The places that may have a code with this hash: few others have the same fingerprint.
-    pub fn candidates(&self, hash: u64) -> impl Iterator<Item = u32> {
-        let wanted = fingerprint(hash);
-        let head = self.buckets.get(self.bucket(hash)).copied().unwrap_or(BUCKET);
-        let mut at = if head & filter_bit(wanted) == 0 { BUCKET } else { head & LINK };
+    pub fn candidates(&self, hash: u64) -> impl Iterator<Item = usize> {
+        let wanted = self.fingerprint(hash);
+        let bucket = self.bucket(hash);
+        let passes = self.mark(bucket) & self.filter_bit(wanted) != 0;
+        let mut at = if passes { self.link(bucket) } else { self.places };
         std::iter::from_fn(move || {
-            while at & BUCKET == 0 {
-                let (place, word) = (at, self.places[at as usize]);
-                at = word & LINK;
-                if word >> LINK_BITS == wanted {
+            while at < self.places {
+                let place = at;
+                at = self.link(place);
+                if self.mark(place) == wanted {
                     return Some(place);
                 }
             }
@@ -94,28 +104,40 @@ impl CodeTable {
         })
     }
 
-    fn is_empty(&self, place: u32) -> bool {
-        self.link(place) == place
+    fn word(&self, at: usize) -> u32 {
+        let from = at * self.layout.bytes;
+        let word = self.words[from..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        word & (u32::MAX >> (32 - self.layout.link_bits - self.layout.mark_bits))
     }
 
-    fn link(&self, place: u32) -> u32 {
-        self.places[place as usize] & LINK
+    fn link(&self, at: usize) -> usize {
+        (self.word(at) & ((1 << self.layout.link_bits) - 1)) as usize
+    }
+
+    /// What is above the link: a place's fingerprint, or a bucket's filter.
+    fn mark(&self, at: usize) -> u32 {
+        self.word(at) >> self.layout.link_bits
+    }
+
+    fn set(&mut self, at: usize, link: usize, mark: u32) {
+        let word = (mark << self.layout.link_bits | link as u32).to_le_bytes();
+        let bytes = self.layout.bytes;
+        self.words[at * bytes..][..bytes].copy_from_slice(&word[..bytes]);
     }
 
     /// The upper half of the hash, brought into the range of the buckets.
     fn bucket(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
+        self.places + (((hash >> 32) * self.buckets as u64) >> 32) as usize
     }
-}
 
-/// 11 bits of the lower half of a hash.
-fn fingerprint(hash: u64) -> u32 {
-    hash as u32 >> LINK_BITS
-}
+    /// The top bits of the lower half of the hash.
+    fn fingerprint(&self, hash: u64) -> u32 {
+        hash as u32 >> (32 - self.layout.mark_bits)
+    }
 
-/// One of the 11 bits above a bucket's link.
-fn filter_bit(fingerprint: u32) -> u32 {
-    1 << (LINK_BITS + fingerprint * (32 - LINK_BITS) / (1 << (32 - LINK_BITS)))
+    fn filter_bit(&self, fingerprint: u32) -> u32 {
+        1 << ((fingerprint * self.layout.mark_bits) >> self.layout.mark_bits)
+    }
 }
 
 #[cfg(test)]
@@ -134,9 +156,15 @@ mod tests {
 
     #[test]
     fn what_is_in_the_table_is_found_and_nothing_that_was_taken_out() {
-        let (mut table, mut filled, mut seed) = (CodeTable::new(500), HashMap::new(), 1);
+        for layout in [SMALL, LARGE] {
+            check(CodeTable::with(500, layout));
+        }
+    }
+
+    fn check(mut table: CodeTable) {
+        let (mut filled, mut seed) = (HashMap::new(), 1);
         for _ in 0..20_000 {
-            let place = (random(&mut seed) % 500) as u32;
+            let place = (random(&mut seed) % 500) as usize;
             if let Some(hash) = filled.remove(&place) {
                 table.remove(place);
                 assert!(table.candidates(hash).all(|found| found != place));
@@ -152,7 +180,7 @@ mod tests {
             assert_eq!(table.candidates(*hash).filter(|found| found == place).count(), 1);
         }
         let foreign = (0..100_000).map(|_| table.candidates(random(&mut seed)).count()).sum::<usize>();
-        assert!(foreign < 1000, "{foreign} candidates for hashes that are not there");
+        assert!(foreign < 2500, "{foreign} candidates for hashes that are not there");
         for place in 0..500 {
             table.remove(place);
         }
@@ -170,5 +198,6 @@ mod tests {
             assert!(table.candidates(hash).any(|found| found == place));
         }
         assert_eq!(CodeTable::new(0).candidates(7).count(), 0);
+        assert_eq!([52_427, 52_428, 52_429].map(|places| CodeTable::new(places).layout.bytes), [3, 3, 4]);
     }
 }

@@ -120,7 +120,7 @@ impl LookAhead {
         let (next, filled) = (profile.next(), self.shelves[number].filled);
         for counter in from..next.min(filled) {
             let first = self.place(number, counter, ports);
-            (first..first + ports as u32).for_each(|place| self.table.remove(place));
+            (first..first + ports as usize).for_each(|place| self.table.remove(place));
         }
         self.shelves[number].filled = filled.max(next);
         self.fill_to(number, profile, next + u64::from(self.reach.window));
@@ -167,17 +167,17 @@ impl LookAhead {
     }
 
     /// The first of the places of a counter.
-    fn place(&self, number: usize, counter: u64, ports: u64) -> u32 {
-        self.shelves[number].first + (counter % self.span * ports) as u32
+    fn place(&self, number: usize, counter: u64, ports: u64) -> usize {
+        self.shelves[number].first as usize + (counter % self.span * ports) as usize
     }
 
     /// What stands in a filled place.
-    fn at(&self, place: u32, profiles: &[LoadedProfile]) -> Hit {
+    fn at(&self, place: usize, profiles: &[LoadedProfile]) -> Hit {
         // A profile without places has the same first one as the profile after it.
-        let number = self.shelves.partition_point(|shelf| shelf.first <= place) - 1;
+        let number = self.shelves.partition_point(|shelf| shelf.first as usize <= place) - 1;
         let profile = &profiles[number];
         let (ports, next) = (profile.held_ports(), profile.next());
-        let offset = (place - self.shelves[number].first) as usize;
+        let offset = place - self.shelves[number].first as usize;
         let (row, column) = ((offset / ports.len()) as u64, offset % ports.len());
         let counter = next + (row + self.span - next % self.span) % self.span;
         Hit { profile: number, counter: counter as u32, port: ports[column] }
