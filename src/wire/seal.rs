@@ -17,9 +17,10 @@ use zeroize::Zeroizing;
 /// How many counters' blocks are encrypted together: AES instructions work on this many side by side.
 const AT_ONCE: usize = 8;
 
-/// A profile's two expanded keys. Does not implement `Debug`, so that no key can be printed.
+/// A profile's two keys. Does not implement `Debug`, so that no key can be printed.
 pub struct Keys {
-    cipher: Aes128,
+    /// Expanded when it is used: the expanded key has 704 bytes.
+    cipher: Zeroizing<[u8; 16]>,
     /// The HMAC state after the key; cloned for each message.
     pub(super) mac: Hmac<Sha1>,
 }
@@ -61,12 +62,12 @@ pub struct Fields {
 }
 
 impl Keys {
-    /// Expands the two 16-byte keys.
+    /// Takes over the two 16-byte keys.
     pub fn new(cipher: &[u8; 16], mac: &[u8; 16]) -> Self {
         // HMAC pads the key with zeros to a block (RFC 2104). A whole block cannot have a wrong length, so this cannot fail.
         let mut block = Zeroizing::new([0; 64]);
         block.iter_mut().zip(mac).for_each(|(to, from)| *to = *from);
-        Self { cipher: Aes128::new(cipher.into()), mac: Hmac::new((&*block).into()) }
+        Self { cipher: Zeroizing::new(*cipher), mac: Hmac::new((&*block).into()) }
     }
 
     /// Encrypts a request for `port`, to be sent once.
@@ -111,10 +112,10 @@ impl Keys {
     }
 
     /// The keystream from `counter`'s block on; the next block is the next counter's.
-    fn keystream(&self, counter: u32) -> CtrCore<&Aes128, Ctr32BE> {
+    fn keystream(&self, counter: u32) -> CtrCore<Aes128, Ctr32BE> {
         let mut block = [0; 16];
         block[12..].copy_from_slice(&counter.to_be_bytes());
-        CtrCore::inner_iv_init(&self.cipher, &block.into())
+        CtrCore::inner_iv_init(Aes128::new((&*self.cipher).into()), &block.into())
     }
 
     fn tag(&self, port: u16) -> Hmac<Sha1> {
