@@ -63,7 +63,7 @@ pub fn port(text: &str) -> Option<u16> {
 
 /// A set of ports as a bit map of 65,536 bits, so that a lookup takes constant time.
 #[derive(Clone)]
-pub struct PortSet(Box<[u8; PortSet::BYTES]>);
+pub struct PortSet(Box<[u8]>);
 
 impl PortSet {
     /// The size of a set in bytes, in memory and in the opener limits: 65,536 bits.
@@ -71,7 +71,7 @@ impl PortSet {
 
     /// Creates an empty set.
     pub fn empty() -> Self {
-        Self(Box::new([0; Self::BYTES]))
+        Self(vec![0; Self::BYTES].into())
     }
 
     /// Creates the set of all ports except 0.
@@ -84,12 +84,12 @@ impl PortSet {
     /// Creates a set from its bit map: port `p` is bit `p % 8` of byte `p / 8`. `None` unless `bytes` has
     /// [`PortSet::BYTES`] bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        Some(Self(Box::new(bytes.try_into().ok()?)))
+        (bytes.len() == Self::BYTES).then(|| Self(bytes.into()))
     }
 
     /// Returns the bit map, in the format of [`PortSet::from_bytes`].
     pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_slice()
+        &self.0
     }
 
     /// Adds `port` to the set.

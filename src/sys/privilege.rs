@@ -50,6 +50,10 @@ pub struct Account {
     pub home: PathBuf,
 }
 
+/// The longest row of the system's lists that is read, in bytes. The buffer is on the heap and not zeroed, so
+/// that only the used part of it takes memory.
+const ROW: usize = 16384;
+
 impl Account {
     /// Looks up the account called `name`; `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
@@ -70,9 +74,9 @@ impl Account {
         look: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
     ) -> Option<Self> {
         let mut row = MaybeUninit::<libc::passwd>::zeroed();
-        let mut buffer = [0; 16384];
+        let mut buffer = Vec::with_capacity(ROW);
         let mut result = ptr::null_mut();
-        if look(row.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut result) != 0 || result.is_null() {
+        if look(row.as_mut_ptr(), buffer.as_mut_ptr(), ROW, &raw mut result) != 0 || result.is_null() {
             return None;
         }
         // SAFETY: all-zero bytes are a valid passwd, and the call has filled it.
@@ -91,12 +95,11 @@ impl Account {
 pub fn group(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     let mut row = MaybeUninit::<libc::group>::zeroed();
-    let mut buffer = [0; 16384];
+    let mut buffer = Vec::with_capacity(ROW);
     let mut result = ptr::null_mut();
     // SAFETY: getgrnam_r fills the row and the buffer, and is passed the buffer's length.
-    let failed = unsafe {
-        libc::getgrnam_r(name.as_ptr(), row.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut result)
-    };
+    let failed =
+        unsafe { libc::getgrnam_r(name.as_ptr(), row.as_mut_ptr(), buffer.as_mut_ptr(), ROW, &raw mut result) };
     // SAFETY: all-zero bytes are a valid group, and a result that is not null means that it was filled.
     (failed == 0 && !result.is_null()).then(|| unsafe { row.assume_init() }.gr_gid)
 }

@@ -32,12 +32,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
     let (channel, ready) = (Channel::from(process::inherited(0)), File::from(process::inherited(1)));
     process::leave_signals_to_supervisor().map_err(|cause| Error::system("let signals through", cause))?;
 
-    let mut bytes = vec![0; OpenerLimits::BYTES];
-    let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read the limits", cause))?;
-    let limits = bytes
-        .get(..length)
-        .and_then(OpenerLimits::from_bytes)
-        .ok_or_else(|| Error::refused("the limits are damaged"))?;
+    let limits = receive_limits(&channel)?;
     let mut admitter = Admitter::new(backend, &limits.guard)?;
     hooks::attempt("unconfined opener");
     let capabilities: &[Capability] = match backend {
@@ -54,6 +49,13 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
     }
     { ready }.write_all(READY).map_err(|cause| Error::system("tell the supervisor", cause))?;
     serve(&channel, &limits, &mut admitter)
+}
+
+fn receive_limits(channel: &Channel) -> Result<OpenerLimits> {
+    let mut bytes = vec![0; OpenerLimits::BYTES];
+    let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read the limits", cause))?;
+    let limits = bytes.get(..length).and_then(OpenerLimits::from_bytes);
+    limits.ok_or_else(|| Error::refused("the limits are damaged"))
 }
 
 fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> Result<u8> {
