@@ -6,7 +6,7 @@
 //! Anybody can make the kernel log almost any field, so a line that is not exactly a SYN's is no entry.
 
 use super::seal::{Ciphertext, Fields};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// What the log says of one arrived SYN.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,10 +88,8 @@ impl Entry {
             return None;
         }
         let (source, id) = match (words.id, words.flow_label) {
-            (Some(id), None) => (IpAddr::V4(address_v4(words.source?)?), short(id)?),
-            (None, Some(label)) => {
-                (IpAddr::V6(std::str::from_utf8(words.source?).ok()?.parse().ok()?), flow_id(number(label)?)?)
-            }
+            (Some(id), None) => (IpAddr::V4(address(words.source?)?), short(id)?),
+            (None, Some(label)) => (IpAddr::V6(address(words.source?)?), flow_id(number(label)?)?),
             _ => return None,
         };
         Some(Self {
@@ -184,14 +182,8 @@ fn equal_signs(eight: u64) -> u64 {
     differs.wrapping_sub(ONES) & !differs & TOP_BITS
 }
 
-/// An IPv4 address as the kernel writes it. (The standard library's reader takes three times as long.)
-fn address_v4(text: &[u8]) -> Option<Ipv4Addr> {
-    let (mut octets, mut parts) = ([0; 4], text.split(|&byte| byte == b'.'));
-    for octet in &mut octets {
-        let part = parts.next().filter(|part| part.len() == 1 || !part.starts_with(b"0"))?;
-        *octet = number(part)?.try_into().ok()?;
-    }
-    parts.next().is_none().then_some(octets.into())
+fn address<A: std::str::FromStr>(text: &[u8]) -> Option<A> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// A number of 32 bits in decimal digits.
@@ -363,32 +355,6 @@ mod tests {
             assert_eq!(knock_port(line.as_bytes()), port, "{line:?}");
             let padded = format!("D PT= DP{line}");
             assert_eq!(knock_port(padded.as_bytes()), port, "{padded:?}");
-        }
-    }
-
-    #[test]
-    fn an_address_is_read_as_the_standard_library_reads_it() {
-        for text in [
-            "0.0.0.0",
-            "255.255.255.255",
-            "1.22.100.9",
-            "256.1.1.1",
-            "1.2.3",
-            "1.2.3.4.5",
-            "1.2.3.",
-            ".1.2.3",
-            "1..2.3",
-            "01.2.3.4",
-            "1.2.3.00",
-            "1.2.3.4 ",
-            "+1.2.3.4",
-            "1.2.3.0x4",
-            "4294967297.2.3.4",
-            "",
-            "...",
-            "::1",
-        ] {
-            assert_eq!(address_v4(text.as_bytes()), text.parse().ok(), "{text:?}");
         }
     }
 
