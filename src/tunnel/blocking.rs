@@ -1,4 +1,4 @@
-//! A race for programs that have nothing else to do meanwhile.
+//! A blocking race, for programs with a single connection.
 
 use super::{KnockLock, KnockSetup, Progress, Race, Turn};
 use crate::error::{Error, Result};
@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often to try the knock lock that another process has, and for how long.
+/// How often to retry the knock lock while another process holds it, and for how long.
 const RETRY_LOCK: Duration = Duration::from_millis(5);
 const WAIT_FOR_LOCK: Duration = Duration::from_secs(60);
 
@@ -27,7 +27,7 @@ pub fn wait_for_turn(found: &Found) -> Result<Turn> {
     }
 }
 
-/// Connects to one of `addresses`, behind a knock where there is a `setup`.
+/// Connects to one of `addresses`, after a knock if there is a `setup`.
 pub fn connect(addresses: &[SocketAddr], setup: Option<KnockSetup>) -> Result<TcpStream> {
     let failed = |cause| Error::system("wait for connections", cause);
     let epoll = Epoll::new().map_err(failed)?;

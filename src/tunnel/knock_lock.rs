@@ -1,6 +1,6 @@
-//! The knock lock of a profile: from the knock until it is connected, one client has it, among all
-//! processes that use the profile. An opening is one at a time for a source address and a port, so a
-//! second knock in between would be wasted.
+//! The knock lock of a profile. A client holds it from its knock until it is connected, across all processes that use
+//! the profile. There is at most one opening for a source address and port, so a second knock in between would be
+//! wasted.
 
 use crate::error::{Error, Result};
 use crate::profile::Found;
@@ -14,26 +14,26 @@ pub struct KnockLock {
     directory: PathBuf,
 }
 
-/// The right to knock and connect. Dropping it lets the next client go.
+/// The held lock: the right to knock and connect. Dropping it releases the lock.
 pub struct Turn {
-    /// Closing the file gives the lock back. `None` where the file system has no locks.
+    /// Closing the file releases the lock. `None` if the file system has no locks.
     _locked: Option<File>,
 }
 
 impl KnockLock {
-    /// The knock lock of the profile at `found`.
+    /// Creates the knock lock of the profile at `found`.
     pub fn new(found: &Found) -> Self {
         Self { directory: found.path.clone() }
     }
 
-    /// Takes the lock; `None` while another client or process has it.
+    /// Takes the lock; `None` if another client or process holds it.
     pub fn try_lock(&self) -> Result<Option<Turn>> {
         let file = File::open(&self.directory).map_err(|cause| Error::path("open", &self.directory, cause))?;
         match sys::file::try_lock(&file) {
             Ok(()) => Ok(Some(Turn { _locked: Some(file) })),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            // NFS has no locks for directories. Two clients may then knock at once, and one of them
-            // has to knock again; that is better than none.
+            // NFS cannot lock directories. Then two clients may knock at the same time and one of them has to knock
+            // again, which is better than refusing both.
             Err(_) => Ok(Some(Turn { _locked: None })),
         }
     }

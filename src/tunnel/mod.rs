@@ -1,8 +1,7 @@
-//! A connection behind a knock, for every program that makes connections.
+//! Connections that begin with a knock, for all programs that connect.
 //!
-//! An opening admits one connection, so clients of one profile take turns: [`KnockLock`]. A [`Race`]
-//! knocks and attempts to connect when its schedule says so. Once connected, a [`Relay`] moves bytes
-//! both ways.
+//! An opening admits one connection, so clients of one profile take turns ([`KnockLock`]). A [`Race`] knocks and
+//! attempts to connect as its schedule says. Once connected, a [`Relay`] copies bytes in both directions.
 
 mod blocking;
 mod knock_lock;
@@ -22,7 +21,7 @@ pub use relay::{Moved, Relay, Side, SparePipes};
 use crate::error::Result;
 use crate::profile::{Found, ProfileConfig};
 
-/// Whether the key of the profile at `found` opens `port`. Other ports are connected to without a knock.
+/// Returns whether the profile at `found` may open `port`. Connections to other ports begin without a knock.
 pub fn opens(found: &Found, port: u16) -> Result<bool> {
     Ok(ProfileConfig::load(&found.path)?.ports.is_none_or(|ports| ports.contains(port)))
 }

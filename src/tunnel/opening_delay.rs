@@ -1,8 +1,8 @@
-//! How long after a knock its opening usually is there, learnt from one connection to the next.
+//! An estimate of the delay between a knock and its opening, learnt from earlier connections.
 
 use std::time::Duration;
 
-/// The delay before anything is learnt, and the bounds of what is learnt.
+/// The initial estimate, and its bounds.
 const INITIAL: Duration = Duration::from_millis(3);
 const SHORTEST: Duration = Duration::from_micros(500);
 const LONGEST: Duration = Duration::from_millis(20);
@@ -18,13 +18,13 @@ impl Default for OpeningDelay {
 }
 
 impl OpeningDelay {
-    /// The delay as it stands.
+    /// Returns the current estimate.
     pub fn get(self) -> Duration {
         self.0
     }
 
-    /// Learns from a connection whether its `first` attempt won. The delay settles where three in five
-    /// first attempts win: few packets are sent, and little time is lost.
+    /// Adjusts the estimate by whether the `first` attempt won. It converges where three of five first attempts win, so
+    /// few packets are sent and little time is lost.
     pub fn learn(&mut self, first: bool) {
         self.0 = (self.0 * if first { 92 } else { 113 } / 100).clamp(SHORTEST, LONGEST);
     }

@@ -1,9 +1,9 @@
-//! The sockets of a race: several attempts to connect run at once, and the first one that is
-//! established wins. When to knock and to attempt is the schedule's decision.
+//! The sockets of a race: several connection attempts run at once, and the first one to be established wins. The
+//! schedule decides when to knock and when to attempt.
 //!
-//! Where the server's firewall lets the handshake's ACK use the opening, and not the SYN, several
-//! attempts are established at this end, and the first ACK to arrive decides which of them the server
-//! takes. So no attempt sends its ACK until the winner is known and the others are reset.
+//! If the server's firewall uses the opening up at the handshake's ACK instead of the SYN, several attempts can be
+//! established on this side, and the first ACK to arrive decides which one the server admits. So each attempt delays
+//! its ACK until the winner is known and the others are reset.
 
 use super::Turn;
 use super::schedule::{Pace, Schedule, Step};
@@ -17,47 +17,47 @@ use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// A connection in the making. While it knocks it holds the knock lock.
+/// A connection that is being established. It holds the knock lock if it knocks.
 pub struct Race {
     schedule: Schedule,
     setup: Option<KnockSetup>,
-    /// The address that the last knock left from: its connection has to leave from there too.
+    /// The source address of the last knock. The connection must use the same one.
     source: Option<SocketAddr>,
     attempts: Vec<Attempt>,
     failure: Option<Error>,
 }
 
-/// What knocking needs.
+/// Everything that a knock needs.
 pub struct KnockSetup {
     /// Sends the knocks.
     pub knocker: Rc<Knocker>,
-    /// Has the keys and the counter.
+    /// The keys and the counter.
     pub profile: Profile,
     /// The knock lock, held until the race is over.
     pub turn: Turn,
-    /// How long after a knock to make the first attempt, unless the profile is one of knockknock 0.8.
+    /// The time from a knock to the first attempt, unless the profile is one of version 0.8.
     pub first_delay: Duration,
 }
 
-/// One attempt to connect.
+/// One connection attempt.
 struct Attempt {
     stream: TcpStream,
     address: SocketAddr,
     first: bool,
 }
 
-/// How far a race is.
+/// The state of a race.
 pub enum Progress {
-    /// No attempt is established. Run it again at this time, or when the epoll has an event of it.
+    /// No attempt is established yet. Run the race again at this time or after an event.
     Running(Instant),
-    /// The established connection, and whether it was the first attempt behind the first knock.
+    /// The established connection, and whether it was the first attempt after the first knock.
     Won(TcpStream, bool),
-    /// No attempt will be established.
+    /// The race has failed.
     Lost(Error),
 }
 
 impl Race {
-    /// A race for a connection to one of `addresses`, behind a knock where there is a `setup`.
+    /// Creates a race for a connection to one of `addresses`, with knocks if there is a `setup`.
     pub fn new(addresses: &[SocketAddr], setup: Option<KnockSetup>) -> Self {
         let pace = match &setup {
             None => Pace::Plain,
@@ -67,7 +67,7 @@ impl Race {
         Self { schedule: Schedule::new(addresses, pace), setup, source: None, attempts: Vec::new(), failure: None }
     }
 
-    /// Does what is due. The events of the attempts have `token` in `epoll`.
+    /// Does what is due. Events of the attempts have `token` in `epoll`.
     pub fn run(&mut self, epoll: &Epoll, token: u64) -> Progress {
         if let Some((stream, first)) = self.winner() {
             return Progress::Won(stream, first);
@@ -105,7 +105,7 @@ impl Race {
         Ok(())
     }
 
-    /// Takes out the first attempt that is established, and drops those that have failed.
+    /// Removes and returns the first established attempt, and drops failed ones.
     fn winner(&mut self) -> Option<(TcpStream, bool)> {
         let mut index = 0;
         while let Some(Attempt { stream, address, .. }) = self.attempts.get(index) {
@@ -117,11 +117,11 @@ impl Race {
                 }
                 Ok(()) if stream.peer_addr().is_ok() => {
                     let winner = self.attempts.swap_remove(index);
-                    // An attempt that is closed and not reset would send a FIN, which has an ACK too.
+                    // A close without a reset would send a FIN, which carries an ACK too.
                     for loser in self.attempts.drain(..) {
                         let _ = tcp::reset(&loser.stream);
                     }
-                    // Where this fails, the ACK is 0.2 s late.
+                    // If this fails, the ACK is 0.2 s late.
                     let _ = tcp::complete(&winner.stream);
                     return Some((winner.stream, winner.first));
                 }
@@ -131,7 +131,7 @@ impl Race {
         None
     }
 
-    /// Keeps the failure to report. A refusal says more than a missing route, so it is not replaced.
+    /// Keeps the failure to report. A refusal says more than a missing route and is not replaced.
     fn keep_failure(&mut self, failure: Error) {
         let is_refusal = |failure: &Error| failure.kind() == Some(io::ErrorKind::ConnectionRefused);
         if !self.failure.as_ref().is_some_and(is_refusal) {
@@ -153,7 +153,7 @@ impl Race {
         ))
     }
 
-    /// How many knocks were sent.
+    /// Returns how many knocks were sent.
     pub fn knocks(&self) -> usize {
         self.schedule.knocks()
     }

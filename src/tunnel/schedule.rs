@@ -1,18 +1,18 @@
-//! When to knock and when to attempt a connection. A schedule is a value: it is told the time and the
-//! outcomes, and opens no socket itself.
+//! Decides when to knock and when to attempt a connection. A schedule is a pure value: the caller passes it the time
+//! and the outcomes.
 //!
-//! Nothing tells a client that its opening is there, and a SYN that comes too early is dropped or
-//! refused. So several attempts follow each knock, closer together at first, and the first attempt that
-//! is established wins. A host without a profile is attempted once at each address.
+//! A client cannot know when its opening exists, and a SYN that is too early is dropped or refused. So several attempts
+//! follow each knock, closer together at first, and the first one to be established wins. Without a profile each
+//! address gets one attempt.
 
 use crate::knocker::canonical;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// The attempts behind the second one, in milliseconds after the knock.
+/// The times of the third and later attempts, in milliseconds after the knock.
 const ATTEMPTS: [u64; 8] = [3, 6, 10, 20, 40, 100, 250, 500];
-/// The least time between the first three attempts.
+/// The minimum time between the first three attempts.
 const APART: Duration = Duration::from_millis(1);
 /// The most knocks.
 const KNOCKS: usize = 3;
@@ -20,73 +20,72 @@ const KNOCKS: usize = 3;
 const ADDRESSES: usize = 8;
 /// How long to wait for one address before the next one is tried too (RFC 8305, section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-/// The time from a knock to the first attempt at a server of knockknock 0.8. That reads its log every
-/// 250 ms. Its log rule takes three SYNs a second, so an attempt that comes too early takes a line that a
-/// later knock needs.
+/// The time from a knock to the first attempt for a server of version 0.8, which reads its log every 250 ms. Its log
+/// rule logs three SYNs a second, so an attempt that is too early may use up the log line of a later knock.
 const LEGACY_DELAY: Duration = Duration::from_millis(275);
 /// How long to wait for an answer to a knock before the next knock.
 const NEXT_KNOCK: Duration = Duration::from_secs(1);
 /// How long to wait for an answer to the last knock.
 const LAST_KNOCK: Duration = Duration::from_secs(2);
-/// How long to wait for an answer from the last address where nothing is knocked for.
+/// How long to wait for an answer from the last address, without knocks.
 const LAST_ADDRESS: Duration = Duration::from_secs(30);
 
-/// Whether to knock, and when to attempt first.
+/// Whether to knock, and when to make the first attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// Without a knock, at once.
+    /// No knock; attempt at once.
     Plain,
-    /// So long after a knock.
+    /// Attempt this long after a knock.
     Knock(Duration),
-    /// As suits a server of knockknock 0.8. It reads IPv4 only, so IPv4 comes first.
+    /// For a server of version 0.8. It logs IPv4 only, so IPv4 comes first.
     Legacy,
 }
 
-/// What is due.
+/// The next step of a race.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing before this time.
     Wait(Instant),
-    /// A knock at this address; the caller reports it by [`Schedule::knocked`] when it was sent.
+    /// Knock at this address, then call [`Schedule::knocked`] if it was sent.
     Knock(SocketAddr),
-    /// An attempt to connect.
+    /// Attempt to connect.
     Attempt {
-        /// Where to.
+        /// The address.
         address: SocketAddr,
-        /// Whether it is the first attempt behind the first knock.
+        /// Whether it is the first attempt after the first knock.
         first: bool,
     },
-    /// Nothing more: the race is lost.
+    /// The race has failed.
     GiveUp,
 }
 
 /// The schedule of one race for a connection.
 pub struct Schedule {
-    /// The addresses of the rounds to come.
+    /// The addresses of the coming rounds.
     addresses: VecDeque<SocketAddr>,
     /// How many of them have had no round yet.
     untried: usize,
-    /// The time from a knock to the first attempt; `None` where nothing is knocked for.
+    /// The time from a knock to the first attempt; `None` without knocks.
     first_delay: Option<Duration>,
-    /// How long to wait for one address before the next one is tried too.
+    /// How long to wait for one address before the next one is tried as well.
     next_address: Duration,
     knocks: usize,
     round: Option<Round>,
-    /// How many attempts were made, and how many of them have not failed.
+    /// The number of attempts, and how many of them have not failed.
     attempts: usize,
     running: usize,
 }
 
-/// One knock and the attempts behind it; without a knock, one attempt.
+/// One knock and the attempts after it, or a single attempt.
 struct Round {
     began: Instant,
     address: SocketAddr,
-    /// The times of the attempts to come, from `began` on.
+    /// The times of the coming attempts, relative to `began`.
     offsets: VecDeque<Duration>,
 }
 
 impl Schedule {
-    /// A schedule for a connection to one of `addresses`.
+    /// Creates a schedule for a connection to one of `addresses`.
     pub fn new(addresses: &[SocketAddr], pace: Pace) -> Self {
         let mut addresses: Vec<_> = addresses.iter().map(|&address| canonical(address, address.port())).collect();
         let (first_delay, next_address) = match pace {
@@ -103,7 +102,7 @@ impl Schedule {
         Self { addresses, untried, first_delay, next_address, knocks: 0, round: None, attempts: 0, running: 0 }
     }
 
-    /// What is due at `now`.
+    /// Returns the step that is due at `now`.
     pub fn next(&mut self, now: Instant) -> Step {
         loop {
             let Some(due) = self.due() else {
@@ -126,8 +125,8 @@ impl Schedule {
         }
     }
 
-    /// Takes in that the knock at `address` left at `now`. Where a knock could not be sent, the caller
-    /// reports nothing, and no other knock goes to that address.
+    /// Records that a knock was sent to `address` at `now`. If a knock could not be sent, the caller does not report
+    /// it, and that address gets no other knock.
     pub fn knocked(&mut self, address: SocketAddr, now: Instant) {
         let first = self.first_delay.unwrap_or_default();
         let second = first + (first / 2).max(APART);
@@ -138,22 +137,22 @@ impl Schedule {
         self.round = Some(Round { began: now, address, offsets: [first, second].into_iter().chain(later).collect() });
     }
 
-    /// Takes in that one attempt has failed.
+    /// Records that an attempt has failed.
     pub fn attempt_failed(&mut self) {
         self.running = self.running.saturating_sub(1);
     }
 
-    /// How many knocks were sent.
+    /// Returns how many knocks were sent.
     pub fn knocks(&self) -> usize {
         self.knocks
     }
 
-    /// When this round's next attempt is due, or its end; `None` where there is no round.
+    /// Returns when the round's next attempt is due, or its end; `None` if there is no round.
     fn due(&self) -> Option<Instant> {
         let round = self.round.as_ref()?;
         let offset = match (round.offsets.front(), self.first_delay) {
             (Some(&offset), _) => offset,
-            // Without a knock a failure is final, so there is nothing to wait for.
+            // Without a knock a failure is final.
             (None, None) if self.running == 0 => Duration::ZERO,
             (None, _) if self.untried > 0 => self.next_address,
             (None, None) => LAST_ADDRESS,
@@ -167,7 +166,7 @@ impl Schedule {
         self.addresses.is_empty() || self.knocks == KNOCKS
     }
 
-    /// Begins the next round; `None` where its first step is an attempt.
+    /// Begins the next round; `None` if its first step is an attempt.
     fn next_round(&mut self, now: Instant) -> Option<Step> {
         let Some(address) = self.addresses.pop_front().filter(|_| self.knocks < KNOCKS) else {
             self.addresses.clear();
@@ -182,7 +181,7 @@ impl Schedule {
     }
 }
 
-/// The same addresses with IPv4 and IPv6 in turn, the first one's family first (RFC 8305, section 4).
+/// Alternates IPv4 and IPv6, starting with the family of the first address (RFC 8305, section 4).
 fn alternating(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut this, mut other): (VecDeque<_>, VecDeque<_>) =

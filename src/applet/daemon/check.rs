@@ -1,4 +1,4 @@
-//! `--check`: reads everything and says what the daemon would do.
+//! `--check`: reads the configuration and prints what the daemon would do.
 
 use super::privileges;
 use super::setup::{self, Setup, say_left_out};
@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// Checks the configuration in `directory` and prints what it comes to. Nothing is changed.
+/// Checks the configuration in `directory` and prints the result. Changes nothing.
 pub fn run(directory: &Path) -> Result<()> {
     setup::open(directory)?;
     let setup = Setup::read(directory)?;
@@ -67,15 +67,15 @@ pub fn run(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The guarded ports on which a UDP socket listens.
+/// Returns the guarded ports on which a UDP socket listens.
 fn unguarded_udp(guard: &Ports) -> Vec<u16> {
     let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
     let listening: Ports = tables.iter().flat_map(|table| udp_listeners(table)).collect();
     listening.iter().filter(|&port| guard.contains(port)).collect()
 }
 
-/// The ports of the unconnected sockets in a table of /proc/net: number, local address, remote address, state,
-/// with addresses and ports in hexadecimal.
+/// Parses the local ports of unconnected sockets from /proc/net/udp. The columns are number, local address, remote
+/// address and state; addresses and ports are hexadecimal.
 fn udp_listeners(table: &str) -> impl Iterator<Item = u16> {
     table.lines().filter_map(|line| {
         let [_, local, remote, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };

@@ -1,4 +1,4 @@
-//! The watcher and the opener, as the supervisor starts and ends them.
+//! Starts and stops the watcher and the opener.
 
 use super::LogTarget;
 use super::ipc::READY;
@@ -13,22 +13,22 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 
-/// The watcher and the opener.
+/// The two running child processes.
 pub(super) struct Children {
     watcher: Child,
     opener: Child,
-    /// What the opener says: [`READY`], once.
+    /// The pipe on which the opener sends [`READY`] once.
     says: UnixStream,
-    /// Whether it has said that.
+    /// Whether [`READY`] has arrived.
     pub(super) ready: bool,
 }
 
 impl Children {
-    /// Starts both.
+    /// Starts both processes.
     pub(super) fn start(directory: &Path, setup: &Setup, log_target: LogTarget) -> Result<Self> {
         let failed = |cause| Error::system("start the watcher and the opener", cause);
         let (to_opener, to_watcher) = socketpair::pair().map_err(failed)?;
-        // Left in the socket before either exists, so that neither can have written it.
+        // Sent before either child exists, so neither can have forged them.
         to_opener.send(&setup.limits.to_bytes()).map_err(failed)?;
         to_watcher.send(setup.text.as_bytes()).map_err(failed)?;
         let (says, tells) = UnixStream::pair().map_err(failed)?;
@@ -49,12 +49,12 @@ impl Children {
         }
     }
 
-    /// Readable when the opener says something, or ends.
+    /// Becomes readable when the opener is ready or has exited.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.says.as_fd()
     }
 
-    /// Reads whether both are ready. An opener that says anything else is ended.
+    /// Reads the opener's message. An opener that sends anything but [`READY`] is killed.
     pub(super) fn hear_ready(&mut self) -> bool {
         let mut said = [0; READY.len()];
         self.ready = self.says.read(&mut said).is_ok_and(|length| length == READY.len()) && said == *READY;
@@ -64,12 +64,12 @@ impl Children {
         self.ready
     }
 
-    /// How the watcher and the opener ended, as far as they have. Where one has, the other may soon.
+    /// Returns the exit statuses of children that have exited. If one has, it waits briefly for the other.
     pub(super) fn ends(&mut self) -> (Option<ExitStatus>, Option<ExitStatus>) {
         let (watcher, opener) = (self.watcher.try_wait().ok().flatten(), self.opener.try_wait().ok().flatten());
         match (watcher, opener) {
             (Some(_), None) => (watcher, process::ended_soon(&mut self.opener)),
-            // An opener that finds the watcher gone may be the first to be seen.
+            // The opener exits with code 1 when the watcher is gone, and may be reaped first.
             (None, Some(status)) if !self.ready || status.code() == Some(1) => {
                 (process::ended_soon(&mut self.watcher), opener)
             }
@@ -77,7 +77,7 @@ impl Children {
         }
     }
 
-    /// Ends both.
+    /// Stops both processes.
     pub(super) fn stop(mut self) {
         process::end(&mut self.watcher);
         process::end(&mut self.opener);

@@ -1,8 +1,8 @@
-//! Where tests take hold of a running process, in builds with the feature `hooks`; else nothing.
+//! Hooks for tests, in builds with the feature `hooks`. Otherwise every function is empty.
 //!
-//! The environment says where: `KNOCKKNOCK_STOP="watcher: stored"` stops the watcher there until somebody
-//! kills it, `KNOCKKNOCK_ATTEMPT="watcher: execve"` has it try that when it is confined, and say what came
-//! of it; `"watcher: stored: execve"` when it has come to that place.
+//! Environment variables select a hook. `KNOCKKNOCK_STOP="watcher: stored"` makes the watcher wait there until it is
+//! killed. `KNOCKKNOCK_ATTEMPT="watcher: execve"` makes it try a forbidden operation once it is confined and log the
+//! outcome; `"watcher: stored: execve"` tries it at that hook.
 
 /// A process has come to a place with a name.
 #[cfg(not(feature = "hooks"))]

@@ -1,4 +1,4 @@
-//! Everything that the daemon's processes may say to each other; all but the configuration in fixed bytes.
+//! All messages between the daemon's processes. Every message but the configuration has a fixed length.
 //!
 //! | from | to | message | bytes |
 //! |---|---|---|---|
@@ -14,22 +14,22 @@ use crate::ports::{PortSet, Ports};
 use crate::sys::file;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// "I hold what I need, have given up the rest, and listen."
+/// The sender has opened what it needs, dropped its privileges, and is listening.
 pub const READY: &[u8] = b"+";
 
 /// The longest configuration, in bytes.
 pub const CONFIG: usize = file::LONGEST;
 
-/// What the opener may do at all. The supervisor leaves it in the socket before the watcher exists.
+/// The ports that the opener may open. The supervisor sends them before the watcher exists.
 pub struct OpenerLimits {
     /// The ports that some profile may open.
     pub allowed: PortSet,
-    /// The guarded ports: with iptables, those that have a list.
+    /// The guarded ports. With iptables each of them has a list.
     pub guard: Ports,
 }
 
 impl OpenerLimits {
-    /// Two sets of ports.
+    /// The size of the message: two port sets.
     pub const BYTES: usize = 2 * PortSet::BYTES;
 
     /// The fixed bytes.
@@ -50,10 +50,10 @@ impl OpenerLimits {
     }
 }
 
-/// What the opener says to a request.
+/// The opener's reply to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenReply {
-    /// The kernel has the opening.
+    /// The kernel has confirmed the opening.
     Opened = b'y' as isize,
     /// Not opened: the set of openings is full.
     SetFull = b'f' as isize,
@@ -63,7 +63,7 @@ pub enum OpenReply {
     SeveralLinks = b'l' as isize,
     /// Not opened: no profile may open this port.
     PortNotPermitted = b'p' as isize,
-    /// Not opened: with iptables only guarded ports can be.
+    /// Not opened: the port has no list, because it is not guarded (iptables only).
     PortNotGuarded = b'g' as isize,
 }
 
@@ -77,12 +77,12 @@ impl OpenReply {
         Self::PortNotGuarded,
     ];
 
-    /// The byte.
+    /// Returns the message.
     pub fn to_bytes(self) -> [u8; 1] {
         [self as u8]
     }
 
-    /// Reads the byte.
+    /// Parses the message.
     pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|reply| *reply as u8 == byte)
     }
@@ -90,8 +90,8 @@ impl OpenReply {
 
 /// A request to admit one connection from `source` to `port` within `seconds`.
 ///
-/// The watcher makes it for a valid knock, which asked for the port; nothing authenticates the source
-/// address. The opener reads it from the watcher's bytes. Both ways check the same ranges.
+/// The watcher creates it for a valid knock that asked for the port. The source address is not authenticated. The
+/// opener parses it from bytes. Both check the same ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenRequest {
     source: IpAddr,
@@ -100,12 +100,12 @@ pub struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// How many bytes a request takes between watcher and opener: version (1), 4 or 6 (1), port (2),
-    /// seconds (2), zero (2), address (16, an IPv4 address in the first 4, the rest zero); big-endian.
+    /// The size of a request in bytes: version (1), address family 4 or 6 (1), port (2), seconds (2), zero (2), address
+    /// (16; IPv4 in the first 4 bytes, the rest zero). Integers are big-endian.
     pub const BYTES: usize = 24;
 
-    /// The request for `port` from `source`; `None` where no firewall should open for such a source
-    /// (see [`may_knock`]), or for port 0. `seconds` beyond [`MAX_DELAY`] are cut to it.
+    /// Creates a request. Returns `None` for port 0 and for a source that no client can have (see [`may_knock`]).
+    /// `seconds` are limited to [`MAX_DELAY`].
     pub fn new(source: IpAddr, port: u16, seconds: u16) -> Option<Self> {
         Self::checked(source, port, seconds.clamp(1, MAX_DELAY))
     }
@@ -115,7 +115,7 @@ impl OpenRequest {
         fits.then_some(Self { source, port, seconds })
     }
 
-    /// The address to open for.
+    /// The address to admit.
     pub fn source(&self) -> IpAddr {
         self.source
     }
@@ -125,7 +125,7 @@ impl OpenRequest {
         self.port
     }
 
-    /// For how long, in seconds.
+    /// The lifetime of the opening in seconds.
     pub fn seconds(&self) -> u16 {
         self.seconds
     }
@@ -148,7 +148,7 @@ impl OpenRequest {
         bytes
     }
 
-    /// Reads the fixed bytes. `None` for a message that no watcher could have sent.
+    /// Parses the message. Returns `None` for bytes that the watcher never sends.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let [1, family, p0, p1, s0, s1, 0, 0, address @ ..] = bytes else { return None };
         let source = match (family, address) {
@@ -160,9 +160,9 @@ impl OpenRequest {
     }
 }
 
-/// Whether a SYN from `source` can be a client's: a unicast address that another machine may have.
+/// Returns whether a client can have the address `source`: it must be unicast and not loopback.
 ///
-/// That it is none of this machine's own only the kernel can tell; the opener asks it.
+/// Whether it is one of this machine's own addresses only the kernel knows; the opener asks it.
 pub fn may_knock(source: IpAddr) -> bool {
     match source {
         IpAddr::V4(v4) => {

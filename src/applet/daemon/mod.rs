@@ -1,10 +1,10 @@
-//! daemon: tails the kernel's log and has the firewall open ports. Three processes:
+//! The daemon: reads the kernel log and opens ports in the firewall. It is three processes:
 //!
-//! - the supervisor is root and deaf: it makes the rules, starts the other two and waits;
-//! - the watcher has the keys and no privilege: it reads the log and can only ask;
-//! - the opener has one privilege and no key: it reads fixed bytes and puts elements into a set.
+//! - the supervisor is root and reads nothing from the network: it makes the rules, starts the other two and waits;
+//! - the watcher has the keys and no privileges: it reads the log and sends requests to the opener;
+//! - the opener has at most one capability and no keys: it reads requests of fixed length and adds openings.
 //!
-//! `ipc` is all that they can say to each other.
+//! `ipc` has every message between them.
 
 mod check;
 mod children;
@@ -28,7 +28,7 @@ use crate::error::Result;
 use crate::{firewall, say};
 use std::path::Path;
 
-/// Removes the guard and all our rules. Refuses while a daemon runs on `directory` and would make them again.
+/// Removes the guard and all our rules. Refuses while a daemon runs on `directory`, because it would make them again.
 pub fn unguard(directory: &Path) -> Result<()> {
     setup::must_be_root()?;
     let _lock = if directory.exists() { Some(setup::lock(directory)?) } else { None };

@@ -1,7 +1,7 @@
-//! The opener: the one process that can change the firewall while packets decide what happens.
+//! The opener: the only process that changes the firewall while network input is being processed.
 //!
-//! It reads messages of fixed length, checks them again and treats nonsense as an attack. It has
-//! never seen a key or a line of the log.
+//! It reads requests of fixed length, validates them again and exits on an invalid one. It never sees a key or a log
+//! line.
 
 use super::ipc::{OpenReply, OpenRequest, OpenerLimits, READY};
 use super::privileges::{self, Kept, opener_user};
@@ -16,15 +16,14 @@ use crate::sys::socketpair::Channel;
 use std::fs::File;
 use std::io::{self, Write};
 
-/// The exit code for an opening that could not be made because our rules are gone, or may be.
+/// Exit code: an opening failed because our rules are gone, or may be gone.
 pub const RULES_GONE: u8 = 64;
 
-/// The system calls that the opener makes: messages from the watcher and to the kernel, a line into a
-/// list.
+/// The opener's system calls: messages from the watcher and to the kernel, and writes to a `recent` list.
 const CALLS: &[&[libc::c_long]] = &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
 
-/// Runs the opener: descriptor 0 is the socket to the watcher, descriptor 1 a pipe to the supervisor.
-/// Returns its exit code.
+/// Runs the opener. Descriptor 0 is the socket to the watcher, descriptor 1 a pipe to the supervisor. Returns the exit
+/// code.
 pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> {
     log_target.open();
     process::set_name(c"knock-opener");
@@ -60,7 +59,7 @@ fn receive_limits(channel: &Channel) -> Result<OpenerLimits> {
 
 fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> Result<u8> {
     loop {
-        // One byte more than a request has: a longer message shows.
+        // One byte more than a request, so that a longer message is detected.
         let mut bytes = [0; OpenRequest::BYTES + 1];
         let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read from the watcher", cause))?;
         if length == 0 {

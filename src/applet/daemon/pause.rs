@@ -1,13 +1,13 @@
-//! The pause before the children are started again.
+//! The back-off before the children are restarted.
 
 use std::time::{Duration, Instant};
 
-/// The shortest and the longest pause before the children are started again.
+/// The shortest (other than zero) and the longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// After this time without another start the pauses are short again.
+/// After this time without a restart the pause is zero again.
 pub(super) const CALM: Duration = Duration::from_secs(60);
 
-/// The pause before the children are started again: longer each time, short again after a calm minute.
+/// The back-off: it doubles with each restart, and is zero again after [`CALM`].
 #[derive(Default)]
 pub(super) struct Pause {
     /// When the last pause began, and how long it is.
@@ -25,7 +25,7 @@ impl Pause {
         self.last = Some((now, length));
     }
 
-    /// What is left of it.
+    /// Returns the rest of the pause.
     pub(super) fn left(&self, now: Instant) -> Duration {
         self.last.map_or(Duration::ZERO, |(began, length)| length.saturating_sub(now - began))
     }

@@ -1,4 +1,4 @@
-//! What each of the three processes may do, and how it gives up the rest.
+//! The privileges of the three processes, and how each drops the rest.
 
 use super::LogTarget;
 use crate::config::Config;
@@ -8,7 +8,8 @@ use crate::sys::privilege::{self, Account, Capability, User};
 use crate::sys::sandbox;
 use std::path::Path;
 
-/// What the supervisor keeps of root: making rules, and starting, becoming and ending the two others.
+/// The supervisor's capabilities: to make rules, and to start, switch to the users of, and kill the other two
+/// processes.
 const SUPERVISOR: &[Capability] = &[
     Capability::NetAdmin,
     Capability::NetRaw,
@@ -22,17 +23,16 @@ const SUPERVISOR: &[Capability] = &[
     Capability::Kill,
 ];
 
-/// Gives up what the supervisor does not need. The programs that it starts have the same capabilities.
+/// Drops all other capabilities. Programs that the supervisor starts have the same ones.
 pub(super) fn limit_supervisor() -> Result<()> {
     privilege::keep_and_pass_on(SUPERVISOR, SUPERVISOR).map_err(|cause| Error::system("give up capabilities", cause))
 }
 
-/// The users of the watcher and the opener on a system without accounts for them: ids in a range that
-/// neither Debian nor systemd assigns.
+/// The users of the watcher and the opener if no accounts exist for them. Neither Debian nor systemd assigns these IDs.
 const WATCHER: User = User { uid: 65526, gid: 65526 };
 const OPENER: User = User { uid: 65527, gid: 65527 };
 
-/// The watcher's user: the account that the config names, else `knockknock`, else a fixed id.
+/// Returns the watcher's user: the account named in the config, or `knockknock`, or a fixed ID.
 pub(super) fn watcher_user(config: &Config) -> Result<User> {
     let Some(name) = &config.user else {
         return Ok(Account::named("knockknock").map_or(WATCHER, |account| account.user));
@@ -45,30 +45,30 @@ pub(super) fn watcher_user(config: &Config) -> Result<User> {
     }
 }
 
-/// The opener's user: `knockknock-fw`, else a fixed id.
+/// Returns the opener's user: `knockknock-fw`, or a fixed ID.
 pub(super) fn opener_user() -> User {
     Account::named("knockknock-fw").map_or(OPENER, |account| account.user)
 }
 
-/// What the watcher or the opener keeps when it stops being root.
+/// The privileges that the watcher or the opener keeps when it drops root.
 pub(super) struct Kept<'a> {
-    /// Whose ids it has from then on.
+    /// The user to switch to.
     pub(super) user: User,
-    /// Its further groups.
+    /// Supplementary groups.
     pub(super) groups: &'a [u32],
-    /// Its capabilities.
+    /// Capabilities to keep.
     pub(super) capabilities: &'a [Capability],
-    /// Whether it can open the files of its working directory for reading.
+    /// Whether it may open files in its working directory for reading.
     pub(super) working_directory: bool,
-    /// Its system calls, in groups.
+    /// Allowed system calls, in groups.
     pub(super) calls: &'a [&'a [libc::c_long]],
 }
 
-/// Stops being root, for good, and keeps only what `kept` says. Fails where that cannot be done, or where
-/// the parent process is no longer `supervisor`.
+/// Drops root permanently and keeps only `kept`. Fails if that is impossible, or if the parent process is no longer
+/// `supervisor`.
 ///
-/// Resource limits, Landlock and the filter of system calls come on top: a kernel without one of these
-/// is a warning.
+/// Resource limits, Landlock and the system call filter are applied as well. If the kernel lacks one of them, it logs a
+/// warning.
 pub(super) fn drop_root(kept: &Kept<'_>, supervisor: u32, log_target: LogTarget) -> Result<()> {
     log_target.detach_terminal().map_err(|cause| Error::system("detach from the terminal", cause))?;
     let empty_root = if kept.working_directory { sandbox::empty_root_but_here } else { sandbox::empty_root };
@@ -78,7 +78,7 @@ pub(super) fn drop_root(kept: &Kept<'_>, supervisor: u32, log_target: LogTarget)
         .and_then(|()| privilege::die_with(supervisor))
         .map_err(|cause| Error::system("drop root's privileges", cause))?;
 
-    // An open working directory leads out of the empty root, so there a missing Landlock is worth a warning.
+    // An open working directory leads out of the empty root, so in that case a missing Landlock is worth a warning.
     let directory = kept.working_directory.then_some(Path::new("."));
     let landlock = match sandbox::landlock::restrict(directory) {
         Err(_) if directory.is_none() && sandbox::landlock::version().is_err() => Ok(()),

@@ -1,4 +1,4 @@
-//! What the supervisor works from: the configuration, and which profiles there are.
+//! The setup of the supervisor: the configuration and the profile index.
 
 use super::ipc::{CONFIG, OpenerLimits};
 use crate::config::{self, Config};
@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Only root can make rules and become other users.
+/// Refuses to run as another user than root, who alone can make rules and switch users.
 pub(super) fn must_be_root() -> Result<()> {
     if privilege::effective_uid() == 0 {
         return Ok(());
@@ -34,7 +34,7 @@ pub(super) fn open(directory: &Path) -> Result<File> {
     })
 }
 
-/// Opens and locks the directory: two daemons must not use the same counters.
+/// Opens and locks the directory, because two daemons must not use the same counters.
 pub(super) fn lock(directory: &Path) -> Result<File> {
     let opened = open(directory)?;
     file::try_lock(&opened).map_err(|_| {
@@ -44,9 +44,9 @@ pub(super) fn lock(directory: &Path) -> Result<File> {
     Ok(opened)
 }
 
-/// The configuration and what follows from it.
+/// The configuration and everything derived from it.
 pub(super) struct Setup {
-    /// The configuration as it is written: the watcher's copy.
+    /// The text of the configuration, which is sent to the watcher.
     pub(super) text: String,
     pub(super) config: Config,
     pub(super) backend: Backend,
@@ -55,17 +55,17 @@ pub(super) struct Setup {
     pub(super) index: ProfileIndex,
     /// Notifications of removals from our rules.
     pub(super) watch: Watch,
-    /// Notifications of changes to interfaces, where the guard is bound to some.
+    /// Notifications of interface changes, if the guard applies to named interfaces.
     pub(super) links: Option<LinkWatch>,
-    /// Those of these interfaces that do not exist.
+    /// The named interfaces that do not exist.
     missing: Vec<String>,
 }
 
 impl Setup {
-    /// Reads the configuration in `directory` and the config of each profile, and warns of what will not work.
+    /// Reads the configuration in `directory` and the config of each profile, and warns about problems.
     pub(super) fn read(directory: &Path) -> Result<Self> {
         let text = Config::read(directory)?;
-        // A byte that is no UTF-8 has become three.
+        // The conversion to UTF-8 replaces each invalid byte by three.
         if text.len() > CONFIG {
             return Err(Error::content(&directory.join("config"), 0, format!("is longer than {CONFIG} bytes")));
         }
@@ -97,7 +97,7 @@ impl Setup {
             ));
         }
         let limits = OpenerLimits { allowed: index.allowed(), guard: config.guard.clone() };
-        // Subscribed before they are listed, so that no change is missed.
+        // Subscribe before listing, so that no change is missed.
         let watched = (!config.interfaces.is_empty()).then(LinkWatch::new).transpose();
         let links = watched.map_err(|cause| Error::system("watch the network interfaces", cause))?;
         let (watch, missing) = (Watch::new()?, Vec::new());
@@ -106,8 +106,8 @@ impl Setup {
         Ok(setup)
     }
 
-    /// Looks at the interfaces that the guard is bound to, and says what is new. Whether the rules have to be
-    /// made again, for others.
+    /// Lists the interfaces that the guard applies to and reports changes. Returns whether the rules must be made again
+    /// for other interfaces.
     pub(super) fn follow_links(&mut self) -> Result<bool> {
         let Some(watch) = &self.links else { return Ok(false) };
         watch.drain();
@@ -127,7 +127,7 @@ impl Setup {
         Ok(changed)
     }
 
-    /// Says that the daemon is ready, what it does, and what is in its way.
+    /// Logs that the daemon is ready, a summary of its setup, and warnings.
     pub(super) fn say_ready(&self) {
         for warning in firewall::foreign_rule_warnings(&self.rules) {
             say::warn(warning);
@@ -149,8 +149,8 @@ impl Setup {
     }
 }
 
-/// Where the guard holds for the interfaces `names`: on these, and on those whose ports they are, because the
-/// packets of a port of a bridge, a bond, a team or a VRF come by that one. With each such pair.
+/// Returns the interfaces `names` and their masters, and each pair of port and master. Packets that arrive on a port of
+/// a bridge, bond, team or VRF are seen by the firewall on the master.
 fn with_masters<'a>(names: &[String], links: &'a [Link]) -> (Vec<String>, Vec<(String, &'a str)>) {
     let (mut all, mut pairs) = (names.to_vec(), Vec::new());
     let mut at = 0;
@@ -168,18 +168,18 @@ fn with_masters<'a>(names: &[String], links: &'a [Link]) -> (Vec<String>, Vec<(S
     (all, pairs)
 }
 
-/// The profiles of a directory, as far as the supervisor may know them: names and configs, no keys.
+/// The profiles in a directory as the supervisor knows them: names and configs, no keys.
 pub(super) struct ProfileIndex {
-    /// Names and configs in the order of the knock ports.
+    /// Names and configs, ordered by knock port.
     pub(super) profiles: Vec<(Found, ProfileConfig)>,
     /// Profiles that cannot be used, and why.
     pub(super) left_out: Vec<(Found, Error)>,
-    /// Profiles that are disabled by their names.
+    /// Disabled profiles.
     disabled: Vec<Found>,
 }
 
 impl ProfileIndex {
-    /// Reads the config of every profile in `directory`, and nothing secret.
+    /// Reads the config of every profile in `directory`. Reads no secrets.
     pub(super) fn read(directory: &Path) -> Result<Self> {
         profile::check_directory(directory)?;
         let directory = directory.join("profiles");
@@ -196,7 +196,7 @@ impl ProfileIndex {
         Ok(index)
     }
 
-    /// Puts the profiles in the order of their knock ports, which several may share.
+    /// Sorts the profiles by knock port, which several may share.
     fn of(read: impl Iterator<Item = (Found, Result<ProfileConfig>)>) -> Self {
         let (mut profiles, mut left_out) = (Vec::new(), Vec::new());
         for (found, config) in read {
@@ -213,7 +213,7 @@ impl ProfileIndex {
         self.profiles.iter().map(|(_, config)| config.knock_port).collect()
     }
 
-    /// The ports that some profile may open.
+    /// Returns the ports that at least one profile may open.
     fn allowed(&self) -> PortSet {
         let mut allowed = PortSet::empty();
         for (_, config) in &self.profiles {
@@ -225,7 +225,7 @@ impl ProfileIndex {
         allowed
     }
 
-    /// Refuses a directory that has no profile, not even a damaged one: a guard would lock everybody out.
+    /// Refuses a directory without profiles, valid or damaged, because the guard would lock everybody out.
     pub(super) fn must_not_be_empty(&self, directory: &Path) -> Result<()> {
         if !self.profiles.is_empty() || !self.left_out.is_empty() {
             return Ok(());
@@ -234,7 +234,7 @@ impl ProfileIndex {
         Err(Error::refused(why).advise("make one with: knockknock-genprofile NAME"))
     }
 
-    /// What the guard and the profiles together do that nobody may have meant.
+    /// Returns warnings about combinations of guard and profiles that are probably unintended.
     fn warnings(&self, guard: &Ports) -> Vec<String> {
         let allowed = self.allowed();
         let closed: Ports = guard.iter().filter(|&port| !allowed.contains(port)).collect();
@@ -248,7 +248,7 @@ impl ProfileIndex {
         warnings
     }
 
-    /// The ports that a profile lists and that cannot be opened.
+    /// Returns the listed ports that cannot be opened, with their profiles.
     fn beyond(&self, can_open: impl Fn(u16) -> bool) -> impl Iterator<Item = (&Found, u16)> {
         let listed = self
             .profiles
@@ -258,7 +258,7 @@ impl ProfileIndex {
     }
 }
 
-/// Says that a profile is left out, and why.
+/// Logs that a profile is ignored, and why.
 pub(super) fn say_left_out(found: &Found, error: &Error) {
     say::warn(format_args!("profile {:?} is left out:", found.name));
     say::error(error);

@@ -1,5 +1,5 @@
-//! The supervisor: root, and deaf. It makes the rules, starts the watcher and the opener, and waits for
-//! signals and for these two. Nothing that came over a network ever reaches it.
+//! The supervisor runs as root. It makes the rules, starts the watcher and the opener, and waits for signals, rule
+//! changes and child exits. It never reads data from the network.
 
 use super::LogTarget;
 use super::children::Children;
@@ -18,14 +18,14 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// How soon rules that could not be made are tried again.
+/// The retry interval for rules that could not be made.
 const NEXT_REPAIR: Duration = Duration::from_millis(100);
 
 /// Runs the daemon on `directory`, in the foreground or in the background.
 pub fn run(directory: &Path, background: bool) -> Result<()> {
     setup::must_be_root()?;
     process::close_inherited().map_err(|cause| Error::system("close inherited descriptors", cause))?;
-    // First of all: a SIGHUP that comes early waits, and does not end what is just starting.
+    // Block signals first, so that an early SIGHUP waits instead of terminating a daemon that is starting.
     let signals = Signals::hold().map_err(|cause| Error::system("hold signals back", cause))?;
     let _lock = setup::lock(directory)?;
     let log_target = if background { LogTarget::Syslog } else { LogTarget::Stderr };
@@ -36,10 +36,10 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     privileges::watcher_user(&setup.config)?;
     let background = background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("go into the background", cause))?;
-    // From here on there are rules, and an end has to be an orderly one.
+    // From here on there are rules, so SIGTERM must shut down in order.
     signals.hold_end().map_err(|cause| Error::system("hold signals back", cause))?;
     setup.backend.make(&setup.rules)?;
-    // The network may come up now, and the watcher and the opener may wait for it.
+    // The guard is active, so units that wait for it, such as the network, may start now.
     if let Err(cause) = process::notify_ready() {
         say::warn(format_args!("cannot tell the service manager that the guard stands: {}", reason(&cause)));
     }
@@ -57,7 +57,7 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     };
     let ended = supervisor.supervise(&signals);
     supervisor.stop_children();
-    // Whatever happened: the guard is the last thing to see to.
+    // Whatever happened, make sure that the guard is in place.
     let guarded = supervisor.setup.backend.make(&supervisor.setup.rules);
     match &guarded {
         Ok(()) => say::note("ended; the guard stays, and knocks open nothing until the daemon runs again"),
@@ -67,13 +67,13 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     ended.and(guarded)
 }
 
-/// Why the children are started. It says what a failure means.
+/// The reason for starting the children, which decides what a failure means.
 enum Start {
-    /// The daemon starts: a failure ends it.
+    /// The daemon is starting. A failure ends it.
     First,
-    /// The configuration was read again: a failure brings back this one, which worked.
+    /// The configuration was reloaded. A failure restores this earlier setup.
     Reload(Box<Setup>),
-    /// They have run before: a failure means another try.
+    /// The children ran before. A failure is retried.
     Again,
 }
 
@@ -81,21 +81,21 @@ struct Supervisor<'a> {
     directory: &'a Path,
     log_target: LogTarget,
     setup: Setup,
-    /// Whether our rules may be missing, since they could not be made.
+    /// Whether our rules may be missing because making them failed.
     rules_gone: bool,
-    /// When somebody who removes our rules was last mentioned.
+    /// When a removal of our rules was last logged.
     mentioned: Option<Instant>,
     start: Start,
-    /// Whoever waits for the daemon to be ready in the background.
+    /// The parent process that waits until the daemon is ready in the background.
     background: Option<Background>,
     children: Option<Children>,
     pause: Pause,
-    /// Whether the log says that this setup is ready.
+    /// Whether "ready" has been logged for this setup.
     ready_said: bool,
 }
 
 impl Supervisor<'_> {
-    /// Keeps the rules standing and the children running until the daemon ends.
+    /// Keeps the rules in place and the children running until the daemon ends.
     fn supervise(&mut self, signals: &Signals) -> Result<()> {
         let waiting = |cause| Error::system("wait for signals", cause);
         loop {
@@ -116,7 +116,7 @@ impl Supervisor<'_> {
                     Err(error) => say::error(&error),
                 }
             }
-            // The rules come first, whatever else there is.
+            // Rules come first.
             let doubtful = changed && self.setup.watch.saw_removal() || self.rules_gone;
             if doubtful && self.repair() && !self.setup.backend.opener_survives_repair() {
                 self.restart_children();
@@ -133,13 +133,13 @@ impl Supervisor<'_> {
         }
     }
 
-    /// How long to wait for what may happen.
+    /// Returns how long to wait for events.
     fn timeout(&self) -> Option<Duration> {
         let start = self.children.is_none().then(|| self.pause.left(Instant::now()));
         start.into_iter().chain(self.rules_gone.then_some(NEXT_REPAIR)).min()
     }
 
-    /// The opener has said that both children are ready, or it has ended.
+    /// Handles a message from the opener: both children are ready, or the opener has exited.
     fn hear(&mut self) -> Result<()> {
         let Some(children) = &mut self.children else { return Ok(()) };
         if !children.hear_ready() {
@@ -156,8 +156,8 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Some child has ended, perhaps one of these two. That ends the daemon, unless the rules are only to be
-    /// made again, or the two had not been ready yet.
+    /// Reaps children. If the watcher or the opener has exited, the daemon ends, unless the rules must be made again,
+    /// the log must be reopened, or the two were not ready yet.
     fn look_after_children(&mut self) -> Result<()> {
         let Some(children) = &mut self.children else { return Ok(()) };
         let (watcher, opener) = children.ends();
@@ -182,14 +182,14 @@ impl Supervisor<'_> {
                 let why = format!("the watcher ({watcher_end}) and the opener ({opener_end}) could not start");
                 return self.start_failed(Error::refused(format!("{why}; see above")));
             }
-            // An opener without a watcher ends too: that it did says nothing.
+            // The opener always exits after the watcher, so only the watcher's status matters.
             (Some(_), _) => format!("the watcher ended ({watcher_end})"),
             _ => format!("the opener ended ({opener_end})"),
         };
         Err(Error::refused(why))
     }
 
-    /// The children could not be started, or ended before they were ready.
+    /// Handles children that could not be started or exited before they were ready.
     fn start_failed(&mut self, error: Error) -> Result<()> {
         match std::mem::replace(&mut self.start, Start::Again) {
             Start::First => return Err(error),
@@ -200,7 +200,7 @@ impl Supervisor<'_> {
             }
             Start::Again => {
                 say::error(&error);
-                // Perhaps for want of our rules: iptables of the old kind tells nobody that they are gone.
+                // Our rules may be missing: legacy iptables sends no notifications.
                 self.repair();
                 self.restart_children();
             }
@@ -208,7 +208,7 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Reads the configuration again, and starts the children with it.
+    /// Reloads the configuration and restarts the children with it.
     fn reload(&mut self) {
         let setup = match Setup::read(self.directory) {
             Ok(setup) => setup,
@@ -219,7 +219,7 @@ impl Supervisor<'_> {
         let old = std::mem::replace(&mut self.setup, setup);
         match self.setup.backend.make(&self.setup.rules) {
             Ok(()) if matches!(self.start, Start::Again) => self.start = Start::Reload(Box::new(old)),
-            // The old one has not worked yet.
+            // The earlier setup has not worked yet, so there is nothing to go back to.
             Ok(()) => {}
             Err(error) => {
                 say_unchanged(&error);
@@ -229,7 +229,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Makes the rules again, at once, if they do not stand; whether that was so.
+    /// Makes the rules again if they are incomplete. Returns whether they were.
     fn repair(&mut self) -> bool {
         if !self.rules_gone && self.setup.backend.stands(&self.setup.rules) {
             return false;
@@ -242,7 +242,7 @@ impl Supervisor<'_> {
         true
     }
 
-    /// Makes the rules. Where that fails it is said, and tried again soon.
+    /// Makes the rules. A failure is logged, and retried soon.
     fn make_rules(&mut self) {
         match self.setup.backend.make(&self.setup.rules) {
             Ok(()) => self.rules_gone = false,
@@ -254,7 +254,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Starts the children again after a pause.
+    /// Schedules a restart of the children.
     fn restart_children(&mut self) {
         self.stop_children();
         self.pause.begin(Instant::now());

@@ -1,31 +1,32 @@
-//! Knocks that wait for a second one: a sender that ran ahead, or one who knocks while many guess.
+//! Armed knocks, which open nothing until a second knock follows: from a client that is far ahead, or during heavy
+//! guessing.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// The second knock has to come within this time.
+/// The second knock must arrive within this time.
 const TIME: Duration = Duration::from_secs(60);
-/// The second knock's counter is one of this many after the first one's.
+/// The second knock's counter must be at most this much higher than the first one's.
 pub(super) const STEPS: u32 = 20;
-/// This many knocks of one profile wait at most, each from a source of its own.
+/// The most armed knocks of one profile, each from its own source.
 const SOURCES: usize = 4;
 
-/// A knock that waits.
+/// An armed knock.
 struct Waiting {
     profile: usize,
     counter: u32,
-    /// The only source that a second knock may come from; `None` is any.
+    /// The source that the second knock must come from; `None` means any.
     source: Option<IpAddr>,
     since: Instant,
 }
 
-/// The knocks that wait, the oldest first.
+/// All armed knocks, oldest first.
 #[derive(Default)]
 pub(super) struct Armed(Vec<Waiting>);
 
 impl Armed {
-    /// Remembers a knock that is far ahead. The highest counter of a profile stays, so that older messages
-    /// that somebody recorded do not push a sender out.
+    /// Arms a knock that is far ahead. The highest counter of a profile is kept, so that recorded older messages cannot
+    /// displace the client's.
     pub fn arm_ahead(&mut self, profile: usize, counter: u32, now: Instant) {
         if self.ahead(profile, 0, now).is_none_or(|waiting| waiting < counter) {
             self.0.retain(|waiting| waiting.profile != profile || waiting.source.is_some());
@@ -33,7 +34,7 @@ impl Armed {
         }
     }
 
-    /// Remembers a knock, whose counter is used up, for the next one from the same source.
+    /// Arms a knock whose counter has been burned, for the next knock from the same source.
     pub fn arm_source(&mut self, profile: usize, counter: u32, source: IpAddr, now: Instant) {
         let ours = |waiting: &Waiting| waiting.profile == profile && waiting.source.is_some();
         self.0.retain(|waiting| !ours(waiting) || waiting.source != Some(source));
@@ -49,14 +50,14 @@ impl Armed {
         self.0.push(waiting);
     }
 
-    /// The counter of the knock of `profile` that is far ahead of `next`.
+    /// Returns the counter of the armed knock of `profile` that is far ahead of `next`.
     pub fn ahead(&self, profile: usize, next: u64, now: Instant) -> Option<u32> {
         let ours =
             |waiting: &&Waiting| waiting.profile == profile && waiting.source.is_none() && waiting.waits(next, now);
         self.0.iter().find(ours).map(|waiting| waiting.counter)
     }
 
-    /// Whether a knock of `profile`, whose counter is `next`, from `source` is the second one.
+    /// Returns whether a knock from `source` completes an armed one. `next` is the profile's next counter.
     pub fn is_second(&self, profile: usize, next: u64, counter: u32, source: IpAddr, now: Instant) -> bool {
         self.0.iter().any(|waiting| {
             waiting.profile == profile
@@ -66,7 +67,7 @@ impl Armed {
         })
     }
 
-    /// Forgets the knock of `profile` from `source`: its second one has come.
+    /// Removes the armed knock of `profile` from `source`.
     pub fn disarm(&mut self, profile: usize, source: IpAddr) {
         self.0.retain(|waiting| waiting.profile != profile || waiting.source != Some(source));
     }

@@ -1,28 +1,28 @@
-//! A hash table of codes that stores no codes. A lookup returns the places that may hold the code; the caller
-//! computes the code of each place again and compares.
+//! A hash table of codes that does not store the codes. A lookup returns the places that may hold the code. The caller
+//! recomputes the code of each place and compares.
 //!
-//! Every place has a word, and so has every bucket. The places of a bucket form a chain, which ends with the
-//! bucket itself; so a place can be taken out without its hash, from anywhere in the chain. A word is a link
-//! and, above it, a fingerprint: in a place some bits of its hash, in a bucket one bit for each of its places,
-//! so that most hashes without a place need no second look. Words of a table that is small have three bytes.
+//! Each place and each bucket is one word. The places of a bucket form a chain that ends with the bucket itself, so a
+//! place can be removed from the middle of a chain without its hash. A word is a link and, above it, a mark. A place's
+//! mark is a fingerprint: some bits of its hash. A bucket's mark is a filter with one bit for each of its places, so
+//! most lookups of an absent hash end there. In a small table a word has three bytes.
 
 /// The most places that a table can have.
 pub const MAX_PLACES: usize = 1 << 20;
 
-/// The table.
+/// A table of up to [`MAX_PLACES`] codes.
 pub(super) struct CodeTable {
-    /// The words of the places and then those of the buckets, little-endian, and a byte more: four are read at
-    /// once. A bucket without places and an empty place link to themselves.
+    /// The words of the places, then those of the buckets, little-endian, and one more byte because four are read at
+    /// once. An empty place and a bucket without places link to themselves.
     words: Box<[u8]>,
     places: usize,
     buckets: usize,
     layout: Layout,
 }
 
-/// How a word is divided.
+/// The layout of a word.
 #[derive(Clone, Copy)]
 struct Layout {
-    /// How many places share a bucket on average. More would save little memory and cost longer chains.
+    /// The average number of places for each bucket. A larger number would save little memory and lengthen the chains.
     chain: usize,
     bytes: usize,
     link_bits: u32,
@@ -31,12 +31,12 @@ struct Layout {
 
 /// For up to 2^16 places and buckets: less than four bytes for each place.
 const SMALL: Layout = Layout { chain: 4, bytes: 3, link_bits: 16, mark_bits: 8 };
-/// For all that there may be, which the processor's cache does not hold: shorter chains, six bytes for each place.
+/// For larger tables, which do not fit into the processor's cache: shorter chains, six bytes for each place.
 const LARGE: Layout = Layout { chain: 2, bytes: 4, link_bits: 21, mark_bits: 11 };
 
 #[allow(clippy::indexing_slicing, reason = "links are made here, and are numbers of places and buckets")]
 impl CodeTable {
-    /// A table of `places` empty places, not more than [`MAX_PLACES`].
+    /// Creates a table of `places` empty places, at most [`MAX_PLACES`].
     pub fn new(places: usize) -> Self {
         debug_assert!(places <= MAX_PLACES);
         let small = places + places / SMALL.chain < 1 << SMALL.link_bits;
@@ -44,7 +44,7 @@ impl CodeTable {
     }
 
     fn with(places: usize, layout: Layout) -> Self {
-        // One at least, so that every hash has one.
+        // At least one, so that every hash has a bucket.
         let buckets = places / layout.chain + 1;
         let words = places + buckets;
         let mut table = Self { words: vec![0; words * layout.bytes + 1].into(), places, buckets, layout };
@@ -52,7 +52,7 @@ impl CodeTable {
         table
     }
 
-    /// Fills an empty place with a code that has this hash.
+    /// Fills an empty place with the hash of a code.
     pub fn insert(&mut self, place: usize, hash: u64) {
         debug_assert!(self.link(place) == place);
         let (bucket, fingerprint) = (self.bucket(hash), self.fingerprint(hash));
@@ -70,7 +70,7 @@ impl CodeTable {
         while bucket < self.places {
             bucket = self.link(bucket);
         }
-        // The chain once more, from its start: without this place, and for a new filter.
+        // Walk the chain from its start, to unlink the place and recompute the filter.
         let (mut before, mut filter) = (bucket, 0);
         let mut at = self.link(bucket);
         while at < self.places {
@@ -86,7 +86,7 @@ impl CodeTable {
         self.set(place, place, 0);
     }
 
-    /// The places that may have a code with this hash: few others have the same fingerprint.
+    /// Returns the places that may hold a code with this hash; few others have the same fingerprint.
     pub fn candidates(&self, hash: u64) -> impl Iterator<Item = usize> {
         let wanted = self.fingerprint(hash);
         let bucket = self.bucket(hash);
@@ -114,7 +114,7 @@ impl CodeTable {
         (self.word(at) & ((1 << self.layout.link_bits) - 1)) as usize
     }
 
-    /// What is above the link: a place's fingerprint, or a bucket's filter.
+    /// Returns the mark of a word: a place's fingerprint, or a bucket's filter.
     fn mark(&self, at: usize) -> u32 {
         self.word(at) >> self.layout.link_bits
     }
@@ -125,12 +125,12 @@ impl CodeTable {
         self.words[at * bytes..][..bytes].copy_from_slice(&word[..bytes]);
     }
 
-    /// The upper half of the hash, brought into the range of the buckets.
+    /// Maps the upper half of the hash to a bucket.
     fn bucket(&self, hash: u64) -> usize {
         self.places + (((hash >> 32) * self.buckets as u64) >> 32) as usize
     }
 
-    /// The top bits of the lower half of the hash.
+    /// Returns the top bits of the lower half of the hash.
     fn fingerprint(&self, hash: u64) -> u32 {
         hash as u32 >> (32 - self.layout.mark_bits)
     }

@@ -1,6 +1,5 @@
-//! Decrypting classic messages whose port nobody can foresee: those of profiles that list no ports, or more
-//! than are held, and those for a port that is not listed. Every counter that may be meant is tried, so what
-//! this may cost is limited.
+//! Decrypts classic messages whose port cannot be predicted: from profiles that list no ports or too many, and for
+//! ports that are not listed. It tries every possible counter, so its cost is limited.
 
 use super::armed::{Armed, STEPS};
 use super::loaded_profile::LoadedProfile;
@@ -11,22 +10,22 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// This many SYNs wait for a search far ahead at most.
+/// The most SYNs that wait for a far-ahead search.
 const FAR_SEARCHES: usize = 64;
 
-/// The classic profiles whose messages are decrypted, and what may be spent on that.
+/// The classic profiles whose messages are decrypted, and the limits for that.
 pub(super) struct Decryption {
-    /// Those whose messages are not held.
+    /// Profiles whose messages are not in the look-ahead table.
     unheld: Numbers,
-    /// Those that list ports.
+    /// Profiles that list ports.
     listing: Numbers,
     reach: Reach,
     budget: SearchBudget,
-    /// The SYNs that a search far ahead may explain, in order.
+    /// SYNs that wait for a far-ahead search, in order.
     far_searches: VecDeque<Entry>,
 }
 
-/// Knock ports and the numbers of profiles, ascending.
+/// Pairs of knock port and profile number, in ascending order.
 struct Numbers(Vec<(u16, usize)>);
 
 impl Numbers {
@@ -38,7 +37,7 @@ impl Numbers {
         Self(numbers)
     }
 
-    /// The numbers of the profiles on a knock port.
+    /// Returns the numbers of the profiles on a knock port.
     fn on(&self, knock_port: u16) -> impl Iterator<Item = usize> {
         let first = self.0.partition_point(|&(port, _)| port < knock_port);
         let from = self.0.iter().skip(first);
@@ -48,7 +47,7 @@ impl Numbers {
 
 #[allow(clippy::indexing_slicing, reason = "a profile's number is its place in the list, which never changes")]
 impl Decryption {
-    /// For the classic ones among `profiles`.
+    /// Creates the decryption for the classic profiles among `profiles`.
     pub fn new(profiles: &[LoadedProfile], reach: Reach, secret: u64) -> Self {
         Self {
             unheld: Numbers::of(profiles, |profile| profile.held_ports().is_empty()),
@@ -59,8 +58,8 @@ impl Decryption {
         }
     }
 
-    /// Decrypts a message with the counters of the window, and with those that may follow a knock far ahead.
-    /// A hit may be for a port that is not listed.
+    /// Decrypts a message with the counters of the window, and with those that may follow an armed knock. A hit may be
+    /// for a port that is not listed.
     pub fn find(
         &mut self,
         knock_port: u16,
@@ -89,7 +88,7 @@ impl Decryption {
         hits
     }
 
-    /// Remembers a SYN that nothing explains for a search far ahead, where its source may cost one.
+    /// Queues an unexplained SYN for a far-ahead search, if its source has budget left.
     pub fn postpone(&mut self, entry: &Entry, now: Instant) {
         let worth = self.reach.far > 0 && self.unheld.on(entry.knock_port).next().is_some();
         if worth && self.far_searches.len() < FAR_SEARCHES && self.budget.allows(entry.source, now) {
@@ -97,18 +96,18 @@ impl Decryption {
         }
     }
 
-    /// The SYN that the next search far ahead is for.
+    /// Returns the next SYN to search for.
     pub fn next_far_search(&self) -> Option<&Entry> {
         self.far_searches.front()
     }
 
-    /// Takes the first SYN that waits, unless the searches before have used up what its source had.
+    /// Removes the first SYN from the queue. Returns it unless its source has used up its budget meanwhile.
     pub fn take_far_search(&mut self, now: Instant) -> Option<Entry> {
         let entry = self.far_searches.pop_front()?;
         self.budget.allows(entry.source, now).then_some(entry)
     }
 
-    /// Decrypts the message of a SYN with the counters of the window and with those far ahead.
+    /// Decrypts the message of a SYN with all counters of the window and beyond, as far as `reach` allows.
     pub fn find_far(&self, entry: &Entry, profiles: &[LoadedProfile]) -> Vec<Hit> {
         let number = self.reach.window.saturating_add(self.reach.far);
         let hit = |profile: usize| {

@@ -1,10 +1,9 @@
-//! The engine: decides what the SYNs to the knock ports mean, and what has to be done about them in what order.
+//! The engine decides which SYNs are knocks, and which actions follow in which order.
 //!
-//! It is a value: it has no descriptor, reads no clock and says nothing. Whoever drives it gives it each SYN
-//! ([`Engine::handle`]), does what [`Engine::next_action`] asks for until there is nothing more, and tells
-//! it what came of that ([`Engine::stored`], [`Engine::answered`]). The counters of all accepted knocks are
-//! stored before the first of their ports is opened, each profile's once. Work that can wait while the log
-//! has more is [`Engine::search_far`] and [`Engine::fill`].
+//! It is a pure value: it has no descriptor, reads no clock and prints nothing. The caller passes it each SYN
+//! ([`Engine::handle`]), performs what [`Engine::next_action`] returns until that is `None`, and reports the outcome
+//! ([`Engine::stored`], [`Engine::answered`]). All counters of accepted knocks are stored, each profile's once, before
+//! the first port is opened. [`Engine::search_far`] and [`Engine::fill`] are work for when the log is silent.
 
 use super::armed::Armed;
 use super::decryption::Decryption;
@@ -19,81 +18,81 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// This many accepted knocks wait for the disk together at most.
+/// The most accepted knocks that wait for the disk together.
 const BATCH: usize = 256;
 
-/// What an engine works by.
+/// The parameters of an engine.
 #[derive(Clone, Copy)]
 pub struct Settings {
     /// How long an opening lasts, in seconds.
     pub delay: u16,
-    /// How many counters are looked ahead.
+    /// How many counters the look-ahead covers.
     pub reach: Reach,
-    /// How many accepted messages are remembered, to tell a replay from a wrong code.
+    /// The size of the replay cache, in messages.
     pub replay_cache: usize,
-    /// How many codes a day may be guessed at before a stealth knock needs a second one.
+    /// How many codes can be guessed at each day before a stealth knock needs a second one.
     pub guesses: u32,
-    /// A secret random number, for hashes that nobody can foresee.
+    /// A secret random number, which makes hashes unpredictable.
     pub secret: u64,
 }
 
-/// What has to be done next.
+/// An action that the caller must perform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Store at least this counter of a profile, and tell [`Engine::stored`].
+    /// Store at least this counter of a profile, then call [`Engine::stored`].
     Store {
         /// The profile's number.
         profile: usize,
         /// The counter.
         next: u64,
     },
-    /// Ask the opener, and tell [`Engine::answered`].
+    /// Ask the opener, then call [`Engine::answered`].
     Open(OpenRequest),
-    /// Report that a knock opened nothing.
+    /// Report a knock that opens nothing.
     Report(Event),
 }
 
-/// What somebody should know, or what should be counted.
+/// An event to log or to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A message that was accepted before.
+    /// A message that was accepted before (replay).
     Replay,
-    /// A message that no profile's keys made with the next counters.
+    /// A message that matches no profile.
     WrongCode {
-        /// Whether so many came that a stealth knock needs a second one.
+        /// Whether there are so many that a stealth knock needs a second one.
         throttled: bool,
     },
-    /// A client that ran ahead has knocked twice.
+    /// A client that was far ahead has knocked twice.
     CaughtUp {
         /// The profile's number.
         profile: usize,
         /// How many counters the client was ahead.
         ahead: u64,
     },
-    /// The opener has answered.
+    /// The opener has replied.
     Answered(Knock, OpenReply),
     /// A knock for a port that the profile may not open.
     PortNotAllowed(Knock),
-    /// A knock from an address that no client has.
+    /// A knock from an address that no client can have.
     NoClientAddress(Knock),
-    /// A knock, amid many wrong codes, that waits for a second one.
+    /// A knock that needs a second one because there are many wrong codes.
     NeedsSecond(Knock),
-    /// A knock whose code is another profile's too.
+    /// A knock whose code matches several profiles.
     Ambiguous(Knock),
 }
 
-/// A knock, as reports name it.
+/// A knock, for reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Knock {
     /// The number of its profile.
     pub profile: usize,
-    /// Where it came from.
+    /// Its source address.
     pub source: IpAddr,
     /// The port that it asked for.
     pub port: u16,
 }
 
-/// What follows when the counter of an accepted knock is stored.
+/// What to do once the counter of an accepted knock is stored.
 #[derive(Clone, Copy)]
 enum Then {
     Open,
@@ -103,18 +102,18 @@ enum Then {
 /// A SYN and the message that it carries.
 struct Arrival<'a> {
     entry: &'a Entry,
-    /// How many stealth codes its knock port opens for.
+    /// How many stealth codes currently open a port on its knock port.
     codes: u32,
     message: Message,
     hash: u64,
     now: Instant,
 }
 
-/// The engine.
+/// The state of the engine.
 pub struct Engine {
     settings: Settings,
     profiles: Vec<LoadedProfile>,
-    /// The knock ports, ascending, and how many stealth codes each would open for.
+    /// The knock ports in ascending order, and how many stealth codes open a port on each.
     knock_ports: Vec<u16>,
     codes: Vec<u32>,
     look_ahead: LookAhead,
@@ -122,17 +121,18 @@ pub struct Engine {
     armed: Armed,
     throttle: Throttle,
     replay_cache: ReplayCache,
-    /// The profiles whose counters wait for the disk.
+    /// Profiles whose counters must be stored.
     unstored: VecDeque<usize>,
-    /// The accepted knocks, whose counters are used up in memory, in order.
+    /// Accepted knocks in order. Their counters are already burned in memory.
     accepted: VecDeque<(Knock, Then)>,
-    /// The knock that the opener was asked about.
+    /// The knock that waits for the opener's reply.
     asked: Option<Knock>,
 }
 
 #[allow(clippy::indexing_slicing, reason = "a profile's number is its place in the list, which never changes")]
 impl Engine {
-    /// An engine for `profiles`, whose numbers are their places. All together list [`MAX_PORTS`] ports at most.
+    /// Creates an engine for `profiles`; a profile's number is its index. Together they may list at most [`MAX_PORTS`]
+    /// ports.
     ///
     /// [`MAX_PORTS`]: super::MAX_PORTS
     pub fn new(settings: Settings, profiles: Vec<LoadedProfile>) -> Self {
@@ -162,32 +162,32 @@ impl Engine {
         }
     }
 
-    /// The knock ports, ascending.
+    /// Returns the knock ports in ascending order.
     pub fn knock_ports(&self) -> &[u16] {
         &self.knock_ports
     }
 
-    /// The profiles, by number.
+    /// Returns the profiles by number.
     pub fn profiles(&self) -> &[LoadedProfile] {
         &self.profiles
     }
 
-    /// How many counters are looked ahead: less than asked for where there are too many profiles.
+    /// Returns how many counters the look-ahead covers: fewer than configured if there are too many profiles.
     pub fn reach(&self) -> Reach {
         self.look_ahead.reach()
     }
 
-    /// Whether accepted knocks wait for [`Engine::next_action`].
+    /// Returns whether accepted knocks wait for [`Engine::next_action`].
     pub fn has_accepted(&self) -> bool {
         !self.accepted.is_empty()
     }
 
-    /// Whether no more SYNs should be handled until the accepted knocks are done with.
+    /// Returns whether the accepted knocks must be processed before more SYNs are handled.
     pub fn batch_is_full(&self) -> bool {
         self.accepted.len() >= BATCH
     }
 
-    /// Handles one SYN. What it accepts, [`Engine::next_action`] tells.
+    /// Handles one SYN. [`Engine::next_action`] returns what follows if it is accepted.
     pub fn handle(&mut self, entry: &Entry, now: Instant) -> Option<Event> {
         let arrival = self.arrival(entry, now)?;
         if let Some(seen) = self.replay_cache.find(entry, &arrival.message, arrival.hash, now) {
@@ -207,13 +207,13 @@ impl Engine {
         Some(Arrival { entry, codes: self.codes[place], message, hash, now })
     }
 
-    /// The SYN that [`Engine::search_far`] is next made for.
+    /// Returns the SYN that [`Engine::search_far`] will search for next.
     pub fn next_far_search(&self) -> Option<&Entry> {
         self.decryption.next_far_search()
     }
 
-    /// Searches far ahead for the message of the first SYN that waits for it, if that is worth it. Returns the
-    /// source, which is to be charged with the time that the search took ([`Engine::charge`]).
+    /// Searches the far-ahead counters for the first waiting SYN, if its source has budget left. Returns the source,
+    /// which the caller charges with the duration ([`Engine::charge`]).
     pub fn search_far(&mut self, now: Instant) -> Option<(IpAddr, Option<Event>)> {
         let entry = self.decryption.take_far_search(now)?;
         let arrival = self.arrival(&entry, now)?;
@@ -229,17 +229,17 @@ impl Engine {
         self.decryption.charge(source, spent, now);
     }
 
-    /// Computes a few more of the codes that are held; `false` when that is done.
+    /// Computes some more codes of the look-ahead table. Returns `false` when the table is complete.
     pub fn fill(&mut self) -> bool {
         self.look_ahead.fill(&self.profiles)
     }
 
-    /// Whether [`Engine::fill`] has something to do.
+    /// Returns whether [`Engine::fill`] has work to do.
     pub fn is_filling(&self) -> bool {
         self.look_ahead.is_filling()
     }
 
-    /// A message that nobody's keys made.
+    /// Handles a message that matches no profile.
     fn wrong(&mut self, arrival: &Arrival<'_>) -> Event {
         match arrival.message {
             Message::Stealth(_) => Event::WrongCode { throttled: !self.throttle.count(arrival.codes, arrival.now) },
@@ -250,12 +250,12 @@ impl Engine {
         }
     }
 
-    /// A message that somebody's keys made: found in one profile or several.
+    /// Handles a message that matches one or more profiles.
     fn judge(&mut self, arrival: &Arrival<'_>, hits: &[Hit]) -> Option<Event> {
         if let [hit] = *hits {
             return self.hit(arrival, hit);
         }
-        // Nobody can tell whose it was. It opens nothing, and where it is within the window it is used up.
+        // The sender cannot be determined, so it opens nothing. Counters within the window are burned.
         for &hit in hits {
             let profile = &self.profiles[hit.profile];
             if u64::from(hit.counter) < profile.next() + u64::from(self.reach_of(profile).window) {
@@ -265,7 +265,7 @@ impl Engine {
         None
     }
 
-    /// A message that one profile's keys made.
+    /// Handles a message that matches one profile.
     fn hit(&mut self, arrival: &Arrival<'_>, hit: Hit) -> Option<Event> {
         let (source, now) = (arrival.entry.source, arrival.now);
         let profile = &self.profiles[hit.profile];
@@ -281,7 +281,7 @@ impl Engine {
                 self.armed.disarm(hit.profile, source);
                 Then::Open
             } else {
-                // Used up all the same: a hit that only armed could be recorded now and replayed afterwards.
+                // Burn the counter here too. Otherwise the knock could be recorded now and replayed later.
                 self.armed.arm_source(hit.profile, hit.counter, source, now);
                 Then::Report(Event::NeedsSecond)
             };
@@ -306,7 +306,7 @@ impl Engine {
         if profile.held_ports().is_empty() { self.settings.reach } else { self.look_ahead.reach() }
     }
 
-    /// Uses up the counter of a knock, and remembers what is to be done once that is stored.
+    /// Burns the counter of a knock in memory, and queues what follows once the counter is stored.
     fn accept(&mut self, arrival: &Arrival<'_>, hit: Hit, then: Then) {
         self.use_up_to(hit.profile, u64::from(hit.counter) + 1);
         self.replay_cache.insert(arrival.entry, arrival.message, arrival.hash, arrival.now);
@@ -323,7 +323,7 @@ impl Engine {
         self.look_ahead.advance(number, from, profile);
     }
 
-    /// What has to be done next about the accepted knocks; `None` when they are done with.
+    /// Returns the next action for the accepted knocks; `None` when there is none left.
     pub fn next_action(&mut self) -> Option<Action> {
         if let Some(profile) = self.unstored.pop_front() {
             return Some(Action::Store { profile, next: self.profiles[profile].next() });
@@ -344,14 +344,14 @@ impl Engine {
         }
     }
 
-    /// Takes note that the disk has `next` for a profile, which is at least what was to be stored. A profile
-    /// whose counter could not be stored opens nothing.
+    /// Records that `next` has been stored for a profile. It may be higher than requested. A profile whose counter
+    /// could not be stored opens nothing.
     pub fn stored(&mut self, profile: usize, next: u64) {
         self.use_up_to(profile, next);
         self.profiles[profile].set_stored(next);
     }
 
-    /// Takes the opener's reply to the last [`Action::Open`].
+    /// Records the opener's reply to the last [`Action::Open`].
     pub fn answered(&mut self, reply: OpenReply) -> Option<Event> {
         self.asked.take().map(|knock| Event::Answered(knock, reply))
     }

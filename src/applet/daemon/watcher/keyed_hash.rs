@@ -1,7 +1,7 @@
-//! A fast hash that nobody can foresee who does not know its secret. It decides who shares an account or a
-//! bucket with whom, so it need not withstand more than guessing.
+//! A fast hash that cannot be predicted without its secret. It distributes sources over accounts and codes over
+//! buckets, so it only has to withstand guessing, not cryptanalysis.
 
-/// The hash: both halves of a product of 128 bits.
+/// Multiplies to 128 bits and XORs the halves.
 pub(super) fn keyed_hash(secret: u64, value: u64) -> u64 {
     /// 2^64 divided by the golden ratio: an odd number whose bits follow no pattern.
     const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;

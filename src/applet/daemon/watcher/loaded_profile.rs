@@ -1,33 +1,33 @@
-//! A loaded profile: its keys, its counter, and the messages that they make.
+//! A loaded profile: its keys, its counter, and the messages computed from them.
 
 use super::message::Message;
 use crate::ports::Ports;
 use crate::profile::ProfileConfig;
 use crate::wire::{Ciphertext, Keys, Wire};
 
-/// The most ports for which the daemon holds a code with each counter.
+/// Profiles that list more ports are not held in the look-ahead table.
 const MAX_HELD_PORTS: usize = 16;
 
-/// A profile with its keys, without its files.
+/// A profile with its keys but without its files.
 pub struct LoadedProfile {
     keys: Keys,
     wire: Wire,
     knock_port: u16,
     ports: Option<Ports>,
-    /// The next counter that is accepted.
+    /// The next counter to accept.
     next: u64,
-    /// The counter that the disk has.
+    /// The counter on disk.
     stored: u64,
 }
 
 impl LoadedProfile {
-    /// A profile whose counter stands at `next`, in memory and on disk.
+    /// Creates a profile whose next counter is `next`, in memory and on disk.
     pub fn new(config: ProfileConfig, keys: Keys, next: u64) -> Self {
         let ProfileConfig { knock_port, ports, wire, .. } = config;
         Self { keys, wire, knock_port, ports, next, stored: next }
     }
 
-    /// The next counter that is accepted.
+    /// The next counter to accept.
     pub fn next(&self) -> u64 {
         self.next
     }
@@ -36,29 +36,29 @@ impl LoadedProfile {
         self.wire
     }
 
-    /// The port that its knocks go to.
+    /// The port that its knocks are sent to.
     pub(super) fn knock_port(&self) -> u16 {
         self.knock_port
     }
 
-    /// Whether its config lists the ports that it may open.
+    /// Returns whether its config lists ports.
     pub(super) fn lists_ports(&self) -> bool {
         self.ports.is_some()
     }
 
-    /// The ports for which its next messages are held, to compare with what arrives; none where there would
-    /// be too many, so that what arrives is decrypted.
+    /// Returns the ports whose next messages are held in the look-ahead table. Empty if there are none or too many;
+    /// then messages are decrypted.
     pub(super) fn held_ports(&self) -> &[u16] {
         let listed = self.ports.as_ref().map_or(&[][..], Ports::as_slice);
         if listed.len() > MAX_HELD_PORTS { &[] } else { listed }
     }
 
-    /// Whether its config lets it open `port`.
+    /// Returns whether the profile may open `port`.
     pub(super) fn may_open(&self, port: u16) -> bool {
         self.ports.as_ref().is_none_or(|ports| ports.contains(port))
     }
 
-    /// The message that asks for `port` with `counter`.
+    /// Computes the message that asks for `port` with `counter`.
     pub(super) fn message(&self, counter: u32, port: u16) -> Message {
         match self.wire {
             Wire::Stealth => Message::Stealth(self.keys.code(counter, port)),
@@ -66,8 +66,8 @@ impl LoadedProfile {
         }
     }
 
-    /// Decrypts a classic message with `number` counters from `first` on, as far as there are so many.
-    /// `listed_only` passes over ports that the profile may not open. Returns counter and port.
+    /// Decrypts a classic message with up to `number` counters from `first` on. `listed_only` skips ports that the
+    /// profile may not open. Returns counter and port.
     pub(super) fn decrypt(
         &self,
         ciphertext: &Ciphertext,
@@ -82,17 +82,17 @@ impl LoadedProfile {
         Some((unsealed.counter(), unsealed.port()))
     }
 
-    /// Whether the disk has what memory has.
+    /// Returns whether the counter in memory is on disk.
     pub(super) fn is_stored(&self) -> bool {
         self.stored == self.next
     }
 
-    /// Uses up the counters before `next`, in memory: nothing is accepted twice even where the disk refuses.
+    /// Burns the counters before `next` in memory, so that nothing is accepted twice even if storing fails.
     pub(super) fn use_up_to(&mut self, next: u64) {
         self.next = self.next.max(next);
     }
 
-    /// Takes over the counter that the disk has. It is higher than expected where somebody raised it.
+    /// Adopts the counter on disk. It is higher than expected if another process raised it.
     pub(super) fn set_stored(&mut self, stored: u64) {
         self.stored = stored;
         self.use_up_to(stored);

@@ -1,66 +1,66 @@
-//! The look-ahead: the next messages of all profiles that list their ports, held in one table, so that what
-//! arrives is compared and not searched for.
+//! The look-ahead table: the next messages of all profiles that list their ports, so that an incoming message is looked
+//! up instead of searched for.
 //!
-//! Each profile has a place in the table for each of its ports and each counter from the next one on, as
-//! many as the span. The first counters are the window, which opens; the others are those of a sender that
-//! ran ahead. When a counter is used up, its places go to the counter that is a span higher. So accepting a
-//! knock computes only what enters the window; the rest is filled while there is nothing else to do.
+//! Each profile has one place for each of its ports and each counter of its span. The span starts at the next counter.
+//! Its first counters are the window, which opens; the rest arm, for a client that is far ahead. When a counter is
+//! burned, its places are reused for the counter one span higher. Accepting a knock therefore computes only the codes
+//! that enter the window; the rest is computed when the log is silent.
 
 use super::armed::STEPS;
 use super::code_table::{CodeTable, MAX_PLACES};
 use super::loaded_profile::LoadedProfile;
 use super::message::Message;
 
-/// How many counters one call of [`LookAhead::fill`] goes on by.
+/// How many counters one call of [`LookAhead::fill`] adds.
 const FILL: u64 = 64;
-/// Counters have 32 bits.
+/// The number of counters (32 bits).
 const COUNTERS: u64 = 1 << 32;
 
-/// Where a message was found.
+/// A match of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hit {
-    /// The number of the profile.
+    /// The profile's number.
     pub profile: usize,
-    /// The counter, not less than the profile's next one.
+    /// The counter; at least the profile's next one.
     pub counter: u32,
-    /// The port that is asked for.
+    /// The requested port.
     pub port: u16,
 }
 
-/// How many counters are held for each profile.
+/// How many counters the look-ahead covers for each profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// How many may open, from the next one on.
+    /// How many counters open, from the next one on.
     pub window: u32,
-    /// How many behind these may arm.
+    /// How many counters after the window arm.
     pub far: u32,
 }
 
-/// The next messages of all profiles.
+/// The look-ahead table of all profiles.
 pub(super) struct LookAhead {
     table: CodeTable,
-    /// Each profile's places, by number; none where it lists no ports.
+    /// Each profile's places, by number; empty if it lists no ports.
     shelves: Vec<Shelf>,
-    /// The numbers of the profiles whose places are not all filled.
+    /// The profiles whose places are not all filled.
     unfilled: Vec<usize>,
     reach: Reach,
-    /// How many counters have places.
+    /// How many counters of a profile have places.
     span: u64,
     secret: u64,
 }
 
 /// The places of a profile.
 struct Shelf {
-    /// The first one.
+    /// The first place.
     first: u32,
-    /// The counter up to which they are filled.
+    /// The counter up to which the places are filled.
     filled: u64,
 }
 
 #[allow(clippy::indexing_slicing, reason = "profiles and shelves have the same numbers, and each place is on a shelf")]
 impl LookAhead {
-    /// The look-ahead of `profiles`: the window filled, the rest empty. Where there are too many codes for
-    /// the table, first less than `wanted.far` and then less than `wanted.window` is held.
+    /// Creates the table for `profiles` with the window filled and the rest empty. If there are too many codes, it
+    /// reduces first `wanted.far` and then `wanted.window`.
     pub fn new(profiles: &[LoadedProfile], wanted: Reach, secret: u64) -> Self {
         let ports = profiles.iter().map(|profile| profile.held_ports().len()).sum();
         let reach = reach(ports, wanted);
@@ -88,12 +88,12 @@ impl LookAhead {
         look_ahead
     }
 
-    /// How much is held for each profile.
+    /// Returns how many counters the table covers.
     pub fn reach(&self) -> Reach {
         self.reach
     }
 
-    /// Finds who holds the message with this hash: each profile once, with its lowest counter.
+    /// Finds the message with this hash. Returns each matching profile once, with its lowest counter.
     pub fn find(&self, message: &Message, hash: u64, knock_port: u16, profiles: &[LoadedProfile]) -> Vec<Hit> {
         let mut hits: Vec<Hit> = Vec::new();
         for place in self.table.candidates(hash) {
@@ -111,7 +111,7 @@ impl LookAhead {
         hits
     }
 
-    /// Follows a profile, whose counter was `from`, to the counter that it has now.
+    /// Advances a profile from counter `from` to its current next counter.
     pub fn advance(&mut self, number: usize, from: u64, profile: &LoadedProfile) {
         let ports = profile.held_ports().len() as u64;
         if ports == 0 {
@@ -130,7 +130,7 @@ impl LookAhead {
         }
     }
 
-    /// Fills a few more places; `false` when all are filled.
+    /// Fills some more places. Returns `false` when all are filled.
     pub fn fill(&mut self, profiles: &[LoadedProfile]) -> bool {
         let Some(&number) = self.unfilled.last() else { return false };
         let profile = &profiles[number];
@@ -141,12 +141,12 @@ impl LookAhead {
         true
     }
 
-    /// Whether there are places to fill.
+    /// Returns whether there are places to fill.
     pub fn is_filling(&self) -> bool {
         !self.unfilled.is_empty()
     }
 
-    /// Fills the places of a profile up to those of counter `end`, as far as it has places.
+    /// Fills a profile's places up to counter `end`, limited by its span.
     fn fill_to(&mut self, number: usize, profile: &LoadedProfile, end: u64) {
         let ports = profile.held_ports();
         let from = self.shelves[number].filled;
@@ -161,19 +161,19 @@ impl LookAhead {
         self.shelves[number].filled = end.max(from);
     }
 
-    /// The counter after the last one that has places, where `next` is the next one.
+    /// Returns the end of the span that starts at `next`.
     fn end(&self, next: u64) -> u64 {
         (next + self.span).min(COUNTERS)
     }
 
-    /// The first of the places of a counter.
+    /// Returns the first place of a counter.
     fn place(&self, number: usize, counter: u64, ports: u64) -> usize {
         self.shelves[number].first as usize + (counter % self.span * ports) as usize
     }
 
-    /// What stands in a filled place.
+    /// Returns the profile, counter and port of a filled place.
     fn at(&self, place: usize, profiles: &[LoadedProfile]) -> Hit {
-        // A profile without places has the same first one as the profile after it.
+        // A profile without places has the same `first` as the next profile, so take the last match.
         let number = self.shelves.partition_point(|shelf| shelf.first as usize <= place) - 1;
         let profile = &profiles[number];
         let (ports, next) = (profile.held_ports(), profile.next());
@@ -184,16 +184,16 @@ impl LookAhead {
     }
 }
 
-/// How much of `wanted` the table has room for, where all profiles together list `ports` ports.
+/// Reduces `wanted` to what the table has room for, if all profiles together list `ports` ports.
 fn reach(ports: usize, wanted: Reach) -> Reach {
     let room = MAX_PLACES.checked_div(ports).map_or(u32::MAX, |room| room as u32);
     let window = wanted.window.min(room).max(1);
-    // A knock that is far ahead is nothing without room for its second one.
+    // A far-ahead knock is useless without room for the second knock.
     let far = (room - window.min(room)).saturating_sub(STEPS).min(wanted.far);
     Reach { window, far }
 }
 
-/// How many counters have places: those of the second knocks too.
+/// Returns the number of counters with places, including those of second knocks.
 fn span(reach: Reach) -> u32 {
     reach.window + if reach.far > 0 { reach.far + STEPS } else { 0 }
 }

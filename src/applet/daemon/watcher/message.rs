@@ -1,4 +1,4 @@
-//! What a SYN to a knock port carries, and its hash.
+//! The message in a SYN to a knock port, and its hash.
 
 use super::keyed_hash::keyed_hash;
 use crate::wire::{Ciphertext, Code, Fields};
@@ -13,7 +13,7 @@ pub(super) enum Message {
 }
 
 impl Message {
-    /// The message that an arrived SYN's fields carry.
+    /// Extracts the message from the fields of a SYN.
     pub fn of(fields: &Fields) -> Option<Self> {
         match Code::from_fields(fields) {
             Some(code) => Some(Self::Stealth(code)),
@@ -21,7 +21,7 @@ impl Message {
         }
     }
 
-    /// A hash of the message and the knock port that it came to.
+    /// Hashes the message together with the knock port.
     pub fn hash(&self, knock_port: u16, secret: u64) -> u64 {
         let (upper, lower) = match self {
             Self::Stealth(code) => (0, code.to_u64()),

@@ -1,7 +1,6 @@
-//! The watcher: reads the log, holds the keys, and can do no more than ask.
+//! The watcher reads the log and holds the keys. All it can do is send requests to the opener.
 //!
-//! The engine decides; here is what it decides by and what is done about it: the log is read, counters are
-//! stored, the opener is asked, and what there is to say is said.
+//! The engine decides. This file feeds it with log records, stores counters, asks the opener and reports.
 
 mod armed;
 mod code_table;
@@ -40,21 +39,21 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How many accepted messages are remembered.
+/// The size of the replay cache, in messages.
 const REPLAY_CACHE: usize = 64;
-/// How many of the 2^48 codes a day may be guessed at before a knock needs a second one: a day of guessing
-/// opens a port with a chance of 2^-20.
+/// How many of the 2^48 codes can be guessed at each day before a knock needs a second one. A day of guessing then
+/// opens a port with a probability of 2^-20.
 const GUESSES: u32 = 1 << 28;
 
-/// The exit code that says: the log is to be opened again, which only root can.
+/// Exit code: the log must be reopened, which only root can do.
 pub const LOG_MOVED: u8 = 65;
 
-/// The system calls that the watcher makes, besides following a file.
+/// The watcher's system calls, without those for following a file.
 const CALLS: &[&[libc::c_long]] =
     &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::LOOK, calls::SEEK, calls::AT_OFFSETS, calls::MESSAGES];
 
-/// Runs the watcher: descriptor 0 is the log where that is standard input, descriptor 1 the socket to
-/// the opener. Returns its exit code.
+/// Runs the watcher. Descriptor 0 is the log if it is standard input, descriptor 1 the socket to the opener. Returns
+/// the exit code.
 pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u8> {
     log_target.open();
     process::set_name(c"knock-watcher");
@@ -70,7 +69,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     let mut watcher = Watcher::new(&config, profiles, channel)?;
     let working_directory = log.enter_directory()?;
     let calls = match working_directory {
-        // The working directory is the log's: a file made anew is opened by its name.
+        // The working directory is the log's. A re-created log is opened by name.
         true => [CALLS, &[calls::OPEN, calls::WATCH]].concat(),
         false => CALLS.to_vec(),
     };
@@ -80,14 +79,14 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
 
     watcher.channel.send(READY).map_err(|cause| Error::system("tell the opener", cause))?;
     match watcher.follow(&mut log) {
-        // The supervisor finds out why.
+        // The supervisor reports the cause.
         End::OpenerGone => Ok(1),
         End::LogMoved => Ok(LOG_MOVED),
         End::Failed(error) => Err(error),
     }
 }
 
-/// The configuration that the supervisor goes by: the file may be another by now.
+/// Receives the supervisor's configuration. The file may have changed since the supervisor read it.
 fn receive_config(channel: &Channel, directory: &Path) -> Result<Config> {
     let mut text = vec![0; CONFIG];
     let length = channel.receive(&mut text).map_err(|cause| Error::system("read the configuration", cause))?;
@@ -95,7 +94,7 @@ fn receive_config(channel: &Channel, directory: &Path) -> Result<Config> {
     Config::of(directory, &String::from_utf8_lossy(text)).map(|(config, _)| config)
 }
 
-/// The profiles, part by part: each has the same place in every list.
+/// The profiles, split into parallel lists with the same order.
 #[derive(Default)]
 struct Profiles {
     names: Vec<String>,
@@ -104,7 +103,7 @@ struct Profiles {
 }
 
 impl Profiles {
-    /// Loads them in the order of their knock ports. One that cannot be read is named and left out.
+    /// Loads the profiles in the order of their knock ports. A profile that cannot be read is reported and ignored.
     fn load(directory: &Path) -> Result<Self> {
         // The supervisor has already reported the profiles whose config cannot be used.
         let index = ProfileIndex::read(directory)?.profiles;
@@ -133,7 +132,7 @@ impl Profiles {
     }
 }
 
-/// The watcher after it has given up everything.
+/// The watcher after it has dropped its privileges.
 struct Watcher {
     engine: Engine,
     /// The counter files of the engine's profiles, by number.
@@ -142,11 +141,11 @@ struct Watcher {
     channel: Channel,
 }
 
-/// Why the watcher ends.
+/// The reason why the watcher ends.
 enum End {
-    /// There is no opener at the other end of the socket.
+    /// The opener has exited.
     OpenerGone,
-    /// Only root can open the log again.
+    /// The log must be reopened as root.
     LogMoved,
     /// The log has ended or cannot be read.
     Failed(Error),
@@ -192,7 +191,7 @@ impl Watcher {
         }
     }
 
-    /// Waits for the log and handles what it has, or does what can wait while it is silent.
+    /// Waits for the log and handles new records, or does deferred work if there are none.
     fn turn(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), End> {
         let now = Instant::now();
         let timeout = match self.engine.next_far_search().is_some() || self.engine.is_filling() {
@@ -209,10 +208,10 @@ impl Watcher {
         Ok(())
     }
 
-    /// Handles what the log has. Many knocks are done with in batches: one by one they would wait for a slow
-    /// disk so long that the kernel's log would run over.
+    /// Handles new records. Many knocks are processed in batches: if each waited for a slow disk on its own, the
+    /// kernel's log buffer would overflow.
     fn read(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), End> {
-        // One look at the clock for all that one read gives, but where a disk was waited for in between.
+        // Read the clock once for each read of the log, and again after waiting for the disk.
         let (mut done, mut now) = (Ok(()), Instant::now());
         log.read(ports, &mut |event| match event {
             klog::Event::Syn(entry) => {
@@ -229,7 +228,7 @@ impl Watcher {
         self.act()
     }
 
-    /// Says what there is to say about the log.
+    /// Reports a condition of the log.
     fn notice(&mut self, notice: &Notice) -> std::result::Result<(), End> {
         match notice {
             Notice::Overrun => self.report.overrun(Instant::now()),
@@ -251,7 +250,7 @@ impl Watcher {
         }
     }
 
-    /// Does a little of what waits until the log is silent.
+    /// Does a small piece of deferred work.
     fn work(&mut self) -> std::result::Result<(), End> {
         if self.engine.next_far_search().is_none() {
             self.engine.fill();
@@ -267,7 +266,7 @@ impl Watcher {
         self.act()
     }
 
-    /// Does what the engine asks for.
+    /// Performs the engine's actions.
     fn act(&mut self) -> std::result::Result<(), End> {
         while let Some(action) = self.engine.next_action() {
             match action {
@@ -284,7 +283,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Stores a counter, and tells the engine only where the disk has it.
+    /// Stores a counter, and tells the engine if that succeeded.
     #[allow(clippy::indexing_slicing, reason = "the engine's profiles and the counters are of one list")]
     fn store(&mut self, profile: usize, next: u64) {
         let counter = &mut self.counters[profile];
@@ -299,7 +298,7 @@ impl Watcher {
         }
     }
 
-    /// Asks the opener for an opening; `None` when it is gone.
+    /// Asks the opener for an opening; `None` if the opener has exited.
     fn ask(&self, request: &OpenRequest) -> Option<OpenReply> {
         hooks::step("watcher: stored");
         self.channel.send(&request.to_bytes()).ok()?;

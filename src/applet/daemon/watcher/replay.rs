@@ -1,28 +1,28 @@
-//! The replay cache: the messages accepted lately, by which a replay is told from a wrong code.
+//! The replay cache: recently accepted messages, to tell a replay from a wrong code.
 //!
-//! It does not keep replays out: the counter does, which never goes back. The cache keeps a replayed
-//! message, or a packet that two log rules show, from being counted or searched for as a wrong code.
+//! It does not prevent replays; the counter does. The cache prevents a replayed message, or a packet logged by two
+//! rules, from being counted or searched for as a wrong code.
 
 use super::message::Message;
 use crate::wire::Entry;
 use std::time::{Duration, Instant};
 
-/// Two log rules show one packet twice within this time.
+/// The same packet logged again within this time comes from a second log rule.
 const TWICE: Duration = Duration::from_secs(1);
 
-/// What the cache knows about an entry.
+/// The result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// It is the accepted packet itself, logged a second time.
+    /// The accepted packet itself, logged a second time.
     Again,
-    /// It carries the message of an accepted packet.
+    /// Another packet with an accepted message.
     Replay,
 }
 
-/// The messages accepted lately, of all profiles together. The oldest makes room for the next.
+/// The recently accepted messages of all profiles. A new one replaces the oldest.
 pub(super) struct ReplayCache {
     capacity: usize,
-    /// The hashes apart from all else: every wrong code is compared with them.
+    /// The hashes have their own list, because every wrong code is compared with all of them.
     hashes: Vec<u64>,
     accepted: Vec<Accepted>,
     oldest: usize,
@@ -35,12 +35,12 @@ struct Accepted {
 }
 
 impl ReplayCache {
-    /// An empty cache with room for `capacity` messages.
+    /// Creates an empty cache for `capacity` messages.
     pub fn new(capacity: usize) -> Self {
         Self { capacity, hashes: Vec::new(), accepted: Vec::new(), oldest: 0 }
     }
 
-    /// Remembers an accepted entry, its message and the message's hash.
+    /// Adds an accepted entry, its message and the message's hash.
     pub fn insert(&mut self, entry: &Entry, message: Message, hash: u64, now: Instant) {
         if self.capacity == 0 {
             return;

@@ -1,22 +1,23 @@
-//! What the watcher says. Knocks are reported at once; what anybody can cause is counted and summed up.
+//! The watcher's log lines. Accepted knocks are logged at once. Events that anybody can cause are counted and
+//! summarised.
 
 use super::engine::{Event, Knock};
 use crate::applet::daemon::ipc::OpenReply;
 use crate::say;
 use std::time::{Duration, Instant};
 
-/// Counts are summed up once in this time.
+/// The interval of summaries.
 const SUMMARY: Duration = Duration::from_secs(60);
 
-/// The names of the profiles, and what was counted since the last summary.
+/// The profile names, and the counts since the last summary.
 pub(super) struct Report {
     names: Vec<String>,
     /// How long an opening lasts, in seconds.
     delay: u16,
     counts: Counts,
-    /// All wrong codes since the last time that one knock opened, for the line that says why it does not.
+    /// Wrong codes since a single knock last sufficed, for the message that says why it does not.
     wrong_codes: u64,
-    /// Whether it was said that a knock needs a second one.
+    /// Whether it has been logged that a knock needs a second one.
     throttled: bool,
 }
 
@@ -25,18 +26,18 @@ struct Counts {
     since: Option<Instant>,
     replays: u32,
     wrong_codes: u32,
-    /// Those among them for which there was no room.
+    /// Wrong codes beyond the throttle's limit.
     too_many: u32,
     overruns: u32,
 }
 
 impl Report {
-    /// Nothing counted yet. `names` are those of the profiles by number.
+    /// Creates an empty report. `names` are the profile names by number.
     pub fn new(names: Vec<String>, delay: u16) -> Self {
         Self { names, delay, counts: Counts::default(), wrong_codes: 0, throttled: false }
     }
 
-    /// Counts an event, or says it.
+    /// Counts or logs an event.
     pub fn event(&mut self, event: &Event, now: Instant) {
         match event {
             Event::Replay => self.count(|counts| &mut counts.replays, now),
@@ -66,7 +67,7 @@ impl Report {
         }
     }
 
-    /// Says that a profile's counter could not be stored.
+    /// Logs that a profile's counter could not be stored.
     pub fn not_stored(&self, profile: usize, path: &std::path::Path, cause: &std::io::Error) {
         say::warn(format_args!(
             "cannot store the counter of profile {:?} in {path:?}: {}; the port stays closed",
@@ -75,7 +76,7 @@ impl Report {
         ));
     }
 
-    /// Says that a counter's file had lost its value.
+    /// Logs that a counter file had lost its value.
     pub fn restored(&self, profile: usize) {
         say::warn(format_args!(
             "the counter file of profile {:?} had gone backwards or was damaged; the right value is stored again",
@@ -88,12 +89,12 @@ impl Report {
         self.count(|counts| &mut counts.overruns, now);
     }
 
-    /// The time until a summary is due, where something was counted.
+    /// Returns the time until the next summary, if anything was counted.
     pub fn due(&self, now: Instant) -> Option<Duration> {
         self.counts.since.map(|since| SUMMARY.saturating_sub(now.duration_since(since)))
     }
 
-    /// Says what was counted, once a summary is due.
+    /// Logs the summary when it is due.
     pub fn sum_up(&mut self, now: Instant) {
         if self.due(now) != Some(Duration::ZERO) {
             return;
@@ -103,7 +104,7 @@ impl Report {
             say::note(line);
         }
         if counts.too_many > 0 {
-            // To be looked at again, even where nothing else comes.
+            // Check again after another interval, even if nothing else is counted.
             self.counts.since = Some(now);
         } else if self.throttled {
             (self.throttled, self.wrong_codes) = (false, 0);
@@ -145,7 +146,7 @@ impl Report {
     }
 }
 
-/// Why the opener made no opening.
+/// Describes why the opener did not open.
 fn reason(reply: OpenReply) -> &'static str {
     match reply {
         OpenReply::Opened => "it is open",
@@ -180,7 +181,7 @@ impl Counts {
     }
 }
 
-/// A number and its noun.
+/// Formats a number with its noun.
 fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }

@@ -1,50 +1,50 @@
-//! What searches among counters may cost, for the profiles that list no ports: a little time for each source, so that hostile lines can neither buy much of
-//! it nor use up somebody else's.
+//! Limits the time spent on far-ahead searches for profiles that list no ports. Each source has a small budget, so
+//! hostile SYNs can neither cause much work nor use up another source's budget.
 
 use super::keyed_hash::keyed_hash;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// The sources share this many accounts, by a hash that nobody can foresee.
+/// The number of accounts. A keyed hash assigns sources to them.
 const ACCOUNTS: usize = 64;
-/// An account that is used up is full again after this time.
+/// The time in which an empty account fills up.
 const FILL: Duration = Duration::from_secs(12);
 /// Each second of search costs this many seconds of refill. All accounts together use about 5 % of a
 /// processor, after an initial burst of 0.64 s.
 const PRICE: u32 = 1200;
-/// Searches for a port that is not listed, in each [`DENIED_PORT_TIME`]: enough for somebody who mistypes a
-/// port, too few to be a burden.
+/// The most searches for unlisted ports in each [`DENIED_PORT_TIME`]: enough for a user who mistypes a port, too few to
+/// be a burden.
 const DENIED_PORT_SEARCHES: u32 = 60;
 const DENIED_PORT_TIME: Duration = Duration::from_secs(60);
 
-/// The accounts of the sources, and one for ports that are not listed.
+/// The accounts of the sources, and one for unlisted ports.
 pub(super) struct SearchBudget {
-    /// A secret number, which makes the hash of a source unforeseeable.
+    /// The key of the hash.
     secret: u64,
-    /// When each account will be full again.
+    /// The time at which each account is full again.
     full_at: [Option<Instant>; ACCOUNTS],
-    /// How many searches for a port that is not listed there were, and since when.
+    /// The number of searches for unlisted ports, and when counting began.
     denied_port: (u32, Option<Instant>),
 }
 
 impl SearchBudget {
-    /// Full accounts, which sources share by a hash that `secret` decides.
+    /// Creates full accounts. `secret` is the key of the hash that assigns sources to them.
     pub fn new(secret: u64) -> Self {
         Self { secret, full_at: [None; ACCOUNTS], denied_port: (0, None) }
     }
 
-    /// Whether an entry from `source` may still cost a search. One search may overdraw the account.
+    /// Returns whether `source` may cause another search. One search may overdraw the account.
     pub fn allows(&mut self, source: IpAddr, now: Instant) -> bool {
         self.account(source).is_none_or(|full_at| full_at < now + FILL)
     }
 
-    /// Pays for the time that a search has taken.
+    /// Charges `source` for a search that took `spent`.
     pub fn charge(&mut self, source: IpAddr, spent: Duration, now: Instant) {
         let account = self.account(source);
         *account = Some(account.map_or(now, |full_at| full_at.max(now)) + spent * PRICE);
     }
 
-    /// Whether a search for a port that is not listed may be made; it is counted as made.
+    /// Counts a search for an unlisted port. Returns whether it may be made.
     pub fn take_denied_port(&mut self, now: Instant) -> bool {
         let (searches, since) = &mut self.denied_port;
         if since.is_none_or(|since| now.duration_since(since) >= DENIED_PORT_TIME) {
@@ -55,7 +55,7 @@ impl SearchBudget {
     }
 
     fn account(&mut self, source: IpAddr) -> &mut Option<Instant> {
-        // Whoever has one IPv6 address has its whole network.
+        // A host controls the whole /64 network of its IPv6 address.
         let network = match source {
             IpAddr::V4(v4) => u64::from(v4.to_bits()),
             IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,

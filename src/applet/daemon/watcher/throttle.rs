@@ -1,34 +1,33 @@
-//! How much guessing a day is taken for one knock: a leaky counter of the codes that wrong guesses could
-//! have hit.
+//! Limits how many guesses are tolerated each day: a leaky counter of the codes that wrong guesses could have hit.
 
 use std::time::{Duration, Instant};
 
-/// The counter loses its limit in this time.
+/// The time in which the counter drains by its limit.
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The leaky counter. It keeps the time at which it will be empty.
+/// The leaky counter, stored as the time at which it will be empty.
 pub(super) struct Throttle {
-    /// How long one code takes to leak away.
+    /// The time in which the counter drains by one code.
     code: Duration,
     empty_at: Option<Instant>,
 }
 
 impl Throttle {
-    /// An empty counter that loses `limit` codes a day, and has room for as many.
+    /// Creates an empty counter that drains by `limit` codes a day and holds as many.
     pub fn new(limit: u32) -> Self {
-        // Rounded up, so that a day's codes are never more than the limit.
+        // Rounded up, so that it never drains more than the limit in a day.
         let nanoseconds = (DAY.as_nanos() as u64).div_ceil(limit.max(1).into());
         Self { code: Duration::from_nanos(nanoseconds), empty_at: None }
     }
 
-    /// Whether there is room for one more guess that could hit one of `codes`.
+    /// Returns whether there is room for a guess that could hit one of `codes` codes.
     pub fn has_room(&self, codes: u32, now: Instant) -> bool {
         self.after(codes, now) <= now + DAY
     }
 
-    /// Counts a wrong guess that could have hit one of `codes`; `false` where there is no room for it.
+    /// Counts a wrong guess that could have hit one of `codes` codes; `false` if there is no room.
     ///
-    /// Such a guess is not counted, and it did not matter: it could not have opened anything either.
+    /// A guess without room is not counted. It could not have opened anything by itself.
     pub fn count(&mut self, codes: u32, now: Instant) -> bool {
         let room = self.has_room(codes, now);
         if room {
