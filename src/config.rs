@@ -7,16 +7,16 @@ use crate::sys::file;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where the daemon's configuration and profiles are unless `--dir` says otherwise.
+/// The default of `--dir`: the directory of the config and the profiles.
 pub const DIRECTORY: &str = "/etc/knockknock.d";
 
 /// The longest `delay`, in seconds: fifteen minutes.
 pub const MAX_DELAY: u16 = 900;
 
-/// Which kernel log to tail.
+/// The log source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Log {
-    /// /dev/kmsg where it can be read, else /var/log/kern.log.
+    /// /dev/kmsg, or /var/log/kern.log if /dev/kmsg cannot be read.
     Auto,
     /// /dev/kmsg.
     Kmsg,
@@ -24,14 +24,14 @@ pub enum Log {
     File(PathBuf),
     /// Standard input.
     Input,
-    /// The packets of an NFLOG group instead of a log.
+    /// An NFLOG group.
     Nflog(u16),
 }
 
-/// Which firewall to ask.
+/// The firewall backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Firewall {
-    /// nftables where it works, else iptables.
+    /// nftables if it works, otherwise iptables.
     Auto,
     /// nftables.
     Nft,
@@ -39,26 +39,26 @@ pub enum Firewall {
     Iptables,
 }
 
-/// What the daemon is told.
+/// The daemon's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `delay`: how long an opening lasts, in seconds.
     pub delay: u16,
-    /// `error_window`: how many counters are tried, from the expected one on.
+    /// `error_window`: how many counters are accepted, from the expected one on.
     pub window: u32,
-    /// `resync_window`: how far a client that ran ahead is searched for; 0 is not at all.
+    /// `resync_window`: how many counters beyond the window can resynchronise a client; 0 disables this.
     pub resync_window: u32,
     /// `log`.
     pub log: Log,
     /// `firewall`.
     pub firewall: Firewall,
-    /// `guard`: the ports that nothing but a knock opens.
+    /// `guard`: the ports that only a knock opens.
     pub guard: Ports,
-    /// `interfaces`: where the guard applies; empty is everywhere but on lo.
+    /// `interfaces`: where the guard applies; empty means all but lo.
     pub interfaces: Vec<String>,
-    /// `mark`: the bit that marks a knocked connection.
+    /// `mark`: the bit of the connection mark that admitted connections carry.
     pub mark: u32,
-    /// `user`: the name of the watcher's account, instead of `knockknock`.
+    /// `user`: the watcher's account, if it is not `knockknock`.
     pub user: Option<String>,
 }
 
@@ -79,7 +79,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The text of `DIR/config`; empty where there is none. A comment may be in any encoding, as with the original.
+    /// Reads `DIR/config`; the result is empty if the file does not exist. Comments may be in any encoding, as in
+    /// version 0.8.
     pub fn read(directory: &Path) -> Result<String> {
         let path = directory.join("config");
         match file::read_small(&path) {
@@ -89,7 +90,7 @@ impl Config {
         }
     }
 
-    /// What the text of `DIR/config` says; a key that it does not have has its default. With it come warnings.
+    /// Parses the text of `DIR/config`. Keys that are missing have their defaults. Also returns warnings.
     pub fn of(directory: &Path, text: &str) -> Result<(Self, Vec<String>)> {
         Self::parse(text).map_err(|(line, why)| {
             let path = directory.join("config");
@@ -97,7 +98,7 @@ impl Config {
         })
     }
 
-    /// Reads the text of a config. The error is a line, or 0, and what is wrong with it.
+    /// Parses the text of a config. The error is a line number, or 0, and a reason.
     pub fn parse(text: &str) -> std::result::Result<(Self, Vec<String>), (usize, String)> {
         let (settings, warnings) = ini::settings(text, &["guard", "interfaces"])?;
         let mut config = Self::default();
@@ -156,8 +157,7 @@ fn log(value: &str) -> Option<Log> {
     })
 }
 
-/// Whether the kernel could have an interface of that name (`dev_valid_name` in net/core/dev.c), and
-/// no quoting is needed to write it.
+/// Returns whether `name` is a valid interface name (`dev_valid_name` in net/core/dev.c) that needs no quoting.
 pub fn is_interface(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
     (1..=15).contains(&name.len()) && !name.starts_with(['.', '-']) && name.bytes().all(plain)
@@ -171,7 +171,7 @@ fn mark(value: &str) -> Option<u32> {
     mark.is_power_of_two().then_some(mark)
 }
 
-/// The guarded ports that a new profile may open by default: the config's `guard`, where there is one.
+/// Returns the config's `guard`, if it is not empty: the default ports of a new profile.
 pub fn guard(directory: &Path) -> Result<Option<Ports>> {
     let (config, _) = Config::of(directory, &Config::read(directory)?)?;
     Ok(Some(config.guard).filter(|guard| !guard.is_empty()))

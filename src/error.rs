@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Shorthand for a result with an [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error that ends a program, or that makes the daemon leave a profile out.
+/// An error that ends a program, or that makes the daemon ignore a profile.
 #[derive(Debug)]
 pub enum Error {
     /// A wrong command line (exit code 2); the usage line follows it.

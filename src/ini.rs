@@ -1,8 +1,8 @@
-//! The lines of an INI file, as knockknock 0.8's reader (Python 2's ConfigParser) took them.
+//! Parses INI files as version 0.8 did (with Python 2's ConfigParser).
 //!
-//! `key=value`, `key = value`, `key: value`; keys in any case; whole lines behind `#`, `;` or `rem `
-//! are comments, and so is what follows ` ;` or ` #` behind a value; a line that starts with white
-//! space continues the value before it.
+//! It accepts `key=value`, `key = value` and `key: value`, with keys in any case. Lines that start with `#`, `;` or
+//! `rem ` are comments, and so is the text after ` ;` or ` #` in a value. A line that starts with white space continues
+//! the previous value.
 
 /// One key and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,24 +11,25 @@ pub struct Setting {
     pub key: String,
     /// The value, trimmed; continued lines are joined by a space.
     pub value: String,
-    /// The line that it stands on, counted from 1.
+    /// The line number, counted from 1.
     pub line: usize,
 }
 
-/// A line that cannot be taken, counted from 1, and what is wrong with it.
+/// The number of an invalid line, counted from 1, and the reason.
 pub type BadLine = (usize, String);
 
-/// The settings of section `[main]`, in their order, behind those of `[DEFAULT]` that it does not have, which
-/// the original takes for every section. Of a key that stands twice the values are joined where it is one of
-/// `lists`; any other is a bad line. With the settings come warnings: other sections are passed over.
+/// Returns the settings of section `[main]` in order, after those of `[DEFAULT]` that `[main]` does not override, and
+/// warnings. If a key occurs twice, its values are joined if it is one of `lists`; otherwise it is an error. Other
+/// sections are ignored with a warning.
 pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>), BadLine> {
     let mut settings: Vec<(bool, Setting)> = Vec::new();
     let mut warnings = Vec::new();
-    // `Some(true)` in [main], `Some(false)` in [DEFAULT]; before the first of all there are no settings.
+    // `Some(true)` in [main], `Some(false)` in [DEFAULT], `None` in other sections. Before the first section no setting
+    // is allowed.
     let (mut section, mut begun) = (None, false);
-    // Whether the line before can be continued.
+    // Whether the previous line can be continued.
     let mut open = false;
-    // Some editors mark a file as UTF-8 by a first character that nobody sees.
+    // Some editors start a file with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
         let trimmed = line.trim();
@@ -81,7 +82,7 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
     Ok((defaults.into_iter().chain(main).collect(), warnings))
 }
 
-/// Each key once.
+/// Merges duplicate keys.
 fn joined<'a>(settings: impl Iterator<Item = &'a Setting>, lists: &[&str]) -> Result<Vec<Setting>, BadLine> {
     let mut once: Vec<Setting> = Vec::new();
     for Setting { key, value, line } in settings.cloned() {

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | 8 | [`cli`] | the command line: argv → applet → exit code |
 //! | 7 | [`applet`] | the programs, one file or folder each; none imports another |
-//! | 6 | [`tunnel`] | a connection behind a knock, for `connect` and `proxy` |
+//! | 6 | [`tunnel`] | a connection that begins with a knock, for `connect` and `proxy` |
 //! | 5 | [`knocker`] | one knock: resolve, burn a counter, send |
 //! | 4 | [`profile`], [`klog`], [`firewall`] | keys and counters on disk; the kernel log; the firewall |
 //! | 3 | [`config`] | the daemon's config |
@@ -21,19 +21,20 @@
 //!
 //! The daemon: log record → [`wire::Entry`] → [`wire::Code`], or [`wire::Ciphertext`] on the classic wire → a profile's
 //! counter and port, found by comparison → the daemon's `OpenRequest` → 24 bytes → `OpenRequest` →
-//! [`firewall::Opening`]. The client, in reverse: [`profile::Profile`] → a counter stored as used →
-//! [`wire::Code`] or [`wire::Ciphertext`] → [`wire::seal::Fields`] → [`wire::Syn`] → a packet.
+//! [`firewall::Opening`]. The client, in reverse: [`profile::Profile`] → a counter stored as used → [`wire::Code`] or
+//! [`wire::Ciphertext`] → [`wire::seal::Fields`] → [`wire::Syn`] → a packet.
 //!
 //! The types guarantee the following. Only [`wire::Keys::unseal`] creates an `Unsealed`, so its port and counter are
-//! authenticated. An `OpenRequest` has a port other than 0, a duration of at most 15 minutes, and a source address
-//! that another machine can have. Its origin is not guaranteed: the opener accepts any 24 bytes within these ranges.
-//! The source address is that of the packet, which nothing authenticates.
+//! authenticated. An `OpenRequest` has a port other than 0, a duration of at most 15 minutes, and a source address that
+//! another machine can have. Its origin is not guaranteed: the opener accepts any 24 bytes within these ranges. The
+//! source address is that of the packet, which nothing authenticates.
 //!
 //! # Code that runs as root
 //!
-//! The code that runs as root for long is the daemon's supervisor; its watcher and opener, and the clients, drop
-//! root before they read what others wrote. [`firewall`], the supervisor and the opener never name keys; the watcher never names [`firewall`].
-//! `tests/house.rs` checks these rules in the sources, and counts the lines of code of the supervisor and the opener.
+//! The code that runs as root for long is the daemon's supervisor; its watcher and opener, and the clients, drop root
+//! before they read what others wrote. [`firewall`], the supervisor and the opener never name keys; the watcher never
+//! names [`firewall`]. `tests/house.rs` checks these rules in the sources, and counts the lines of code of the
+//! supervisor and the opener.
 
 pub mod applet;
 pub mod cli;

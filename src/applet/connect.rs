@@ -1,4 +1,4 @@
-//! connect: knock, connect, and join the connection to standard input and output.
+//! connect: knocks, connects, and relays standard input and output.
 
 use crate::error::{Error, Result};
 use crate::knocker::{self, Family, Knocker};
@@ -14,15 +14,15 @@ use std::os::unix::fs::FileTypeExt;
 use std::rc::Rc;
 use std::thread;
 
-/// The stack of the thread that sends, in bytes.
+/// The stack size of the sending thread, in bytes.
 const STACK: usize = 1 << 16;
-/// The bytes copied at once where splice(2) cannot move them.
+/// The size of the copy buffer, in bytes, used if splice(2) is impossible.
 const BUFFER: usize = 1 << 16;
 
-/// Connects to `port` of `host`, behind a knock where `home` has a profile for the host, and moves bytes
-/// until both directions have ended.
+/// Connects to `port` of `host`, after a knock if `home` has a profile for the host, and copies bytes until both
+/// directions have ended.
 pub fn run(home: &ProfileHome, host: &str, port: u16, family: Family) -> Result<()> {
-    // Without a profile no raw socket is needed, so a failure is an error only further down.
+    // A raw socket is needed only with a profile, so a failure is checked further down.
     let knocker = Knocker::open(home.user);
     let found = home.find(host)?;
     let addresses = knocker::resolve(host, port, family)?;
@@ -43,8 +43,8 @@ pub fn run(home: &ProfileHome, host: &str, port: u16, family: Family) -> Result<
     join(&stream?, knocked)
 }
 
-/// Joins the connection to standard input and output: one thread sends, this one receives. Both may be
-/// files of any kind. Neither is made non-blocking, because other processes may share them.
+/// Relays between the connection and standard input and output: one thread sends, this one receives. Input and output
+/// may be files of any kind. Neither is made non-blocking, because other processes may share them.
 fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
     let broken = |cause| Error::system("go on with the connection", cause);
     stream.set_nonblocking(false).map_err(broken)?;
@@ -58,28 +58,28 @@ fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
         tunnel::refusal(stream).map_or(Ok(()), Err)?;
     }
     copy(stream, &output, is_spliced(&output)).map_err(broken)?;
-    // The reader of our output sees its end now, and may go on writing to our input.
+    // The reader of our output now sees its end, and may continue to write to our input.
     drop(output);
-    // At a terminal the input would not end by itself when the server is gone.
+    // A terminal's input does not end by itself when the server has closed.
     if typed { Ok(()) } else { sending.join().unwrap_or(Ok(())).map_err(broken) }
 }
 
 fn send(input: &File, stream: &TcpStream) -> io::Result<()> {
     let sent = copy(input, stream, is_spliced(input)).and_then(|()| stream.shutdown(Shutdown::Write));
     if sent.is_err() {
-        // A reset, so that the server does not take a part of the input for the whole.
+        // Reset, so that the server does not mistake a part of the input for all of it.
         let _ = tcp::reset(stream);
         let _ = stream.shutdown(Shutdown::Read);
     }
     sent
 }
 
-/// Whether splice(2) moves bytes from and to `file`: it refuses a file that is open for appending.
+/// Returns whether to use splice(2) for `file`. It fails on files open for appending, so only pipes and sockets use it.
 fn is_spliced(file: &File) -> bool {
     file.metadata().is_ok_and(|found| found.file_type().is_fifo() || found.file_type().is_socket())
 }
 
-/// Moves bytes until `from` ends.
+/// Copies bytes until `from` ends.
 fn copy<F: AsFd, T: AsFd>(from: &F, to: &T, spliced: bool) -> io::Result<()>
 where
     for<'a> &'a F: Read,
@@ -112,8 +112,8 @@ where
     }
 }
 
-/// Repeats `attempt` until it neither would block nor is interrupted: another process that shares the
-/// descriptor may have made it non-blocking.
+/// Repeats `attempt` while it is interrupted or would block: another process that shares the descriptor may have made
+/// it non-blocking.
 fn patiently(mut attempt: impl FnMut() -> io::Result<usize>, wait: impl Fn() -> io::Result<()>) -> io::Result<usize> {
     loop {
         match attempt() {

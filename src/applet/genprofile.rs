@@ -1,4 +1,4 @@
-//! genprofile: makes a profile with new keys.
+//! genprofile: creates a profile with new keys.
 
 use crate::config;
 use crate::error::{Error, Result};
@@ -11,19 +11,19 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// What the new profile should have. What is `None` is chosen.
+/// The properties of the new profile; `None` selects a default.
 pub struct Wanted<'a> {
     /// The name.
     pub name: &'a str,
-    /// The port to which it knocks; by default that of the other stealth profiles, or a free one.
+    /// The knock port; by default that of the other stealth profiles, or a free port.
     pub knock_port: Option<u16>,
-    /// The ports that its key may open; by default the guarded ports of the config.
+    /// The ports that it may open; by default the guarded ports of the config.
     pub ports: Option<Ports>,
-    /// The format of its knocks; by default stealth, or classic where the ports are not known or too many.
+    /// The format of its knocks; by default stealth, or classic if its ports are unknown or too many.
     pub wire: Option<Wire>,
 }
 
-/// Makes a profile under `directory`.
+/// Creates a profile in `directory`.
 pub fn run(directory: &Path, wanted: Wanted<'_>) -> Result<()> {
     let Wanted { name, ports: allowed, .. } = wanted;
     let guard = config::guard(directory)?;
@@ -65,14 +65,14 @@ pub fn run(directory: &Path, wanted: Wanted<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The knock port of the stealth profiles that there are.
+/// Returns the knock port of the existing stealth profiles.
 fn shared_port(profiles: &Path) -> Result<Option<u16>> {
     let found = if profiles.exists() { profile::list(profiles)?.profiles } else { Vec::new() };
     let configs = found.iter().filter_map(|found| ProfileConfig::load(&found.path).ok());
     Ok(configs.filter(|config| config.wire == Wire::Stealth).map(|config| config.knock_port).next())
 }
 
-/// A random port above 1024 that is not guarded and on which nothing listens.
+/// Returns a random port above 1024 that is not guarded and not in use.
 fn free_port(guard: Option<&Ports>) -> Result<u16> {
     loop {
         let mut bytes = [0; 2];
@@ -84,7 +84,7 @@ fn free_port(guard: Option<&Ports>) -> Result<u16> {
     }
 }
 
-/// Whether a daemon holds the lock of `directory`.
+/// Returns whether a daemon holds the lock of `directory`.
 fn daemon_runs(directory: &Path) -> bool {
     let locked = File::open(directory).and_then(|directory| file::try_lock(&directory));
     locked.is_err_and(|cause| cause.kind() == io::ErrorKind::WouldBlock)

@@ -11,25 +11,25 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long to let the server make the opening, as a multiple of how long the test connection took, and the
-/// bounds of that time.
+/// After the second knock of `--wait`: how long to wait for the opening, as a multiple of the duration of the test
+/// connection, and the bounds of that time.
 const MARGIN: u32 = 2;
 const SOONEST: Duration = Duration::from_millis(50);
 const LATEST: Duration = Duration::from_millis(500);
 
-/// How to knock.
+/// The options of a knock.
 pub struct KnockOptions {
     /// The port to open.
     pub port: u16,
-    /// Which of the host's addresses to use.
+    /// The address families to use.
     pub family: Family,
-    /// Whether to return only when the port has answered.
+    /// Whether to return only after the port has answered.
     pub wait: bool,
-    /// Whether to say what was sent.
+    /// Whether to print what was sent.
     pub verbose: bool,
 }
 
-/// Knocks at `host` with its profile in `home`.
+/// Knocks at `host` with its profile from `home`.
 pub fn run(home: &ProfileHome, host: &str, options: &KnockOptions) -> Result<()> {
     let knocker = Rc::new(Knocker::open(home.user)?);
     let found = home.find(host)?.ok_or_else(|| home.missing(host))?;
@@ -46,7 +46,7 @@ pub fn run(home: &ProfileHome, host: &str, options: &KnockOptions) -> Result<()>
     let began = Instant::now();
     let (address, source) = test_connection(&knocker, &found, profile, &addresses)?;
     let delay = (began.elapsed() * MARGIN).clamp(SOONEST, LATEST);
-    // The test connection has used its opening.
+    // The test connection has used its opening up.
     let _turn = tunnel::wait_for_turn(&found)?;
     knock(&knocker, load()?, address, Some(source), options)?;
     thread::sleep(delay);
@@ -77,7 +77,7 @@ fn knock(
     Ok(())
 }
 
-/// Knocks until the port answers, and resets the connection. Returns the addresses of both sides.
+/// Knocks until the port answers, then resets the connection. Returns the addresses of both ends.
 fn test_connection(
     knocker: &Rc<Knocker>,
     found: &Found,

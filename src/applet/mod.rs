@@ -1,4 +1,4 @@
-//! The programs, one file or folder each. None imports another.
+//! The applets, one file or folder each. No applet imports another.
 
 pub mod connect;
 pub mod daemon;

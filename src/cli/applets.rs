@@ -1,4 +1,4 @@
-//! The table of applets: one row each, which dispatch, usage, help and the shells' completions are made from.
+//! The table of applets. Dispatch, usage, help and shell completions are generated from it.
 
 use super::arguments::Arguments;
 use super::start::{self, Outcome};
@@ -8,11 +8,11 @@ use crate::sys::privilege;
 /// The privileges that an applet starts with. What it drops later is up to the applet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Privileges {
-    /// No capability.
+    /// No capabilities.
     None,
-    /// Those of the caller, also from a set-uid binary: the applet opens a raw socket and drops the rest.
+    /// The caller's privileges, even in a set-uid binary. The applet opens a raw socket and drops the rest.
     RawSocket,
-    /// Those of the caller, which must not come from a set-uid binary.
+    /// The caller's privileges, which must not come from a set-uid binary.
     Root,
 }
 
@@ -29,17 +29,17 @@ impl Privileges {
     }
 }
 
-/// A program in the binary.
+/// One applet.
 pub struct Applet {
     /// The word that selects it: `knockknock NAME`.
     pub name: &'static str,
-    /// The name of a link to the binary that selects it; empty for an applet that only the daemon starts.
+    /// The link name that selects it; empty for applets that only the supervisor starts.
     pub alias: &'static str,
-    /// What it does, in one line of the general help.
+    /// A one-line summary for the general help.
     pub summary: &'static str,
-    /// The required options and the operands, for the usage line.
+    /// Required options and operands, for the usage line.
     pub usage: &'static str,
-    /// The one-letter options as getopt(3) writes them, with `:` behind those that take a value.
+    /// The one-letter options in getopt(3) notation: `:` follows those that take a value.
     pub letters: &'static str,
     /// The privileges that it starts with.
     pub privileges: Privileges,
@@ -48,13 +48,13 @@ pub struct Applet {
 }
 
 impl Applet {
-    /// Whether people start it, and not only the daemon.
+    /// Returns whether users start it, rather than only the supervisor.
     pub fn is_public(&self) -> bool {
         !self.alias.is_empty()
     }
 }
 
-/// An applet that only the daemon's supervisor starts.
+/// Defines an applet that only the supervisor starts.
 const fn internal(name: &'static str, run: fn(&Arguments) -> Result<Outcome>) -> Applet {
     Applet { name, alias: "", summary: "", usage: "", letters: "", privileges: Privileges::Root, run }
 }

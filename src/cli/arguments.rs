@@ -1,15 +1,15 @@
-//! Command-line arguments, split as getopt_long(3) splits them: `-p 22`, `-p22`, `-46p22`, `--port 22`
-//! and `--port=22`, options and operands in any order, and only operands after `--`.
+//! Command-line arguments, split as getopt_long(3) splits them: `-p 22`, `-p22`, `-46p22`, `--port 22` and `--port=22`,
+//! options and operands in any order, and only operands after `--`.
 //!
-//! argh takes one word for each name and each value, options first, and all of it UTF-8. A path need not
-//! be UTF-8, so the value of `--dir` is kept apart. Every other argument must be.
+//! argh expects one UTF-8 word for each name and value, options first. A path need not be UTF-8, so the value of
+//! `--dir` is stored separately. All other arguments must be UTF-8.
 
 use crate::error::{Error, Result};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// The long options that take a value; the word behind such an option is its value, whatever it looks like.
+/// The long options that take a value. The next word is always the value, even if it starts with a dash.
 const VALUED: &[&str] = &["--dir", "--listen", "--port", "--ports", "--user", "--wire"];
 
 /// An applet's arguments.
@@ -24,7 +24,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Splits `args`. `letters` are the one-letter options, each with `:` behind it if it takes a value.
+    /// Splits `args`. `letters` are the one-letter options, with `:` after those that take a value.
     pub fn split(command: String, letters: &str, args: &[OsString]) -> Result<Self> {
         let mut split = Self { command, ..Self::default() };
         let mut args = args.iter();
@@ -37,28 +37,28 @@ impl Arguments {
             }
         }
         split.operands.iter().try_for_each(|operand| text(operand).map(drop))?;
-        // Behind it, argh takes no word for an option, nor for a wish for help.
+        // After `--`, argh treats no word as an option or a request for help.
         split.options.push("--".into());
         Ok(split)
     }
 
-    /// Takes all arguments as operands.
+    /// Treats all arguments as operands.
     pub fn raw(args: &[OsString]) -> Self {
         Self { operands: args.into(), ..Self::default() }
     }
 
-    /// The words for argh: names and values, options first.
+    /// Returns the words for argh: names and values, options first.
     pub fn words(&self) -> Vec<&str> {
         let operands = self.operands.iter().filter_map(|operand| operand.to_str());
         self.options.iter().map(String::as_str).chain(operands).collect()
     }
 
-    /// The operands.
+    /// Returns the operands.
     pub fn operands(&self) -> &[OsString] {
         &self.operands
     }
 
-    /// Takes `--name`, `--name value` or `--name=value`.
+    /// Parses `--name`, `--name value` or `--name=value`.
     fn long<'a>(&mut self, arg: &OsStr, following: &mut impl Iterator<Item = &'a OsString>) -> Result<()> {
         let mut parts = arg.as_bytes().splitn(2, |&byte| byte == b'=').map(OsStr::from_bytes);
         let name = text(parts.next().unwrap_or_default())?;
@@ -72,7 +72,7 @@ impl Arguments {
         }
     }
 
-    /// Takes the letters behind one dash.
+    /// Parses the letters after one dash.
     fn letters<'a>(
         &mut self,
         known: &str,
@@ -90,7 +90,7 @@ impl Arguments {
                     let value = attached.or_else(|| following.next().map(OsString::as_os_str));
                     self.set(&format!("-{letter}"), value)?;
                 }
-                // argh refuses an unknown one.
+                // argh refuses unknown letters.
                 _ => self.options.push(format!("-{letter}")),
             }
         }
@@ -100,7 +100,7 @@ impl Arguments {
     fn set(&mut self, name: &str, value: Option<&OsStr>) -> Result<()> {
         let wrong = |what: &str| Err(Error::Usage(format!("option {name} {what}")));
         let Some(value) = value else { return wrong("needs a value") };
-        // An empty path would be the working directory; nobody means that by an unset variable.
+        // An empty path would mean the working directory. It usually comes from an unset variable.
         if value.is_empty() {
             return wrong("has an empty value");
         }
@@ -116,7 +116,7 @@ impl Arguments {
     }
 }
 
-/// An argument as text; an error where it is not UTF-8.
+/// Returns an argument as text; an error if it is not UTF-8.
 pub fn text(argument: &OsStr) -> Result<&str> {
     argument.to_str().ok_or_else(|| Error::Usage(format!("argument {argument:?} is not UTF-8")))
 }

@@ -1,4 +1,4 @@
-//! The command line: argv selects an applet, whose result becomes the exit code.
+//! The command line: selects an applet by argv, runs it, and maps its result to an exit code.
 
 mod applets;
 mod arguments;
@@ -12,12 +12,12 @@ use start::Outcome;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// The exit code for an unknown applet: a shell's for an unknown command.
+/// The exit code for an unknown applet, as of a shell for an unknown command.
 const NO_SUCH_APPLET: u8 = 127;
 
-/// What a command line asks for.
+/// What the command line requests.
 enum Dispatch<'a> {
-    /// An applet, the command that was typed for it, and its arguments.
+    /// An applet, the command as typed, and the arguments.
     Run(&'static Applet, String, &'a [OsString]),
     Help,
     Version,
@@ -25,7 +25,7 @@ enum Dispatch<'a> {
     Unknown(&'a OsStr),
 }
 
-/// Runs what `argv` asks for and returns the exit code.
+/// Runs `argv` and returns the exit code.
 pub fn main(argv: Vec<OsString>) -> u8 {
     let (program, args) = match argv.split_first() {
         Some((program, args)) => (Path::new(program), args),
@@ -68,7 +68,7 @@ fn dispatch<'a>(program: &'a Path, args: &'a [OsString]) -> Dispatch<'a> {
     match by_alias(name).or_else(|| through_links(program).and_then(|name| by_alias(&name))) {
         Some(applet) if applet.name != "knock" => return Dispatch::Run(applet, applet.alias.into(), args),
         None if name.to_string_lossy().starts_with("knockknock-") => return Dispatch::Unknown(name),
-        // Under any other name the binary is knockknock.
+        // Under any other name the binary acts as knockknock.
         _ => {}
     }
     let Some((first, rest)) = args.split_first() else { return Dispatch::Usage };
@@ -84,7 +84,7 @@ fn dispatch<'a>(program: &'a Path, args: &'a [OsString]) -> Dispatch<'a> {
     }
 }
 
-/// The first applet's alias in the chain of symbolic links that `program` starts.
+/// Returns the first alias in the chain of symbolic links that starts at `program`.
 fn through_links(program: &Path) -> Option<OsString> {
     let mut link = if program.components().count() > 1 {
         program.to_owned()
@@ -116,7 +116,7 @@ fn run(applet: &Applet, command: &str, args: &[OsString]) -> Result<u8> {
 }
 
 fn unknown(name: &OsStr) -> Error {
-    // A name of the binary's own is no host that somebody wants to knock at.
+    // A name like knockknock-x is not a host that a user wants to knock at.
     let host = name.to_str().filter(|name| !name.starts_with("knockknock-")).unwrap_or("HOST");
     let advice = format!("to knock: knockknock -p PORT {host}; to list the applets: knockknock --help");
     Error::refused(format!("unknown applet {name:?}")).advise(advice)

@@ -1,4 +1,4 @@
-//! Starts each applet: parses its arguments with argh and calls it. This file alone names argh.
+//! Starts each applet: parses its arguments with argh and calls it. Only this file names argh.
 
 use super::arguments::{Arguments, text};
 use crate::applet::daemon::LogTarget;
@@ -14,11 +14,11 @@ use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::Path;
 
-/// What an applet was asked for.
+/// The outcome of an applet.
 pub enum Outcome {
-    /// It ran; its exit code.
+    /// The applet ran; its exit code.
     Ran(u8),
-    /// Its help, which is to be printed.
+    /// Help was requested; the text to print.
     Help(String),
 }
 
@@ -131,7 +131,7 @@ struct ProxyArgs {
     listenport: u16,
 }
 
-/// `--dir` is given. Its value is [`Arguments::directory`], since a path need not be UTF-8.
+/// Marks that `--dir` was given. Its value is in [`Arguments::directory`], since a path need not be UTF-8.
 struct Directory;
 
 impl argh::FromArgValue for Directory {
@@ -140,7 +140,7 @@ impl argh::FromArgValue for Directory {
     }
 }
 
-/// Parses `arguments` into `T` and runs `start` with it, or returns the help that they ask for.
+/// Parses `arguments` into `T` and calls `start`, or returns the requested help.
 fn parsed<T: FromArgs>(arguments: &Arguments, start: impl FnOnce(T) -> Result<u8>) -> Result<Outcome> {
     match T::from_args(&[&arguments.command], &arguments.words()) {
         Ok(args) => start(args).map(Outcome::Ran),
@@ -149,7 +149,7 @@ fn parsed<T: FromArgs>(arguments: &Arguments, start: impl FnOnce(T) -> Result<u8
     }
 }
 
-/// argh's message as one of ours: one line that starts in lower case, without its advice to run --help, which
+/// Converts argh's message to our format: one line that starts in lower case, without the advice to run --help, which
 /// the usage line gives.
 fn message(output: &str) -> String {
     let lines = output.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Run "));
@@ -224,8 +224,7 @@ pub fn opener(arguments: &Arguments) -> Result<Outcome> {
     by_supervisor(arguments, |supervisor, log_target, backend| daemon::opener(supervisor, log_target, text(backend)?))
 }
 
-/// Runs a child of the supervisor. Its arguments are the supervisor's process id, where log lines go, and
-/// one more.
+/// Runs a child of the supervisor. The arguments are the supervisor's process ID, the log target, and one more.
 fn by_supervisor(arguments: &Arguments, run: impl FnOnce(u32, LogTarget, &OsStr) -> Result<u8>) -> Result<Outcome> {
     if let [supervisor, log_target, last] = arguments.operands() {
         if let (Ok(supervisor), Some(log_target)) = (text(supervisor)?.parse(), LogTarget::named(text(log_target)?)) {

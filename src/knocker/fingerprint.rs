@@ -1,4 +1,4 @@
-//! The fingerprint of this machine's ordinary SYNs, which a knock imitates.
+//! The fingerprint of this machine's ordinary SYNs, which knocks imitate.
 
 use crate::error::{Error, Result};
 use crate::sys::route::Route;
@@ -44,9 +44,9 @@ fn settings(largest_buffer: u32) -> Settings {
     }
 }
 
-/// Refuses the stealth wire towards an IPv6 address where this machine sends no flow labels.
+/// Refuses the stealth wire to an IPv6 address if this machine sends no flow labels.
 pub(super) fn require_flow_labels(destination: SocketAddr) -> Result<()> {
-    // 1 and 3 are those with which every connection gets a label (linux/ipv6.h, IP6_AUTO_FLOW_LABEL_…).
+    // With 1 and 3 every connection gets a label (linux/ipv6.h, IP6_AUTO_FLOW_LABEL_…).
     let labels = sysctl::number("net/ipv6/auto_flowlabels").is_none_or(|number| matches!(number, 1 | 3));
     if destination.is_ipv6() && !labels {
         let why = "the stealth wire needs IPv6 flow labels, and this machine sends none";

@@ -1,4 +1,4 @@
-//! One knock, for every program that sends knocks: burn a counter, compute the message, send one SYN.
+//! Sends a knock, for all programs that do: burn a counter, compute the message, send one SYN.
 
 mod fingerprint;
 mod resolve;
@@ -16,26 +16,26 @@ use fingerprint::Noise;
 use std::env;
 use std::net::{IpAddr, SocketAddr};
 
-/// Somebody who can knock: it holds raw sockets, and nothing else that others could not have.
+/// Sends knocks. It holds raw sockets and no other privileges.
 pub struct Knocker {
     raw: RawSockets,
 }
 
 impl Knocker {
-    /// Opens the raw sockets, becomes `user` if there is one, and drops all privileges. Profiles are read
-    /// only after this.
+    /// Opens the raw sockets, switches to `user` if there is one, and drops all privileges. The caller must not read
+    /// profiles earlier.
     pub fn open(user: Option<User>) -> Result<Self> {
         let knocker = Self::open_as_is();
         if let (Ok(knocker), Some(user)) = (&knocker, user) {
             let given = knocker.raw.give_to(user.uid);
             given.map_err(|cause| Error::system(format!("give the raw sockets to user {}", user.uid), cause))?;
         }
-        // Also without raw sockets: a program that goes on without them needs no privilege either.
+        // Drop them without raw sockets too: a program that continues without them needs no privileges.
         give_up_privileges(user)?;
         knocker
     }
 
-    /// Opens the raw sockets and leaves privileges to the caller.
+    /// Opens the raw sockets and leaves privileges as they are.
     pub fn open_as_is() -> Result<Self> {
         let raw = RawSockets::open().map_err(|cause| {
             let binary = env::current_exe().unwrap_or_else(|_| "knockknock".into());
@@ -45,10 +45,10 @@ impl Knocker {
         Ok(Self { raw })
     }
 
-    /// Sends one knock for `port` and returns the address that it left from. Of `destination` the
-    /// port is ignored; `source`, where given, is the address to send from.
+    /// Sends one knock for `port` and returns its source address. The port of `destination` is ignored; `source` is the
+    /// source address to use, if given.
     ///
-    /// The counter is burnt on disk, under the profile's lock, before the packet leaves.
+    /// The counter is burned on disk, under the profile's lock, before the packet is sent.
     pub fn knock(
         &self,
         profile: &mut Profile,
@@ -90,7 +90,7 @@ impl Knocker {
     }
 }
 
-/// `address` with `port`, and an IPv4 address that was written as one of IPv6 as what it is.
+/// Returns `address` with `port`; an IPv4-mapped IPv6 address becomes an IPv4 address.
 pub fn canonical(mut address: SocketAddr, port: u16) -> SocketAddr {
     address.set_port(port);
     match address.ip().to_canonical() {
@@ -99,8 +99,7 @@ pub fn canonical(mut address: SocketAddr, port: u16) -> SocketAddr {
     }
 }
 
-/// Takes the next counter whose message arrives unchanged, stores on disk that it is used up, and returns
-/// the header fields that carry the message.
+/// Burns the next counter whose message survives transmission, and returns the header fields that carry the message.
 fn burn(profile: &mut Profile, port: u16) -> Result<Fields> {
     profile.counter.lock()?;
     let burnt = burn_locked(profile, port);
@@ -129,7 +128,7 @@ fn spent(counter: &Counter) -> Error {
         .advise("make a new profile on both sides")
 }
 
-/// Gives up every privilege: becomes `user`, or stays who it is without capabilities.
+/// Drops all privileges: switches to `user`, or stays the current user without capabilities.
 fn give_up_privileges(user: Option<User>) -> Result<()> {
     let dropped = match user {
         Some(user) => privilege::become_user(user, &[user.gid], &[]),

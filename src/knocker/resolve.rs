@@ -1,13 +1,13 @@
-//! The addresses of a host.
+//! Resolves host names.
 
 use crate::error::{Error, Result};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-/// Which of a host's addresses may be used.
+/// The address families to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// All of them.
+    /// Both.
     Any,
     /// IPv4 addresses.
     V4,
@@ -16,7 +16,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Whether `address` is of this family.
+    /// Returns whether `address` belongs to this family.
     pub fn has(self, address: &SocketAddr) -> bool {
         match self {
             Self::Any => true,
@@ -26,7 +26,7 @@ impl Family {
     }
 }
 
-/// The addresses of `host` in `family`, with `port`; at least one.
+/// Returns the addresses of `host` in `family`, with `port`; at least one.
 pub fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>> {
     let mut addresses =
         addresses(host, port).map_err(|cause| Error::system(format!("find the address of {host:?}"), cause))?;
@@ -38,10 +38,9 @@ pub fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>>
     Ok(addresses)
 }
 
-/// All addresses of `host` that the system's resolver gives.
+/// Returns all addresses of `host` from the system's resolver.
 ///
-/// The name is asked for as it is and then in lower case, because musl compares the names in /etc/hosts
-/// byte by byte.
+/// It tries the name as given and then in lower case, because musl compares names in /etc/hosts case-sensitively.
 pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let ask = |name: &str| (name, port).to_socket_addrs().map(Iterator::collect);
     let lower = host.to_ascii_lowercase();

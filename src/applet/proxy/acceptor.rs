@@ -1,46 +1,46 @@
-//! Accepting clients, also when the system runs out of descriptors.
+//! Accepts clients, and copes with running out of descriptors.
 
 use crate::sys::tcp;
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// How long to accept nobody when there is no descriptor left.
+/// How long to stop accepting when no descriptor is left.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A listening socket whose events are reported once each (edge-triggered).
+/// A listening socket with edge-triggered events.
 pub struct Acceptor {
     listener: TcpListener,
-    /// Clients may be waiting.
+    /// Whether clients may be waiting.
     ready: bool,
-    /// There was no descriptor: when to try again.
+    /// When to try again, if there was no descriptor.
     paused: Option<Instant>,
 }
 
 impl Acceptor {
-    /// An acceptor that never blocks.
+    /// Creates an acceptor that never blocks.
     pub fn new(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         tcp::hold_all(&listener)?;
         Ok(Self { listener, ready: true, paused: None })
     }
 
-    /// The socket, for the epoll.
+    /// Returns the socket, for epoll.
     pub fn listener(&self) -> &TcpListener {
         &self.listener
     }
 
-    /// Takes in that clients may be waiting.
+    /// Records that clients may be waiting.
     pub fn note(&mut self) {
         self.ready = true;
     }
 
-    /// When to accept without an event.
+    /// Returns when to accept without an event.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         if self.ready { Some(now) } else { self.paused }
     }
 
-    /// Accepts the next client, as a non-blocking stream; `None` where nobody waits, or during a pause.
+    /// Accepts the next client as a non-blocking stream; `None` if there is none, or during a pause.
     pub fn accept(&mut self) -> Option<(TcpStream, IpAddr)> {
         if self.paused.take_if(|until| *until <= Instant::now()).is_some() {
             self.ready = true;

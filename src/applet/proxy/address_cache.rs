@@ -1,4 +1,4 @@
-//! The addresses of the hosts with profiles: a client may ask for an address, or by another name.
+//! Caches the addresses of hosts with profiles, because a client may request a host by its address or by another name.
 
 use super::resolver::Addresses;
 use std::net::{IpAddr, SocketAddr};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 const FRESH: Duration = Duration::from_secs(60);
 const USABLE: Duration = Duration::from_secs(600);
 
-/// An address, and the interface of a link-local one.
+/// An address, and the scope ID of a link-local one.
 type ScopedAddress = (IpAddr, u32);
 
-/// Which profile has which addresses.
+/// Maps addresses to profiles.
 #[derive(Default)]
 pub struct AddressCache {
     entries: Vec<(ScopedAddress, String)>,
@@ -21,18 +21,18 @@ pub struct AddressCache {
 }
 
 impl AddressCache {
-    /// Whether its entries may be used.
+    /// Returns whether its entries may be used.
     pub fn is_usable(&self, now: Instant) -> bool {
         self.filled.is_some_and(|filled| now < filled + USABLE)
     }
 
-    /// Whether a refresh is due: the entries are stale, and none is under way.
+    /// Returns whether a refresh is due: the entries are stale, and no refresh is in progress.
     pub fn is_stale(&self, now: Instant) -> bool {
         !self.refreshing && self.filled.is_none_or(|filled| now >= filled + FRESH)
     }
 
-    /// Begins a refresh for these profiles. Returns the names to resolve; the answer belongs to
-    /// [`AddressCache::fill`]. A profile that is named by an address needs no resolver.
+    /// Begins a refresh for these profiles. Returns the names to resolve; pass the result to [`AddressCache::fill`]. A
+    /// profile named by an address needs no resolver.
     pub fn refresh(&mut self, profiles: Vec<String>, now: Instant) -> Vec<String> {
         let is_address = |name: &String| name.parse::<IpAddr>().is_ok();
         let (addresses, names): (Vec<_>, Vec<_>) = profiles.into_iter().partition(is_address);
@@ -46,7 +46,7 @@ impl AddressCache {
         names
     }
 
-    /// Takes in the addresses of all names. A name without an answer keeps the addresses that it had.
+    /// Stores the addresses of all names. A name that was not resolved keeps its old addresses.
     pub fn fill(&mut self, found: Addresses, now: Instant) {
         let answered = |name: &String| found.iter().any(|(other, addresses)| other == name && !addresses.is_empty());
         self.entries.retain(|(_, name)| !answered(name));
@@ -57,7 +57,7 @@ impl AddressCache {
         self.filled = Some(now);
     }
 
-    /// The first profile that has one of `addresses`, and all of them that it has.
+    /// Returns the first profile that has one of `addresses`, and those that it has.
     pub fn find(&self, addresses: &[SocketAddr]) -> Option<(&str, Vec<SocketAddr>)> {
         let has = |name: &str, address: &SocketAddr| {
             self.entries.iter().any(|(known, other)| *known == scoped(*address) && other == name)
@@ -67,7 +67,7 @@ impl AddressCache {
     }
 }
 
-/// The same link-local address may be another host behind each interface.
+/// A link-local address may be a different host on each interface.
 fn scoped(address: SocketAddr) -> ScopedAddress {
     let scope = match address {
         SocketAddr::V6(address) if address.ip().is_unicast_link_local() => address.scope_id(),

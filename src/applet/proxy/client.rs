@@ -1,88 +1,88 @@
-//! One client of the proxy, from its first byte until it is connected or refused. A value: it is told
-//! what happened and answers with what to do. It has no socket, reads no clock and writes no log.
+//! A client of the proxy, from its first byte until it is connected or refused. It is a pure value that maps events to
+//! actions: it has no socket, reads no clock and writes no log.
 
 use super::socks::{self, Failure, Hello, Host, Reply, SocksRequest, Version};
 use crate::profile::Found;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How long a client may take for its request.
+/// How long a client may take to send its request.
 const REQUEST: Duration = Duration::from_secs(30);
-/// How long a client waits for the addresses of its host.
+/// How long a client waits for name resolution.
 const LOOKUP: Duration = Duration::from_secs(30);
-/// How long a client waits for the address cache, before it goes by what is known.
+/// How long a client waits for the address cache before it uses what is known.
 const CACHE: Duration = Duration::from_secs(2);
-/// How long a client waits for its turn.
+/// How long a client waits for its turn to knock.
 const TURN: Duration = Duration::from_secs(60);
-/// How long a refused client may take to close: closing first could lose our last words.
+/// How long to wait for a refused client to close. If the proxy closed first, the reply could be lost.
 const LEAVING: Duration = Duration::from_secs(2);
 
-/// What happened to a client.
+/// An event of a client.
 #[derive(Debug)]
 pub enum ClientEvent {
-    /// Its socket has something to read; `ended` where nothing will follow.
+    /// Its socket is readable.
     Readable {
-        /// The client has closed its side.
+        /// Whether the client has closed its side.
         ended: bool,
     },
     /// Its deadline has passed.
     Expired,
-    /// Its host has these addresses.
+    /// The addresses of its host.
     Resolved(Vec<SocketAddr>),
-    /// The address cache was filled.
+    /// The address cache has been filled.
     CacheFilled,
-    /// The host, asked for by this name, has a profile to knock with, at these addresses.
+    /// The host has this profile and these addresses.
     Profile(Found, Vec<SocketAddr>),
-    /// The host has a profile which does not open this port.
+    /// The host has a profile that does not open this port.
     NoKnockNeeded(Vec<SocketAddr>),
     /// The host has no profile.
     NoProfile(Vec<SocketAddr>),
-    /// The address cache is not filled yet.
+    /// The address cache has not been filled yet.
     NotKnownYet(String, Vec<SocketAddr>),
-    /// It holds the knock lock.
+    /// It has the knock lock.
     Turn,
-    /// It is connected, from this local address.
+    /// It is connected; the local address of the connection.
     Connected(Option<SocketAddr>),
-    /// What it asks for cannot be had.
+    /// The request has failed.
     Failed(Reply),
 }
 
-/// What to do for a client.
+/// An action to perform for a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientAction {
-    /// Nothing until the next event.
+    /// Wait for the next event.
     Wait,
-    /// Show [`Client::hear`] what it has sent.
+    /// Pass the bytes that it has sent to [`Client::hear`].
     Hear {
-        /// Nothing will follow.
+        /// Whether the client has closed its side.
         ended: bool,
     },
-    /// Answer [`socks::WELCOME`], then as [`ClientAction::Hear`].
+    /// Send [`socks::WELCOME`], then continue as for [`ClientAction::Hear`].
     Welcome {
         /// As in [`ClientAction::Hear`].
         ended: bool,
     },
-    /// Ask for the addresses of this name.
+    /// Resolve this name.
     Resolve(String),
     /// Find the profile of a host.
     FindProfile {
-        /// The host as it was asked for.
+        /// The host as requested.
         host: String,
         /// Its addresses.
         addresses: Vec<SocketAddr>,
         /// Whether to wait for the address cache.
         wait: bool,
     },
-    /// Line up for the profile's knock lock.
+    /// Join the queue for the profile's knock lock.
     LineUp(Found),
-    /// Connect, behind a knock where there is a profile.
+    /// Connect, after a knock if there is a profile.
     Connect(Option<Found>, Vec<SocketAddr>),
-    /// Send these bytes and relay from then on.
+    /// Send these bytes, then relay.
     Relay(Vec<u8>),
-    /// Send these bytes, then close when the client has.
+    /// Send these bytes, then wait for the client to close.
     Leave(Vec<u8>),
-    /// Read and drop what it still sends: unread bytes would make the kernel reset the connection, and
-    /// the reset could overtake our last words.
+    /// Read and discard what it still sends. Unread bytes would make the kernel reset the connection, and the reset
+    /// could overtake the reply.
     Drain,
     /// Close.
     Close,
@@ -93,45 +93,45 @@ pub struct Client {
     version: Version,
     stage: Stage,
     deadline: Instant,
-    /// Whether it may connect to hosts with profiles only.
+    /// Whether it may connect only to hosts with profiles.
     profiles_only: bool,
 }
 
-/// How far a client is.
+/// The state of a client.
 enum Stage {
-    /// It has said nothing.
+    /// It has sent nothing yet.
     Greeting,
-    /// It was welcomed and may make its request, as in version 5.
+    /// Its greeting (version 5) was accepted.
     Request,
-    /// The addresses of its host are asked for.
+    /// Its host is being resolved.
     Resolving { host: String, port: u16 },
     /// The address cache is being filled.
     WaitingForCache { host: String, addresses: Vec<SocketAddr> },
-    /// The event loop finds its profile, or connects.
+    /// The event loop is finding its profile or connecting.
     Busy,
-    /// It waits for its turn.
+    /// It waits for its turn to knock.
     Waiting { found: Found, addresses: Vec<SocketAddr> },
-    /// It is refused or closed.
+    /// It has been refused, or is closing.
     Leaving,
 }
 
 impl Client {
-    /// A client that has just connected.
+    /// Creates the state of a new client.
     pub fn new(profiles_only: bool, now: Instant) -> Self {
         Self { version: Version::Five, stage: Stage::Greeting, deadline: now + REQUEST, profiles_only }
     }
 
-    /// When to report [`ClientEvent::Expired`], unless it is connecting.
+    /// Returns when to report [`ClientEvent::Expired`], unless it is connecting.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Whether nothing is being done for it: it has made no request, or has had its answer.
+    /// Returns whether it has made no request, or has had its reply.
     pub fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Greeting | Stage::Request | Stage::Leaving)
     }
 
-    /// Takes in an event.
+    /// Handles an event.
     pub fn on(&mut self, event: ClientEvent, now: Instant) -> ClientAction {
         match (self.take_stage(), event) {
             (stage @ (Stage::Greeting | Stage::Request), ClientEvent::Readable { ended }) => {
@@ -141,7 +141,7 @@ impl Client {
             (Stage::Greeting | Stage::Request, ClientEvent::Expired) => self.leave(Vec::new(), now),
             (Stage::Leaving, ClientEvent::Readable { .. }) => ClientAction::Drain,
             (Stage::Leaving, ClientEvent::Expired) => ClientAction::Close,
-            // No knock is spent on a client that closed before it had its answer.
+            // Do not knock for a client that has already closed.
             (_, ClientEvent::Readable { ended: true }) => self.refuse(Reply::Failed, now),
             (Stage::Resolving { .. }, ClientEvent::Expired) => self.refuse(Reply::HostUnreachable, now),
             (Stage::Resolving { .. }, ClientEvent::Resolved(addresses)) if addresses.is_empty() => {
@@ -182,8 +182,8 @@ impl Client {
         }
     }
 
-    /// Takes in what the client has sent so far. Returns how many of the bytes it was meant to read: what
-    /// follows is for the server. `full`: there is no room for another connection.
+    /// Parses what the client has sent so far. Returns how many bytes belong to the request; later ones are for the
+    /// server. `full` means that there is no room for another connection.
     pub fn hear(&mut self, bytes: &[u8], ended: bool, full: bool, now: Instant) -> (usize, ClientAction) {
         let parsed = match self.stage {
             Stage::Request => socks::request(bytes).map(|(request, length)| (Hello::Asked(request), length)),

@@ -1,5 +1,4 @@
-//! The proxy's only loop: it reads, asks a client or a queue what to do, and does it. The decisions are
-//! in `client` and `queue`.
+//! The proxy's event loop: it reads, asks `client` or `queue` for a decision, and carries it out.
 
 use super::acceptor::Acceptor;
 use super::client::{Client, ClientAction, ClientEvent};
@@ -20,24 +19,24 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// How many clients may make their requests while all connections are in use.
+/// How many more clients may send requests while all connections are in use.
 const EXTRA_CLIENTS: usize = 256;
-/// How many clients are accepted before the others go on: far fewer than there is room for, so that no
-/// client is closed as idle before it was heard.
+/// How many clients are accepted at once. This is far below the limit, so that no client is closed as idle before its
+/// request was read.
 const ACCEPTS: usize = 64;
 
-/// The epoll's tokens of the listener and of the resolver. A session has its number, from 1 on, doubled;
-/// its connection to the server has that plus 1.
+/// The epoll tokens of the listener and the resolver. The token of a client's socket is twice its session number, which
+/// starts at 1. The token of its connection to the server is one higher.
 const LISTENER: u64 = 0;
 const RESOLVER: u64 = 1;
 
-/// What the command line says of the service.
+/// The proxy's settings from the command line.
 pub struct ProxyRules {
-    /// Where the profiles are.
+    /// The directory of the profiles.
     pub directory: PathBuf,
-    /// The most connections at once.
+    /// The maximum number of connections.
     pub most: usize,
-    /// Whether to connect to hosts with profiles only.
+    /// Whether to connect only to hosts with profiles.
     pub profiles_only: bool,
 }
 
@@ -48,7 +47,7 @@ pub struct EventLoop {
     epoll: Epoll,
     acceptor: Acceptor,
     hosts: Hosts,
-    /// It was said that all connections are in use.
+    /// Whether it has been logged that all connections are in use.
     full: bool,
     sessions: Sessions,
     last_session: u64,
@@ -57,7 +56,7 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// A proxy that serves the clients of `listener`.
+    /// Creates a proxy for the clients of `listener`.
     pub fn new(listener: TcpListener, knocker: Knocker, rules: ProxyRules) -> Result<Self> {
         let hosts = Hosts::new(rules.directory.clone(), rules.profiles_only)?;
         let waiting = || {
@@ -81,7 +80,7 @@ impl EventLoop {
         })
     }
 
-    /// Serves for ever. It sleeps while nothing happens.
+    /// Serves clients forever. It sleeps while nothing happens.
     pub fn serve(&mut self) -> io::Result<()> {
         let mut ready = Vec::new();
         loop {
@@ -106,7 +105,7 @@ impl EventLoop {
         } else if event.token == RESOLVER {
             self.hosts.answers().into_iter().for_each(|(id, event)| self.tell(id, event));
         } else if self.relays.note(id, side, event) {
-            // It runs when all events are recorded.
+            // It runs after all events have been recorded.
         } else if side == Side::Client {
             self.tell(id, ClientEvent::Readable { ended: event.ended });
         } else if let Some(session) = self.sessions.take(id) {
@@ -114,12 +113,12 @@ impl EventLoop {
         }
     }
 
-    /// Whether another client can be accepted.
+    /// Returns whether another client can be accepted.
     fn has_room(&self) -> bool {
         self.sessions.busy() + self.relays.len() < self.rules.most + EXTRA_CLIENTS
     }
 
-    /// Accepts some clients, and makes room for them where there is an idle one.
+    /// Accepts some clients. If necessary it closes an idle one to make room.
     fn accept(&mut self) {
         for _ in 0..ACCEPTS {
             let Some((stream, source)) = self.has_room().then(|| self.acceptor.accept()).flatten() else { return };
@@ -135,7 +134,7 @@ impl EventLoop {
         }
     }
 
-    /// When there is something to do without an event.
+    /// Returns the time of the next action without an event.
     fn next_deadline(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let timer = self.sessions.next_timer().map(|(at, _)| at);
@@ -161,7 +160,7 @@ impl EventLoop {
         }
     }
 
-    /// Reports an event to a client and does what it answers, until it waits for another event.
+    /// Passes an event to a client and performs its actions until it waits for another event.
     fn proceed(&mut self, id: u64, mut session: Box<Session>, event: ClientEvent) {
         let mut action = session.client.on(event, Instant::now());
         loop {
@@ -219,7 +218,7 @@ impl EventLoop {
         }
     }
 
-    /// Whether all connections are in use, which is said once each time.
+    /// Returns whether all connections are in use, and logs each time they become so.
     fn is_full(&mut self) -> bool {
         let full = self.sessions.busy() + self.relays.len() >= self.rules.most;
         if full && !self.full {
@@ -229,11 +228,11 @@ impl EventLoop {
         full
     }
 
-    /// Gives up what is held for a client that is connected or refused.
+    /// Releases what a client holds once it is connected or refused.
     fn release(&mut self, id: u64, session: &mut Session) {
         self.hosts.leave(id);
         let knocks = session.race.as_ref().map_or(0, |(race, _)| race.knocks());
-        // The lock goes first, or the next client would find it taken.
+        // Release the lock first, or the next client would find it taken.
         (session.turn, session.race) = (None, None);
         if let Some(queue) = self.turns.queue(session.queue.take()) {
             queue.leave(id, knocks, Instant::now());
@@ -255,7 +254,7 @@ impl EventLoop {
         }
     }
 
-    /// Begins to connect; behind a knock where there is a profile.
+    /// Starts connecting, with a knock if there is a profile.
     fn set_out(&mut self, session: &mut Session, found: Option<Found>, addresses: &[SocketAddr]) -> Result<()> {
         let mut setup = None;
         let queue = self.turns.queue(session.queue);
@@ -267,7 +266,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Goes on connecting.
+    /// Continues connecting.
     fn race(&mut self, id: u64, mut session: Box<Session>) {
         let Some((race, due)) = &mut session.race else { return self.sessions.keep(id, session) };
         let queue = self.turns.queue(session.queue);
@@ -298,7 +297,7 @@ impl EventLoop {
     }
 }
 
-/// What a client is told of an error.
+/// Maps an error to a SOCKS reply.
 fn reply(error: &Error) -> Reply {
     match error.kind() {
         Some(io::ErrorKind::ConnectionRefused) => Reply::Refused,

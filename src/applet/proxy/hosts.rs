@@ -1,4 +1,4 @@
-//! What the proxy knows of hosts: their addresses and their profiles.
+//! Finds the addresses and profiles of hosts.
 
 use super::address_cache::AddressCache;
 use super::client::ClientEvent;
@@ -15,21 +15,21 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Finds hosts, and remembers which clients wait for an answer.
+/// Resolves hosts and tracks which clients wait for an answer.
 pub struct Hosts {
-    /// Where the profiles are.
+    /// The directory of the profiles.
     directory: PathBuf,
     resolver: Resolver,
     lookups: Lookups,
     address_cache: AddressCache,
-    /// The clients that wait for the address cache.
+    /// Clients that wait for the address cache.
     cache_waiters: Vec<u64>,
-    /// Finds addresses of this machine, where clients are not to be connected to them.
+    /// Detects addresses of this machine, if clients must not connect to them.
     local_addresses: Option<LocalAddresses>,
 }
 
 impl Hosts {
-    /// With the profiles in `directory`. `foreign_only`: addresses of this machine are refused.
+    /// Uses the profiles in `directory`. `foreign_only` refuses addresses of this machine.
     pub fn new(directory: PathBuf, foreign_only: bool) -> Result<Self> {
         let local_addresses = foreign_only.then(LocalAddresses::new).transpose()?;
         Ok(Self {
@@ -42,12 +42,12 @@ impl Hosts {
         })
     }
 
-    /// Readable while there are [`Hosts::answers`].
+    /// Becomes readable when there are [`Hosts::answers`].
     pub fn bell(&self) -> &UnixStream {
         &self.resolver.bell
     }
 
-    /// Asks for the addresses of `name` on behalf of a client from `source`. An event is a refusal.
+    /// Requests the addresses of `name` for a client from `source`. A returned event is a refusal.
     pub fn look_up(&mut self, client: u64, source: IpAddr, name: &str) -> Option<ClientEvent> {
         let asked = self.lookups.ask(name, client, source, Instant::now());
         let TooManyNames { names, say } = asked.err()?;
@@ -57,25 +57,25 @@ impl Hosts {
         Some(ClientEvent::Failed(Reply::Failed))
     }
 
-    /// Takes in that a client is gone, or waits for something else.
+    /// Records that a client is gone or waits for something else.
     pub fn leave(&mut self, client: u64) {
         self.lookups.leave(client);
         self.cache_waiters.retain(|waiter| *waiter != client);
     }
 
-    /// Begins the lookups that may begin.
+    /// Starts the lookups that may start now.
     pub fn resolve(&mut self) {
         while let Some(name) = self.lookups.next(Instant::now()) {
             self.resolver.ask(Question::Host, vec![name]);
         }
     }
 
-    /// When to call [`Hosts::resolve`] without an event.
+    /// Returns when to call [`Hosts::resolve`] without an event.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         self.lookups.due(now)
     }
 
-    /// The clients that waited for what the resolver has found, and their events.
+    /// Returns the clients whose lookups have finished, and their events.
     pub fn answers(&mut self) -> Vec<(u64, ClientEvent)> {
         let mut events = Vec::new();
         for (question, found) in self.resolver.answers() {
@@ -96,7 +96,7 @@ impl Hosts {
         events
     }
 
-    /// Finds the profile of a host, by its name or by its addresses. The answer is the client's next event.
+    /// Finds the profile of a host by its name or its addresses. Returns the client's next event.
     pub fn find_profile(
         &mut self,
         client: u64,
@@ -104,7 +104,7 @@ impl Hosts {
         mut addresses: Vec<SocketAddr>,
         wait: bool,
     ) -> ClientEvent {
-        // Whoever answers for a profile's name could otherwise open this machine's own services.
+        // Otherwise whoever controls the DNS of a profile's name could open this machine's own services.
         addresses.retain(|address| !self.is_forbidden(address.ip()));
         if addresses.is_empty() {
             return ClientEvent::Failed(Reply::NotAllowed);
@@ -115,7 +115,7 @@ impl Hosts {
     fn is_forbidden(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let Some(local_addresses) = &self.local_addresses else { return false };
-        // The kernel connects the unspecified address to itself, though it does not route it so.
+        // connect() to the unspecified address reaches this machine, although its route is not local.
         address.is_unspecified() || local_addresses.is_local(address).unwrap_or(true)
     }
 
@@ -140,7 +140,7 @@ impl Hosts {
         }
     }
 
-    /// Whether to knock: the profile's key may not open the port.
+    /// Decides whether to knock: the profile may not open the port.
     fn decide(&self, found: profile::Found, addresses: Vec<SocketAddr>) -> Result<ClientEvent> {
         let port = addresses.first().map_or(0, SocketAddr::port);
         Ok(match tunnel::opens(&found, port)? {
@@ -159,7 +159,7 @@ impl Hosts {
     }
 }
 
-/// Reports a failure that the proxy's owner has to look at; the client's event of it.
+/// Logs a failure and returns the client's event for it.
 pub fn failed(error: &Error) -> ClientEvent {
     say::error(error);
     ClientEvent::Failed(Reply::Failed)

@@ -1,58 +1,59 @@
-//! Which names are resolved next, and who waits for them. A value: it starts no lookup itself.
+//! Decides which names are resolved next, and tracks who waits for them. It is a pure value and starts no lookup
+//! itself.
 //!
-//! A lookup under way cannot be stopped, and a name that no server answers takes ten seconds and more.
-//! So names are cheap to ask for and expensive to resolve, and whoever can connect may ask. Three limits
-//! keep one source from blocking the others: names at once, lookups under way, and fresh lookups. A
-//! lookup that waits is dropped with its last client.
+//! A running lookup cannot be cancelled, and a name that no server answers takes ten seconds or more. Requesting a name
+//! is cheap and resolving it is expensive, and everybody who can connect may request one. Three limits keep one source
+//! from blocking the others: on names, on running lookups, and on fresh lookups. A waiting lookup is dropped with its
+//! last client.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// The most names at once: waiting, or under way.
+/// The most names, waiting or being resolved.
 const NAMES: Limit = Limit { all: 1024, source: 512 };
-/// The most lookups under way. Each has a thread.
+/// The most running lookups. Each has a thread.
 const LOOKUPS: Limit = Limit { all: 32, source: 24 };
-/// The most lookups that began less than [`FRESH`] ago. When they are many, slower ones do not count, so
-/// names that nobody answers hold up the others for no longer than this.
+/// The most running lookups that started less than [`FRESH`] ago. This keeps slots free for other sources while many
+/// names go unanswered.
 const FRESH_LOOKUPS: Limit = Limit { all: 16, source: 8 };
 const FRESH: Duration = Duration::from_secs(1);
-/// How often to say that names are refused.
+/// How often to log that names are refused.
 const NOTICE: Duration = Duration::from_secs(60);
 
-/// How many there may be, and how many of one source.
+/// A limit in total and for each source.
 struct Limit {
     all: usize,
     source: usize,
 }
 
-/// The lookups of all clients, in their order. They are few enough to be searched one by one.
+/// The lookups of all clients, in order of arrival. They are few enough for linear search.
 #[derive(Default)]
 pub struct Lookups {
     lookups: Vec<Lookup>,
-    /// When it was last said that names are refused.
+    /// When it was last logged that names are refused.
     said: Option<Instant>,
 }
 
-/// A name that clients wait for.
+/// A name that clients are waiting for.
 struct Lookup {
     name: String,
     source: IpAddr,
     clients: Vec<u64>,
-    /// When it began; `None` while it waits.
+    /// When it started; `None` while it waits.
     began: Option<Instant>,
 }
 
-/// A name was refused, because there are as many as there may be.
+/// A name was refused because a limit is reached.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooManyNames {
-    /// How many there are.
+    /// The number of names.
     pub names: usize,
-    /// Whether it is time to say so.
+    /// Whether to log it.
     pub say: bool,
 }
 
 impl Lookups {
-    /// Takes in that a client from `address` waits for the addresses of `name`.
+    /// Records that a client from `address` waits for the addresses of `name`.
     pub fn ask(&mut self, name: &str, client: u64, address: IpAddr, now: Instant) -> Result<(), TooManyNames> {
         if let Some(lookup) = self.lookups.iter_mut().find(|lookup| lookup.name == name) {
             lookup.clients.push(client);
@@ -69,7 +70,7 @@ impl Lookups {
         Ok(())
     }
 
-    /// Takes in that a client is gone. A lookup that nobody waits for any more does not begin.
+    /// Records that a client is gone. A waiting lookup without clients is dropped.
     pub fn leave(&mut self, client: u64) {
         self.lookups.retain_mut(|lookup| {
             lookup.clients.retain(|other| *other != client);
@@ -77,7 +78,7 @@ impl Lookups {
         });
     }
 
-    /// The next lookup to begin, if one may.
+    /// Returns the next lookup to start, if one may start.
     pub fn next(&mut self, now: Instant) -> Option<String> {
         if !self.is_room(now, |_| true, LOOKUPS.all, FRESH_LOOKUPS.all) {
             return None;
@@ -97,27 +98,27 @@ impl Lookups {
         Some(lookup.name.clone())
     }
 
-    /// Whether there are fewer lookups under way than `all`, and fewer fresh ones than `fresh`.
+    /// Returns whether fewer than `all` lookups are running and fewer than `fresh` of them are fresh.
     fn is_room(&self, now: Instant, of: impl Fn(&Lookup) -> bool, all: usize, fresh: usize) -> bool {
         let began = || self.lookups.iter().filter(|lookup| of(lookup)).filter_map(|lookup| lookup.began);
         began().count() < all && began().filter(|began| now < *began + FRESH).count() < fresh
     }
 
-    /// When another lookup may begin without an answer to one under way.
+    /// Returns when another lookup may start even if no running one finishes.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let waiting = self.lookups.iter().any(|lookup| lookup.began.is_none());
         let began = self.lookups.iter().filter_map(|lookup| lookup.began);
         began.map(|began| began + FRESH).filter(|due| waiting && *due > now).min()
     }
 
-    /// Takes in that a lookup is over. Returns the clients that waited for it.
+    /// Records that a lookup has finished. Returns the clients that waited for it.
     pub fn answered(&mut self, name: &str) -> Vec<u64> {
         let found = self.lookups.iter().position(|lookup| lookup.name == name);
         found.map_or(Vec::new(), |index| self.lookups.remove(index).clients)
     }
 }
 
-/// The source that an address counts as: one IPv6 host has a network of 64 bits to choose from.
+/// Returns the source that an address is counted as. An IPv6 host can use any address of its /64 network.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),

@@ -1,5 +1,5 @@
-//! proxy: a SOCKS server that knocks before it connects to a host with a profile. One thread waits for
-//! everything; other threads only resolve names.
+//! proxy: a SOCKS server that knocks before it connects to a host with a profile. One thread does all the work; other
+//! threads only resolve names.
 
 mod acceptor;
 mod address_cache;
@@ -24,28 +24,28 @@ use event_loop::{EventLoop, ProxyRules};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
-/// The descriptors of one connection: two sockets, and a pipe for each direction that holds bytes.
+/// The descriptors of one connection: two sockets, and a pipe for each direction with buffered bytes.
 const FILES_EACH: u32 = 6;
-/// The descriptors of clients without a request, of attempts to connect, and of the program.
+/// Descriptors for clients without a request, connection attempts, and the program itself.
 const FILES_BESIDE: u32 = 512;
-/// The most connections at once, where the limit of open files allows them.
+/// The most connections, if the limit of open files allows them.
 const MOST: u32 = 4096;
 
-/// The command line of a proxy.
+/// The proxy's command-line options.
 pub struct ProxyOptions {
     /// The address and port to listen on.
     pub listen: SocketAddr,
-    /// Where the profiles are; `None` is the user's home.
+    /// The directory of the profiles; `None` means the user's home.
     pub directory: Option<PathBuf>,
-    /// The user to become; `None` is the user who started it.
+    /// The user to switch to; `None` means the user who started the proxy.
     pub user: Option<String>,
-    /// Serve other machines too.
+    /// Whether to serve other machines too.
     pub allow_remote: bool,
-    /// Go into the background.
+    /// Whether to run in the background.
     pub background: bool,
 }
 
-/// Serves until a signal ends it.
+/// Runs the proxy until a signal terminates it.
 pub fn run(options: ProxyOptions) -> Result<()> {
     let listen = options.listen;
     let remote = !listen.ip().to_canonical().is_loopback();

@@ -1,53 +1,53 @@
-//! The queue in front of one profile's knock lock. A value: it decides whose turn it is and when to
-//! stop knocking for a while; the event loop takes the lock and connects.
+//! The queue for one profile's knock lock. It is a pure value that decides whose turn it is and when to back off. The
+//! event loop takes the lock and connects.
 
 use crate::tunnel::OpeningDelay;
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How often to try the knock lock while another process has it.
+/// How often to retry the knock lock while another process holds it.
 const RETRY_LOCK: Duration = Duration::from_millis(5);
 /// The longest back-off, in seconds.
 const LONGEST_BACK_OFF: u64 = 60;
-/// The budget of knocks: so many at once, as a browser with many tabs may need, and one more in each
-/// interval, which is 172,800 a day. Each knock has a counter written to the disks of both machines, and
-/// flash memory wears out; a web page can make a browser connect 140 times a second.
+/// The budget of knocks: this many at once, as a browser with many tabs may need, and one more in each interval
+/// (172,800 a day). Each knock writes a counter to the disks of both machines, and flash memory wears out; a web page
+/// can make a browser connect 140 times a second.
 const BUDGET: u32 = 1000;
 const INTERVAL: Duration = Duration::from_millis(500);
-/// The most clients that wait. The others would not have their turn in time.
+/// The most waiting clients. Further ones would not get their turn in time.
 const MOST_WAITING: usize = 512;
 
 /// The clients that wait to knock for one profile.
 pub struct Queue {
     profile: String,
     waiting: VecDeque<u64>,
-    /// The client whose turn it is.
+    /// The client that has the turn.
     connecting: Option<u64>,
-    /// Another process had the lock: when to try it again.
+    /// When to retry the lock, if another process holds it.
     retry: Option<Instant>,
     opening_delay: OpeningDelay,
     back_off: Option<KnockBackOff>,
-    /// When the budget of knocks would be full again.
+    /// When the budget of knocks will be full again.
     budget_full: Option<Instant>,
-    /// It was said that the budget is used up, and it has not been full since.
+    /// Whether it has been logged that the budget is used up; reset when the budget is full.
     limited: bool,
     notice: Option<QueueNotice>,
 }
 
-/// A pause after knocks that nobody answered.
+/// The back-off after unanswered knocks.
 struct KnockBackOff {
     until: Instant,
-    /// How many times in a row a client's knocks went unanswered, and how many knocks that were.
+    /// How many clients in a row got no answer, and the number of their knocks.
     failures: u32,
     knocks: usize,
     announced: bool,
 }
 
-/// What the queue wants done.
+/// The next action of a queue.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NextTurn {
-    /// Nothing for now; [`Queue::due`] says when to ask again.
+    /// Wait; [`Queue::due`] says until when.
     Wait,
     /// Take the knock lock for this client.
     Take(u64),
@@ -55,16 +55,16 @@ pub enum NextTurn {
     Refuse(u64),
 }
 
-/// Something that the proxy's owner should know of a queue.
+/// A condition of a queue that the user should know about.
 #[derive(Debug, PartialEq, Eq)]
 pub enum QueueNotice {
-    /// Clients are refused for some time.
+    /// Clients are refused for a while.
     BacksOff {
         /// The profile's name.
         profile: String,
         /// For how long.
         seconds: u64,
-        /// How many knocks in a row went unanswered.
+        /// The number of unanswered knocks in a row.
         knocks: usize,
     },
     /// The budget of knocks is used up.
@@ -75,7 +75,7 @@ pub enum QueueNotice {
 }
 
 impl Queue {
-    /// An empty queue.
+    /// Creates an empty queue.
     pub fn new(profile: String) -> Self {
         let (waiting, opening_delay) = (VecDeque::new(), OpeningDelay::default());
         Self {
@@ -96,7 +96,7 @@ impl Queue {
         &self.profile
     }
 
-    /// Lines up a client, where there is room.
+    /// Adds a client; `false` if there is no room.
     pub fn join(&mut self, client: u64) -> bool {
         let room = self.waiting.len() < MOST_WAITING;
         if room {
@@ -105,7 +105,7 @@ impl Queue {
         room
     }
 
-    /// Takes a client out: it is connected, refused, or gone. `knocks` were sent for it.
+    /// Removes a client that is connected, refused or gone. `knocks` were sent for it.
     pub fn leave(&mut self, client: u64, knocks: usize, now: Instant) {
         self.waiting.retain(|waiting| *waiting != client);
         self.connecting = self.connecting.filter(|connecting| *connecting != client);
@@ -115,23 +115,23 @@ impl Queue {
         }
     }
 
-    /// Takes the notice, if there is one.
+    /// Removes and returns the notice, if there is one.
     pub fn take_notice(&mut self) -> Option<QueueNotice> {
         self.notice.take()
     }
 
-    /// When the budget has a knock again; in the past where it has some.
+    /// Returns when the budget allows a knock; in the past if it does already.
     fn affordable(&self) -> Option<Instant> {
         self.budget_full?.checked_sub(INTERVAL * (BUDGET - 1))
     }
 
-    /// When to call [`Queue::next`]; `None` while nobody waits or a client's turn lasts.
+    /// Returns when to call [`Queue::next`]; `None` while no client waits or one has the turn.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let idle = self.waiting.is_empty() || self.connecting.is_some();
         (!idle).then(|| self.retry.max(self.affordable()).map_or(now, |due| due.max(now)))
     }
 
-    /// Decides about the client at the front.
+    /// Decides what to do with the first client.
     pub fn next(&mut self, now: Instant) -> NextTurn {
         let (Some(&client), None) = (self.waiting.front(), self.connecting) else { return NextTurn::Wait };
         if let Some(back_off) = self.back_off.as_mut().filter(|back_off| now < back_off.until) {
@@ -149,7 +149,7 @@ impl Queue {
         NextTurn::Take(client)
     }
 
-    /// Whether there is a knock left.
+    /// Returns whether the budget allows a knock.
     fn has_budget(&mut self, now: Instant) -> bool {
         self.limited &= self.budget_full.is_some_and(|full| now < full);
         let some = self.affordable().is_none_or(|affordable| affordable <= now);
@@ -160,25 +160,25 @@ impl Queue {
         some
     }
 
-    /// Takes in that another process has the knock lock.
+    /// Records that another process holds the knock lock.
     pub fn locked_elsewhere(&mut self, now: Instant) {
         self.retry = Some(now + RETRY_LOCK);
     }
 
-    /// Takes in that the lock is taken: begins the turn of the client at the front, and says how long
-    /// after its knock to attempt first.
+    /// Begins the turn of the first client, which now holds the lock. Returns the delay from its knock to the first
+    /// attempt.
     pub fn begin_turn(&mut self) -> Duration {
         self.connecting = self.waiting.pop_front();
         self.opening_delay.get()
     }
 
-    /// Takes in that a client is connected, and whether its first attempt won.
+    /// Records that a client is connected, and whether its first attempt won.
     pub fn won(&mut self, first: bool) {
         self.opening_delay.learn(first);
         self.back_off = None;
     }
 
-    /// Takes in that nobody answered a client's `knocks`. The back-off doubles each time.
+    /// Records that a client's `knocks` went unanswered. The back-off doubles each time.
     pub fn lost(&mut self, knocks: usize, now: Instant) {
         let (failures, before) = self.back_off.as_ref().map_or((0, 0), |last| (last.failures, last.knocks));
         let seconds = 1_u64.checked_shl(failures).unwrap_or(LONGEST_BACK_OFF).min(LONGEST_BACK_OFF);

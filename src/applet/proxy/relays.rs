@@ -1,4 +1,4 @@
-//! The connected clients.
+//! The relays of connected clients.
 
 use crate::say;
 use crate::sys::epoll::Event;
@@ -7,24 +7,24 @@ use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream;
 use std::time::Instant;
 
-/// All relays by the numbers that they had as sessions.
+/// All relays by their session numbers.
 #[derive(Default)]
 pub struct Relays {
     relays: HashMap<u64, Box<Relay>>,
-    /// The relays that may have bytes to move.
+    /// Relays that may have bytes to move.
     moving: Vec<u64>,
     spares: SparePipes,
-    /// The relays behind a knock, and when a refusal shows.
+    /// Relays whose connection began with a knock, and when to check them for a refusal.
     watched: VecDeque<(Instant, u64)>,
 }
 
 impl Relays {
-    /// How many there are.
+    /// Returns the number of relays.
     pub fn len(&self) -> usize {
         self.relays.len()
     }
 
-    /// Relays between a client and a server from now on. `knocked`: the connection needed an opening.
+    /// Adds a relay between a client and a server. `knocked` means that the connection began with a knock.
     pub fn add(&mut self, id: u64, client: TcpStream, server: TcpStream, knocked: bool) {
         self.relays.insert(id, Box::new(Relay::new(client, server)));
         self.moving.push(id);
@@ -33,7 +33,7 @@ impl Relays {
         }
     }
 
-    /// Records an epoll event of one side; whether there is such a relay.
+    /// Records an epoll event of one side. Returns whether the relay exists.
     pub fn note(&mut self, id: u64, side: Side, event: Event) -> bool {
         let relay = self.relays.get_mut(&id);
         let found = relay.map(|relay| relay.note(side, event)).is_some();
@@ -43,12 +43,12 @@ impl Relays {
         found
     }
 
-    /// When to call [`Relays::run`] without an event.
+    /// Returns when to call [`Relays::run`] without an event.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         if self.moving.is_empty() { self.watched.front().map(|(at, _)| *at) } else { Some(now) }
     }
 
-    /// Moves bytes where there may be some, and ends the connections that their servers have refused.
+    /// Moves available bytes, and closes connections that their server has refused.
     pub fn run(&mut self) {
         let now = Instant::now();
         while let Some(&(_, id)) = self.watched.front().filter(|(at, _)| *at <= now) {

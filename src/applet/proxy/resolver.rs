@@ -1,4 +1,4 @@
-//! Threads that resolve names, because the system's resolver blocks its caller. Each has one question.
+//! Resolves names in threads, because the system's resolver blocks its caller. Each thread handles one question.
 
 use crate::knocker;
 use std::io::{self, Read, Write};
@@ -7,16 +7,16 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// A thread's stack, in bytes: the C library's resolver has its buffers there.
+/// A thread's stack size in bytes; the C library's resolver keeps its buffers there.
 const STACK: usize = 256 << 10;
 
-/// Names in their order, each with its addresses, or with none where it cannot be resolved.
+/// Names in order, each with its addresses, or none if it could not be resolved.
 pub type Addresses = Vec<(String, Vec<SocketAddr>)>;
 
-/// What to resolve.
+/// The kind of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// A host that a client asks for.
+    /// A host that a client requested.
     Host,
     /// The names of all profiles.
     Profiles,
@@ -29,14 +29,14 @@ pub struct Resolver {
     pub bell: UnixStream,
 }
 
-/// What the threads share with the loop.
+/// State shared by the threads and the event loop.
 struct Shared {
     answers: Mutex<Vec<(Question, Addresses)>>,
     rope: UnixStream,
 }
 
 impl Resolver {
-    /// A resolver without questions, and without threads.
+    /// Creates a resolver without threads.
     pub fn new() -> io::Result<Self> {
         let (bell, rope) = UnixStream::pair()?;
         for end in [&bell, &rope] {
@@ -45,8 +45,7 @@ impl Resolver {
         Ok(Self { shared: Arc::new(Shared { answers: Mutex::default(), rope }), bell })
     }
 
-    /// Asks for the addresses of `names` in a thread of its own. Where no thread can be started, the
-    /// answer is that there are none.
+    /// Resolves `names` in a new thread. If no thread can be started, the answer has no addresses.
     pub fn ask(&self, question: Question, names: Vec<String>) {
         let (shared, asked) = (Arc::clone(&self.shared), names.clone());
         let resolve = move || shared.answer(question, asked.into_iter().map(resolved).collect());
@@ -55,7 +54,7 @@ impl Resolver {
         }
     }
 
-    /// Takes the answers there are.
+    /// Removes and returns all answers.
     pub fn answers(&mut self) -> Vec<(Question, Addresses)> {
         let mut rung = [0; 64];
         while self.bell.read(&mut rung).is_ok_and(|length| length > 0) {}
@@ -70,7 +69,7 @@ impl Shared {
 
     fn answer(&self, question: Question, addresses: Addresses) {
         self.lock().push((question, addresses));
-        // Where the socket is full, the loop has yet to read it, and will find this answer too.
+        // If the socket is full, the event loop has not read it yet and will find this answer too.
         let _ = (&self.rope).write(&[0]);
     }
 }

@@ -1,4 +1,4 @@
-//! The clients that are not connected yet: their sockets, their deadlines, and what is held for them.
+//! Sessions of clients that are not connected yet: sockets, deadlines and held locks.
 
 use super::client::{Client, ClientAction};
 use super::socks::{LONGEST, WELCOME};
@@ -9,43 +9,43 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::Instant;
 
-/// How often a refused client's bytes are read and dropped before the other clients go on.
+/// How many reads of a refused client's bytes are discarded before other clients get their turn.
 const DRAINS: usize = 16;
-/// How many outdated timers are left alone, besides one for each session.
+/// How many outdated timers are tolerated, besides two for each session.
 const SPARE_TIMERS: usize = 1024;
 
 /// A client with its socket.
 pub struct Session {
-    /// Decides what to do.
+    /// The state that decides what to do.
     pub client: Client,
     /// The connection to the client.
     pub stream: TcpStream,
     /// The client's address.
     pub source: IpAddr,
-    /// The index of the queue that it stands in.
+    /// The index of the queue that it has joined.
     pub queue: Option<usize>,
     /// The knock lock, until the race has it.
     pub turn: Option<Turn>,
-    /// The attempts to connect, and when they go on.
+    /// The race to connect, and when to run it again.
     pub race: Option<(Box<Race>, Instant)>,
     /// The connection to the server, until the relay has it.
     pub server: Option<TcpStream>,
-    /// The deadline that there is a timer for.
+    /// The deadline of its timer.
     timer: Option<Instant>,
 }
 
 impl Session {
-    /// A client that has just connected by `stream` from `source`.
+    /// Creates a session for a client that has just connected from `source`.
     pub fn new(client: Client, stream: TcpStream, source: IpAddr) -> Self {
         Self { client, stream, source, queue: None, turn: None, race: None, server: None, timer: None }
     }
 
-    /// When there is something to do without an event.
+    /// Returns when the session must act without an event.
     fn deadline(&self) -> Instant {
         self.race.as_ref().map_or(self.client.deadline(), |(_, due)| *due)
     }
 
-    /// Shows the client what it has sent, and reads no more of it than the client takes.
+    /// Passes the bytes that have arrived to the client state, and consumes only those that it uses.
     pub fn hear(&mut self, ended: bool, full: bool) -> ClientAction {
         let mut buffer = [0; LONGEST];
         let bytes = match self.stream.peek(&mut buffer) {
@@ -58,19 +58,19 @@ impl Session {
         action
     }
 
-    /// Answers a greeting.
+    /// Accepts a greeting.
     pub fn welcome(&mut self) {
-        // So few bytes always find room in a fresh socket.
+        // A new socket always has room for two bytes.
         let _ = self.stream.write(&WELCOME);
     }
 
-    /// Sends the last words, and reports whether to wait until the client closes.
+    /// Sends the final reply. Returns whether to wait until the client closes.
     pub fn leave(&mut self, words: &[u8]) -> bool {
         let said = self.stream.write_all(words).and_then(|()| self.stream.shutdown(Shutdown::Write));
         said.is_ok() && self.drain()
     }
 
-    /// Reads and drops what the client still sends; whether it may send more.
+    /// Reads and discards what the client still sends. Returns whether more may come.
     pub fn drain(&mut self) -> bool {
         let mut buffer = [0; 4096];
         for _ in 0..DRAINS {
@@ -84,35 +84,35 @@ impl Session {
     }
 }
 
-/// All sessions by their numbers, with a timer for each.
+/// All sessions by number, with a timer for each.
 #[derive(Default)]
 pub struct Sessions {
     sessions: HashMap<u64, Box<Session>>,
-    /// The deadlines. One that is no longer its session's is dropped when it is the first.
+    /// The deadlines. An outdated one is dropped when it reaches the top.
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
-    /// How many have an idle client.
+    /// The number of idle clients.
     idle: usize,
 }
 
 impl Sessions {
-    /// How many there are.
+    /// Returns the number of sessions.
     pub fn len(&self) -> usize {
         self.sessions.len()
     }
 
-    /// How many there are whose clients are not idle.
+    /// Returns the number of sessions with clients that are not idle.
     pub fn busy(&self) -> usize {
         self.sessions.len() - self.idle
     }
 
-    /// Takes a session out to work on it.
+    /// Removes a session to work on it.
     pub fn take(&mut self, id: u64) -> Option<Box<Session>> {
         let session = self.sessions.remove(&id)?;
         self.idle -= usize::from(session.client.is_idle());
         Some(session)
     }
 
-    /// Closes the oldest one whose client is idle: a client that has something to ask does so at once.
+    /// Closes the oldest idle session. An honest client sends its request at once.
     pub fn close_oldest_idle(&mut self) {
         let idle = self.sessions.iter().filter(|(_, session)| session.client.is_idle());
         if let Some(&id) = idle.map(|(id, _)| id).min() {
@@ -120,7 +120,7 @@ impl Sessions {
         }
     }
 
-    /// Puts a session in, or back.
+    /// Adds a session, or puts it back.
     pub fn keep(&mut self, id: u64, mut session: Box<Session>) {
         let deadline = session.deadline();
         if session.timer != Some(deadline) {
@@ -129,14 +129,14 @@ impl Sessions {
         }
         self.idle += usize::from(session.client.is_idle());
         self.sessions.insert(id, session);
-        // Clients that leave early leave their timers behind.
+        // Clients that leave early leave outdated timers behind.
         let Self { sessions, timers, .. } = self;
         if timers.len() > 2 * sessions.len() + SPARE_TIMERS {
             timers.retain(|Reverse((at, id))| sessions.get(id).is_some_and(|session| session.deadline() == *at));
         }
     }
 
-    /// The next deadline, and whose it is.
+    /// Returns the next deadline and its session.
     pub fn next_timer(&mut self) -> Option<(Instant, u64)> {
         while let Some(&Reverse((at, id))) = self.timers.peek() {
             if self.sessions.get(&id).is_some_and(|session| session.deadline() == at) {

@@ -1,14 +1,13 @@
-//! The messages of SOCKS: version 5 (RFC 1928), and 4 and 4a as their authors described them. Pure:
-//! bytes to values and back.
+//! Parses and builds SOCKS messages: version 5 (RFC 1928), and versions 4 and 4a as their authors described them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The most bytes that a client's message has.
+/// Longer than any message of a client, in bytes.
 pub const LONGEST: usize = 600;
 
-/// The longest user name of a version 4 client, in bytes. It is not used.
+/// The longest user name in version 4, in bytes. The name is ignored.
 const LONGEST_USER: usize = 255;
-/// The longest host name, in bytes: version 5 has one byte for the length.
+/// The longest host name in bytes, from version 5's one-byte length.
 const LONGEST_NAME: usize = 255;
 
 /// The version that a client speaks.
@@ -20,7 +19,7 @@ pub enum Version {
     Five,
 }
 
-/// The host that a client asks for.
+/// The requested host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
     /// An address.
@@ -32,7 +31,7 @@ pub enum Host {
 /// A client's request for a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocksRequest {
-    /// The version to answer in.
+    /// The version to reply in.
     pub version: Version,
     /// The host to connect to.
     pub host: Host,
@@ -40,14 +39,14 @@ pub struct SocksRequest {
     pub port: u16,
 }
 
-/// The outcome of a request, with its number in version 5.
+/// The outcome of a request, with its code in version 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Connected.
     Succeeded = 0,
-    /// A failure without a number of its own.
+    /// A failure without a code of its own.
     Failed = 1,
-    /// The host is not one that this client may connect to.
+    /// The client may not connect to this host.
     NotAllowed = 2,
     /// There is no route to the network.
     NetworkUnreachable = 3,
@@ -66,9 +65,9 @@ pub enum Reply {
 /// A client's first message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hello {
-    /// A version 5 greeting that offers "no authentication". The answer is [`WELCOME`].
+    /// A version 5 greeting that offers "no authentication". The reply is [`WELCOME`].
     Five,
-    /// A request: version 4 has no greeting.
+    /// A request; version 4 has no greeting.
     Asked(SocksRequest),
 }
 
@@ -77,19 +76,19 @@ pub enum Hello {
 pub enum Failure {
     /// More bytes are needed.
     Short,
-    /// They are refused. The answer to send before closing, or nothing.
+    /// The message is refused; the reply to send before closing, which may be empty.
     Refused(Vec<u8>),
 }
 
 /// A message and its length in bytes.
 pub type ParsedMessage<T> = Result<(T, usize), Failure>;
 
-/// The answer to a version 5 greeting: no authentication.
+/// The reply to a version 5 greeting: no authentication.
 pub const WELCOME: [u8; 2] = [5, 0];
-/// The answer where the greeting does not offer "no authentication".
+/// The reply to a greeting that does not offer "no authentication".
 const UNWELCOME: [u8; 2] = [5, 0xff];
 
-/// Reads a client's first message.
+/// Parses a client's first message.
 pub fn hello(bytes: &[u8]) -> ParsedMessage<Hello> {
     match bytes {
         [] | [5] => Err(Failure::Short),
@@ -103,7 +102,7 @@ pub fn hello(bytes: &[u8]) -> ParsedMessage<Hello> {
     }
 }
 
-/// Reads a version 5 request.
+/// Parses a version 5 request.
 pub fn request(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
     let refused = |reply| Err(Failure::Refused(answer(Version::Five, reply, None)));
     let [version, command, _, kind, rest @ ..] = bytes else { return Err(Failure::Short) };
@@ -132,7 +131,7 @@ pub fn request(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
     }
 }
 
-/// Version 4: `4, command, port, address, user, 0`, and in 4a `name, 0` behind an address 0.0.0.x.
+/// Parses a version 4 request: `4, command, port, address, user, 0`, and in 4a `name, 0` after an address 0.0.0.x.
 fn four(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
     let refused = || Failure::Refused(answer(Version::Four, Reply::Failed, None));
     let [_, command, high, low, a, b, c, d, rest @ ..] = bytes else { return Err(Failure::Short) };
@@ -148,7 +147,7 @@ fn four(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
     Ok((request, bytes.len() - behind.len()))
 }
 
-/// Splits at the first zero byte, which is dropped.
+/// Splits at the first zero byte, which is removed.
 fn string(bytes: &[u8], longest: usize) -> Result<(&[u8], &[u8]), Failure> {
     match bytes.iter().position(|&byte| byte == 0) {
         Some(end) if end <= longest => {
@@ -159,7 +158,7 @@ fn string(bytes: &[u8], longest: usize) -> Result<(&[u8], &[u8]), Failure> {
     }
 }
 
-/// Reads a host name. Some clients send an address as a name.
+/// Parses a host name. Some clients send an address as a name.
 fn host(name: &[u8]) -> Option<Host> {
     let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty() && !name.contains(char::is_control))?;
     Some(
@@ -168,7 +167,7 @@ fn host(name: &[u8]) -> Option<Host> {
     )
 }
 
-/// The answer to a request; `bound` is the local address of the connection.
+/// Builds the reply to a request; `bound` is the local address of the connection.
 pub fn answer(version: Version, reply: Reply, bound: Option<SocketAddr>) -> Vec<u8> {
     let bound = bound.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into());
     let port = bound.port().to_be_bytes();

@@ -1,4 +1,4 @@
-//! The queues of all profiles that were used, each with its profile's knock lock.
+//! The queues of all profiles in use, each with its profile's knock lock.
 
 use super::client::ClientEvent;
 use super::hosts::failed;
@@ -9,17 +9,15 @@ use crate::say;
 use crate::tunnel::{KnockLock, Turn};
 use std::time::Instant;
 
-/// The queues; a client remembers the index of its own.
+/// The queues. A client stores the index of its queue.
 #[derive(Default)]
 pub struct Turns(Vec<(KnockLock, Queue)>);
 
-/// The client whose turn it is, the index of its queue, and the knock lock; or the client's event where
-/// it gets no turn.
+/// A client, the index of its queue, and the knock lock or the client's event if it gets no turn.
 pub type TurnOf = (u64, usize, Result<Turn, ClientEvent>);
 
 impl Turns {
-    /// Lines up a client for the profile at `found`. Returns the index of the queue; `None` where it has
-    /// no room.
+    /// Adds a client to the queue of the profile at `found`. Returns the index of the queue; `None` if it is full.
     pub fn join(&mut self, client: u64, found: &Found) -> Option<usize> {
         let known = self.0.iter().position(|(_, queue)| queue.profile() == found.name);
         let index = known.unwrap_or_else(|| {
@@ -29,17 +27,17 @@ impl Turns {
         self.queue(Some(index))?.join(client).then_some(index)
     }
 
-    /// The queue with this index.
+    /// Returns the queue with this index.
     pub fn queue(&mut self, index: Option<usize>) -> Option<&mut Queue> {
         self.0.get_mut(index?).map(|(_, queue)| queue)
     }
 
-    /// When to call [`Turns::next`].
+    /// Returns when to call [`Turns::next`].
     pub fn due(&self, now: Instant) -> Option<Instant> {
         self.0.iter().filter_map(|(_, queue)| queue.due(now)).min()
     }
 
-    /// The next client whose turn it is.
+    /// Returns the next client that has its turn.
     pub fn next(&mut self, now: Instant) -> Option<TurnOf> {
         self.0.iter_mut().enumerate().find_map(|(index, (knock_lock, queue))| {
             let next = queue.next(now);
