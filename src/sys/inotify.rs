@@ -14,13 +14,13 @@ pub struct Inotify(OwnedFd);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watch(i32);
 
-/// The mask for the names in a directory: one appears, goes or is moved.
+/// The mask for names in a directory: one is created, deleted or moved.
 pub const NAMES: u32 = libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_MOVED_FROM | libc::IN_DELETE;
-/// The same, or the file that it names is given other rights.
+/// Like [`NAMES`], and for changes of permissions.
 pub const NAMES_AND_RIGHTS: u32 = NAMES | libc::IN_ATTRIB;
-/// The mask for a directory itself: it is moved or removed.
+/// The mask for a directory itself: it is moved or deleted.
 pub const ITSELF: u32 = libc::IN_MOVE_SELF | libc::IN_DELETE_SELF;
-/// The mask for a file's content: written or truncated.
+/// The mask for a file's content: it is written or truncated.
 pub const CONTENT: u32 = libc::IN_MODIFY;
 
 impl Inotify {
@@ -32,7 +32,7 @@ impl Inotify {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Asks for the changes of `mask` at `path`, besides those that were asked for there before.
+    /// Subscribes to the changes of `mask` at `path`, in addition to earlier subscriptions.
     pub fn watch(&self, path: &Path, mask: u32) -> io::Result<Watch> {
         let path = CString::new(path.as_os_str().as_bytes())?;
         let mask = mask | libc::IN_MASK_ADD;
@@ -46,9 +46,8 @@ impl Inotify {
         unsafe { libc::inotify_rm_watch(self.0.as_raw_fd(), watch.0) };
     }
 
-    /// Empties the queue and gives `each` the names that it tells of, with the watch of the directory that each
-    /// stands in: an empty name for the directory itself, no watch where changes were lost, and nothing at all
-    /// for a file's content.
+    /// Empties the queue and calls `each` with the watch of the directory and the changed name. The name is empty for
+    /// the directory itself. The watch is `None` if events were lost. Changes of content are not reported.
     pub fn drain(&self, mut each: impl FnMut(Option<Watch>, &OsStr)) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
@@ -69,7 +68,7 @@ impl AsFd for Inotify {
     }
 }
 
-/// Gives `each` the names in a buffer of `struct inotify_event`s (watch, mask, cookie, length, name).
+/// Calls `each` for the names in a buffer of `struct inotify_event`s (watch, mask, cookie, length, name).
 fn names(mut events: &[u8], each: &mut impl FnMut(Option<Watch>, &OsStr)) {
     while let [w0, w1, w2, w3, m0, m1, m2, m3, _, _, _, _, l0, l1, l2, l3, rest @ ..] = events {
         let watch = i32::from_ne_bytes([*w0, *w1, *w2, *w3]);

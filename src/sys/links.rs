@@ -57,7 +57,7 @@ pub fn list() -> io::Result<Vec<Link>> {
     list_by(&Socket::open(libc::NETLINK_ROUTE)?)
 }
 
-/// Returns all interfaces, by a socket to the kernel's routing.
+/// Returns all interfaces, using an open routing socket.
 pub(super) fn list_by(socket: &Socket) -> io::Result<Vec<Link>> {
     let mut request = Writer::default();
     request.message(libc::RTM_GETLINK, (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16, 1, &[0; IFINFOMSG], |_| {});

@@ -1,13 +1,13 @@
-//! The ports on which this machine listens, from /proc/net/tcp and /proc/net/tcp6.
+//! Finds listening ports in /proc/net/tcp and /proc/net/tcp6.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The state of a listening socket (`TCP_LISTEN` in net/tcp_states.h), as the files have it.
+/// The state of a listening socket (`TCP_LISTEN` in net/tcp_states.h), as written in these files.
 const LISTEN: &str = "0A";
 
-/// Whether something listens on TCP port `port` of this machine, on loopback addresses alone excepted. Where
-/// the kernel does not tell, nothing does.
+/// Returns whether a program listens on TCP port `port`, other than on loopback addresses. If the files cannot be read,
+/// the answer is no.
 pub fn listens(port: u16) -> bool {
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|path| {
         let sockets = fs::read_to_string(path).unwrap_or_default();
@@ -15,12 +15,12 @@ pub fn listens(port: u16) -> bool {
     })
 }
 
-/// The local address and port of a line that describes a listening socket.
+/// Parses a line of a listening socket into its local address and port.
 fn listener(line: &str) -> Option<(IpAddr, u16)> {
     let mut words = line.split_whitespace();
     let (local, state) = (words.nth(1)?, words.nth(1)?);
     let (address, port) = local.split_once(':')?;
-    // Each 32 bits are a number of the machine's own byte order.
+    // Every 32 bits are a number in host byte order.
     let mut bytes = Vec::with_capacity(16);
     for at in (0..address.len()).step_by(8) {
         bytes.extend(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes());

@@ -14,12 +14,12 @@ pub fn find_byte(haystack: &[u8], byte: u8) -> Option<usize> {
     (!at.is_null()).then(|| at as usize - haystack.as_ptr() as usize)
 }
 
-/// Where `byte` last stands in `haystack`. Eight bytes at a time: musl's memrchr goes one by one.
+/// Returns the position of the last `byte` in `haystack`. Tests eight bytes at a time; musl's memrchr tests one.
 pub fn find_last_byte(haystack: &[u8], byte: u8) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let mut before = haystack;
     while let Some((rest, eight)) = before.split_last_chunk() {
-        // A byte of `differs` is 0 where that byte is the wanted one.
+        // A byte of `differs` is 0 if it equals the wanted one.
         let differs = u64::from_ne_bytes(*eight) ^ (ONES * u64::from(byte));
         if differs.wrapping_sub(ONES) & !differs & (ONES << 7) != 0 {
             break;

@@ -19,14 +19,14 @@ pub fn readable_of<const N: usize>(
     poll(fds.map(|fd| (fd, libc::POLLIN)), timeout)
 }
 
-/// Waits until `fd` is readable or hung up, until the list of mounts has changed since this was last asked
-/// (`mounts` is an open /proc/self/mountinfo), or until `timeout` has passed.
+/// Waits until `fd` is readable or hung up, the list of mounts has changed since the last call, or `timeout` has
+/// passed. `mounts` is an open /proc/self/mountinfo.
 pub fn readable_or_mounted(
     fd: BorrowedFd<'_>,
     mounts: Option<BorrowedFd<'_>>,
     timeout: Option<Duration>,
 ) -> io::Result<[bool; 2]> {
-    // The list can always be read; a change is an exceptional condition (proc_pid_mountinfo(5)).
+    // The list is always readable; a change is an exceptional condition (proc_pid_mountinfo(5)).
     poll([(Some(fd), libc::POLLIN), (mounts, libc::POLLPRI)], timeout)
 }
 

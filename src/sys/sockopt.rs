@@ -13,7 +13,7 @@ pub(super) fn get(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int) 
     Ok(value)
 }
 
-/// Reads the first `N` bytes of an option that is a structure; `None` where the kernel has fewer.
+/// Reads the first `N` bytes of an option that is a structure; `None` if the kernel's is shorter.
 pub(super) fn get_bytes<const N: usize>(
     socket: &impl AsRawFd,
     level: libc::c_int,

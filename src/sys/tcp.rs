@@ -1,4 +1,4 @@
-//! TCP sockets, where std would block or lacks the option.
+//! TCP socket operations for which std would block or lacks the option.
 
 use super::check;
 #[cfg(test)]
@@ -25,11 +25,11 @@ pub fn complete(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
-/// Whether the server goes on with its SYN/ACK, although the handshake was completed and something was sent:
-/// it has retransmitted the SYN/ACK twice, and has acknowledged nothing.
+/// Returns whether the server ignores our packets: the handshake is complete on this side and data was sent, but the
+/// server has retransmitted its SYN/ACK twice and acknowledged nothing.
 pub fn is_ignored(stream: &TcpStream) -> bool {
-    // Places in `struct tcp_info` (linux/tcp.h): u32 tcpi_unacked, u64 tcpi_bytes_acked and
-    // tcpi_bytes_received, u32 tcpi_segs_in. The SYN counts as an acknowledged byte.
+    // Offsets in `struct tcp_info` (linux/tcp.h): u32 tcpi_unacked, u64 tcpi_bytes_acked and tcpi_bytes_received, u32
+    // tcpi_segs_in. The SYN counts as an acknowledged byte.
     let info = get_bytes::<144>(stream, libc::IPPROTO_TCP, libc::TCP_INFO);
     let Ok(Some(info)) = info else { return false };
     let u32_at = |at: usize| info.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_ne_bytes(*bytes));

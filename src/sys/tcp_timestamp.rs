@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Attempts at one reading; an attempt fails when the clock's millisecond changes during it.
 const TRIES: usize = 8;
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// A sleep lasts longer than asked for by the timer slack, 50 µs, and the time to wake up.
+/// A sleep overshoots by the timer slack, 50 µs, and the time to wake up.
 const WAKE_UP: Duration = Duration::from_micros(150);
 
 /// The unit of a connection's timestamps: milliseconds, or microseconds if the route has the feature `tcp_usec_ts`.
@@ -72,8 +72,8 @@ impl Reading {
 
     /// Takes a second reading, now or in exactly a millisecond, and computes the offset from both.
     ///
-    /// Waiting for the next tick instead would be shorter, but then most packets would leave right behind a
-    /// tick, and whoever sees their timestamps and the time could tell them from others.
+    /// Waiting for the next tick would take less time, but then most packets would leave right after a tick, and an
+    /// observer with an accurate clock could distinguish them.
     pub fn clock(self, socket: &impl AsRawFd) -> io::Result<TimestampClock> {
         let unit = self.unit;
         if unit == Unit::Microseconds {

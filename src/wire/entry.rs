@@ -1,17 +1,14 @@
-//! A line of the kernel's log, or a packet that it handed over, becomes an [`Entry`].
+//! Parses a log line or a packet into an [`Entry`].
 //!
-//! The line is what `net/netfilter/nf_log_syslog.c` writes:
-//! `PREFIX IN=eth0 OUT= MAC=… SRC=… DST=… LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=4661 DF PROTO=TCP SPT=1084
-//! DPT=666 SEQ=1 ACK=0 WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B4…)`.
-//! Anybody can make the kernel log almost any field, so a line that is not exactly a SYN's is no entry.
+//! Anybody can make the kernel log almost any field, so the parser accepts only lines that are exactly those of a SYN.
 
 use super::seal::{Ciphertext, Fields};
 use std::net::IpAddr;
 
-/// What the log says of one arrived SYN.
+/// The logged fields of one SYN.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it came from, as written in its header: nobody has checked that.
+    /// Its source address, which is not authenticated.
     pub source: IpAddr,
     /// Its TCP source port.
     pub source_port: u16,
@@ -21,7 +18,7 @@ pub struct Entry {
     pub fields: Fields,
 }
 
-/// The words that an entry needs, each seen once or not yet.
+/// The values that an entry needs; each may occur once.
 #[derive(Default)]
 struct Words<'a> {
     input: Option<&'a [u8]>,
@@ -41,7 +38,7 @@ struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// Takes the next word of a line. `None` where it has no place in the line of a SYN.
+    /// Takes the next word of a line; `None` if it cannot occur in the line of a SYN.
     fn take(&mut self, word: &'a [u8]) -> Option<()> {
         let (place, key) = match word {
             [b'I', b'N', b'=', ..] => (&mut self.input, 3),
@@ -58,7 +55,7 @@ impl<'a> Words<'a> {
             [b'P', b'R', b'O', b'T', b'O', b'=', ..] => (&mut self.protocol, 6),
             [b'W', b'I', b'N', b'D', b'O', b'W', b'=', ..] => (&mut self.win, 7),
             [b'U', b'R', b'G', b'P', b'=', ..] => (&mut self.urgent, 5),
-            // Other flags, or a header quoted in an ICMP error: another packet's words.
+            // Other flags, or a header quoted in an ICMP error, which belongs to another packet.
             b"SYN" | b"ACK" | b"FIN" | b"RST" | [b'[', ..] => return None,
             _ => return Some(()),
         };
@@ -67,9 +64,9 @@ impl<'a> Words<'a> {
 }
 
 impl Entry {
-    /// Reads one line. `None` for whatever is not, word for word, a SYN that came in.
+    /// Parses one line; `None` if it is not exactly the line of an incoming SYN.
     ///
-    /// Total: no line makes it panic or allocate.
+    /// It never panics or allocates.
     pub fn parse(line: &[u8]) -> Option<Self> {
         let mut words = Words::default();
         let mut rest = fields_of(line)?;
@@ -80,7 +77,7 @@ impl Entry {
             }
             rest = after.get(1..).unwrap_or_default();
         }
-        // URGP= stands behind the flags: without it the line was cut and a flag may be missing.
+        // URGP= follows the flags. Without it the line was truncated, and a flag may be missing.
         let (Some(_), Some(_), b"TCP", b"") = (words.syn, words.urgent, words.protocol?, words.output?) else {
             return None;
         };
@@ -100,17 +97,16 @@ impl Entry {
         })
     }
 
-    /// The ciphertext that it carries, where it can carry one.
+    /// Returns the ciphertext, if the entry carries one.
     pub fn ciphertext(&self) -> Option<Ciphertext> {
         Ciphertext::from_fields(&self.fields)
     }
 }
 
-/// The destination port that a line names, found without reading the line: a quick look for those
-/// who want to skip foreign lines. A line that [`Entry::parse`] takes gives the same port, unless the log
-/// rule's prefix has one of its own.
+/// Returns the destination port in a line without parsing the line, to skip unrelated lines quickly. For lines that
+/// [`Entry::parse`] accepts, the port is the same, unless the log rule's prefix contains one.
 pub fn knock_port(line: &[u8]) -> Option<u16> {
-    // From one possible end of the key to the next (Horspool).
+    // Skip from one possible end of the key to the next (Horspool).
     let mut at = 0;
     loop {
         at += match *line.get(at + 4)? {
@@ -127,12 +123,12 @@ pub fn knock_port(line: &[u8]) -> Option<u16> {
     short(digits.get(..end)?)
 }
 
-/// The low 16 bits of an IPv6 flow label, which has 20.
+/// Returns the low 16 bits of an IPv6 flow label, which has 20.
 pub(super) fn flow_id(label: u32) -> Option<u16> {
     (label < 1 << 20).then_some(label as u16)
 }
 
-/// The part of a line from `IN=` on. A log prefix may hold anything, and may touch the `IN=`.
+/// Returns the part of a line from `IN=` on. A log prefix may contain anything, and may not be separated from `IN=`.
 fn fields_of(line: &[u8]) -> Option<&[u8]> {
     let (mut touched, mut from) = (None, 0);
     loop {
@@ -186,7 +182,7 @@ fn address<A: std::str::FromStr>(text: &[u8]) -> Option<A> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// A number of 32 bits in decimal digits.
+/// Parses a decimal number of 32 bits.
 fn number(digits: &[u8]) -> Option<u32> {
     let mut number = 0_u32;
     for byte in digits {
@@ -199,7 +195,7 @@ fn number(digits: &[u8]) -> Option<u32> {
     (!digits.is_empty()).then_some(number)
 }
 
-/// A number of 16 bits in decimal digits.
+/// Parses a decimal number of 16 bits.
 fn short(digits: &[u8]) -> Option<u16> {
     number(digits)?.try_into().ok()
 }

@@ -1,25 +1,26 @@
-//! Why a line of the log is no [`Entry`](super::Entry), where its packet may have been a knock.
+//! Finds out why a log line is not an [`Entry`](super::Entry), although its packet may have been a knock.
 
-/// What stands before the fields in a line of our own log rule, with the first field's name.
+/// The prefix of our own log rule, and the name of the first field.
 pub const LOG_PREFIX: &[u8] = b"knockknock IN=";
 
-/// What a line that tells of a TCP packet lacks.
+/// What the line of a TCP packet lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incomplete {
-    /// Its end, which stands behind the TCP header: some program cuts lines.
+    /// Its end, after the TCP header: some program truncates lines.
     Cut,
     /// A sequence number: the log rule lacks a flag.
     NoSequence,
 }
 
 impl Incomplete {
-    /// Finds out what a line lacks. `None` where it is complete, of another packet, or not as the kernel writes lines.
+    /// Returns what a line lacks; `None` if it is complete, belongs to another kind of packet, or is not a log line of
+    /// the kernel.
     pub fn of(line: &[u8]) -> Option<Self> {
         let ours = line.windows(LOG_PREFIX.len()).any(|bytes| bytes == LOG_PREFIX);
         let fields = line.get(line.windows(3).position(|three| three == b"IN=")?..)?;
         let any = |is: &dyn Fn(&[u8]) -> bool| fields.split(|&byte| byte <= b' ').any(is);
         let has = |start: &[u8]| any(&|word| word.starts_with(start));
-        // Our own rule logs nothing but SYNs.
+        // Our own rule logs only SYNs.
         let flags: [&[u8]; 3] = [b"ACK", b"FIN", b"RST"];
         if !ours && (!has(b"PROTO=TCP") || has(b"[") || any(&|word| flags.contains(&word))) {
             return None;

@@ -57,7 +57,7 @@ pub struct Fields {
     pub seq: u32,
     /// TCP acknowledgment number; 0 means the stealth wire.
     pub ack: u32,
-    /// TCP window, where the wire sets it.
+    /// TCP window, if the wire sets it.
     pub win: Option<u16>,
 }
 
@@ -82,11 +82,10 @@ impl Keys {
         Ciphertext(message)
     }
 
-    /// Decrypts `ciphertext` with each of `counters` in turn and verifies the tags in constant time. Returns
-    /// the first that is right.
+    /// Decrypts `ciphertext` with each of `counters` in turn and verifies the tags in constant time. Returns the first
+    /// match.
     ///
-    /// `only`, where given, are the ports worth a tag: another port is skipped without the cost of an HMAC.
-    /// Port 0 is never unsealed.
+    /// `only` lists the ports to verify; other ports are skipped without computing an HMAC. Port 0 is never unsealed.
     pub fn unseal(
         &self,
         ciphertext: &Ciphertext,
@@ -111,7 +110,7 @@ impl Keys {
         }
     }
 
-    /// The keystream from `counter`'s block on; the next block is the next counter's.
+    /// Returns the keystream that starts at `counter`'s block; the next block belongs to the next counter.
     fn keystream(&self, counter: u32) -> CtrCore<Aes128, Ctr32BE> {
         let mut block = [0; 16];
         block[12..].copy_from_slice(&counter.to_be_bytes());
@@ -131,8 +130,8 @@ fn apply(message: &mut [u8], keystream: &Block<Aes128>) {
 }
 
 impl Ciphertext {
-    /// The header fields that carry these bytes, or `None` where one of them would not arrive: the sender's
-    /// kernel replaces an identification of 0, and an acknowledgment number of 0 means stealth.
+    /// Returns the header fields that carry these bytes. `None` if one of them would not arrive unchanged: the sender's
+    /// kernel replaces an identification of 0, and an acknowledgment number of 0 means the stealth wire.
     pub fn fields(&self) -> Option<Fields> {
         let [i0, i1, s0, s1, s2, s3, a0, a1, a2, a3, w0, w1] = self.0;
         let fields = Fields {
@@ -144,14 +143,14 @@ impl Ciphertext {
         (fields.id != 0 && fields.ack != 0).then_some(fields)
     }
 
-    /// The ciphertext that an arrived packet's fields carry; `None` where the acknowledgment number is 0.
+    /// Reads the ciphertext from the fields of a received packet; `None` if the acknowledgment number is 0.
     pub fn from_fields(fields: &Fields) -> Option<Self> {
         let ([i0, i1], [w0, w1]) = (fields.id.to_be_bytes(), fields.win?.to_be_bytes());
         let ([s0, s1, s2, s3], [a0, a1, a2, a3]) = (fields.seq.to_be_bytes(), fields.ack.to_be_bytes());
         (fields.ack != 0).then_some(Self([i0, i1, s0, s1, s2, s3, a0, a1, a2, a3, w0, w1]))
     }
 
-    /// The bytes as one number, big-endian.
+    /// Returns the bytes as one big-endian number.
     pub fn to_u128(&self) -> u128 {
         self.0.iter().fold(0, |number, &byte| number << 8 | u128::from(byte))
     }
