@@ -2,7 +2,7 @@
 
 use super::age::Start;
 use super::notice::Notice;
-use super::record::{Event, Record};
+use super::record::{LogEvent, Record};
 use crate::ports::PortSet;
 use crate::wire::{Incomplete, entry};
 use std::time::{Duration, Instant};
@@ -44,14 +44,14 @@ impl Intake {
     }
 
     /// Classifies one record.
-    pub fn take(&mut self, record: Record<'_>, ports: &PortSet, each: &mut dyn FnMut(Event)) {
+    pub fn take(&mut self, record: Record<'_>, ports: &PortSet, each: &mut dyn FnMut(LogEvent)) {
         let Some(entry) = record.entry() else {
             let incomplete = record.line().and_then(|line| {
                 let ours = entry::knock_port(line).is_none_or(|port| ports.contains(port));
                 Incomplete::of(line).filter(|_| ours)
             });
             if let Some(notice) = incomplete.and_then(|why| self.incomplete.count(why, Instant::now())) {
-                each(Event::Notice(notice));
+                each(LogEvent::Notice(notice));
             }
             return;
         };
@@ -60,16 +60,16 @@ impl Intake {
         match record.line().filter(|_| may_be_past).map(|line| self.start.is_after(line)) {
             Some(Some(true)) => {
                 if !std::mem::replace(&mut self.past_reported, true) {
-                    each(Event::Notice(Notice::Past));
+                    each(LogEvent::Notice(Notice::Past));
                 }
                 return;
             }
             Some(None) if !std::mem::replace(&mut self.untimed_reported, true) => {
-                each(Event::Notice(Notice::Untimed));
+                each(LogEvent::Notice(Notice::Untimed));
             }
             _ => {}
         }
-        each(Event::Syn(entry));
+        each(LogEvent::Syn(entry));
     }
 }
 

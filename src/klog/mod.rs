@@ -13,7 +13,7 @@ mod place;
 mod record;
 
 pub use notice::Notice;
-pub use record::Event;
+pub use record::LogEvent;
 
 use crate::config::Log;
 use crate::error::{Error, Result};
@@ -94,7 +94,7 @@ impl Klog {
 
     /// Reads what is available, up to a limit for each call, and passes SYNs to one of `ports` to `each`. Of all other
     /// records it looks only at the port.
-    pub fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Event)) -> Result<()> {
+    pub fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(LogEvent)) -> Result<()> {
         let Self { source, intake } = self;
         let mut take = |record: Record<'_>| intake.take(record, ports, each);
         let notice = match source {
@@ -104,7 +104,7 @@ impl Klog {
             Source::Nflog(nflog) => nflog.read(ports, &mut take),
         }?;
         if let Some(notice) = notice {
-            each(Event::Notice(notice));
+            each(LogEvent::Notice(notice));
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ impl Record<'_> {
 }
 
 /// The result of reading one record.
-pub enum Event {
+pub enum LogEvent {
     /// A SYN to one of the ports, logged after the log was opened.
     Syn(Entry),
     /// A condition of the log that an operator should know about.

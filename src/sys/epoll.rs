@@ -11,7 +11,7 @@ const BATCH: usize = 128;
 
 /// The changes of one descriptor since the last event for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct EpollEvent {
     /// The token with which the descriptor was added.
     pub token: u64,
     /// A read would return data, end of file or an error.
@@ -47,7 +47,7 @@ impl Epoll {
 
     /// Waits for events until the time `until` (`None`: no limit), and replaces the contents of `ready` by them. A
     /// signal may end the wait early, without events.
-    pub fn wait(&self, ready: &mut Vec<Event>, until: Option<Instant>) -> io::Result<()> {
+    pub fn wait(&self, ready: &mut Vec<EpollEvent>, until: Option<Instant>) -> io::Result<()> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let count = match self.wait_exactly(&mut events, left) {
@@ -66,7 +66,7 @@ impl Epoll {
             let has = |flags: libc::c_int| event.events & flags as u32 != 0;
             let hung_up = has(libc::EPOLLERR | libc::EPOLLHUP);
             let ended = hung_up || has(libc::EPOLLRDHUP);
-            Event {
+            EpollEvent {
                 token: event.u64,
                 readable: ended || has(libc::EPOLLIN),
                 writable: hung_up || has(libc::EPOLLOUT),
@@ -139,13 +139,13 @@ mod tests {
         epoll.add(&other, 1 << 40).unwrap();
         let (mut ready, soon) = (Vec::new(), || Some(Instant::now() + Duration::from_millis(1)));
         epoll.wait(&mut ready, None).unwrap();
-        let writable = Event { token: 1 << 40, readable: false, writable: true, ended: false, urgent: false };
+        let writable = EpollEvent { token: 1 << 40, readable: false, writable: true, ended: false, urgent: false };
         assert_eq!(ready, [writable]);
         epoll.wait(&mut ready, soon()).unwrap();
         assert_eq!(ready, []);
         one.write_all(b"x").unwrap();
         epoll.wait(&mut ready, None).unwrap();
-        assert_eq!(ready, [Event { readable: true, ..writable }]);
+        assert_eq!(ready, [EpollEvent { readable: true, ..writable }]);
         drop(one);
         epoll.wait(&mut ready, None).unwrap();
         assert!(ready[0].ended);

@@ -5,7 +5,7 @@
 
 use super::refusal;
 use crate::error::Error;
-use crate::sys::epoll::Event;
+use crate::sys::epoll::EpollEvent;
 use crate::sys::pipe::Pipe;
 use crate::sys::tcp;
 use std::io;
@@ -90,7 +90,7 @@ impl Relay {
     }
 
     /// Records an epoll event of one side.
-    pub fn note(&mut self, side: Side, event: Event) {
+    pub fn note(&mut self, side: Side, event: EpollEvent) {
         let end = match side {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::knocker::Knocker;
 use crate::profile::{Found, Profile};
 use crate::say;
-use crate::sys::epoll::{Epoll, Event};
+use crate::sys::epoll::{Epoll, EpollEvent};
 use crate::tunnel::{KnockSetup, Progress, Race, Side};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -97,7 +97,7 @@ impl EventLoop {
         }
     }
 
-    fn dispatch(&mut self, event: Event) {
+    fn dispatch(&mut self, event: EpollEvent) {
         let id = event.token >> 1;
         let side = if event.token & 1 == 0 { Side::Client } else { Side::Server };
         if event.token == LISTENER {

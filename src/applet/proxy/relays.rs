@@ -1,7 +1,7 @@
 //! The relays of connected clients.
 
 use crate::say;
-use crate::sys::epoll::Event;
+use crate::sys::epoll::EpollEvent;
 use crate::tunnel::{Moved, REFUSAL_SHOWS, Relay, Side, SparePipes};
 use std::collections::{HashMap, VecDeque};
 use std::net::TcpStream;
@@ -34,7 +34,7 @@ impl Relays {
     }
 
     /// Records an epoll event of one side. Returns whether the relay exists.
-    pub fn note(&mut self, id: u64, side: Side, event: Event) -> bool {
+    pub fn note(&mut self, id: u64, side: Side, event: EpollEvent) -> bool {
         let relay = self.relays.get_mut(&id);
         let found = relay.map(|relay| relay.note(side, event)).is_some();
         if found {

@@ -214,15 +214,15 @@ impl Watcher {
         // Read the clock once for each read of the log, and again after waiting for the disk.
         let (mut done, mut now) = (Ok(()), Instant::now());
         log.read(ports, &mut |event| match event {
-            klog::Event::Syn(entry) => {
+            klog::LogEvent::Syn(entry) => {
                 self.handle(&entry, now);
                 if self.engine.batch_is_full() && done.is_ok() {
                     done = self.act();
                     now = Instant::now();
                 }
             }
-            klog::Event::Notice(notice) if done.is_ok() => done = self.act().and_then(|()| self.notice(&notice)),
-            klog::Event::Notice(_) => {}
+            klog::LogEvent::Notice(notice) if done.is_ok() => done = self.act().and_then(|()| self.notice(&notice)),
+            klog::LogEvent::Notice(_) => {}
         })?;
         done?;
         self.act()
