@@ -43,7 +43,7 @@ impl AsFd for Watch {
 
 /// Returns whether the message reports a removal from our table or, with iptables, from table mangle. Elements of the
 /// sets of openings do not count: packets and the opener remove those.
-fn is_loss(message: &netlink::Message<'_>) -> bool {
+fn is_loss(message: &netlink::NetlinkMessage<'_>) -> bool {
     let elements = message.kind == NFT_MSG_DELSETELEM;
     if !elements && !REMOVALS.contains(&message.kind) {
         return false;

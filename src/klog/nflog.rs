@@ -122,7 +122,7 @@ pub(super) fn check(group: u16) -> Result<()> {
 }
 
 /// Returns the packet in a message, if it is incoming.
-fn packet<'a>(message: &netlink::Message<'a>) -> Option<&'a [u8]> {
+fn packet<'a>(message: &netlink::NetlinkMessage<'a>) -> Option<&'a [u8]> {
     let attributes = message.body.get(4..).filter(|_| message.kind == PACKET)?;
     let mut payload = None;
     for (kind, value) in netlink::attributes(attributes) {

@@ -148,7 +148,7 @@ const KIND: u16 = 0x3fff;
 
 /// One received message.
 #[derive(Clone, Copy)]
-pub struct Message<'a> {
+pub struct NetlinkMessage<'a> {
     /// The message type.
     pub kind: u16,
     /// The sequence number; a reply has that of its request.
@@ -158,14 +158,14 @@ pub struct Message<'a> {
 }
 
 /// Iterates over the messages in a received datagram. Stops at the first malformed one.
-pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<'_>> {
     std::iter::from_fn(move || {
         let [l0, l1, l2, l3, k0, k1, _, _, s0, s1, s2, s3, _, _, _, _, ..] = *bytes else { return None };
         let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
         let body = bytes.get(16..length)?;
         bytes = bytes.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
         let (kind, sequence) = (u16::from_ne_bytes([k0, k1]), u32::from_ne_bytes([s0, s1, s2, s3]));
-        Some(Message { kind, sequence, body })
+        Some(NetlinkMessage { kind, sequence, body })
     })
 }
 
@@ -181,7 +181,7 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// Decodes an NLMSG_ERROR message; error number 0 is an acknowledgment, `Ok`. `None` for any other message.
-pub fn outcome(message: &Message<'_>) -> Option<io::Result<()>> {
+pub fn outcome(message: &NetlinkMessage<'_>) -> Option<io::Result<()>> {
     let number: [u8; 4] = *message.body.first_chunk()?;
     (i32::from(message.kind) == libc::NLMSG_ERROR).then(|| match i32::from_ne_bytes(number) {
         0 => Ok(()),
