@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::sys::route::Route;
 use crate::sys::sysctl;
 use crate::wire::SynTemplate;
-use crate::wire::syn_template::{RouteMetrics, Settings};
+use crate::wire::syn_template::{RouteMetrics, TcpSettings};
 use std::io;
 use std::net::SocketAddr;
 
@@ -26,12 +26,12 @@ pub(super) fn template(route: &Route, noise: &Noise) -> SynTemplate {
     SynTemplate::new(&settings(route.largest_buffer), &route_metrics, noise.timestamp)
 }
 
-fn settings(largest_buffer: u32) -> Settings {
-    let usual = Settings::default();
+fn settings(largest_buffer: u32) -> TcpSettings {
+    let usual = TcpSettings::default();
     let rmem = sysctl::numbers("net/ipv4/tcp_rmem");
     let number = |name: &str, usual| sysctl::number(name).unwrap_or(usual);
     let flag = |name: &str, usual| sysctl::number(name).map_or(usual, |number| number != 0);
-    Settings {
+    TcpSettings {
         receive_buffer: rmem.get(1).copied().unwrap_or(usual.receive_buffer),
         largest_buffer: rmem.get(2).copied().unwrap_or(usual.largest_buffer).max(largest_buffer),
         window_scaling: flag("net/ipv4/tcp_window_scaling", usual.window_scaling),

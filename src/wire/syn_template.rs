@@ -4,7 +4,7 @@ use super::options::TcpOptions;
 
 /// The kernel's settings that shape a SYN (Documentation/networking/ip-sysctl.rst).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct TcpSettings {
     /// The second number of `net.ipv4.tcp_rmem`: the receive buffer of a new socket, in bytes.
     pub receive_buffer: u32,
     /// The largest receive buffer, in bytes: the third number of `net.ipv4.tcp_rmem` or `net.core.rmem_max`, whichever
@@ -26,7 +26,7 @@ pub struct Settings {
     pub least_mss_v6: u32,
 }
 
-impl Default for Settings {
+impl Default for TcpSettings {
     /// The defaults of Linux.
     fn default() -> Self {
         Self {
@@ -88,7 +88,7 @@ const LARGEST_SHIFT: u32 = 14;
 
 impl SynTemplate {
     /// Computes the SYN that the kernel would send over a route with `route_metrics`. `noise` is the timestamp value.
-    pub fn new(settings: &Settings, route_metrics: &RouteMetrics, noise: u32) -> Self {
+    pub fn new(settings: &TcpSettings, route_metrics: &RouteMetrics, noise: u32) -> Self {
         let mss = mss(settings, route_metrics);
         let (win, shift) = window(settings, route_metrics, u32::from(mss).max(1));
         Self {
@@ -108,7 +108,7 @@ impl SynTemplate {
 
 /// Computes the maximum segment size, like `ipv4_default_advmss` in net/ipv4/route.c and `ip6_default_advmss` in
 /// net/ipv6/route.c.
-fn mss(settings: &Settings, route_metrics: &RouteMetrics) -> u16 {
+fn mss(settings: &TcpSettings, route_metrics: &RouteMetrics) -> u16 {
     let largest = u32::from(u16::MAX);
     let mss = match (route_metrics.advmss, route_metrics.v6) {
         (0, false) => route_metrics.mtu.saturating_sub(HEADERS_V4).max(settings.least_mss_v4).min(largest - HEADERS_V4),
@@ -123,7 +123,7 @@ fn mss(settings: &Settings, route_metrics: &RouteMetrics) -> u16 {
 }
 
 /// Computes the window and its scale, like `tcp_select_initial_window` in net/ipv4/tcp_output.c.
-fn window(settings: &Settings, route_metrics: &RouteMetrics, mss: u32) -> (u16, u8) {
+fn window(settings: &TcpSettings, route_metrics: &RouteMetrics, mss: u32) -> (u16, u8) {
     let clamp = if route_metrics.window == 0 { u32::from(u16::MAX) << LARGEST_SHIFT } else { route_metrics.window };
     // The kernel reserves half of a receive buffer for its own data structures.
     let space = clamp.min(settings.receive_buffer / 2);
@@ -153,25 +153,25 @@ mod tests {
     };
     const V6: RouteMetrics = RouteMetrics { v6: true, ..V4 };
 
-    fn numbers(settings: Settings, route_metrics: RouteMetrics) -> (u16, u16, Option<u8>) {
+    fn numbers(settings: TcpSettings, route_metrics: RouteMetrics) -> (u16, u16, Option<u8>) {
         let template = SynTemplate::new(&settings, &route_metrics, 0);
         (template.options.mss, template.win, template.options.window_scale)
     }
 
     #[test]
     fn the_numbers_of_a_real_linux() {
-        let usual = Settings::default();
+        let usual = TcpSettings::default();
         assert_eq!(numbers(usual, V4), (1460, 64240, Some(7)));
         assert_eq!(numbers(usual, V6), (1440, 64800, Some(7)));
         assert_eq!(numbers(usual, RouteMetrics { mtu: 1492, ..V4 }), (1452, 65340, Some(7)));
-        assert_eq!(numbers(Settings { largest_buffer: 33_554_432, ..usual }, V4), (1460, 64240, Some(10)));
+        assert_eq!(numbers(TcpSettings { largest_buffer: 33_554_432, ..usual }, V4), (1460, 64240, Some(10)));
         assert_eq!(numbers(usual, RouteMetrics { mtu: 65535, ..V4 }), (65495, 65495, Some(7)), "loopback");
         assert_eq!(numbers(usual, RouteMetrics { mtu: 65536, ..V6 }), (65476, 65476, Some(7)), "loopback");
     }
 
     #[test]
     fn the_metrics_of_a_route_matter() {
-        let usual = Settings::default();
+        let usual = TcpSettings::default();
         assert_eq!(numbers(usual, RouteMetrics { advmss: 1000, ..V4 }), (1000, 65000, Some(7)));
         assert_eq!(numbers(usual, RouteMetrics { window: 20_000, ..V4 }), (1460, 18_980, Some(0)));
         assert_eq!(numbers(usual, RouteMetrics { first_window: 10, ..V4 }), (1460, 14_600, Some(7)));
@@ -181,12 +181,12 @@ mod tests {
 
     #[test]
     fn extreme_settings_do_not_overflow() {
-        let usual = Settings::default();
-        let odd = Settings { receive_buffer: 0, largest_buffer: 0, window_scaling: false, ..usual };
+        let usual = TcpSettings::default();
+        let odd = TcpSettings { receive_buffer: 0, largest_buffer: 0, window_scaling: false, ..usual };
         assert_eq!(numbers(odd, RouteMetrics { mtu: 0, ..V4 }), (256, 0, None));
-        let odd = Settings { least_mss_v4: 0, receive_buffer: u32::MAX, largest_buffer: u32::MAX, ..usual };
+        let odd = TcpSettings { least_mss_v4: 0, receive_buffer: u32::MAX, largest_buffer: u32::MAX, ..usual };
         assert_eq!(numbers(odd, RouteMetrics { mtu: 0, ..V4 }), (0, 65535, Some(14)));
-        let huge = Settings { least_mss_v6: u32::MAX, signed_windows: true, ..usual };
+        let huge = TcpSettings { least_mss_v6: u32::MAX, signed_windows: true, ..usual };
         assert_eq!(
             numbers(huge, RouteMetrics { mtu: u32::MAX, first_window: u32::MAX, ..V6 }),
             (65535, 32767, Some(7))
