@@ -13,12 +13,12 @@ const BEHIND: Duration = Duration::from_millis(10);
 const AHEAD: Duration = Duration::from_secs(60);
 
 /// When the daemon started, by each clock that log lines use.
-pub(super) struct Start {
+pub(super) struct StartTime {
     at: Instant,
     since_boot: Duration,
 }
 
-impl Start {
+impl StartTime {
     pub fn now() -> Self {
         // Records already in the kernel's log are old. The clock is the fallback if the log cannot be read.
         let (least, _) = clock::since_boot();
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_line_from_before_the_start_is_told_by_either_clock() {
-        let start = Start::now();
+        let start = StartTime::now();
         let kernel = |time: Duration| format!("[{:5}.{:06}] x IN=e", time.as_secs(), time.subsec_micros());
         let old = |line: &str| start.is_after(line.as_bytes());
         let second = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! Sorts records: passes new SYNs on, and reports old, incomplete and missing lines.
 
-use super::age::Start;
+use super::age::StartTime;
 use super::notice::Notice;
 use super::record::{LogEvent, Record};
 use crate::ports::PortSet;
@@ -14,7 +14,7 @@ const QUIET: Duration = Duration::from_secs(3600);
 
 /// The state that sorting needs.
 pub(super) struct Intake {
-    start: Start,
+    start: StartTime,
     /// Whether any line of the source may be older than the start, as on standard input.
     has_past: bool,
     past_reported: bool,
@@ -35,7 +35,7 @@ struct IncompleteLines {
 impl Intake {
     pub fn new(has_past: bool) -> Self {
         Self {
-            start: Start::now(),
+            start: StartTime::now(),
             has_past,
             past_reported: false,
             untimed_reported: false,

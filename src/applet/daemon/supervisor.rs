@@ -49,7 +49,7 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
         setup,
         rules_gone: false,
         mentioned: None,
-        start: Start::First,
+        start: StartReason::First,
         background,
         children: None,
         pause: Pause::default(),
@@ -68,7 +68,7 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
 }
 
 /// The reason for starting the children, which decides what a failure means.
-enum Start {
+enum StartReason {
     /// The daemon is starting. A failure ends it.
     First,
     /// The configuration was reloaded. A failure restores this earlier setup.
@@ -85,7 +85,7 @@ struct Supervisor<'a> {
     rules_gone: bool,
     /// When a removal of our rules was last logged.
     mentioned: Option<Instant>,
-    start: Start,
+    start: StartReason,
     /// The parent process that waits until the daemon is ready in the background.
     background: Option<Background>,
     children: Option<Children>,
@@ -148,7 +148,7 @@ impl Supervisor<'_> {
         if !std::mem::replace(&mut self.ready_said, true) {
             self.setup.say_ready();
         }
-        self.start = Start::Again;
+        self.start = StartReason::Again;
         if let Some(background) = self.background.take() {
             let keep_input = self.setup.config.log == Log::Input;
             background.ready(keep_input).map_err(|cause| Error::system("detach from the terminal", cause))?;
@@ -191,14 +191,14 @@ impl Supervisor<'_> {
 
     /// Handles children that could not be started or exited before they were ready.
     fn start_failed(&mut self, error: Error) -> Result<()> {
-        match std::mem::replace(&mut self.start, Start::Again) {
-            Start::First => return Err(error),
-            Start::Reload(old) => {
+        match std::mem::replace(&mut self.start, StartReason::Again) {
+            StartReason::First => return Err(error),
+            StartReason::Reload(old) => {
                 say_unchanged(&error);
                 self.setup = *old;
                 self.make_rules();
             }
-            Start::Again => {
+            StartReason::Again => {
                 say::error(&error);
                 // Our rules may be missing: legacy iptables sends no notifications.
                 self.repair();
@@ -218,7 +218,7 @@ impl Supervisor<'_> {
         self.ready_said = false;
         let old = std::mem::replace(&mut self.setup, setup);
         match self.setup.backend.make(&self.setup.rules) {
-            Ok(()) if matches!(self.start, Start::Again) => self.start = Start::Reload(Box::new(old)),
+            Ok(()) if matches!(self.start, StartReason::Again) => self.start = StartReason::Reload(Box::new(old)),
             // The earlier setup has not worked yet, so there is nothing to go back to.
             Ok(()) => {}
             Err(error) => {
