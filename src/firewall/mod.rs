@@ -13,7 +13,7 @@ mod watch;
 
 pub use local_address::LocalAddresses;
 pub use rules::{Admission, Opening, Rules, Turnstile};
-pub use watch::Watch;
+pub use watch::RuleWatch;
 
 use crate::config;
 use crate::error::{Error, Result, reason};

@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 /// Subscribes to notifications of removals from our rules, in either backend. On most systems iptables is a front end
 /// of nf_tables; legacy iptables sends no notifications.
-pub struct Watch(Socket);
+pub struct RuleWatch(Socket);
 
-impl Watch {
+impl RuleWatch {
     /// Subscribes to notifications.
     pub fn new() -> Result<Self> {
         let socket = Socket::open(libc::NETLINK_NETFILTER);
@@ -35,7 +35,7 @@ impl Watch {
     }
 }
 
-impl AsFd for Watch {
+impl AsFd for RuleWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -3,7 +3,7 @@
 use super::ipc::{CONFIG, OpenerLimits};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::firewall::{self, Backend, Rules, Watch};
+use crate::firewall::{self, Backend, RuleWatch, Rules};
 use crate::klog;
 use crate::ports::{PortSet, Ports};
 use crate::profile::{self, Found, Listing, ProfileConfig};
@@ -54,7 +54,7 @@ pub(super) struct Setup {
     pub(super) limits: OpenerLimits,
     pub(super) index: ProfileIndex,
     /// Notifications of removals from our rules.
-    pub(super) watch: Watch,
+    pub(super) watch: RuleWatch,
     /// Notifications of interface changes, if the guard applies to named interfaces.
     pub(super) links: Option<LinkWatch>,
     /// The named interfaces that do not exist.
@@ -100,7 +100,7 @@ impl Setup {
         // Subscribe before listing, so that no change is missed.
         let watched = (!config.interfaces.is_empty()).then(LinkWatch::new).transpose();
         let links = watched.map_err(|cause| Error::system("watch the network interfaces", cause))?;
-        let (watch, missing) = (Watch::new()?, Vec::new());
+        let (watch, missing) = (RuleWatch::new()?, Vec::new());
         let mut setup = Self { text, config, backend, rules, limits, index, watch, links, missing };
         setup.follow_links()?;
         Ok(setup)
