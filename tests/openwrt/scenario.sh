@@ -33,6 +33,7 @@ soon() { # COMMAND…: it succeeds within 10 seconds
 lines() { cat $said 2>/dev/null | grep -c "$1"; }
 more() { [ "$(lines "$1")" -gt "$2" ]; } # TEXT COUNT: the daemon has said it more often than that
 
+same_network() { [ "$(readlink /proc/$client/ns/net)" = "$(readlink /proc/self/ns/net)" ]; } # the client has none of its own yet
 client() { nsenter -n -t "$client" "$@"; }
 connects() { [ "$(client nc -w 1 10.9.0.1 22 </dev/null 2>/dev/null)" = welcome ]; }
 knocks() { # our client knocks, and the daemon says that it opened
@@ -100,11 +101,12 @@ check "$own takes our rule" own_firewall
 # The network comes up: a client at the other end of a cable.
 unshare -n sleep 1000 &
 client=$!
+soon not same_network
 ip link set lo up
 ip link add eth0 type veth # its other end is called veth0
 ip address add 10.9.0.1/24 dev eth0
 ip link set eth0 up
-soon ip link set veth0 netns "$client"
+ip link set veth0 netns "$client"
 client ip address add 10.9.0.2/24 dev veth0
 client ip link set veth0 up
 client ip link set lo up

@@ -37,11 +37,12 @@ knocks() { # PORT DIRECTORY
 echo "10.9.0.1 server.example.org" >>/etc/hosts
 unshare --net sleep 1000 &
 client=$!
+soon not same_network
 ip link add eth0 type veth peer name veth0
 ip address add 10.9.0.1/24 dev eth0
 ip link set eth0 up
 ip link set lo up
-soon ip link set veth0 netns "$client"
+ip link set veth0 netns "$client"
 on_client ip address add 10.9.0.2/24 dev veth0
 on_client ip link set veth0 up
 on_client ip link set lo up

@@ -24,10 +24,11 @@ filtered() { # every process runs under a filter, and none can gain a privilege
 
 unshare --net sleep 1000 &
 client=$!
+soon not same_network
 ip link add eth0 type veth peer name veth0
 ip address add 10.9.0.1/24 dev eth0
 ip link set eth0 up
-soon ip link set veth0 netns "$client"
+ip link set veth0 netns "$client"
 client ip address add 10.9.0.2/24 dev veth0
 client ip link set veth0 up
 ip link set lo up
