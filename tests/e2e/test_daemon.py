@@ -75,7 +75,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("what", ["nothing", *BROKEN])
 def test_check_and_the_start_come_to_the_same_verdict(stage, what):
-    """What makes the start fail, or a profile be left out, makes --check fail with the same words."""
+    """What makes the start fail, or do without a profile or the config, makes --check fail with the same words."""
     stage.configure(firewall="nft", guard="22", log="kmsg")
     Profile(stage, "gate")
     damage(stage, what)
@@ -87,10 +87,14 @@ def test_check_and_the_start_come_to_the_same_verdict(stage, what):
     except AssertionError:
         started = False
         assert daemon.wait_for_end() == 1
-    complains = not started or any("is left out" in line for line in daemon.said)
+    if started and checked.returncode and "is left out" not in checked.stderr:
+        daemon.wait_for("as said above: every port that a profile lists is guarded")
+    instead = any("as said above" in line for line in daemon.said)
+    complains = not started or instead or any("is left out" in line for line in daemon.said)
     assert (checked.returncode == 1) == complains == (what != "nothing"), (checked, daemon.said)
     for line in daemon.said if complains else []:
-        assert "confined: " in line or ": ready" in line or line in checked.stderr.splitlines(), line
+        ours = ["confined: ", ": ready", "as said above"]
+        assert any(word in line for word in ours) or line in checked.stderr.splitlines(), line
 
 
 @pytest.mark.parametrize("config", ["[main] # the daemon\nguard = 22\n", "\ufeff[main]\nguard = 22\n", "[main]\r\nguard = 22\r\n"])
@@ -261,6 +265,90 @@ def test_sighup_with_a_bad_config_keeps_the_guard(gate):
     gate.daemon.process.send_signal(signal.SIGHUP)
     gate.daemon.wait_for("guard")
     assert not gate.connects()
+
+
+@pytest.fixture
+def worked(stage):
+    """A daemon with a guard was ready once, and the machine has restarted: no daemon and no rules."""
+    stage.open_up("nft")
+    assert stage.daemon.stop() == 0
+    stage.server.run("nft", "flush", "ruleset")
+    assert stage.connects()
+    return stage
+
+
+@pytest.mark.parametrize("what", [
+    "config: guard = 22; gaurd = 22", "config: guard = 22,", "config: guard = 22; log = /nowhere/kern.log",
+    "config: guard = 22; user = nobody-knows", "config is a FIFO",
+])
+def test_a_start_with_a_wrong_config_uses_the_last_one_that_worked(worked, what):
+    if what == "config: guard = 22,":
+        (worked.server_dir / "config").write_text("[main]\nguard = 22, ssh\n")
+    else:
+        damage(worked, what)
+    checked = worked.server.run(BINARY, "daemon", "--dir", worked.server_dir, "--check", check=False)
+    assert checked.returncode == 1
+    worked.start_daemon()
+    assert checked.stderr.splitlines()[0] in worked.daemon.said
+    worked.daemon.wait_for("the configuration cannot be used, as said above: the last one that worked is used")
+    assert not worked.connects()
+    worked.open_port()
+    assert worked.connects()
+    kept = (worked.server_dir / "config.good").read_text()
+    assert "guard = 22, 7" in kept, "what is used instead is not kept as what worked"
+
+
+def test_a_start_with_a_wrong_config_that_never_worked_guards_what_profiles_list(stage):
+    Profile(stage, "gate", ports=[22])
+    stage.configure(guard="22", delay="soon")
+    stage.start_daemon()
+    stage.daemon.wait_for("the configuration cannot be used, as said above: every port that a profile lists is guarded")
+    assert 'delay = "soon"' in "".join(stage.daemon.said)
+    assert not stage.connects()
+    assert not (stage.server_dir / "config.good").exists()
+    stage.daemon.stop()
+    stage.configure(guard="22")
+    assert stage.start_daemon() and not any("as said above" in line for line in stage.daemon.said)
+
+
+@pytest.mark.parametrize("what", ["mode 777 profiles", "no log"])
+def test_a_start_that_fails_on_a_machine_where_it_worked_leaves_the_guard(worked, what):
+    if what == "no log":
+        worked.server.run("mount", "--bind", "/dev/null", "/dev/kmsg")
+    else:
+        damage(worked, what)
+    for _ in range(2):
+        done = worked.server.run(BINARY, "daemon", "--dir", worked.server_dir, check=False)
+        assert done.returncode == 1
+        assert "the guard stands as in the last configuration that worked, and knocks open nothing" in done.stderr
+        assert not worked.connects()
+
+
+@pytest.mark.parametrize("what", ["no profile", "no profiles"])
+def test_a_restart_after_the_last_profile_was_removed_leaves_the_guard(worked, what):
+    shutil.rmtree(worked.server_dir / "profiles")
+    if what == "no profile":
+        (worked.server_dir / "profiles").mkdir()
+    worked.start_daemon()
+    assert any("no profile may open guarded port" in line for line in worked.daemon.said)
+    assert not worked.connects()
+
+
+def test_the_configuration_that_worked_is_for_root_alone_and_of_the_last_reload(gate):
+    kept = gate.server_dir / "config.good"
+    wait_until(kept.exists)
+    assert (kept.stat().st_mode & 0o777, kept.stat().st_uid) == (0o600, 0)
+    assert kept.read_text() == (gate.server_dir / "config").read_text()
+    before = kept.stat().st_ino
+    gate.daemon.process.send_signal(signal.SIGHUP)
+    gate.daemon.wait_for(": ready")
+    time.sleep(0.1)
+    assert kept.stat().st_ino == before, "the same is not written again"
+    gate.configure(guard="22, 23")
+    gate.daemon.process.send_signal(signal.SIGHUP)
+    gate.daemon.wait_for(": ready")
+    wait_until(lambda: kept.read_text() == "[main]\nguard = 22, 23\n")
+    assert [path.name for path in gate.server_dir.iterdir() if "new" in path.name] == []
 
 
 def test_background(stage):

@@ -10,6 +10,7 @@ mod check;
 mod children;
 mod hooks;
 pub mod ipc;
+mod last_good;
 mod log_target;
 mod opener;
 mod pause;

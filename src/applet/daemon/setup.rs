@@ -59,12 +59,18 @@ pub(super) struct Setup {
     pub(super) links: Option<LinkWatch>,
     /// The named interfaces that do not exist.
     missing: Vec<String>,
+    /// What is used instead of a configuration that cannot be used.
+    pub(super) instead: Option<&'static str>,
 }
 
 impl Setup {
     /// Reads the configuration in `directory` and the config of each profile, and warns about problems.
     pub(super) fn read(directory: &Path) -> Result<Self> {
-        let text = Config::read(directory)?;
+        Self::of(directory, Config::read(directory)?)
+    }
+
+    /// The same, with the configuration's text.
+    pub(super) fn of(directory: &Path, text: String) -> Result<Self> {
         // The conversion to UTF-8 replaces each invalid byte by three.
         if text.len() > CONFIG {
             return Err(Error::content(&directory.join("config"), 0, format!("is longer than {CONFIG} bytes")));
@@ -101,7 +107,7 @@ impl Setup {
         let watched = (!config.interfaces.is_empty()).then(LinkWatch::new).transpose();
         let links = watched.map_err(|cause| Error::system("watch the network interfaces", cause))?;
         let (watch, missing) = (RuleWatch::new()?, Vec::new());
-        let mut setup = Self { text, config, backend, rules, limits, index, watch, links, missing };
+        let mut setup = Self { text, config, backend, rules, limits, index, watch, links, missing, instead: None };
         setup.follow_links()?;
         Ok(setup)
     }
@@ -146,6 +152,9 @@ impl Setup {
             klog::describe(&self.config.log),
             self.backend.name(),
         ));
+        if let Some(instead) = self.instead {
+            say::warn(format_args!("the configuration cannot be used, as said above: {instead}"));
+        }
     }
 }
 
@@ -223,6 +232,11 @@ impl ProfileIndex {
             }
         }
         allowed
+    }
+
+    /// The ports that profiles list.
+    pub(super) fn listed_ports(&self) -> Ports {
+        self.profiles.iter().filter_map(|(_, config)| config.ports.as_ref()).flat_map(Ports::iter).collect()
     }
 
     /// Refuses a directory without profiles, valid or damaged, because the guard would lock everybody out.

@@ -3,6 +3,7 @@
 
 use super::LogTarget;
 use super::children::Children;
+use super::last_good;
 use super::opener::RULES_GONE;
 use super::pause::{self, Pause};
 use super::privileges;
@@ -31,9 +32,7 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     let log_target = if background { LogTarget::Syslog } else { LogTarget::Stderr };
     log_target.open();
     privileges::limit_supervisor()?;
-    let setup = Setup::read(directory)?;
-    setup.index.must_not_be_empty(directory)?;
-    privileges::watcher_user(&setup.config)?;
+    let setup = last_good::start(directory)?;
     let background = background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("go into the background", cause))?;
     // From here on there are rules, so SIGTERM must shut down in order.
@@ -147,6 +146,9 @@ impl Supervisor<'_> {
         }
         if !std::mem::replace(&mut self.ready_said, true) {
             self.setup.say_ready();
+            if let Err(error) = last_good::keep(self.directory, &self.setup) {
+                say::error(&error);
+            }
         }
         self.start = StartReason::Again;
         if let Some(background) = self.background.take() {

@@ -1,0 +1,80 @@
+//! The last configuration that worked. A daemon whose configuration cannot be used starts with it, because
+//! without a daemon nothing would guard the ports after a reboot.
+
+use super::privileges;
+use super::setup::{ProfileIndex, Setup};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::firewall::{Backend, Rules};
+use crate::ports::Ports;
+use crate::sys::file;
+use crate::{profile, say};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// The file beside the directory of the profiles, which `directory` may only have a link to.
+fn path(directory: &Path) -> Result<PathBuf> {
+    let profiles = directory.join("profiles");
+    let path = profiles.canonicalize().unwrap_or(profiles).with_file_name("config.good");
+    profile::check_directory(path.parent().unwrap_or(&path))?;
+    Ok(path)
+}
+
+/// Keeps the configuration of a daemon that is ready.
+pub(super) fn keep(directory: &Path, setup: &Setup) -> Result<()> {
+    let (path, text) = (path(directory)?, setup.text.as_bytes());
+    if setup.instead.is_some() || file::read_small(&path).is_ok_and(|kept| kept == text) {
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    let written = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
+    written
+        .and_then(|mut file| file.write_all(text).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&new, &path))
+        .map_err(|cause| Error::path("keep the configuration in", &path, cause))
+}
+
+/// The setup of a daemon that starts: by the configuration or, if that cannot be used, by the last one that
+/// worked or, if there is none, with a guard on every port that a profile lists.
+///
+/// Where the last one that worked cannot be used either, its guard is made before the error is returned.
+pub(super) fn start(directory: &Path) -> Result<Setup> {
+    let kept = path(directory).ok().and_then(|path| file::read_small(&path).ok());
+    let tried = |text| {
+        let setup = Setup::of(directory, text)?;
+        // Whoever removes the last profile of a daemon that has worked does not open the ports.
+        if kept.is_none() {
+            setup.index.must_not_be_empty(directory)?;
+        }
+        // A reload leaves this to the watcher, because accounts may be slow to look up.
+        privileges::watcher_user(&setup.config)?;
+        Ok(setup)
+    };
+    let error = match Config::read(directory).and_then(tried) {
+        Err(error) => error,
+        setup => return setup,
+    };
+    let (text, instead) = match &kept {
+        Some(kept) => (String::from_utf8_lossy(kept).into_owned(), "the last one that worked is used"),
+        None => {
+            let listed = ProfileIndex::read(directory).map_or_else(|_| Ports::default(), |index| index.listed_ports());
+            if listed.is_empty() {
+                return Err(error);
+            }
+            (format!("[main]\nguard = {listed}\n"), "every port that a profile lists is guarded")
+        }
+    };
+    if let Ok(mut setup) = tried(text.clone()) {
+        say::error(&error);
+        setup.instead = Some(instead);
+        return Ok(setup);
+    }
+    if let (Some(_), Ok((config, _))) = (kept, Config::of(directory, &text)) {
+        let rules = Rules::new(&config, Ports::default());
+        Backend::choose(config.firewall, &rules)?.make(&rules)?;
+        say::warn("the guard stands as in the last configuration that worked, and knocks open nothing");
+    }
+    Err(error)
+}
