@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_are_not_of_main_are_not_passed_over_in_silence() {
+    fn settings_outside_main_give_a_warning() {
         assert_eq!(Config::parse("guard = 22\n").unwrap_err().0, 1);
         assert_eq!(Config::parse("\n[Main]\nguard = 22\n").unwrap_err().0, 2);
         let (config, warnings) = Config::parse("\n[other]\nguard = 22\n").unwrap();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_join_and_other_doubles_are_errors() {
+    fn duplicate_keys_are_joined_lists_or_errors() {
         let (config, _) = Config::parse("[main]\nguard = 22\nguard = 443\ninterfaces = a\ninterfaces = b c\n").unwrap();
         assert_eq!(config.guard, Ports::parse("22,443").unwrap());
         assert_eq!(config.interfaces, ["a", "b", "c"]);

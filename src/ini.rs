@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_original_took_is_taken() {
+    fn files_of_version_0_8_are_accepted() {
         let text =
             "# c\n; c\nrem c\n[main]\nknock_port = 666\nDelay:15 ; seconds\nerror_window=20\nempty=\"\"\nlog = a;b\n";
         let wanted = [("knock_port", "666"), ("delay", "15"), ("error_window", "20"), ("empty", ""), ("log", "a;b")];
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sections_are_passed_over_and_named() {
+    fn other_sections_are_ignored_with_a_warning() {
         let text = "[x]\nb = 2\n  more\n[main]\nc = 3\n[y]\nd = 4";
         assert_eq!(pairs(text), [("c".into(), "3".into())]);
         let [x, y] = &settings(text, &[]).unwrap().1[..] else { panic!() };
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_stand_twice_are_joined_and_other_keys_are_bad_lines() {
+    fn duplicate_lists_are_joined_and_other_duplicates_are_errors() {
         assert_eq!(
             pairs("[main]\nguard = 22\ndelay = 5\n[main]\nGuard = 443"),
             [("guard".into(), "22, 443".into()), ("delay".into(), "5".into())]
@@ -160,13 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_before_every_section_is_a_bad_line() {
+    fn a_setting_before_the_first_section_is_an_error() {
         assert_eq!(settings("# c\n\nguard = 22\n[main]\n", &[]).unwrap_err().0, 3);
         assert_eq!(settings(" guard = 22\n", &[]).unwrap_err().0, 1);
     }
 
     #[test]
-    fn a_section_can_have_a_comment_behind_it_and_nothing_else() {
+    fn only_a_comment_may_follow_a_section_name() {
         for text in [
             "[main] # of us\na = 1",
             "[main];\na = 1",
@@ -180,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_ends_as_none_does_is_a_bad_line() {
+    fn a_carriage_return_inside_a_line_is_an_error() {
         for text in ["[main]\rguard = 22\r", "# a comment\r[main]\rguard = 22", "[main]\nguard = 22\rdelay = 5\n"] {
             assert!(settings(text, &[]).unwrap_err().1.contains("carriage return"), "{text:?}");
         }
     }
 
     #[test]
-    fn defaults_are_for_keys_that_main_does_not_have() {
+    fn defaults_apply_to_keys_missing_in_main() {
         assert_eq!(
             pairs("[main]\ndelay = 5\n[DEFAULT]\ndelay = 9\nmark = 1"),
             [("mark".into(), "1".into()), ("delay".into(), "5".into())]
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_setting_is_named_by_its_line() {
+    fn an_invalid_line_is_reported_by_number() {
         for (text, line) in [("[main]\n\nword\n", 3), ("[main\n", 1), ("[main]\n= 5\n", 2)] {
             assert_eq!(settings(text, &[]), Err(bad(line)), "{text:?}");
         }

@@ -372,7 +372,7 @@ fn no_applet_imports_another() {
 
 /// Privileged code never names keys, and code that reads untrusted input never names the firewall.
 #[test]
-fn the_two_doors_are_locked() {
+fn privileged_code_names_no_keys_and_the_watcher_no_firewall() {
     let mut wrong = Vec::new();
     for source in sources() {
         let privileged = source.path.starts_with("firewall/")
@@ -456,7 +456,7 @@ fn one_file_each_ends_the_process_or_prints() {
 }
 
 #[test]
-fn child_processes_are_started_in_sys_for_firewall_and_keeper_alone() {
+fn only_the_firewall_and_the_supervisor_start_processes() {
     let mut wrong = Vec::new();
     for source in sources() {
         if source.names("Command") && !source.path.starts_with("sys/") {

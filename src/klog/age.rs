@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn text_that_is_not_a_time_gives_none() {
         for line in [
             "",
             "Nov 22 10:01:42 host kernel: ",
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_from_before_the_start_is_told_by_either_clock() {
+    fn an_old_line_is_detected_by_either_clock() {
         let start = StartTime::now();
         let kernel = |time: Duration| format!("[{:5}.{:06}] x IN=e", time.as_secs(), time.subsec_micros());
         let old = |line: &str| start.is_after(line.as_bytes());

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_kernels_own_records_have_a_line() {
+    fn only_the_kernels_own_records_are_read() {
         assert_eq!(line(b"7,399,1287881436,-;REJECT IN=kks\n SUBSYSTEM=x\n"), Some(&b"REJECT IN=kks"[..]));
         assert_eq!(line(b"4,1,2,-,caller=T1;x;y"), Some(&b"x;y"[..]));
         for foreign in

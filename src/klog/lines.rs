@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lines_that_name_a_wanted_port_whatever_the_pieces() {
+    fn wanted_lines_are_found_at_every_read_size() {
         let text = b"a DPT=666 SYN b\nc DPT=667 SYN d\n DPT=666 SYN \nno port SYN \nY\nx DPT=66 SYN \n\
             y DPT=6660 SYN z\n DPT=1 DPT=666 SYN \n DPT=666 ACK \nnone SYN \n DPT=666 PSH P SYN \nhalf DPT=666 SYN ";
         for step in [1, 2, 3, 7, 100, 1000] {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_of_a_read_is_given_where_it_was_cut() {
+    fn a_truncated_last_line_is_passed_on() {
         let line =
             "x IN=eth0 OUT= SRC=192.0.2.1 DST=192.0.2.2 LEN=60 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00";
         for cut in [line, &format!("{line} "), &line[..70], &format!("{line} SYN"), "knockknock IN=eth0 OUT= SRC=192."]
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_an_entry_is_found() {
+    fn every_entry_is_found() {
         // Every number at its longest, every flag that may stand before SYN.
         let line = "x IN=eth0 OUT= MAC= SRC=100.100.100.100 DST=100.100.100.100 LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=65535 DF \
             PROTO=TCP SPT=65535 DPT=666 SEQ=4294967295 ACK=4294967295 WINDOW=65535 RES=0x3f CWR ECE URG PSH SYN URGP=65535";
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_longer_than_the_buffer_is_passed_over_and_the_next_is_not() {
+    fn a_line_longer_than_the_buffer_is_skipped() {
         let mut text = vec![b'x'; 1 << 20];
         text.extend(b" DPT=666 SYN tail of it\nnext DPT=666 SYN \n");
         assert_eq!(read(&text, 5000), ["next DPT=666 SYN "]);

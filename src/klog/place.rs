@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_on_the_way_are_told_from_others() {
+    fn only_mounts_on_the_path_count() {
         let mounts = "22 1 0:20 / / rw - ext4 /dev/sda rw\n23 22 0:21 / /proc rw - proc proc rw\n\
             30 22 0:22 / /var rw - tmpfs tmpfs rw\n31 30 0:22 / /var/lo rw - tmpfs tmpfs rw\n\
             36 30 0:23 / /var/log rw - tmpfs tmpfs rw\n37 36 0:23 /k /var/log/kern.log rw - tmpfs tmpfs rw\n";

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_values_are_read_back() {
         let listed = || Some(Ports::parse("22,443").unwrap());
         for (wire, ports, legacy) in [
             (Wire::Classic, None, true),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_originals_is_classic_without_limit() {
+    fn a_config_of_version_0_8_is_classic_without_limit() {
         let config = ProfileConfig::parse("[main]\nknock_port=666\n").unwrap();
         assert_eq!(config, ProfileConfig { knock_port: 666, ports: None, wire: Wire::Classic, legacy: true });
     }

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_mean_one_host_however_they_are_spelled() {
+    fn different_spellings_mean_the_same_host() {
         for (one, other) in [
             ("host.example", "HOST.example."),
             ("host.example.", "host.example"),

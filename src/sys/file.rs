@@ -56,7 +56,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn whatever_is_no_small_file_is_an_error_at_once() {
+    fn anything_but_a_small_regular_file_is_refused() {
         let directory = std::env::temp_dir().join(format!("knockknock-small-{}", std::process::id()));
         fs::create_dir(&directory).unwrap();
         let (file, link, fifo) = (directory.join("file"), directory.join("link"), directory.join("fifo"));

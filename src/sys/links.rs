@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loopback_interface_is_first_and_nobodys_port() {
+    fn the_loopback_interface_is_first_and_has_no_master() {
         let links = list().unwrap();
         let lo = Link { index: 1, name: "lo".into(), master: 0, receives: false };
         assert!(links.contains(&lo), "{links:?}");

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_values_are_read_back() {
         let mut writer = Writer::default();
         writer.message(5, 1, 9, &[1, 2, 3, 4], |body| {
             body.attribute(1, b"abc");

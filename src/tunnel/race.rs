@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_refusal_is_what_is_reported() {
+    fn a_refusal_is_reported() {
         let unreachable = "[100::1]:1".parse().unwrap();
         let error = run(&mut Race::new(&[closed(), unreachable], None)).unwrap_err();
         assert_eq!(error.kind(), Some(io::ErrorKind::ConnectionRefused));

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn three_knocks_that_nobody_answers_take_four_seconds() {
+    fn three_unanswered_knocks_take_four_seconds() {
         let [address] = addresses(["10.9.0.1:22"]);
         let mut schedule = Schedule::new(&[address], DELAY);
         let (steps, winner) = simulate(&mut schedule, |_, _| Answer::Nothing);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_behind_a_knock_only_means_not_yet() {
+    fn a_refusal_after_a_knock_means_too_early() {
         let [address] = addresses(["10.9.0.1:22"]);
         let open_at = |time| move |_, now| if now >= time { Answer::Accept } else { Answer::Refuse };
         let (steps, winner) = simulate(&mut Schedule::new(&[address], DELAY), open_at(30));
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_says_nothing_costs_a_quarter_of_a_second() {
+    fn a_silent_address_costs_a_quarter_of_a_second() {
         let [mute, open] = addresses(["[fd09::dead]:22", "10.9.0.1:22"]);
         let server = |address, time| if address == open && time > 253 { Answer::Accept } else { Answer::Nothing };
         let (steps, winner) =
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_no_knock_can_be_sent_to_is_not_tried_again() {
+    fn an_address_without_a_sent_knock_is_not_retried() {
         let [gone, there] = addresses(["[fd09::1]:22", "10.9.0.1:22"]);
         let mut schedule = Schedule::new(&[gone, there], DELAY);
         let now = Instant::now();
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_of_0_8_is_attempted_when_it_has_read_its_log() {
+    fn a_server_of_0_8_gets_time_to_read_its_log() {
         let [v6, v4] = addresses(["[fd09::1]:22", "10.9.0.1:22"]);
         let (steps, _) = simulate(&mut Schedule::new(&[v4], Pace::Legacy), |_, _| Answer::Nothing);
         let times: Vec<u128> = steps.iter().map(|(time, _)| *time).take_while(|time| *time < 1000).collect();
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let [a, b, c, d] = addresses(["[::1]:1", "[::2]:1", "1.0.0.1:1", "[::3]:1"]);
         assert_eq!(alternating(&[a, b, c, d]), [a, c, b, d]);
         assert_eq!(alternating(&[c, a]), [c, a]);

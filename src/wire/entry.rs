@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_word_for_word() {
+    fn an_entry_is_parsed_field_by_field() {
         let entry = parse(LINE).unwrap();
         assert_eq!(entry.source, IpAddr::from([10, 77, 0, 2]));
         assert_eq!((entry.source_port, entry.knock_port), (1084, 666));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_the_fields_does_not_matter() {
+    fn the_log_prefix_does_not_matter() {
         for prefix in [
             "",
             "Nov 22 07:58:30 host kernel: [ 1287.881436] REJECT ",
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn doubled_missing_and_lying_words_are_refused() {
+    fn duplicate_missing_and_false_fields_are_refused() {
         for word in [
             "IN=eth0",
             "OUT=",
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_cut_anywhere_before_its_end_is_refused_or_the_same() {
+    fn a_truncated_line_is_refused_or_gives_the_same_entry() {
         let whole = LINE.find(" OPT (").unwrap();
         for end in 0..whole {
             let cut = parse(&LINE[..end]);

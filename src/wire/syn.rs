@@ -233,8 +233,8 @@ mod tests {
         )
     }
 
-    /// The circle: fields → packet → the kernel's line → entry → fields.
-    fn circle(fields: Fields) {
+    /// The round trip: fields → packet → the kernel's line → entry → fields.
+    fn round_trip(fields: Fields) {
         for (source, destination) in [("192.0.2.7", "192.0.2.1"), ("2001:db8::7", "2001:db8::1")] {
             let packet = syn(source, destination, fields).emit().unwrap();
             let line = Entry::parse(logged(&packet).as_bytes()).unwrap();
@@ -246,23 +246,23 @@ mod tests {
         }
     }
 
-    fn circles(counter: u32, port: u16) {
+    fn round_trips(counter: u32, port: u16) {
         let keys = Keys::new(&[3; 16], &[4; 16]);
         let classic = keys.seal(counter, port).fields();
-        classic.into_iter().chain(keys.code(counter, port).fields()).for_each(circle);
+        classic.into_iter().chain(keys.code(counter, port).fields()).for_each(round_trip);
     }
 
     #[test]
-    fn the_circle_for_every_port() {
+    fn every_port_survives_the_round_trip() {
         for port in 1..=65535 {
-            circles(7, port);
+            round_trips(7, port);
         }
     }
 
     #[test]
-    fn the_circle_for_counters_at_the_edges() {
+    fn the_first_and_last_counters_survive_the_round_trip() {
         for counter in (0..64).chain(u32::MAX - 64..=u32::MAX).chain([255, 256, 65535, 65536, 1 << 31]) {
-            circles(counter, 22);
+            round_trips(counter, 22);
         }
     }
 
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_syn_is_no_entry() {
+    fn only_a_syn_is_an_entry() {
         let fields = Fields { id: 1, seq: 2, ack: 3, win: Some(4) };
         for (from, to, flags) in [("192.0.2.7", "192.0.2.1", 33), ("2001:db8::7", "2001:db8::1", 53)] {
             let good = syn(from, to, fields).emit().unwrap();

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_of_a_real_linux() {
+    fn the_template_matches_a_real_linux() {
         let usual = TcpSettings::default();
         assert_eq!(numbers(usual, V4), (1460, 64240, Some(7)));
         assert_eq!(numbers(usual, V6), (1440, 64800, Some(7)));

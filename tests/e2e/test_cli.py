@@ -133,7 +133,7 @@ def test_no_argv_at_all():
 ODD = os.fsdecode(b"x\xff")  # no UTF-8
 
 
-def test_a_path_that_is_not_utf8_is_taken_as_it_is(tmp_path):
+def test_a_path_that_is_not_utf8_is_used_unchanged(tmp_path):
     """It was another directory that the keys were written into."""
     for number, argv in enumerate((["--dir", tmp_path / ODD], [f"--dir={tmp_path / ODD}"])):
         assert run("genprofile", *argv, f"gate{number}", 4000 + number).returncode == 0
@@ -299,7 +299,7 @@ def test_a_missing_directory_of_profiles_is_named(tmp_path):
     assert f'mkdir -p -m 700 "{tmp_path}/none" && scp -r root@127.0.0.1:' in done.stderr, "scp makes no directories on the way"
 
 
-def test_a_set_uid_binary_does_nothing_for_strangers_but_knock(tmp_path):
+def test_a_set_uid_binary_only_knocks_and_connects(tmp_path):
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents:  # only root may enter pytest's directories
         if parent.name.startswith("pytest-"):

@@ -48,7 +48,7 @@ def test_it_knocks_and_connects(door):
     assert door.gate.client_counter == door.gate.counter == 1
 
 
-def test_the_end_of_the_input_is_passed_on_and_the_answer_still_comes(door):
+def test_a_half_close_is_passed_on_and_the_answer_still_arrives(door):
     text = "one line\n" * 100_000
     assert connect(door, SERVER, ECHO, input=text).stdout == text
 
@@ -63,7 +63,7 @@ def test_input_and_output_may_be_files(door):
     assert target.read_bytes() == source.read_bytes() * 2
 
 
-def test_both_ways_are_full_and_neither_waits_for_the_other(door):
+def test_full_buffers_in_both_directions_do_not_deadlock(door):
     """The test reads nothing until it can write nothing more."""
     process = start(door, SERVER, ECHO)
     given, taken = process.stdin.fileno(), process.stdout.fileno()
@@ -83,7 +83,7 @@ def test_both_ways_are_full_and_neither_waits_for_the_other(door):
     assert process.wait(5) == 0
 
 
-def test_the_end_of_the_output_is_passed_on_while_input_goes_on(door):
+def test_the_end_of_output_is_passed_on_while_input_continues(door):
     taken = []
 
     def serve(connection):
@@ -118,7 +118,7 @@ def test_a_reset_is_an_error_and_ends_it(door):
 
 
 @pytest.mark.parametrize("firewall", ["nft"])
-def test_an_urgent_byte_stops_nothing(door):
+def test_an_urgent_byte_does_not_stop_the_relay(door):
     """splice() stops at an urgent byte and reports end of file."""
     def serve(connection):
         connection.sendall(b"before")
@@ -208,7 +208,7 @@ def test_usage(door, what, why):
     assert done.returncode == 2 and why in done.stderr
 
 
-def test_a_refused_connection_without_a_knock_is_said_at_once(door):
+def test_a_refused_connection_without_a_knock_is_reported_at_once(door):
     call_profile(door, "elsewhere")
     began = time.monotonic()
     done = connect(door, SERVER, PLAIN + 7, check=False)
@@ -233,7 +233,7 @@ def test_three_unanswered_knocks_are_an_error(door):
 
 
 @pytest.mark.parametrize("firewall", ["nft"])
-def test_a_lost_knock_is_made_good_by_the_next(door):
+def test_a_lost_knock_is_repeated(door):
     door.server.run("nft", "-f", "-", input=f"""
         table inet loss {{ chain input {{ type filter hook prerouting priority raw;
             tcp dport {door.gate.knock_port} limit rate 1/day burst 2 packets drop
@@ -282,7 +282,7 @@ def test_ten_at_once_take_turns(door):
     assert 11 <= door.gate.client_counter <= 14
 
 
-def test_one_that_is_stopped_at_the_turnstile_holds_up_nobody_else_once_it_is_killed(door):
+def test_a_killed_holder_of_the_knock_lock_does_not_block_others(door):
     door.daemon.stop()
     first = start(door, SERVER, ECHO)
     wait_until(lambda: door.gate.client_counter == 1)
@@ -413,7 +413,7 @@ def test_two_hundred_of_two_hundred_are_greeted(door):
 
 
 @pytest.mark.parametrize("firewall", ["nft"])
-def test_a_connection_whose_opening_is_gone_is_an_error_and_not_silence(door):
+def test_a_connection_whose_opening_is_gone_is_an_error(door):
     """It is established at the client's end, and the server drops all that it sends."""
     def take_the_opening():
         door.server.run("nft", "flush", "set", "inet", "knockknock", "open4")
@@ -429,7 +429,7 @@ def test_a_connection_whose_opening_is_gone_is_an_error_and_not_silence(door):
 
 
 @pytest.mark.parametrize("firewall", ["nft"])
-def test_a_profile_of_0_8_is_attempted_when_its_server_has_read_its_log(door):
+def test_a_profile_of_0_8_waits_until_its_server_has_read_its_log(door):
     """Early attempts used up the three lines a second of the log rule of 0.8."""
     config = door.gate.client_path / "config"
     config.write_text(f"[main]\nknock_port = {door.gate.knock_port}\n")

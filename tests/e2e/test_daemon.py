@@ -22,7 +22,7 @@ def check(stage, config):
     return stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
 
 
-def test_check_says_what_it_would_do(stage):
+def test_check_prints_what_the_daemon_would_do(stage):
     profile = Profile(stage, "gate")
     done = check(stage, "[main]\nguard = 22, 443\nlog = kmsg\nfirewall = nft\nerror_window = 31\nresync_window = 77\nuser = nobody\n")
     assert done.returncode == 0
@@ -33,7 +33,7 @@ def test_check_says_what_it_would_do(stage):
     assert "knockknock" not in stage.server.run("nft", "list", "ruleset").stdout
 
 
-def test_what_the_originals_reader_took_is_taken(stage):
+def test_configs_of_version_0_8_are_accepted(stage):
     Profile(stage, "gate")
     done = check(stage, "# of old\n; and\n[main]\nDELAY: 7 ; seconds\nError_Window=30\nlog = kmsg\nguard = 22,\n   443\n")
     assert done.returncode == 0, done.stderr
@@ -74,7 +74,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("what", ["nothing", *BROKEN])
-def test_check_and_the_start_come_to_the_same_verdict(stage, what):
+def test_check_and_start_agree(stage, what):
     """What makes the start fail, or do without a profile or the config, makes --check fail with the same words."""
     stage.configure(firewall="nft", guard="22", log="kmsg")
     Profile(stage, "gate")
@@ -98,7 +98,7 @@ def test_check_and_the_start_come_to_the_same_verdict(stage, what):
 
 
 @pytest.mark.parametrize("config", ["[main] # the daemon\nguard = 22\n", "\ufeff[main]\nguard = 22\n", "[main]\r\nguard = 22\r\n"])
-def test_a_guard_behind_an_odd_first_line_is_taken(stage, config):
+def test_a_guard_after_an_odd_first_line_is_read(stage, config):
     Profile(stage, "gate")
     done = check(stage, config)
     assert done.returncode == 0, done.stderr
@@ -137,21 +137,21 @@ def test_a_missing_config_means_the_defaults(stage):
     ("[main]\ndelay = 5\nguard = 22\ndelay = 9\n", 4, '"delay" stands on line 2 already'),
     ("[Main]\nguard = 22\n", 1, 'section "Main" is not read: write "[main]"'),
 ])
-def test_what_would_be_ignored_in_silence_is_an_error(stage, config, line, why):
+def test_nothing_is_ignored_silently(stage, config, line, why):
     Profile(stage, "gate")
     done = check(stage, config)
     assert done.returncode == 1
     assert f'"{stage.server_dir}/config", line {line}: {why}' in done.stderr
 
 
-def test_a_list_that_stands_twice_is_joined(stage):
+def test_a_duplicate_list_is_joined(stage):
     Profile(stage, "gate")
     done = check(stage, "[main]\nguard = 22\nguard = 443\n")
     assert done.returncode == 0
     assert "guarded ports  22,443\n" in done.stdout
 
 
-def test_a_guard_that_is_not_in_main_is_not_passed_over_in_silence(stage):
+def test_a_guard_outside_main_is_not_ignored_silently(stage):
     Profile(stage, "gate")
     done = check(stage, "guard = 22\n")
     assert done.returncode == 1
@@ -198,7 +198,7 @@ def test_without_any_profile_nothing_is_guarded_and_that_is_an_error(stage):
     assert stage.connects()
 
 
-def test_damaged_profiles_alone_leave_the_guard_standing_loudly(stage):
+def test_with_only_damaged_profiles_the_guard_stays_with_a_warning(stage):
     stage.configure(guard="22", firewall="nft", log="kmsg")
     (Profile(stage, "gate").path / "config").unlink()
     stage.start_daemon()
@@ -207,7 +207,7 @@ def test_damaged_profiles_alone_leave_the_guard_standing_loudly(stage):
     assert not stage.connects()
 
 
-def test_a_reload_without_any_profile_takes_the_last_key_away(gate):
+def test_a_reload_without_profiles_revokes_the_last_key(gate):
     shutil.move(gate.server_dir / "profiles", gate.directory / "away")
     gate.daemon.process.send_signal(signal.SIGHUP)
     gate.daemon.wait_for("no profile may open guarded port")
@@ -217,7 +217,7 @@ def test_a_reload_without_any_profile_takes_the_last_key_away(gate):
     assert not gate.connects()
 
 
-def test_a_guarded_port_that_no_profile_can_open_is_warned_of(stage):
+def test_a_guarded_port_that_no_profile_opens_gives_a_warning(stage):
     Profile(stage, "web", ports=[443])
     done = check(stage, "[main]\nguard = 22, 443\n")
     assert done.returncode == 0
@@ -230,7 +230,7 @@ def test_a_guarded_port_that_no_profile_can_open_is_warned_of(stage):
     ("config", b"[main]\nknock_port = 0\n"), ("config", b"[main]\n"), ("config", b"[main]\nknock_port = 70000\n"),
     ("config", None), ("mac.key", None), ("counter", None),
 ])
-def test_a_profile_that_cannot_be_read_is_named_and_left_out(stage, file, content):
+def test_a_profile_that_cannot_be_read_is_reported_and_ignored(stage, file, content):
     broken = Profile(stage, "broken")
     if content is None:
         (broken.path / file).unlink()
@@ -376,7 +376,7 @@ def wait_until(happens, timeout=2):
         time.sleep(0.01)
 
 
-def test_replays_and_wrong_tags_are_summed_up(gate):
+def test_replays_and_wrong_tags_are_summarised(gate):
     gate.open_port()
     heard = len(gate.daemon.said)
     for counter in range(50):
@@ -388,7 +388,7 @@ def test_replays_and_wrong_tags_are_summed_up(gate):
     assert len(gate.daemon.said) - heard == 2, "the fence and one line for all of them"
 
 
-def test_no_secret_is_said(gate):
+def test_no_secret_is_logged(gate):
     gate.open_port()
     gate.client.send(gate.gate.packet(0))
     gate.client.send(gate.gate.packet(9))
@@ -419,7 +419,7 @@ def test_the_counter_is_on_disk_before_the_port_opens(stage):
     assert stored < synced < asked
 
 
-def test_a_counter_of_the_original_is_taken_and_rewritten(stage):
+def test_a_counter_of_version_0_8_is_accepted_and_rewritten(stage):
     stage.configure(guard="22, 7", firewall="nft", log="kmsg")
     old = Profile(stage, "old")
     (old.path / "counter").write_text("7\n999\n")
@@ -430,7 +430,7 @@ def test_a_counter_of_the_original_is_taken_and_rewritten(stage):
 
 
 @pytest.mark.parametrize("log", ["/nowhere/kern.log", "nflog:93"])
-def test_a_reload_with_a_log_that_is_not_to_be_had_leaves_the_daemon(stage, log):
+def test_a_reload_with_an_unreadable_log_keeps_the_daemon_running(stage, log):
     stage.open_up("nft")
     # Another program has bound the group: NFULNL_CFG_CMD_BIND of linux/netfilter/nfnetlink_log.h.
     with stage.server.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as taken:
@@ -442,7 +442,7 @@ def test_a_reload_with_a_log_that_is_not_to_be_had_leaves_the_daemon(stage, log)
     stage.open_port()
 
 
-def test_a_config_that_was_not_reloaded_counts_for_nobody(stage):
+def test_a_config_takes_effect_only_after_a_reload(stage):
     """The supervisor restores the rules and restarts its children with the configuration that it last loaded."""
     stage.open_up("nft")
     (stage.server_dir / "config").write_text("[main]\ndelay = half a")
@@ -451,7 +451,7 @@ def test_a_config_that_was_not_reloaded_counts_for_nobody(stage):
     stage.open_port()
 
 
-def test_a_reload_that_fails_leaves_the_guard_and_the_daemon(stage):
+def test_a_failed_reload_keeps_the_guard_and_the_daemon(stage):
     stage.open_up("iptables")
     broken = stage.directory / "nft"
     broken.write_text("#!/bin/sh\necho no nft today >&2\nexit 1\n")
@@ -472,7 +472,7 @@ def hang_accounts(stage):
 
 
 @pytest.mark.parametrize("moment", ["at the start", "after a reload"])
-def test_a_child_that_hangs_as_it_starts_does_not_make_the_daemon_deaf_to_sigterm(stage, moment):
+def test_sigterm_works_while_a_child_hangs_at_its_start(stage, moment):
     stage.configure(guard="22", log="kmsg", firewall="nft")
     Profile(stage, "gate")
     if moment == "at the start":
@@ -487,7 +487,7 @@ def test_a_child_that_hangs_as_it_starts_does_not_make_the_daemon_deaf_to_sigter
     assert stage.daemon.stop() == (0 if moment == "after a reload" else -signal.SIGTERM)
 
 
-def test_a_repair_that_fails_does_not_hide_why_a_child_ended(gate, firewall):
+def test_a_failed_repair_does_not_hide_why_a_child_ended(gate, firewall):
     broken = gate.directory / "broken"
     broken.write_text("#!/bin/sh\necho no rules today >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -501,7 +501,7 @@ def test_a_repair_that_fails_does_not_hide_why_a_child_ended(gate, firewall):
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_the_service_manager_is_told_once_the_guard_stands(stage, firewall, abstract):
+def test_the_service_manager_is_notified_once_the_guard_is_active(stage, firewall, abstract):
     stage.configure(guard="22", log="kmsg", firewall=firewall)
     Profile(stage, "gate")
     name = f"{stage.directory}/notify"
@@ -519,7 +519,7 @@ def test_the_service_manager_is_told_once_the_guard_stands(stage, firewall, abst
             manager.recv(100)
 
 
-def test_lines_in_a_file_go_on_beyond_four_kilobytes(stage):
+def test_log_lines_to_a_file_continue_beyond_four_kilobytes(stage):
     """The limit on the size of files that the watcher writes does not apply to standard error."""
     stage.configure(guard="22", log="kmsg", firewall="nft")
     stage.gate = Profile(stage, "gate")
@@ -543,7 +543,7 @@ def test_lines_in_a_file_go_on_beyond_four_kilobytes(stage):
         daemon.wait()
 
 
-def test_no_inherited_descriptor_reaches_the_others(stage):
+def test_no_inherited_descriptor_reaches_the_children(stage):
     stage.configure(guard="22", log="kmsg", firewall="nft")
     Profile(stage, "gate")
     with open("/etc/shadow") as secret:
@@ -554,7 +554,7 @@ def test_no_inherited_descriptor_reaches_the_others(stage):
         assert "/etc/shadow" not in open_files
 
 
-def test_it_starts_where_its_parent_ignores_sigchld(stage):
+def test_it_starts_under_a_parent_that_ignores_sigchld(stage):
     stage.configure(guard="22", log="kmsg", firewall="nft")
     Profile(stage, "gate")
     previous = signal.signal(signal.SIGCHLD, signal.SIG_IGN)

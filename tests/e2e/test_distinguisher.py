@@ -156,7 +156,7 @@ def test_2000_knocks_among_2000_connections(street, family):
     judge_ports(genuine, ours)
 
 
-def test_the_judges_can_say_no_to_the_classic_wire(street, family):
+def test_the_tests_reject_the_classic_wire(street, family):
     live_at(street, family, 200)
     street.gate.turn_classic()
     genuine, classic = connects(street, family, 200), knocks(street, family, 200)
@@ -166,7 +166,7 @@ def test_the_judges_can_say_no_to_the_classic_wire(street, family):
     assert len({packet.window for packet in classic}) > 190 and 0 not in {packet.acknowledgment for packet in classic}
 
 
-def test_the_judge_of_uniformity_can_say_no():
+def test_the_test_of_uniformity_can_fail():
     noise = [int.from_bytes(os.urandom(4), "big") for _ in range(MANY)]
     assert abs(unevenness(noise, 32)[1]) < SURE
     for name, values in {
@@ -220,7 +220,7 @@ def test_an_observer_of_one_pair_of_hosts(street, family, timestamps):
     assert False, "the observer knew the knocks"
 
 
-def test_the_observer_can_say_yes(street, family):
+def test_the_observer_can_succeed(street, family):
     """Two changes to the packets that it has seen, each of which it finds."""
     street.client.run("sysctl", "-qw", "net.ipv4.tcp_timestamps=2")
     recorded, seen, is_knock = watched(street, family, 60, 60)
@@ -253,7 +253,7 @@ def test_the_lowest_bit_of_the_timestamps(street, family):
 
 
 @pytest.mark.parametrize("answer", ["reject with tcp reset", "drop"])
-def test_a_knock_is_not_sent_again(street, answer):
+def test_a_knock_is_not_retransmitted(street, answer):
     """A connection's SYN is retransmitted if there is no reply. If the port replies with an RST, neither is."""
     street.server.run("nft", f"add table inet wall; add chain inet wall input {{ type filter hook input priority 0; }};"
                       f" add rule inet wall input tcp dport {street.gate.knock_port} {answer}")

@@ -24,7 +24,7 @@ def process(daemon, name):
 
 @pytest.mark.parametrize("firewall, victim", [("nft", "watcher"), ("nft", "opener"), ("nft", "supervisor"), ("iptables", "opener")])
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_at_any_step_no_knock_counts_twice_and_no_opening_stays(stage, hooked, firewall, step, victim):
+def test_a_kill_at_any_step_leaves_no_opening_and_accepts_no_knock_twice(stage, hooked, firewall, step, victim):
     environment = {**os.environ, "KNOCKKNOCK_STOP": step}
     stage.open_up(firewall, delay=1, daemon_options={"binary": hooked, "env": environment})
     stage.client.send(stage.gate.packet(2))  # counter 2 is within the window
@@ -192,7 +192,7 @@ def test_a_counter_file_that_was_replaced_keeps_the_port_closed(gate, how):
 
 
 @pytest.mark.parametrize("content", ["0000000000\n", "", "garbage\n", "\0" * 11], ids=["backwards", "empty", "garbage", "zeros"])
-def test_a_counter_that_somebody_changed_never_goes_back(gate, content):
+def test_a_changed_counter_file_never_lowers_the_counter(gate, content):
     for counter in range(3):
         gate.client.send(gate.gate.packet(counter))
         gate.opened()
@@ -205,14 +205,14 @@ def test_a_counter_that_somebody_changed_never_goes_back(gate, content):
     assert gate.gate.counter == 4
 
 
-def test_a_counter_that_somebody_raised_stays_raised(gate):
+def test_a_raised_counter_file_is_adopted(gate):
     (gate.gate.path / "counter").write_text("0000000010\n")
     gate.client.send(gate.gate.packet(0))
     gate.opened()
     assert gate.gate.counter == 10
 
 
-def test_a_client_that_ran_ahead_opens_with_its_second_knock(gate):
+def test_a_client_far_ahead_opens_with_its_second_knock(gate):
     capture = gate.keep(Capture(gate.client))
     (gate.gate.client_path / "counter").write_text("0000009000\n")
     gate.knock()
@@ -234,7 +234,7 @@ def test_a_client_that_ran_ahead_opens_with_its_second_knock(gate):
     assert gate.gate.counter == counter
 
 
-def test_without_a_resync_window_a_client_that_ran_ahead_stays_out(stage):
+def test_without_a_resync_window_a_client_far_ahead_stays_out(stage):
     stage.open_up(resync_window=0)
     for counter in (1000, 1001):
         stage.client.send(stage.gate.packet(counter))

@@ -19,7 +19,7 @@ def nft(machine, ruleset):
     machine.run("nft", "-f", "-", input=ruleset)
 
 
-def test_the_guard_holds_on_ipv6_too(gate):
+def test_the_guard_applies_to_ipv6(gate):
     assert not gate.connects(address=SERVER6)
 
 
@@ -33,7 +33,7 @@ def test_the_guard_leaves_other_ports_alone(gate):
     assert gate.connects(80)
 
 
-def test_a_connection_lives_on_when_its_opening_has_ended(stage, firewall):
+def test_a_connection_outlives_its_opening(stage, firewall):
     stage.service.close()
     listener = stage.server.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind((SERVER, 22))
@@ -49,7 +49,7 @@ def test_a_connection_lives_on_when_its_opening_has_ended(stage, firewall):
             assert receiver.recv(100) == b"still here"
 
 
-def test_a_session_from_before_the_daemon_lives_on(stage, firewall):
+def test_an_earlier_session_survives_the_start_of_the_daemon(stage, firewall):
     with stage.client.connect(22) as connection:
         stage.open_up(firewall)
         connection.settimeout(1)
@@ -57,7 +57,7 @@ def test_a_session_from_before_the_daemon_lives_on(stage, firewall):
         assert connection.recv(100) == b""
 
 
-def test_the_source_port_of_a_reset_session_does_not_enter_again(gate):
+def test_a_reset_session_cannot_reconnect_from_its_source_port(gate):
     gate.service.close()
     gate.service = gate.keep(Service(gate.server, 22, reset=True))
     gate.open_port()
@@ -69,7 +69,7 @@ def test_the_source_port_of_a_reset_session_does_not_enter_again(gate):
     assert gate.client.connect(22, source_port=41000) is None
 
 
-def test_the_source_port_of_a_refused_connection_does_not_enter_again(gate, firewall):
+def test_a_refused_connection_cannot_reconnect_from_its_source_port(gate, firewall):
     gate.service.close()
     gate.open_port()
     with gate.client.socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
@@ -107,7 +107,7 @@ class Race:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
-def test_of_two_racing_connections_one_is_let_in(gate):
+def test_one_of_two_racing_connections_is_admitted(gate):
     """The race is real: without the limit in the set's elements, both connections pass in two of three rounds."""
     race = gate.keep(Race(gate))
     winners = []
@@ -119,7 +119,7 @@ def test_of_two_racing_connections_one_is_let_in(gate):
     assert gate.service.accepted == 60
 
 
-def test_a_flushed_ruleset_is_back_within_a_second(stage):
+def test_a_flushed_ruleset_is_restored_within_a_second(stage):
     """No knock is needed. The repair works repeatedly, and repeated repairs are not all logged."""
     stage.open_up("nft")
     for _ in range(3):
@@ -166,7 +166,7 @@ def test_the_guard_stays_when_the_daemon_ends_and_unguard_removes_it(gate, firew
         assert "kk" not in gate.server.run("iptables-save").stdout + gate.server.run("ip6tables-save").stdout
 
 
-def test_a_restart_does_not_pile_up_rules(gate):
+def test_a_restart_does_not_duplicate_rules(gate):
     def rules():
         return len(gate.server.run("nft", "list", "ruleset").stdout.splitlines())
     before = rules()
@@ -188,7 +188,7 @@ def test_an_opening_outlives_a_restart(gate):
 
 
 @pytest.mark.parametrize("owner", ["nft", "iptables"])
-def test_a_firewall_that_is_there_admits_by_the_mark(gate, owner):
+def test_another_firewall_admits_by_the_mark(gate, owner):
     if owner == "nft":
         nft(gate.server, """table inet filter { chain input {
             type filter hook input priority filter; policy drop;
@@ -222,7 +222,7 @@ CHANGES_THE_MARK = {
 
 @pytest.mark.parametrize("admits", ADMITS_BY_THE_MARK)
 @pytest.mark.parametrize("change", CHANGES_THE_MARK)
-def test_a_rule_that_changes_the_mark_is_warned_of_where_another_firewall_admits_by_it(stage, firewall, change, admits):
+def test_a_rule_that_changes_a_mark_in_use_gives_a_warning(stage, firewall, change, admits):
     stage.open_up(firewall)
     nft(stage.server, """table inet filter { chain input { type filter hook input priority filter; }
     }
@@ -318,7 +318,7 @@ def test_an_interface_that_is_a_port_of_a_bridge_is_guarded(stage, firewall, mom
     assert "br0" not in stage.server.run("sh", "-c", "nft list table inet knockknock; iptables -t mangle -S", check=False).stdout
 
 
-def test_an_interface_that_gets_another_name_is_said(stage):
+def test_a_renamed_interface_is_reported(stage):
     stage.open_up("nft", interfaces="eth0")
     stage.server.run("ip", "link", "set", "eth0", "down")
     stage.server.run("ip", "link", "set", "eth0", "name", "lan0")
@@ -408,7 +408,7 @@ def test_a_forwarded_port_is_guarded_at_addresses_that_are_not_ours(stage, firew
         assert not stage.client.connect(port, SERVER, timeout=0.5)
 
 
-def test_a_table_that_an_older_version_left_is_replaced(stage):
+def test_a_table_of_an_older_version_is_replaced(stage):
     nft(stage.server, "table inet knockknock { set knock_ports { type inet_service; }; set open4 { type ipv4_addr; }; }")
     stage.open_up("nft")
     stage.open_port()

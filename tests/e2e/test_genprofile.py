@@ -159,7 +159,7 @@ def test_it_says_that_a_running_daemon_must_reload(stage):
     assert hint not in new("after")
 
 
-def test_swapped_arguments_are_told_which_way_round(tmp_path):
+def test_swapped_arguments_get_a_hint(tmp_path):
     done = genprofile(tmp_path, 667, "gate")
     assert done.returncode in (1, 2)
     assert b"gate 667" in done.stderr

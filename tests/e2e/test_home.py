@@ -194,7 +194,7 @@ def test_an_account_without_a_home_is_told_of_dir(town, row, variables):
 
 
 @pytest.mark.parametrize("program", ["knock", "connect"])
-def test_profiles_that_sudo_left_with_root_are_said(town, program):
+def test_profiles_that_sudo_left_with_root_are_reported(town, program):
     """knockknock 0.8 read those; the manual's advice made a second counter."""
     left = town.give("root", 0, host="Server.Example")
     hosts = town.stage.directory / "hosts"
@@ -265,7 +265,7 @@ def test_a_name_in_etc_hosts_is_found_as_typed_and_in_lower_case(town, typed):
     ("https://server.example/index.html", "server.example", ""), ("server.example/", "server.example", ""),
     ("server.example:", "server.example", ""),
 ])
-def test_what_is_no_name_of_a_host_gets_advice_that_makes_sense(town, host, write, more):
+def test_an_invalid_host_name_gets_useful_advice(town, host, write, more):
     """It was: scp -r root@ann@server.example:..."""
     for program in ("knock", "connect"):
         done, *sent = town.run(town.as_root(), program, host)
@@ -277,7 +277,7 @@ def test_what_is_no_name_of_a_host_gets_advice_that_makes_sense(town, host, writ
 
 @pytest.mark.parametrize("host, status", [("", 2), (".", 1), ("..", 1), ("../x", 1), ("a/b", 1), ("@", 1), ("ann@", 1), ("[]", 1),
                                           (":22", 1), ("://", 1)])
-def test_what_has_no_name_of_a_host_in_it_is_refused(town, host, status):
+def test_a_string_without_a_host_name_is_refused(town, host, status):
     for program in ("knock", "connect"):
         done, *sent = town.run(town.as_root(), program, host)
         assert (done.returncode, sent) == (status, [0, 0]), done.stderr
@@ -317,7 +317,7 @@ def test_a_proxy_without_a_profile_says_so(town):
     assert "no profiles" not in town.run(start, "proxy")[0].stderr
 
 
-def test_a_proxy_says_which_names_leave_profiles_out(town):
+def test_a_proxy_reports_profiles_with_invalid_names(town):
     profile = town.give("ann", ANN)
     for name in (b".hidden", b"x\xff", b".git", b".half.new"):
         copy = Path(os.fsdecode(os.path.join(os.fsencode(profile.parent), name)))
@@ -334,7 +334,7 @@ def test_a_proxy_says_which_names_leave_profiles_out(town):
 
 @pytest.mark.parametrize("name", ["cipher.key", "mac.key"])
 @pytest.mark.parametrize("more", ["a second line\n", "x" * 300, "\r\n", "\n\n# made by ann\n"], ids=ascii)
-def test_a_key_file_with_a_second_line_is_taken(town, name, more):
+def test_a_key_file_with_a_second_line_is_accepted(town, name, more):
     """knockknock 0.8 read the first line only."""
     path = town.give("ann", ANN) / name
     path.write_text(path.read_text().rstrip("\n") + ("" if more == "\r\n" else "\n") + more)
@@ -344,13 +344,13 @@ def test_a_key_file_with_a_second_line_is_taken(town, name, more):
     assert knock.fields == town.gate.fields(0, PORT)
 
 
-def test_a_profiles_config_with_a_byte_order_mark_is_taken(town):
+def test_a_profiles_config_with_a_byte_order_mark_is_accepted(town):
     path = town.give("ann", ANN) / "config"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert knocked(*town.run(town.as_root(*SUDO), "knock"))
 
 
-def test_the_daemon_says_which_names_leave_profiles_out(stage):
+def test_the_daemon_reports_profiles_with_invalid_names(stage):
     for name in ("gate", "old", "hidden", "odd"):
         Profile(stage, name)
     profiles = stage.server_dir / "profiles"

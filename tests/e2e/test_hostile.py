@@ -53,7 +53,7 @@ def repaired(stage):
     "flush chain inet knockknock input",
     "delete chain inet knockknock input",
 ])
-def test_whatever_is_taken_from_our_table_is_made_again(stage, what):
+def test_removed_parts_of_our_table_are_restored(stage, what):
     stage.open_up("nft")
     stage.open_port()
     what = what.format(rule=handle(stage.server, "prerouting"), knock_port=stage.gate.knock_port)
@@ -64,14 +64,14 @@ def test_whatever_is_taken_from_our_table_is_made_again(stage, what):
 
 
 @pytest.mark.parametrize("what", ["-F", "-F KNOCKKNOCK", "-D PREROUTING -j KNOCKKNOCK"])
-def test_what_is_taken_from_our_iptables_chains_is_made_again(stage, what):
+def test_removed_parts_of_our_iptables_chains_are_restored(stage, what):
     stage.open_up("iptables")
     stage.server.run("iptables", "-t", "mangle", *what.split())
     repaired(stage)
     stage.daemon.wait_for("made again")
 
 
-def test_iptables_of_the_old_kind_tells_nobody_and_a_sighup_repairs(stage):
+def test_iptables_legacy_sends_no_notification_and_sighup_repairs(stage):
     programs = stage.directory / "bin"
     programs.mkdir()
     for name in ("iptables", "iptables-restore", "ip6tables", "ip6tables-restore"):
@@ -87,7 +87,7 @@ def test_iptables_of_the_old_kind_tells_nobody_and_a_sighup_repairs(stage):
     assert stage.connects()
 
 
-def test_a_set_that_is_replaced_by_another_shape_is_made_again(stage):
+def test_a_set_of_another_type_is_replaced(stage):
     """A table of our name with other contents is deleted, and ours is restored."""
     stage.open_up("nft")
     stage.server.run("nft", "-f", "-", input="delete table inet knockknock\nadd table inet knockknock\n"
@@ -96,7 +96,7 @@ def test_a_set_that_is_replaced_by_another_shape_is_made_again(stage):
     stage.daemon.wait_for("made again")
 
 
-def test_rules_that_are_removed_again_and_again_come_back_each_time_and_are_mentioned_once(stage):
+def test_repeated_removals_are_repaired_each_time_and_logged_once(stage):
     stage.open_up("nft")
     for _ in range(6):
         stage.server.run("nft", "flush", "ruleset")
@@ -136,7 +136,7 @@ def test_the_second_removal_is_repaired_as_soon_as_the_first(stage, firewall):
 
 
 @pytest.mark.parametrize("pause, seconds", [(0.3, 4), (0, 12)])
-def test_whoever_removes_the_rules_in_a_loop_does_not_end_the_daemon(stage, firewall, pause, seconds):
+def test_removing_the_rules_in_a_loop_does_not_stop_the_daemon(stage, firewall, pause, seconds):
     stage.open_up(firewall)
     loop = stage.server.start("sh", "-c", f"while :; do {FLUSH[firewall]}; sleep {pause}; done", stderr=subprocess.DEVNULL)
     try:
@@ -156,7 +156,7 @@ def test_whoever_removes_the_rules_in_a_loop_does_not_end_the_daemon(stage, fire
     ("nft", "nft flush ruleset", "nft list table inet knockknock"),
     ("iptables", "printf '*mangle\\nCOMMIT\\n' | iptables-restore", "iptables -t mangle -S KNOCKKNOCK"),
 ])
-def test_rules_that_are_removed_before_the_helper_listens_come_back(stage, firewall, flush, look):
+def test_rules_removed_before_the_opener_is_ready_are_restored(stage, firewall, flush, look):
     """A restart of nftables.service flushes the rules twice like this."""
     stage.open_up(firewall)
     for _ in range(8):
@@ -168,7 +168,7 @@ def test_rules_that_are_removed_before_the_helper_listens_come_back(stage, firew
     repaired(stage)
 
 
-def test_the_ring_of_the_kernels_log_runs_over(stage):
+def test_the_kernel_log_buffer_overflows(stage):
     stage.open_up()
     watcher = process(stage.daemon, "watcher")
     os.kill(watcher, signal.SIGSTOP)
@@ -182,7 +182,7 @@ def test_the_ring_of_the_kernels_log_runs_over(stage):
 
 
 @pytest.mark.parametrize("becomes", ["a directory", "a FIFO", "a link to nowhere"])
-def test_a_log_file_that_becomes_something_else_is_waited_for(stage, becomes):
+def test_the_daemon_waits_for_a_log_file_that_was_replaced_by_something_else(stage, becomes):
     stage.open_up(log="file")
     path = stage.log.path
     path.rename(path.with_suffix(".old"))
@@ -215,7 +215,7 @@ def test_a_log_file_that_is_a_link_is_followed_through_rotation_where_it_points(
 
 
 @pytest.mark.parametrize("kind", ["a directory", "a FIFO", "a device"])
-def test_a_log_that_is_no_file_is_an_error_at_the_start(stage, kind):
+def test_a_log_that_is_not_a_file_is_an_error_at_start(stage, kind):
     path = stage.log_dir / "kern.log"
     {"a directory": path.mkdir, "a FIFO": lambda: os.mkfifo(path), "a device": lambda: path.symlink_to("/dev/zero")}[kind]()
     Profile(stage, "gate")
@@ -286,7 +286,7 @@ def test_a_flood_in_the_log_costs_no_memory(stage):
     assert len([line for line in stage.daemon.said if "ready" not in line and "confined" not in line]) <= 3
 
 
-def test_a_burst_of_wrong_tags_from_one_source_buys_no_search_for_each(stage):
+def test_a_burst_of_wrong_tags_from_one_source_does_not_get_a_search_each(stage):
     """Of 64 queued resynchronisation searches, those that exceed their source's budget are dropped."""
     path = stage.log_dir / "messages"
     path.write_bytes(b"")
@@ -316,7 +316,7 @@ def test_a_burst_of_wrong_tags_from_one_source_buys_no_search_for_each(stage):
     assert costs(64, "11.0.0.2") < 4 * one + 0.2
 
 
-def test_a_full_set_of_openings_is_a_no_and_nobody_dies(stage):
+def test_a_full_set_of_openings_is_reported_and_ends_nothing(stage):
     """At most 4,096 openings exist at a time. The next is refused until one of them has been used."""
     stage.open_up("nft", delay=900)
     fields = classic.knocks(*stage.gate.keys, range(4100), 22)
@@ -364,7 +364,7 @@ def test_ten_thousand_profiles(stage):
     assert stage.connects()
 
 
-def test_keys_that_others_can_read_are_refused_with_what_to_do(stage):
+def test_keys_that_others_can_read_are_refused_with_advice(stage):
     stage.gate = Profile(stage, "gate")
     Profile(stage, "other")
     stage.configure(firewall="nft", guard="22", log="kmsg")
@@ -379,7 +379,7 @@ def test_keys_that_others_can_read_are_refused_with_what_to_do(stage):
 
 
 @pytest.mark.parametrize("whose", ["files", "directory"])
-def test_keys_of_somebody_else_are_refused(stage, whose):
+def test_keys_of_another_user_are_refused(stage, whose):
     stage.gate = Profile(stage, "gate")
     stage.configure(firewall="nft", guard="22", log="kmsg")
     for name in ("cipher.key", "mac.key", "counter") if whose == "files" else ("",):
@@ -413,7 +413,7 @@ def test_a_damaged_directory_is_a_clear_error(stage, damage):
 
 @pytest.mark.parametrize("file", ["config", "profiles/gate/config", "profiles/gate/cipher.key", "profiles/gate/counter"])
 @pytest.mark.parametrize("becomes", ["a FIFO", "a device that never ends", "a long file"])
-def test_a_file_that_blocks_or_never_ends_stops_nobody(stage, file, becomes):
+def test_a_blocking_or_endless_file_is_refused(stage, file, becomes):
     stage.open_up("nft")
     path = stage.server_dir / file
     path.unlink()
@@ -436,7 +436,7 @@ def test_a_file_that_blocks_or_never_ends_stops_nobody(stage, file, becomes):
 
 
 @pytest.mark.parametrize("which", [".", "profiles"])
-def test_a_directory_that_others_can_change_is_refused_with_what_to_do(stage, which):
+def test_a_directory_that_others_can_change_is_refused_with_advice(stage, which):
     """Otherwise another user could replace a profile by an old copy of it, and a used knock would open again."""
     stage.open_up("nft")
     path = (stage.server_dir / which).resolve()
@@ -473,7 +473,7 @@ def test_a_counter_that_is_a_link_is_refused(stage):
     assert done.returncode == 1 and "a counter must be a file, not a link" in done.stderr
 
 
-def test_nonsense_from_a_worker_ends_everything(stage, hooked):
+def test_an_invalid_request_from_the_watcher_ends_the_daemon(stage, hooked):
     """Only the watcher writes to the opener's socket, so a message that no intact watcher sends is an attack."""
     environment = {**os.environ, "KNOCKKNOCK_ATTEMPT": "watcher: stored: nonsense"}
     stage.open_up("nft", daemon_options={"binary": hooked, "env": environment})
@@ -490,7 +490,7 @@ def request(port, source, seconds=15):
 
 
 @pytest.mark.parametrize("firewall", ["nft", "iptables"])
-def test_the_helper_refuses_by_itself_what_a_worker_may_not_ask(stage, firewall):
+def test_the_opener_checks_requests_itself(stage, firewall):
     """The test acts as the watcher, with a second opener next to the daemon."""
     stage.open_up(firewall)
 

@@ -64,7 +64,7 @@ def test_the_packet_carries_the_knock_and_the_headers_of_this_linux(door):
     assert shape(knock.options) == shape(genuine.options)
 
 
-def test_the_mss_is_that_of_the_route(door):
+def test_the_mss_follows_the_route(door):
     door.client.run("ip", "link", "set", "eth0", "mtu", 1400)
     capture = door.keep(Capture(door.client))
     door.knock()
@@ -79,7 +79,7 @@ def test_the_source_ports_vary(door):
     assert len({knock.source_port for knock in capture.sent(door.gate.knock_port)}) > 15
 
 
-def test_eight_clients_at_once_never_use_one_counter_twice(door):
+def test_eight_concurrent_clients_never_reuse_a_counter(door):
     capture = door.keep(Capture(door.client))
     loop = f'for i in $(seq 200); do "{BINARY}" -p 22 --dir "{door.client_dir}" {SERVER} || exit 1; done'
     clients = [door.client.start("sh", "-c", loop) for _ in range(8)]
@@ -229,7 +229,7 @@ def typist(door, public):
     return home
 
 
-def test_with_sudo_the_profile_is_that_of_the_one_who_typed_it(door, typist):
+def test_with_sudo_the_callers_profile_is_used(door, typist):
     home = typist
     capture = door.keep(Capture(door.client))
     door.sudo("-p", 22, SERVER)

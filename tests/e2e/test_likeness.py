@@ -181,7 +181,7 @@ def test_the_top_of_a_flow_label(door, split):
     assert ours == genuine == ({1} if split else {0, 1})
 
 
-def test_source_ports_go_on_as_the_kernels_do(door, family):
+def test_source_ports_continue_the_kernels_sequence(door, family):
     """For each address pair and destination port, connect() advances by a few even ports and restarts elsewhere every
     10 s. Knocks do the same."""
     host = FAMILIES[family][0]
@@ -196,7 +196,7 @@ def test_source_ports_go_on_as_the_kernels_do(door, family):
 
 
 @pytest.mark.parametrize("setting", ["tcp_fastopen=0", "tcp_fastopen_blackhole_timeout_sec=3600"])
-def test_source_ports_where_the_kernel_does_not_tell(door, family, setting):
+def test_source_ports_if_the_connection_cannot_be_prepared(door, family, setting):
     door.client.run(*sysctl(f"net.ipv4.{setting}"))
     door.client.run(*sysctl("net.ipv4.ip_local_port_range=40001 50000"))
     capture = door.keep(Capture(door.client))
@@ -210,7 +210,7 @@ def test_source_ports_where_the_kernel_does_not_tell(door, family, setting):
     assert {port % 2 for port in ports} == {1} == {genuine.source_port % 2}
 
 
-def test_nothing_but_the_knock_leaves(door, family):
+def test_only_the_knock_is_sent(door, family):
     """The connection that is prepared to learn its source port sends nothing."""
     capture = door.keep(Capture(door.client))
     for _ in range(10):
@@ -218,7 +218,7 @@ def test_nothing_but_the_knock_leaves(door, family):
     assert len(capture.sent(door.gate.knock_port, quiet=1.5)) == 10
 
 
-def test_a_knock_leaves_by_the_way_of_its_source(door):
+def test_a_knock_takes_the_route_of_its_source(door):
     """Routing rules may depend on the source address, and knocks must follow them as connections do."""
     door.client.run("ip", "-batch", "-", input="""
         link add eth1 type veth peer name peer

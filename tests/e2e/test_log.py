@@ -120,13 +120,13 @@ def test_a_forged_line_leaves_the_counter(stage, forgery, lines):
     assert opened_once(stage)
 
 
-def test_what_stands_before_the_first_key_does_not_matter(stage, lines):
+def test_the_text_before_the_first_field_does_not_matter(stage, lines):
     genuine = line(stage.gate)
     lines.append(b"2026-11-22T10:01:42.123456+00:00 my-host kernel: REJECT " + genuine[genuine.index(b"IN="):])
     assert opened_once(stage)
 
 
-def test_a_line_in_pieces(stage, lines):
+def test_a_line_in_several_reads(stage, lines):
     whole = line(stage.gate)
     for start in range(0, len(whole), 7):
         lines.append(whole[start:start + 7])
@@ -142,7 +142,7 @@ def test_half_a_line_waits_for_the_other_half(stage, lines):
     assert opened_once(stage)
 
 
-def test_a_knock_behind_a_line_of_a_megabyte(stage, lines):
+def test_a_knock_after_a_line_of_a_megabyte(stage, lines):
     lines.append(b"x" * (1 << 20))
     lines.append(b"y" * (1 << 20) + b"\n" + line(stage.gate))
     assert opened_once(stage)
@@ -194,7 +194,7 @@ def test_a_line_that_user_space_writes_to_kmsg_does_nothing(gate):
     assert gate.gate.counter == 0
 
 
-def test_two_log_rules_open_once_and_say_so_once(stage):
+def test_two_log_rules_open_once_and_log_it_once(stage):
     stage.open_up()
     stage.server.run("nft", "-f", "-", input="""table inet witness { chain prerouting {
         type filter hook prerouting priority -300;
@@ -230,7 +230,7 @@ def test_rotation_by_rename_loses_no_knock(stage, firewall):
     assert stage.gate.counter == 6
 
 
-def test_rotation_that_makes_the_new_file_before_syslog_turns_to_it_loses_no_knock(stage):
+def test_rotation_before_syslog_reopens_the_log_loses_no_knock(stage):
     """logrotate's `create`, as in Debian: the new file has the name while syslog still writes to the old one."""
     stage.open_up(log="file")
     path = stage.log.path
@@ -264,7 +264,7 @@ def test_a_file_that_is_rotated_while_it_is_empty_loses_no_knock(stage):
     assert stage.gate.counter == 2
 
 
-def test_a_file_that_gets_its_name_back_is_followed_on(stage):
+def test_a_file_that_gets_its_name_back_is_still_followed(stage):
     stage.open_up(log="file")
     path, aside = stage.log.path, stage.log.path.with_suffix(".log.1")
     path.rename(aside)
@@ -287,7 +287,7 @@ def test_rotation_by_truncation_loses_no_knock(stage, firewall):
     assert stage.gate.counter == 6
 
 
-def test_what_stood_unread_in_the_old_file_is_read(stage, lines):
+def test_the_unread_rest_of_the_old_file_is_read(stage, lines):
     for pid in stage.daemon.children():
         os.kill(pid, signal.SIGSTOP)
     lines.append(line(stage.gate))
@@ -435,7 +435,7 @@ class Restored:
         self._write(self._before)
 
 
-def test_a_log_that_is_not_there_is_said_at_the_start_and_when_it_comes(stage):
+def test_a_missing_log_is_reported_at_start_and_when_it_appears(stage):
     path = stage.log_dir / "kren.log"
     stage.open_up(log=path)
     assert str(path) in said(stage, "does not exist yet; the daemon waits for it") and said(stage, "syslogd")
@@ -456,7 +456,7 @@ def opens_again(stage, path):
     stage.open_port()
 
 
-def test_a_log_whose_directory_is_renamed_and_made_anew_is_found_again(stage):
+def test_a_log_is_found_after_its_directory_was_renamed_and_recreated(stage):
     stage.open_up(log="file")
     stage.open_port()
     stage.log_dir.rename(stage.directory / "old")
@@ -464,7 +464,7 @@ def test_a_log_whose_directory_is_renamed_and_made_anew_is_found_again(stage):
     opens_again(stage, stage.log.path)
 
 
-def test_a_log_whose_directory_is_removed_and_made_anew_is_found_again(stage):
+def test_a_log_is_found_after_its_directory_was_removed_and_recreated(stage):
     stage.open_up(log="file")
     stage.open_port()
     shutil.rmtree(stage.log_dir)
@@ -473,7 +473,7 @@ def test_a_log_whose_directory_is_removed_and_made_anew_is_found_again(stage):
     opens_again(stage, stage.log.path)
 
 
-def test_a_log_below_a_directory_that_is_renamed_is_found_again(stage):
+def test_a_log_is_found_after_a_directory_above_it_was_renamed(stage):
     deep = stage.log_dir / "a/b"
     deep.mkdir(parents=True)
     stage.log = stage.keep(KernelLog(deep / "kern.log"))
@@ -484,7 +484,7 @@ def test_a_log_below_a_directory_that_is_renamed_is_found_again(stage):
     opens_again(stage, stage.log.path)
 
 
-def test_a_log_that_is_mounted_over_is_found_again(stage):
+def test_a_log_is_found_after_it_was_mounted_over(stage):
     stage.open_up(log="file")
     stage.open_port()
     covered = stage.directory / "covered"
@@ -502,7 +502,7 @@ def test_mounts_elsewhere_do_not_matter(stage):
     assert not [line for line in stage.daemon.said if "opening it again" in line]
 
 
-def test_a_log_whose_link_points_elsewhere_is_found_again(stage):
+def test_a_log_is_found_after_its_link_was_changed(stage):
     for name in ("monday", "tuesday"):
         (stage.log_dir / name).mkdir()
     (stage.log_dir / "current").symlink_to("monday")
@@ -514,7 +514,7 @@ def test_a_log_whose_link_points_elsewhere_is_found_again(stage):
     opens_again(stage, stage.log_dir / "tuesday/kern.log")
 
 
-def test_a_log_of_root_alone_is_read_on_after_its_rotation(stage):
+def test_a_log_that_only_root_can_read_is_followed_through_rotation(stage):
     """As RHEL has it: mode 0600, and logrotate makes the next one."""
     path = stage.log_dir / "messages"
     stage.log = stage.keep(KernelLog(path))
@@ -533,7 +533,7 @@ def test_a_log_of_root_alone_is_read_on_after_its_rotation(stage):
     stage.open_port()
 
 
-def test_lines_for_a_file_are_of_a_level_that_syslog_daemons_keep(stage, firewall):
+def test_log_rules_for_a_file_use_a_level_that_syslog_daemons_keep(stage, firewall):
     """RHEL's /var/log/messages is `*.info`: lines of level debug are not in it."""
     def levels(log):
         stage.configure(firewall=firewall, guard="22", log=log)
@@ -589,7 +589,7 @@ CUT = ("Nov 22 07:58:30 host kernel: [ 1287.881436] REJECT IN=kks OUT= MAC=82:bb
        "ACK=2271560481 WINDOW=777 RES=0x00 SYN URGP=0 OPT (020405B40402080A)")
 
 
-def test_lines_that_are_cut_before_their_end_are_noticed(stage, lines):
+def test_truncated_lines_are_reported(stage, lines):
     for end in (" SYN", " RES", " DPT"):
         for _ in range(3):
             lines.append(CUT.format(port=stage.gate.knock_port).split(end)[0].encode() + b" \n")
@@ -601,7 +601,7 @@ def test_lines_that_are_cut_before_their_end_are_noticed(stage, lines):
     assert len([text for text in stage.daemon.said if "are cut before" in text]) == 1
 
 
-def test_one_cut_line_does_not_hide_that_a_flag_is_missing(stage, lines):
+def test_one_truncated_line_does_not_hide_a_missing_flag(stage, lines):
     whole = CUT.format(port=stage.gate.knock_port)
     lines.append((whole.split(" URGP")[0] + "\n").encode())
     for _ in range(3):
@@ -610,7 +610,7 @@ def test_one_cut_line_does_not_hide_that_a_flag_is_missing(stage, lines):
     assert "--log-tcp-sequence" in stage.daemon.wait_for("tcp sequence")
 
 
-def test_options_that_were_cut_off_do_not_matter(stage, lines):
+def test_truncated_options_do_not_matter(stage, lines):
     genuine = line(stage.gate).decode().rstrip()
     lines.append((genuine + " OPT\n").encode())
     stage.opened()
@@ -636,7 +636,7 @@ FORMATS = list(stamps(0))
 
 
 @pytest.mark.parametrize("stamp", FORMATS)
-def test_a_knock_from_before_the_start_that_standard_input_begins_with_opens_nothing(stage, stamp):
+def test_an_old_knock_on_standard_input_opens_nothing(stage, stamp):
     stage.open_up(log="kmsg")
     stage.daemon.stop()
     stage.configure(firewall="nft", guard="22, 7", log="-")
@@ -652,7 +652,7 @@ def test_a_knock_from_before_the_start_that_standard_input_begins_with_opens_not
     os.close(write_end)
 
 
-def test_lines_without_a_time_are_warned_of(stage):
+def test_lines_without_a_timestamp_give_a_warning(stage):
     """journalctl's usual format has no time that can be read."""
     stage.configure(firewall="nft", guard="22, 7", log="-")
     stage.gate = Profile(stage, "gate")
@@ -667,7 +667,7 @@ def test_lines_without_a_time_are_warned_of(stage):
 
 
 @pytest.mark.parametrize("stamp", FORMATS)
-def test_a_knock_in_the_past_of_a_file_that_appears_opens_nothing(stage, stamp):
+def test_an_old_knock_in_a_new_file_opens_nothing(stage, stamp):
     path = stage.log_dir / "messages"
     stage.open_up(log=path)
     aside = Lines(stage.log_dir / "aside")

@@ -96,7 +96,7 @@ def test_install_takes_another_binary_as_it_is(tree, no_cargo, tmp_path):
     assert (tmp_path / "to/usr/local/bin/knockknock").read_bytes() == Path(BINARY).read_bytes()
 
 
-def test_uninstall_refuses_while_the_guard_stands(gate, firewall, tmp_path):
+def test_uninstall_refuses_while_the_guard_is_active(gate, firewall, tmp_path):
     prefix = tmp_path / "prefix"
     assert make("install", f"PREFIX={prefix}", "--assume-old=target/release/knockknock").returncode == 0
     files = installed(prefix)

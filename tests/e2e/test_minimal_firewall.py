@@ -25,7 +25,7 @@ def closed(request, stage):
     return stage
 
 
-def test_closed_but_for_a_knock(closed):
+def test_closed_without_a_knock(closed):
     assert not closed.connects(80)
     assert not closed.connects()
     closed.open_port()

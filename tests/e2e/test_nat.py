@@ -79,7 +79,7 @@ def test_a_knock_through_a_clamped_pppoe_line(behind_nat, wire, family, clamp):
 
 
 @pytest.mark.parametrize("behind_nat", ["nft"], indirect=True)
-def test_an_mtu_that_was_learned_on_the_way_is_the_knocks_too(behind_nat, family):
+def test_a_learned_path_mtu_applies_to_the_knock(behind_nat, family):
     """After an ICMP "packet too big" the kernel advertises a smaller MSS to that destination."""
     stage = behind_nat.open_up(wire="stealth")
     host, source = FAMILIES[family]

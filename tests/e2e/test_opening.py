@@ -10,7 +10,7 @@ import packets
 from stage import CLIENT, SERVER, Capture, Profile
 
 
-def test_one_knock_lets_one_connection_in(stage, firewall, log):
+def test_one_knock_admits_one_connection(stage, firewall, log):
     stage.open_up(firewall, log)
     assert not stage.connects()
     line = stage.open_port()
@@ -27,7 +27,7 @@ def test_each_knock_opens_again(gate):
     assert gate.gate.counter == gate.gate.client_counter == 5
 
 
-def test_an_opening_ends_after_the_delay(stage, firewall):
+def test_an_opening_expires_after_the_delay(stage, firewall):
     stage.open_up(firewall, delay=1)
     stage.open_port()
     time.sleep(1.2)
@@ -126,7 +126,7 @@ def test_a_port_that_the_profile_may_not_open_stays_closed(stage, firewall):
 
 @pytest.mark.parametrize("flags", [packets.SYN | packets.ACK, packets.ACK, packets.RST, packets.SYN | 1],
                          ids=["SYN+ACK", "ACK", "RST", "SYN+FIN"])
-def test_only_a_lone_syn_is_a_knock(gate, flags):
+def test_only_a_plain_syn_is_a_knock(gate, flags):
     profile = gate.gate
     gate.client.send(packets.tcp(CLIENT, SERVER, 40000, profile.knock_port, profile.fields(0), flags))
     assert gate.nothing_opened()

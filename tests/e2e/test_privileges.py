@@ -93,7 +93,7 @@ def test_no_process_holds_a_network_socket(gate):
     assert not [line for line in listing.splitlines() for pid in pids if f"pid={pid}," in line]
 
 
-def test_the_keeper_has_no_keys_and_the_helper_no_log(gate):
+def test_the_supervisor_has_no_keys_and_the_opener_no_log(gate):
     """Compares the open files of the processes: only the watcher has keys and the log."""
     def files(pid):
         return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
@@ -104,7 +104,7 @@ def test_the_keeper_has_no_keys_and_the_helper_no_log(gate):
     assert "/dev/kmsg" not in files(opener)
 
 
-def test_no_working_directory_is_outside_of_the_empty_root(stage, firewall):
+def test_no_working_directory_is_outside_the_empty_root(stage, firewall):
     """Otherwise `../../etc` would escape on kernels with neither Landlock nor seccomp."""
     stage.open_up(firewall)
     for pid in stage.daemon.children():
@@ -162,7 +162,7 @@ def test_idle_means_no_system_call(namespaces, tmp_path):
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "first child", "second child"])
-def test_killed_the_daemon_ends_whole_and_leaves_nothing_open(stage, firewall, victim):
+def test_a_killed_daemon_leaves_no_process_and_no_opening(stage, firewall, victim):
     stage.open_up(firewall, delay=2)
     stage.open_port()
     opened = time.monotonic()
@@ -181,7 +181,7 @@ def test_killed_the_daemon_ends_whole_and_leaves_nothing_open(stage, firewall, v
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_orderly(gate, number):
+def test_a_signal_shuts_it_down_in_order(gate, number):
     assert gate.daemon.stop(number) == 0
 
 

@@ -174,7 +174,7 @@ def test_ssh_and_scp(door, proxy):
 
 # Which host has a profile
 
-def test_an_address_of_a_profile_with_a_name_is_knocked_for(door):
+def test_an_address_of_a_named_profile_gets_a_knock(door):
     give_names(door, host_example=[SERVER], alias_example=[SERVER])
     call_profile(door, "host.example")
     proxy = door.keep(Proxy(door.client, door.client_dir))
@@ -184,7 +184,7 @@ def test_an_address_of_a_profile_with_a_name_is_knocked_for(door):
         client.close()
 
 
-def test_a_name_that_is_not_known_does_not_keep_addresses_from_being_served(door):
+def test_an_unresolvable_name_does_not_block_addresses(door):
     """The profile's name cannot be resolved."""
     call_profile(door, "no.such.host.invalid")
     proxy = door.keep(Proxy(door.client, door.client_dir))
@@ -218,7 +218,7 @@ def test_other_hosts_and_ports_are_connected_without_a_knock(door, proxy):
     assert capture.sent(door.gate.knock_port) == []
 
 
-def test_a_damaged_profile_is_an_error_and_never_passed_over(door, proxy):
+def test_a_damaged_profile_is_an_error_and_never_ignored(door, proxy):
     (door.gate.client_path / "mac.key").chmod(0o644)
     client, answer = proxy.ask(SERVER, ECHO)
     assert (answer, door.gate.client_counter) == (FAILED, 0)
@@ -277,7 +277,7 @@ def test_refusals_are_said_and_heard(proxy, sent, answer):
 
 
 @pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"\0", os.urandom(5000).replace(b"\4", b"\0").replace(b"\5", b"\0")])
-def test_what_is_not_socks_is_closed(proxy, sent):
+def test_other_protocols_are_closed(proxy, sent):
     with proxy.socket() as client, contextlib.suppress(ConnectionResetError):
         client.sendall(sent)
         assert client.recv(100) == b""
@@ -297,14 +297,14 @@ def test_one_byte_at_a_time(door, proxy):
             assert client.recv(1) == b"x"
 
 
-def test_what_is_sent_behind_the_request_is_the_servers(proxy):
+def test_bytes_after_the_request_reach_the_server(proxy):
     with proxy.socket() as client:
         client.sendall(b"\x05\x01\x00" + request(SERVER, ECHO) + b"payload")
         assert exactly(client, 2) == b"\x05\x00" and reply(client) == GRANTED
         assert exactly(client, 7) == b"payload"
 
 
-def test_a_thousand_rude_clients_leave_nothing_behind(door, proxy):
+def test_a_thousand_rude_clients_leak_nothing(door, proxy):
     web = request(SERVER, PLAIN)
     whole = b"\x05\x01\x00" + web
     four = b"\x04\x01\x00\x16\x0a\x09\x00\x01user\x00"
@@ -338,7 +338,7 @@ def test_a_thousand_rude_clients_leave_nothing_behind(door, proxy):
     client.close()
 
 
-def test_who_says_nothing_is_sent_away(proxy):
+def test_a_silent_client_is_closed(proxy):
     with proxy.socket(40) as mute, proxy.socket(40) as half:
         half.sendall(b"\x05\x01")
         began = time.monotonic()
@@ -348,7 +348,7 @@ def test_who_says_nothing_is_sent_away(proxy):
 
 # The relay
 
-def test_both_directions_end_one_by_one(door, proxy):
+def test_both_directions_close_independently(door, proxy):
     client, _ = proxy.ask(SERVER, ECHO)
     sent = os.urandom(5_000_000)
 
@@ -364,7 +364,7 @@ def test_both_directions_end_one_by_one(door, proxy):
     client.close()
 
 
-def test_the_end_of_the_servers_bytes_leaves_the_other_way_open(door, proxy):
+def test_a_half_close_by_the_server_keeps_the_other_direction_open(door, proxy):
     taken = []
 
     def serve(connection):
@@ -413,7 +413,7 @@ def test_a_reset_is_passed_on(door, proxy, who):
     assert at_server == ([ConnectionResetError] if who == "client" else [])
 
 
-def test_an_urgent_byte_stops_nothing(door, proxy):
+def test_an_urgent_byte_does_not_stop_the_relay(door, proxy):
     """telnet sends its interrupt, and FTP its ABOR, with urgent data."""
     client, _ = proxy.ask(SERVER, ECHO)
     for text in (b"one", b"two"):
@@ -425,7 +425,7 @@ def test_an_urgent_byte_stops_nothing(door, proxy):
     client.close()
 
 
-def test_a_client_that_does_not_read_holds_up_its_server_only(door, proxy):
+def test_a_client_that_does_not_read_blocks_only_its_server(door, proxy):
     sent, stopped = [], threading.Event()
 
     def serve(connection):
@@ -452,7 +452,7 @@ def test_a_client_that_does_not_read_holds_up_its_server_only(door, proxy):
     lazy.close()
 
 
-def test_the_failure_of_an_attempt_that_lost_is_not_the_winners(door):
+def test_a_failed_losing_attempt_does_not_affect_the_winner(door):
     """The server resets connections without a knock. The proxy is suspended until two attempts are due. It makes both
     and receives both results together: one connection is established, the other was reset."""
     door.hand_over(OTHER, "tcp reset")
@@ -638,7 +638,7 @@ def test_a_client_that_vanishes_in_the_queue_costs_no_counter(door, proxy):
     client.close()
 
 
-def test_a_client_that_vanishes_while_another_program_knocks_holds_up_nobody(door, proxy):
+def test_a_client_that_vanishes_while_another_program_knocks_blocks_nobody(door, proxy):
     turnstile = os.open(door.gate.client_path, os.O_RDONLY)
     fcntl.flock(turnstile, fcntl.LOCK_EX)
     clients = [proxy.socket() for _ in range(3)]
@@ -655,7 +655,7 @@ def test_a_client_that_vanishes_while_another_program_knocks_holds_up_nobody(doo
     clients[2].close()
 
 
-def test_a_connection_whose_opening_is_gone_is_reset_and_not_silent(door, proxy):
+def test_a_connection_whose_opening_is_gone_is_reset(door, proxy):
     """As with connect: all attempts are established before the proxy goes on, and the opening is gone."""
     def send_all(number):
         for pid in (door.daemon.pid, *door.daemon.children()):
@@ -713,7 +713,7 @@ def public(door):
 
 
 @pytest.mark.parametrize("how", ["sudo", "--user"])
-def test_it_becomes_another_user_and_keeps_nothing(door, public, how):
+def test_it_switches_to_another_user_and_keeps_no_privileges(door, public, how):
     user = public(2 if how == "--user" else 65432)
     arguments = ["--user", "bin"] if how == "--user" else []
     environment = {**os.environ, "SUDO_UID": str(user), "SUDO_GID": str(user)} if how == "sudo" else os.environ
@@ -732,7 +732,7 @@ def test_root_stays_root_without_capabilities(proxy):
     assert state["NoNewPrivs"] == "1"
 
 
-def test_it_listens_elsewhere_only_when_told_twice(door):
+def test_it_listens_on_other_addresses_only_with_allow_remote(door):
     done = door.client.run(BINARY, "proxy", "--dir", door.client_dir, "--listen", "0.0.0.0", PROXY, check=False)
     assert done.returncode == 1 and "--allow-remote" in done.stderr
     proxy = door.keep(Proxy(door.client, door.client_dir, "--listen", "0.0.0.0", "--allow-remote"))
@@ -751,7 +751,7 @@ def test_usage(door, arguments, why):
     assert done.returncode == 2 and why in done.stderr, done.stderr
 
 
-def test_a_port_that_is_taken_is_an_error(door, proxy):
+def test_a_port_in_use_is_an_error(door, proxy):
     done = door.client.run(BINARY, "proxy", "--dir", door.client_dir, PROXY, check=False)
     assert done.returncode == 1
     # the messages of glibc and musl
@@ -804,7 +804,7 @@ def ask_and_leave(proxy, names):
 
 
 @pytest.mark.usefixtures("silent_resolver")
-def test_names_that_nobody_answers_do_not_block_other_names(door, proxy):
+def test_unanswered_names_do_not_block_other_names(door, proxy):
     proxy.ask("localhost", 1)[0].close()
     memory, began = proxy.memory(), time.monotonic()
     ask_and_leave(proxy, (f"n{number}.example" for number in range(5000)))
@@ -820,7 +820,7 @@ def test_names_that_nobody_answers_do_not_block_other_names(door, proxy):
 
 
 @pytest.mark.usefixtures("silent_resolver")
-def test_clients_that_wait_for_names_that_nobody_answers_are_bounded(door, proxy, many_files):
+def test_the_number_of_clients_with_unanswered_names_is_limited(door, proxy, many_files):
     clients = [proxy.socket(60) for _ in range(1000)]
     for number, client in enumerate(clients):
         client.sendall(b"\x05\x01\x00" + request(f"{'n' * 50}.{'n' * 50}.{'n' * 50}.{number}.example", 80))
@@ -872,7 +872,7 @@ def test_dns_cannot_open_the_loopback_to_remote_clients(door, address):
     assert (local.accepted, door.gate.client_counter) == (0, 0)
 
 
-def test_a_page_that_connects_for_ever_does_not_use_up_counters_for_ever(door, proxy):
+def test_endless_connections_use_a_limited_number_of_counters(door, proxy):
     stop = threading.Event()
 
     def connect_again_and_again():

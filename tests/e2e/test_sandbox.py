@@ -22,7 +22,7 @@ def attempt(stage, hooked, firewall, process, what):
 
 @pytest.mark.parametrize("what", ATTEMPTS)
 @pytest.mark.parametrize("process", ["watcher", "opener"])
-def test_what_a_process_must_not_do_kills_it(stage, hooked, firewall, process, what):
+def test_a_forbidden_action_kills_the_process(stage, hooked, firewall, process, what):
     daemon = attempt(stage, hooked, firewall, process, what)
     assert daemon.wait_for_end() == 1
     assert not [line for line in daemon.said if "tried" in line]
@@ -32,7 +32,7 @@ def test_what_a_process_must_not_do_kills_it(stage, hooked, firewall, process, w
 
 
 @pytest.mark.parametrize("what", ATTEMPTS)
-def test_the_same_works_before_it_is_confined(stage, hooked, what):
+def test_the_same_actions_work_before_confinement(stage, hooked, what):
     """Shows that the sandbox makes the attempts of the test above fail: outside it they succeed."""
     daemon = attempt(stage, hooked, "nft", "unconfined watcher", what)
     if what == "execve":  # the process becomes /bin/true, which exits
@@ -78,7 +78,7 @@ def test_the_supervisor_keeps_what_restarting_needs(gate):
     assert gate.connects()
 
 
-def test_check_and_the_log_say_what_is_on(stage):
+def test_check_and_log_describe_the_sandbox(stage):
     stage.open_up()
     line = next(line for line in stage.daemon.said if "confined: " in line)
     words = line.split("confined: ")[1]
@@ -132,7 +132,7 @@ def test_in_the_background_all_three_speak_through_syslog(stage):
         heard(syslog, "ended")
 
 
-def test_a_syslog_that_does_not_listen_stops_nobody(stage):
+def test_a_missing_syslog_blocks_nothing(stage):
     stage.configure(guard="22, 7", firewall="nft", log="kmsg")
     stage.gate = Profile(stage, "gate")
     stage.gate.give_to_client()

@@ -66,7 +66,7 @@ def fast_open(machine, port=22):
     return service
 
 
-def test_check_says_which_turnstile_stands(stage):
+def test_check_names_the_turnstile(stage):
     Profile(stage, "gate")
     for firewall, environment, says in (
         ("nft", None, "the handshake's ACK uses"), ("nft", at_syn(stage), "the SYN uses"), ("iptables", None, "the SYN uses")):
@@ -137,7 +137,7 @@ BEFORE_US = {
 
 
 @pytest.mark.parametrize("rule", BEFORE_US)
-def test_a_mark_that_somebody_else_sets_admits_nobody(wall, rule):
+def test_a_mark_set_by_another_rule_admits_nobody(wall, rule):
     stage = wall()
     foreign(stage.server, BEFORE_US[rule])
     assert not stage.connects()
@@ -153,7 +153,7 @@ BEHIND_US = {
 
 
 @pytest.mark.parametrize("owner", BEHIND_US)
-def test_a_mark_that_somebody_else_overwrites_shuts_nobody_out(wall, owner):
+def test_a_mark_overwritten_by_another_rule_blocks_nobody(wall, owner):
     """As a router with two uplinks does with each new connection."""
     stage = wall()
     foreign(stage.server, [""], "mangle + 5")
@@ -233,7 +233,7 @@ def test_a_cookies_ack_makes_one_connection(stage, end):
     assert service.accepted == 1
 
 
-def test_the_owner_gets_in_while_somebody_sends_syns_with_his_address(stage):
+def test_the_owner_gets_in_despite_spoofed_syns(stage):
     stage.open_up("nft")
     flood = stage.client.start("hping3", "--syn", "--interval", "u2000", "--baseport", 50000, "--destport", 22, SERVER,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -286,7 +286,7 @@ def test_a_connection_that_came_too_late_does_not_use_the_next_knock(stage):
     assert not stage.connects()
 
 
-def test_a_link_local_address_is_not_opened_for_where_it_may_be_on_another_link(wall):
+def test_a_link_local_address_that_may_be_on_another_link_gets_no_opening(wall):
     """With one link it is: test_a_link_local_address_with_its_zone."""
     stage = wall()
     stage.server.run("ip", "address", "add", "fe80::1/64", "dev", "eth0", "nodad")

@@ -41,11 +41,11 @@ def once_and_never_again(stage, family):
     assert not stage.connects(address=host)
 
 
-def test_one_knock_lets_one_connection_in(stage, wire, family, firewall, log):
+def test_one_knock_admits_one_connection(stage, wire, family, firewall, log):
     once_and_never_again(open_up(stage, firewall, log, wire), family)
 
 
-def test_one_knock_lets_one_connection_in_by_nflog(stage, wire, family):
+def test_one_knock_admits_one_connection_with_nflog(stage, wire, family):
     once_and_never_again(open_up(stage, log="nflog:5", wire=wire), family)
 
 
@@ -63,7 +63,7 @@ def classic_packet(profile, counter, source=CLIENT, destination=SERVER):
 PACKETS = {"classic": classic_packet, "stealth": stealth_packet}
 
 
-def test_a_profile_takes_its_own_wire_alone(stage, family, wire):
+def test_a_profile_accepts_only_its_own_wire(stage, family, wire):
     open_up(stage, wire=wire)
     host, source = FAMILIES[family]
     [other] = PACKETS.keys() - {wire}
@@ -76,7 +76,7 @@ def test_a_profile_takes_its_own_wire_alone(stage, family, wire):
     assert stage.gate.counter == 1
 
 
-def test_a_replay_over_the_other_family_is_dead(stage, wire):
+def test_a_replay_over_the_other_family_does_nothing(stage, wire):
     """The message does not depend on the addresses: it is its counter that is used up."""
     open_up(stage, wire=wire)
     packet = PACKETS[wire]
@@ -166,7 +166,7 @@ def named(stage):
     return open_up(stage, wire="stealth", hosts=["gate.example"])
 
 
-def test_the_family_that_is_asked_for(named):
+def test_the_requested_family_is_used(named):
     named.knock(22, "-4", host="gate.example")
     lets_one_in(named, SERVER, CLIENT)
     named.knock(22, "-6", host="gate.example")
@@ -179,7 +179,7 @@ def test_the_first_address_of_a_name(named):
     lets_one_in(named, *(FAMILIES["IPv6"] if ":" in first else FAMILIES["IPv4"]))
 
 
-def test_a_family_that_a_host_does_not_have(stage):
+def test_a_missing_family_is_an_error(stage):
     open_up(stage, wire="stealth")
     for flag, host in (("-6", SERVER), ("-4", SERVER6)):
         done = stage.knock(22, flag, host=host, check=False)

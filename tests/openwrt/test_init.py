@@ -196,7 +196,7 @@ def test_reload_hups_the_running_daemon(openwrt):
     assert openwrt.config == "[main]\ndelay = 40\n"
 
 
-def test_reload_starts_the_one_that_could_not_start(openwrt):
+def test_reload_starts_a_daemon_that_could_not_start(openwrt):
     openwrt.uci("config knockknock 'main'\n\toption delay '4;'\n")
     openwrt.init("start")
     openwrt.uci("config knockknock 'main'\n\toption delay '4'\n")

@@ -55,7 +55,7 @@ def test_installs_everything(tmp_path):
     assert (there.root / "etc").stat().st_uid == 0
 
 
-def test_who_follows_the_hint_closes_the_wan_alone_and_has_a_profile_first(tmp_path):
+def test_the_hint_creates_a_profile_first_and_guards_only_the_wan(tmp_path):
     said = Router(tmp_path).install().stdout
     steps = ["knockknock-genprofile NAME", "network_get_device wan wan\n", 'knockknock.main.interfaces="$wan"\n',
              "knockknock.main.guard=22", "scp -Or root@router:/etc/knockknock.d/profiles/NAME ", "/etc/init.d/knockknock start",
@@ -94,7 +94,7 @@ def test_a_dry_run_copies_nothing(tmp_path):
     ("DISTRIB_ARCH='mips64_octeonplus'\n", 'no static build runs on "mips64_octeonplus"'),
     ("DISTRIB_ARCH='arm_cortex-a9'\n", 'no static build runs on "arm_cortex-a9"'),  # it has no FPU
 ], ids=["no OpenWrt", "PowerPC", "64 bit MIPS", "ARM without FPU"])
-def test_refuses_what_it_has_nothing_for(tmp_path, release, complaint):
+def test_refuses_unsupported_processors(tmp_path, release, complaint):
     there = Router(tmp_path, release)
     before = there.files()
     outcome = there.install()

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_that_wait_for_anybody_are_listeners() {
+    fn unconnected_sockets_are_listeners() {
         let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n\
             1: 00000000:CA6C 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0\n\
             2: 0100007F:0035 0200007F:1234 01 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0\n\

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_from_a_watcher_is_no_request() {
+    fn malformed_requests_are_refused() {
         let good = OpenRequest::new("192.0.2.7".parse().unwrap(), 22, 15).unwrap().to_bytes();
         let mut seen = 0;
         for (at, value) in [(0, 2), (1, 5), (1, 6), (3, 0), (5, 0), (4, 4), (6, 1), (8, 127), (8, 0), (20, 1)] {

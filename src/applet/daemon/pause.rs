@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_and_are_short_again_after_a_calm_minute() {
+    fn the_pause_doubles_and_resets_after_a_quiet_minute() {
         let (mut pause, mut now) = (Pause::default(), Instant::now());
         assert_eq!(pause.left(now), Duration::ZERO);
         let mut lengths = Vec::new();

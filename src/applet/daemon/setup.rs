@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_without_a_key_is_warned_of() {
+    fn a_guarded_port_without_a_profile_gives_a_warning() {
         let web = index(&[("web", "knock_port = 7\nports = 443")]);
         let warned = |guard: &str| web.warnings(&Ports::parse(guard).unwrap());
         assert!(warned("443").is_empty());
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guard_holds_on_what_an_interface_is_a_port_of() {
+    fn the_guard_also_applies_to_an_interfaces_master() {
         let link = |(index, name, master): (u32, &str, u32)| Link { index, name: name.into(), master, receives: true };
         let links =
             [(1, "lo", 0), (2, "eth0", 4), (3, "eth1", 4), (4, "bond0", 5), (5, "br0", 0), (6, "a b", 0), (7, "x", 6)];
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_damaged_profile_is_a_profile_too() {
+    fn a_damaged_profile_counts_as_a_profile() {
         assert!(index(&[]).must_not_be_empty(Path::new("/nowhere")).is_err());
         assert!(index(&[("bad", "")]).must_not_be_empty(Path::new("/nowhere")).is_ok());
     }

@@ -82,7 +82,7 @@ mod tests {
     use std::net::SocketAddrV6;
 
     #[test]
-    fn a_link_local_address_behind_another_interface_is_another_host() {
+    fn a_link_local_address_on_another_interface_is_another_host() {
         let mut cache = AddressCache::default();
         let behind = |ip: &str, scope| SocketAddr::from(SocketAddrV6::new(ip.parse().unwrap(), 22, 0, scope));
         let [one, two] = [1, 2].map(|scope| behind("fe80::1", scope));

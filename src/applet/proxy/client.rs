@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_resolved_located_and_knocked_for() {
+    fn a_named_host_is_resolved_found_and_knocked_at() {
         let now = Instant::now();
         let mut client = welcomed(false, now);
         let bytes = [REQUEST_BY_NAME, b"payload"].concat();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn version_4_asks_at_once_and_is_answered_as_version_4() {
+    fn version_4_has_no_greeting_and_gets_version_4_replies() {
         let now = Instant::now();
         let mut client = Client::new(false, now);
         let bytes = b"\x04\x01\x00\x16\x0a\x09\x00\x01user\x00";
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_cache_is_waited_for_and_not_longer_than_its_deadline() {
+    fn a_client_waits_for_the_address_cache_until_its_deadline() {
         let now = Instant::now();
         for event in [ClientEvent::CacheFilled, ClientEvent::Expired] {
             let mut client = asked(false, now);
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_too_late_changes_nothing() {
+    fn late_events_change_nothing() {
         let now = Instant::now();
         let mut client = asked(false, now);
         client.on(ClientEvent::Profile(found(), addresses()), now);

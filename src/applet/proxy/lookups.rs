@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_names_hold_up_others_for_a_second() {
+    fn slow_names_delay_others_by_a_second() {
         let (mut lookups, mut now) = (Lookups::default(), Instant::now());
         for client in 0..500 {
             lookups.ask(&format!("slow{client}"), client, LOCAL, now).unwrap();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_are_limited_and_it_is_said_now_and_then() {
+    fn the_number_of_names_is_limited_and_refusals_are_logged_occasionally() {
         let (mut lookups, now) = (Lookups::default(), Instant::now());
         let source = |number: u64| IpAddr::from(Ipv6Addr::from_bits(u128::from(number) << 64 | u128::from(number)));
         for client in 0..NAMES.all as u64 {

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_leaves_is_passed_over() {
+    fn a_client_that_leaves_is_skipped() {
         let (mut queue, now) = (queue_of(&[1, 2, 3]), Instant::now());
         queue.leave(1, 0, now);
         assert_eq!(queue.next(now), NextTurn::Take(2));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_another_process_has_is_tried_again() {
+    fn a_lock_held_by_another_process_is_retried() {
         let (mut queue, now) = (queue_of(&[1]), Instant::now());
         assert_eq!(queue.next(now), NextTurn::Take(1));
         queue.locked_elsewhere(now);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn unanswered_knocks_close_the_queue_for_longer_each_time() {
+    fn the_back_off_doubles_with_unanswered_knocks() {
         let mut now = Instant::now();
         let mut queue = queue_of(&[1]);
         let mut pauses = Vec::new();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_connects_for_ever_does_not_use_up_counters_for_ever() {
+    fn endless_connections_use_a_limited_number_of_counters() {
         let (mut queue, began) = (Queue::new("x".into()), Instant::now());
         let (mut now, mut knocks, mut notices) = (began, 0, 0);
         queue.join(0);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_no_longer_than_its_clients_have_patience() {
+    fn the_queue_is_only_as_long_as_clients_can_wait() {
         let mut queue = Queue::new("x".into());
         assert_eq!((0..1000).filter(|&client| queue.join(client)).count(), MOST_WAITING);
         queue.leave(7, 0, Instant::now());

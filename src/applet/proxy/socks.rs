@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_read_whole_and_not_beyond() {
+    fn a_message_is_parsed_to_its_end_and_no_further() {
         for (mut bytes, request) in messages() {
             let length = bytes.len();
             for end in 0..length {
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn no_client_is_waited_for_beyond_the_longest_message() {
+    fn no_message_is_longer_than_the_limit() {
         // LONGEST bytes are a message or refused, whatever they are.
         let mut seed = 1_u32;
         for _ in 0..20_000 {

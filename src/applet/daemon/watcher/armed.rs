@@ -92,7 +92,7 @@ mod tests {
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
     #[test]
-    fn a_second_knock_comes_soon_and_close_behind() {
+    fn the_second_knock_must_come_soon_with_a_slightly_higher_counter() {
         let (mut armed, now) = (Armed::default(), Instant::now());
         armed.arm_ahead(3, 9000, now);
         let second = |counter, after| armed.is_second(3, 200, counter, OTHER, now + Duration::from_secs(after));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_message_that_was_recorded_does_not_disarm() {
+    fn a_recorded_older_message_does_not_disarm() {
         let (mut armed, now) = (Armed::default(), Instant::now());
         armed.arm_ahead(0, 9000, now);
         armed.arm_ahead(0, 8000, now);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_arms_for_itself_alone_and_once() {
+    fn an_armed_source_counts_for_itself_and_once() {
         let (mut armed, now) = (Armed::default(), Instant::now());
         armed.arm_source(0, 100, SOURCE, now);
         assert!(armed.is_second(0, 101, 101, SOURCE, now) && !armed.is_second(0, 101, 101, OTHER, now));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_sources_of_each_profile_wait() {
+    fn each_profile_has_a_few_armed_sources() {
         let (mut armed, now) = (Armed::default(), Instant::now());
         let source = |last: u32| IpAddr::from([192, 0, 2, last as u8]);
         armed.arm_ahead(0, 9000, now);

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_table_is_found_and_nothing_that_was_taken_out() {
+    fn inserted_codes_are_found_and_removed_ones_are_not() {
         for layout in [SMALL, LARGE] {
             check(CodeTable::with(500, layout));
         }

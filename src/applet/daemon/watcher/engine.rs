@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_disk_refuses_stays_closed_and_is_used_up() {
+    fn a_counter_that_cannot_be_stored_is_burned_and_opens_nothing() {
         let (mut engine, now) = (engine(2), Instant::now());
         for number in [0, 1] {
             engine.handle(&knock(number, 100, 22), now);
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_is_higher_on_disk_is_taken_over() {
+    fn a_higher_counter_on_disk_is_adopted() {
         let (mut engine, now) = (engine(1), Instant::now());
         engine.handle(&knock(0, 100, 22), now);
         assert_eq!(engine.next_action(), Some(Action::Store { profile: 0, next: 101 }));
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn each_wire_is_for_its_own_profiles_and_each_port_for_those_that_list_it() {
+    fn a_profile_accepts_only_its_own_wire_and_listed_ports() {
         let profiles = vec![profile(0, Wire::Stealth, "22"), profile(1, Wire::Classic, "22")];
         let (mut engine, now) = (filled(SETTINGS, profiles), Instant::now());
         assert_eq!(engine.handle(&classic(0, 100, 22), now), WRONG);
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_is_told_from_a_packet_that_was_logged_twice() {
+    fn a_replay_differs_from_a_packet_logged_twice() {
         let (mut engine, now) = (engine(1), Instant::now());
         let entry = knock(0, 100, 22);
         engine.handle(&entry, now);
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_ran_ahead_needs_two_knocks() {
+    fn a_client_far_ahead_needs_two_knocks() {
         let (mut engine, now) = (engine(1), Instant::now());
         assert_eq!(engine.handle(&knock(0, 1120, 22), now), WRONG, "too far, but for a second knock");
         assert_eq!(engine.handle(&knock(0, 1119, 22), now), None);
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_knock_far_ahead_opens_nothing_however_often_it_comes() {
+    fn a_repeated_far_ahead_knock_opens_nothing() {
         let (mut engine, now) = (engine(1), Instant::now());
         assert_eq!(engine.handle(&knock(0, 500, 22), now), None);
         assert_eq!(engine.handle(&knock(0, 500, 22), now), Some(Event::Replay));
@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_without_time_is_not_searched_for_and_others_are() {
+    fn a_source_without_budget_does_not_affect_others() {
         let (mut engine, now) = (filled(SETTINGS, vec![profile(0, Wire::Classic, "")]), Instant::now());
         engine.handle(&wrong(9, 1), now);
         let (source, event) = engine.search_far(now).unwrap();
@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_is_held_nothing_is_searched_for() {
+    fn nothing_is_searched_for_if_all_codes_are_held() {
         let profiles = vec![profile(0, Wire::Classic, "22"), profile(0, Wire::Stealth, "22")];
         let (mut engine, now) = (filled(SETTINGS, profiles), Instant::now());
         for ack in [0, 1] {
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn knocks_wait_in_batches() {
+    fn knocks_are_stored_in_batches() {
         let (mut engine, now) = (engine(1), Instant::now());
         for counter in 100..100 + BATCH as u32 {
             assert!(!engine.batch_is_full());
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_of_two_profiles_opens_nothing_and_both_counters_are_used_up() {
+    fn a_code_of_two_profiles_opens_nothing_and_burns_both_counters() {
         let twin = |next| {
             let config = ProfileConfig {
                 knock_port: 666,
@@ -653,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn amid_wrong_codes_a_knock_is_used_up_and_the_next_from_its_source_opens() {
+    fn while_throttled_a_knock_is_burned_and_the_next_from_its_source_opens() {
         let now = Instant::now();
         let mut engine = throttled(now);
         engine.handle(&knock(0, 100, 22), now);
@@ -670,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn a_knock_recorded_amid_wrong_codes_is_dead_after_them() {
+    fn a_knock_recorded_while_throttled_cannot_be_replayed_later() {
         let now = Instant::now();
         let mut engine = throttled(now);
         engine.handle(&knock(0, 100, 22), now);
@@ -683,7 +683,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_codes_do_not_trouble_classic_knocks_nor_those_far_ahead() {
+    fn the_throttle_does_not_affect_classic_or_far_ahead_knocks() {
         let now = Instant::now();
         let mut engine = throttled(now);
         engine.handle(&classic(1, 100, 22), now);
@@ -694,7 +694,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_to_a_port_that_is_no_knock_port_is_nothing() {
+    fn a_syn_to_another_port_is_ignored() {
         assert_eq!(engine(1).handle(&Entry { knock_port: 22, ..wrong(9, 0) }, Instant::now()), None);
     }
 }

@@ -23,7 +23,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_fall_into_all_classes() {
+    fn neighbouring_values_are_spread_evenly() {
         for secret in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX] {
             for shift in [0, 21, 32, 58] {
                 let evenness = evenness(secret, shift, 0..100_000);
@@ -33,7 +33,7 @@ mod tests {
     }
 
     #[test]
-    fn another_secret_is_another_hash() {
+    fn another_secret_gives_another_hash() {
         let (one, other) = (0x1b87_2f3e_90aa_5c64, 0x8d05_e6c3_7714_2fb9);
         let same = (0..64_000).filter(|&value| keyed_hash(one, value) % 64 == keyed_hash(other, value) % 64).count();
         assert!((800..1200).contains(&same), "{same} of 64,000");

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_held_at_once_and_the_rest_when_it_is_filled() {
+    fn the_window_is_filled_at_once_and_the_rest_later() {
         let profiles = [
             profile(1, Wire::Stealth, "22,443", 100),
             profile(2, Wire::Classic, "", 5),
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_up_leaves_and_what_follows_enters() {
+    fn burned_counters_leave_the_table_and_new_ones_enter() {
         let mut profiles = [profile(1, Wire::Stealth, "22,443", 100)];
         let mut look_ahead = LookAhead::new(&profiles, REACH, 9);
         for next in [101, 102, 104, 104, 120, 150, 151] {
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_profiles_with_one_code_both_are_found() {
+    fn a_code_of_two_profiles_finds_both() {
         let profiles = [
             profile(1, Wire::Stealth, "22", 100),
             profile(1, Wire::Stealth, "22", 102),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn the_far_counters_make_room_first_and_then_the_window() {
+    fn too_many_codes_reduce_the_far_counters_first_then_the_window() {
         let wanted = Reach { window: 20, far: 10_000 };
         assert_eq!(reach(0, wanted), wanted);
         assert_eq!(reach(104, wanted), wanted);

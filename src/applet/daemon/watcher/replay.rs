@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_logged_twice_is_no_replay_and_a_later_one_is() {
+    fn a_packet_logged_twice_is_not_a_replay_but_a_later_one_is() {
         let (mut cache, now) = (ReplayCache::new(4), Instant::now());
         let known = entry(7);
         assert_eq!(find(&cache, &known, now), None);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_makes_room() {
+    fn the_oldest_message_is_replaced() {
         let (mut cache, now) = (ReplayCache::new(4), Instant::now());
         for seq in 0..10 {
             insert(&mut cache, &entry(seq), now);

@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_has_what_was_counted_in_the_right_number() {
+    fn a_summary_lists_the_counts_with_correct_plurals() {
         let counts = Counts { replays: 1, wrong_codes: 2, ..Counts::default() };
         assert_eq!(counts.summary(), ["ignored in the last minute: 1 replayed knock, 2 wrong codes"]);
         let counts = Counts { wrong_codes: 1, overruns: 1, ..Counts::default() };
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn that_a_knock_needs_a_second_one_is_said_once_and_that_it_does_not_a_minute_after_the_last() {
+    fn throttling_is_logged_once_and_its_end_a_minute_after_the_last_wrong_code() {
         let (mut report, start) = (Report::new(Vec::new(), 15), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         for seconds in 0..100 {

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_that_searches_on_is_stopped_and_others_are_not() {
+    fn a_source_over_its_budget_is_stopped_and_others_are_not() {
         let (mut budget, now) = (SearchBudget::new(0x0123_4567_89ab_cdef), Instant::now());
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         let hostile = address(0x0a00_0001);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_share_other_accounts_with_another_secret() {
+    fn another_secret_assigns_sources_to_other_accounts() {
         let shared = |secret| {
             let (mut budget, now) = (SearchBudget::new(secret), Instant::now());
             budget.charge([10, 0, 0, 1].into(), FILL, now);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn one_long_search_is_paid_for_in_full() {
+    fn a_long_search_is_charged_in_full() {
         let (mut budget, now) = (SearchBudget::new(1), Instant::now());
         let source = IpAddr::from([192, 0, 2, 1]);
         budget.charge(source, Duration::from_millis(300), now);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_that_are_not_listed_are_searched_for_60_times_a_minute() {
+    fn unlisted_ports_get_60_searches_a_minute() {
         let (mut budget, now) = (SearchBudget::new(1), Instant::now());
         let searches = (0..200).filter(|&search| budget.take_denied_port(now + Duration::from_secs(search / 4)));
         assert_eq!(searches.count(), 60);

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_day_takes_its_limit_and_no_more() {
+    fn a_day_allows_its_limit_and_no_more() {
         let (mut throttle, now) = (Throttle::new(1 << 28), Instant::now());
         let guesses = (0..200_000).take_while(|_| throttle.count(2000, now)).count();
         assert_eq!(guesses, 134_217, "2^28 / 2,000");
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guess_for_which_there_is_no_room_does_not_prolong_the_time_of_others() {
+    fn a_guess_over_the_limit_does_not_extend_the_throttling() {
         let (mut throttle, now) = (Throttle::new(1000), Instant::now());
         while throttle.count(10, now) {}
         for _ in 0..1000 {
