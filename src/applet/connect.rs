@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::knocker::{self, Family, Knocker};
 use crate::profile::{Profile, ProfileHome};
 use crate::sys::pipe::Pipe;
+use crate::sys::thread::Thread;
 use crate::sys::{poll, process, tcp};
 use crate::tunnel::{self, KnockSetup, OpeningDelay, REFUSAL_SHOWS};
 use std::fs::File;
@@ -12,7 +13,6 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::rc::Rc;
-use std::thread;
 
 /// The stack size of the sending thread, in bytes.
 const STACK: usize = 1 << 16;
@@ -53,7 +53,7 @@ fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
     let (input, output) = (File::from(process::inherited(0)), File::from(process::inherited(1)));
     let typed = input.is_terminal();
     let sender = stream.try_clone().map_err(broken)?;
-    let sending = thread::Builder::new().stack_size(STACK).spawn(move || send(&input, &sender)).map_err(broken)?;
+    let sending = Thread::start(STACK, Box::new(move || send(&input, &sender))).map_err(broken)?;
     if knocked && poll::readable([stream.as_fd()], Some(REFUSAL_SHOWS)).map_err(broken)? == [false] {
         tunnel::refusal(stream).map_or(Ok(()), Err)?;
     }
@@ -61,7 +61,7 @@ fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
     // The reader of our output now sees its end, and may continue to write to our input.
     drop(output);
     // A terminal's input does not end by itself when the server has closed.
-    if typed { Ok(()) } else { sending.join().unwrap_or(Ok(())).map_err(broken) }
+    if typed { Ok(()) } else { sending.join().map_err(broken) }
 }
 
 fn send(input: &File, stream: &TcpStream) -> io::Result<()> {

@@ -28,6 +28,7 @@ mod sockopt;
 pub mod sysctl;
 pub mod tcp;
 pub mod tcp_timestamp;
+pub mod thread;
 
 use std::io;
 

@@ -1,11 +1,11 @@
 //! Resolves names in threads, because the system's resolver blocks its caller. Each thread handles one question.
 
 use crate::knocker;
+use crate::sys::thread::Thread;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 /// A thread's stack size in bytes; the C library's resolver keeps its buffers there.
 const STACK: usize = 256 << 10;
@@ -48,8 +48,11 @@ impl Resolver {
     /// Resolves `names` in a new thread. If no thread can be started, the answer has no addresses.
     pub fn ask(&self, question: Question, names: Vec<String>) {
         let (shared, asked) = (Arc::clone(&self.shared), names.clone());
-        let resolve = move || shared.answer(question, asked.into_iter().map(resolved).collect());
-        if thread::Builder::new().stack_size(STACK).spawn(resolve).is_err() {
+        let resolve = move || {
+            shared.answer(question, asked.into_iter().map(resolved).collect());
+            Ok(())
+        };
+        if Thread::start(STACK, Box::new(resolve)).is_err() {
             self.shared.answer(question, names.into_iter().map(|name| (name, Vec::new())).collect());
         }
     }
