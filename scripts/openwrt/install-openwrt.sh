@@ -51,14 +51,16 @@ if [ -n "$dry" ]; then
 	(cd "$stage" && find . ! -type d | sed 's,^\.,  ,' | sort)
 	exit
 fi
+# procd leaves a running daemon alone, since its command is the same.
 tar -C "$stage" --owner=0 --group=0 --numeric-owner -cf - etc lib usr |
-	ssh "$router" 'tar -xf - -C / && /etc/init.d/knockknock enable'
+	ssh "$router" 'tar -xf - -C / && /etc/init.d/knockknock enable || exit
+		! grep -qs "^knock-watcher\$" /proc/[0-9]*/comm || { /etc/init.d/knockknock restart && echo "Restarted the daemon."; }'
 cat <<EOF
-Copied to $router, and enabled. Next, on the router, with the guard on the WAN alone:
+Copied to $router, and enabled. Next, on the router, with the guard on the WAN alone, which has to be up:
   knockknock-genprofile NAME KNOCKPORT --ports 22
-  . /lib/functions/network.sh; network_flush_cache; network_get_device wan wan
-  uci add_list knockknock.main.interfaces="\$wan"
-  uci add_list knockknock.main.guard=22 && uci commit knockknock
+  . /lib/functions/network.sh && network_flush_cache
+  network_get_device wan wan && uci add_list knockknock.main.interfaces="\$wan" &&
+    uci add_list knockknock.main.guard=22 && uci commit knockknock
   /etc/init.d/knockknock check
 On the client, before the port closes (HOST: the name that it knocks at):
   mkdir -p ~/.knockknock

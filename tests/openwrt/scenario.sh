@@ -156,6 +156,17 @@ sed -i "s/list guard '22'/list guard '22;23'/" /etc/config/knockknock
 before=$(cat /var/run/knockknock/config)
 check "a value that cannot be right is refused" not $init reload
 check "and the old configuration stays" [ "$(cat /var/run/knockknock/config)" = "$before" ]
+check "it does not restart with it" not $init restart
+check "and runs on" knocks
+check "for one connection all the same" connects
+
+$init stop
+$init unguard
+rm -r /var/run/knockknock
+check "after a reboot with that value the daemon starts" becomes_ready $init boot
+check "it guards as it did before" not connects
+check "a knock opens it even so" knocks
+check "for one connection even so" connects
 
 $init stop
 no_own_firewall

@@ -32,10 +32,13 @@ class Router:
     def read(self, path):
         return (self.root / path).read_text()
 
-    def init(self, command):
+    def run(self, *command):
         return subprocess.run(
-            ["unshare", "--net", "chroot", self.root, "/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-             "/etc/init.d/knockknock", command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            ["unshare", "--net", "chroot", self.root, "/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *command],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    def init(self, command):
+        return self.run("/etc/init.d/knockknock", command)
 
     @property
     def config(self):
@@ -112,6 +115,8 @@ BAD = {
     "a semicolon": ("config knockknock 'main'\n\tlist guard '22;23'\n", '"guard"'),
     "a shell's dollar": ("config knockknock 'main'\n\toption log '$HOME'\n", '"log"'),
     "a quote that never ends": ("config knockknock 'main'\n\toption delay '15\n", "cannot read /etc/config/knockknock"),
+    "an interface without a name": ("config knockknock 'main'\n\tlist guard '22'\n\tlist interfaces ''\n", '"interfaces" is empty'),
+    "blanks": ("config knockknock 'main'\n\toption interfaces ' , '\n", '"interfaces" is empty'),
 }
 
 
@@ -123,13 +128,19 @@ def test_bad(openwrt, uci, complaint):
     outcome = openwrt.init("start")
     assert complaint in outcome.stderr
     assert openwrt.config == before
-    assert not any(line.startswith("command") for line in openwrt.asked)
+    assert openwrt.asked[0].startswith("command"), "the daemon starts: without it nothing is guarded"
 
 
-def test_a_missing_configuration_is_said(openwrt):
-    (openwrt.root / "etc/config/knockknock").unlink()
-    assert "cannot read /etc/config/knockknock" in openwrt.init("start").stderr
-    assert openwrt.asked == ["reload_trigger knockknock"]
+@pytest.mark.parametrize("uci", [*(uci for uci, _ in BAD.values()), None], ids=[*BAD, "no file"])
+def test_after_a_reboot_with_a_bad_one_the_daemon_starts_and_cannot_read_its_config(openwrt, uci):
+    openwrt.uci(uci or "")
+    if uci is None:
+        (openwrt.root / "etc/config/knockknock").unlink()
+    assert "/etc/config/knockknock" in openwrt.init("boot").stderr
+    assert openwrt.config == "/etc/config/knockknock cannot be used\n"
+    assert openwrt.asked[0].startswith("command")
+    checked = openwrt.run("/usr/bin/knockknock-daemon", "--dir", "/var/run/knockknock", "--check")
+    assert checked.returncode == 1 and "line 1: stands before" in checked.stderr
 
 
 def test_a_config_file_of_the_owner_wins(openwrt):
@@ -191,6 +202,7 @@ def test_without_fw4_no_file_of_its_is_made(openwrt):
 def test_reload_hups_the_running_daemon(openwrt):
     openwrt.write("tmp/procd/knockknock.wanted", "")
     openwrt.uci("config knockknock 'main'\n\toption delay '40'\n")
+    assert openwrt.run("/usr/bin/knockknock-genprofile", "gate", "4000").returncode == 0
     assert openwrt.init("reload").returncode == 0
     assert openwrt.read("tmp/procd/knockknock.signals") == "signal HUP\n"
     assert openwrt.config == "[main]\ndelay = 40\n"
@@ -203,6 +215,17 @@ def test_reload_starts_a_daemon_that_could_not_start(openwrt):
     openwrt.init("reload")
     assert openwrt.asked[0].startswith("command /usr/bin/knockknock-daemon ")
     assert not (openwrt.root / "tmp/procd/knockknock.signals").exists()
+
+
+@pytest.mark.parametrize("uci", ["delay 'soon'", "delay '1;2'"])
+@pytest.mark.parametrize("command", ["reload", "restart"])
+def test_a_wrong_value_is_said_and_leaves_the_daemon_that_runs(openwrt, command, uci):
+    openwrt.write("tmp/procd/knockknock.wanted", "")
+    openwrt.write("tmp/procd/knockknock.pid", "999999999")
+    openwrt.uci(f"config knockknock 'main'\n\toption {uci}\n")
+    outcome = openwrt.init(command)
+    assert outcome.returncode != 0 and "delay" in outcome.stderr
+    assert (openwrt.root / "tmp/procd/knockknock.wanted").exists(), "it was not stopped"
 
 
 def test_check_lets_the_daemon_judge(openwrt):

@@ -27,7 +27,7 @@ class Router:
         self._bin = directory / "bin"
         self._bin.mkdir()
         ssh = self._bin / "ssh"
-        ssh.write_text(f'#!/bin/sh\n[ "$1" = root@router ] || exit 255\nexec chroot {self.root} /bin/sh -c "$2"\n')
+        ssh.write_text(f'#!/bin/sh\n[ "$1" = root@router ] || exit 255\nexec unshare --net chroot {self.root} /bin/sh -c "$2"\n')
         ssh.chmod(0o755)
 
     def install(self, *options):
@@ -57,8 +57,8 @@ def test_installs_everything(tmp_path):
 
 def test_the_hint_creates_a_profile_first_and_guards_only_the_wan(tmp_path):
     said = Router(tmp_path).install().stdout
-    steps = ["knockknock-genprofile NAME", "network_get_device wan wan\n", 'knockknock.main.interfaces="$wan"\n',
-             "knockknock.main.guard=22", "scp -Or root@router:/etc/knockknock.d/profiles/NAME ", "/etc/init.d/knockknock start",
+    steps = ["knockknock-genprofile NAME", "network_get_device wan wan && ", 'knockknock.main.interfaces="$wan" &&\n',
+             "knockknock.main.guard=22 && ", "scp -Or root@router:/etc/knockknock.d/profiles/NAME ", "/etc/init.d/knockknock start",
              "After each sysupgrade"]
     places = [said.index(step) for step in steps]
     assert places == sorted(places)
@@ -77,6 +77,19 @@ def test_installing_again_keeps_what_is_configured(tmp_path):
     assert config.read_text() == "config knockknock 'main'\n\tlist guard '22'\n"
     assert counter.read_text() == "0000000041\n"
     assert (there.root / "usr/bin/knockknock").read_bytes() == BINARY.read_bytes()
+
+
+def test_a_daemon_that_runs_is_restarted_after_an_upgrade(tmp_path):
+    there = Router(tmp_path)
+    (there.root / "proc/77").mkdir()
+    (there.root / "proc/77/comm").write_text("procd\n")
+    assert "Restarted" not in there.install().stdout, "nothing of ours runs"
+    asked = there.root / "tmp/procd/knockknock.asked"
+    assert not asked.exists()
+    (there.root / "proc/77/comm").write_text("knock-watcher\n")
+    outcome = there.install()
+    assert "Restarted the daemon.\n" in outcome.stdout, outcome.stderr
+    assert asked.read_text().startswith("command /usr/bin/knockknock-daemon ")
 
 
 def test_a_dry_run_copies_nothing(tmp_path):

@@ -49,6 +49,13 @@ check "for one connection after the reload" connects
 check "it is killed, and systemd starts it again" becomes_ready kill -KILL "$(main)"
 check "a knock opens it after the crash" knocks
 check "for one connection after the crash" connects
+unit stop
+knockknock-daemon --unguard
+echo "gaurd = 22" >>/etc/knockknock.d/config
+check "after a boot with a wrong configuration it starts" becomes_ready unit start
+check "it guards as it did before" not connects
+check "a knock opens it even so" knocks
+check "for one connection even so" connects
 check "it stops" unit stop
 check "the guard stays when the daemon is gone" not connects
 echo "$passed passed, $failed failed"
