@@ -106,7 +106,8 @@ impl Config {
             let wrong = |wanted: String| (line, format!("{key} = {value:?}: {wanted}"));
             let number = |from: u32, to: u32| {
                 let number = value.parse().ok().filter(|number| (from..=to).contains(number));
-                number.ok_or_else(|| wrong(format!("a number from {from} to {to} is needed")))
+                let others = if from == 1 { "; knockknock 0.8 took others, too" } else { "" };
+                number.ok_or_else(|| wrong(format!("a number from {from} to {to} is needed{others}")))
             };
             match key.as_str() {
                 "delay" => config.delay = number(1, MAX_DELAY.into())? as u16,
@@ -131,6 +132,9 @@ impl Config {
                 "interfaces" => {
                     let names = value.split([',', ' ']).filter(|name| !name.is_empty());
                     config.interfaces = names.map(str::to_owned).collect();
+                    if config.interfaces.is_empty() {
+                        return Err(wrong("without a name the guard would be on every interface".into()));
+                    }
                     if let Some(bad) = config.interfaces.iter().find(|name| !is_interface(name)) {
                         return Err(wrong(format!("{bad:?} is no name of an interface")));
                     }
@@ -239,6 +243,7 @@ mod tests {
             "guard=ssh",
             "interfaces=eth0;rm",
             "interfaces=abcdefghijklmnop",
+            "interfaces= , ",
             "mark=3",
             "mark=0",
             "user=",

@@ -34,8 +34,8 @@ impl ProfileConfig {
             .map_err(|(line, why)| Error::content(&path, line, why).advise("correct it, or copy the profile again"))
     }
 
-    /// Parses the text of a `config`. The error is a line number, or 0, and a reason. Unknown keys belong to version
-    /// 0.8 and are ignored.
+    /// Parses the text of a `config`. The error is a line number, or 0, and a reason. An unknown key may be a
+    /// misspelled `ports`, without which the key of the profile opens every port.
     pub fn parse(text: &str) -> std::result::Result<Self, (usize, String)> {
         let (settings, _) = ini::settings(text, &["ports"])?;
         let (mut knock_port, mut allowed, mut wire) = (None, None, None);
@@ -57,7 +57,7 @@ impl ProfileConfig {
                     let named = Wire::named(&value);
                     wire = Some(named.ok_or_else(|| (line, format!("{value:?} is no wire: classic or stealth")))?);
                 }
-                _ => {}
+                _ => return Err((line, format!("there is no key {key:?}"))),
             }
         }
         let knock_port = knock_port.ok_or_else(|| (0, "\"knock_port\" is missing".to_owned()))?;
@@ -120,6 +120,7 @@ mod tests {
             ("[main]\nknock_port=1\nwire=stealth", 0),
             ("[main]\nknock_port=1\nwire=stealth\nports=1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17", 0),
             ("[main]\nx", 2),
+            ("[main]\nknock_port=1\nprots=22", 3),
         ] {
             assert_eq!(ProfileConfig::parse(text).unwrap_err().0, line, "{text:?}");
         }

@@ -16,8 +16,8 @@ pub use home::ProfileHome;
 pub use ownership::check_directory;
 pub use set::{Found, Listing, find, list};
 
-use crate::error::Result;
-use crate::wire::Keys;
+use crate::error::{Error, Result};
+use crate::wire::{Ciphertext, Keys};
 use ownership::{EVERYBODY_WRITES, OTHERS_WRITE, failed, own};
 use std::fs;
 
@@ -47,5 +47,23 @@ impl Profile {
             keys: Keys::new(&*keys::read(&path.join("cipher.key"))?, &*keys::read(&path.join("mac.key"))?),
             counter: Counter::open(&path.join("counter"))?,
         })
+    }
+}
+
+/// What the keys of loaded profiles make of the same message, to find profiles with the same keys.
+#[derive(Default)]
+pub struct KeyIndex(Vec<(Ciphertext, String)>);
+
+impl KeyIndex {
+    /// Adds a profile, and refuses one that has the keys of another: each would accept the knocks for the
+    /// other, or neither could tell whose they are.
+    pub fn add(&mut self, profile: &Profile) -> Result<()> {
+        let made = profile.keys.seal(0, 1);
+        if let Some((_, other)) = self.0.iter().find(|(others, _)| *others == made) {
+            return Err(Error::refused(format!("it has the same keys as profile {other:?}"))
+                .advise("remove one of them, and make a new profile for each client"));
+        }
+        self.0.push((made, profile.name.clone()));
+        Ok(())
     }
 }

@@ -242,6 +242,45 @@ def test_a_profile_that_cannot_be_read_is_reported_and_ignored(stage, file, cont
     assert stage.connects()
 
 
+@pytest.mark.parametrize("wire", ["classic", "stealth"])
+@pytest.mark.parametrize("copy_port", ["the same port", "another port"])
+def test_a_copy_of_a_profile_is_named_and_left_out(stage, wire, copy_port):
+    """On one port a knock for both would open nothing; on two, a recorded knock would open a second time."""
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    stage.gate = Profile(stage, "gate", ports=[22], wire=wire)
+    stage.gate.give_to_client()
+    copy = shutil.copytree(stage.gate.path, stage.gate.path.with_name("gate.bak"))
+    if copy_port == "another port":
+        config = copy / "config"
+        config.write_text(config.read_text().replace(str(stage.gate.knock_port), "65000"))
+    checked = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
+    assert checked.returncode == 1
+    stage.start_daemon()
+    for said in (checked.stderr.splitlines(), stage.daemon.said):
+        at = next(at for at, line in enumerate(said) if line.endswith('profile "gate.bak" is left out:'))
+        assert said[at + 1].endswith('it has the same keys as profile "gate"')
+    stage.open_port()
+    assert stage.connects()
+
+
+def test_a_profile_with_a_key_that_does_not_exist_opens_nothing(stage):
+    """Without "ports" its key would open every port."""
+    broken = Profile(stage, "broken")
+    with (broken.path / "config").open("a") as config:
+        config.write("prots = 443\n")
+    stage.open_up()
+    assert any('there is no key "prots"' in line for line in stage.daemon.said)
+    stage.client.send(broken.packet(0))
+    assert stage.nothing_opened()
+
+
+@pytest.mark.parametrize("line", ["delay = 0", "delay = 3600", "error_window = 0"])
+def test_a_value_that_0_8_took_is_refused_with_that_word(stage, line):
+    Profile(stage, "gate")
+    done = check(stage, f"[main]\n{line}\n")
+    assert done.returncode == 1 and "is needed; knockknock 0.8 took others, too" in done.stderr
+
+
 def test_sighup_reads_profiles_and_config_again_and_loses_no_opening(gate, firewall):
     gate.open_port()
     gate.configure(firewall=firewall, guard="22, 23, 7", log="kmsg", delay=9)

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::firewall;
 use crate::klog;
 use crate::ports::Ports;
-use crate::profile::Profile;
+use crate::profile::{KeyIndex, Profile};
 use crate::say;
 use crate::sys::sandbox;
 use std::fmt::Write;
@@ -19,6 +19,7 @@ pub fn run(directory: &Path) -> Result<()> {
     let setup = Setup::read(directory)?;
     setup.index.must_not_be_empty(directory)?;
     let mut text = String::new();
+    let mut keys = KeyIndex::default();
     let mut left_out = setup.index.left_out.len();
     let ports = |ports: &Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
     let _ = writeln!(text, "log            {}", klog::describe(&setup.config.log));
@@ -36,8 +37,8 @@ pub fn run(directory: &Path) -> Result<()> {
     let _ = writeln!(text, "watcher's user  uid {}", privileges::watcher_user(&setup.config)?.uid);
     let _ = writeln!(text, "confined       {}", sandbox::describe());
     for (found, profile_config) in &setup.index.profiles {
-        match Profile::load(found) {
-            Ok(_) => {
+        match Profile::load(found).and_then(|profile| keys.add(&profile)) {
+            Ok(()) => {
                 let opens =
                     profile_config.ports.as_ref().map_or("any port".to_owned(), |ports| format!("ports {ports}"));
                 let _ = writeln!(

@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::klog::{self, Klog, Notice};
 use crate::ports::PortSet;
-use crate::profile::{Counter, Profile};
+use crate::profile::{Counter, KeyIndex, Profile};
 use crate::say;
 use crate::sys::process;
 use crate::sys::sandbox::calls;
@@ -109,10 +109,12 @@ impl Profiles {
         let index = ProfileIndex::read(directory)?.profiles;
         let files = index.len() as u32 + 64;
         process::allow_files(files).map_err(|cause| Error::system("hold the counters open", cause))?;
-        let (mut profiles, mut room) = (Self::default(), MAX_PORTS);
+        let (mut profiles, mut room, mut key_index) = (Self::default(), MAX_PORTS, KeyIndex::default());
         profiles.loaded.reserve_exact(index.len());
         for (found, _) in index {
-            let loaded = Profile::load(&found).and_then(|Profile { name, config, keys, counter }| {
+            let loaded = Profile::load(&found).and_then(|profile| {
+                key_index.add(&profile)?;
+                let Profile { name, config, keys, counter } = profile;
                 let loaded = LoadedProfile::new(config, keys, counter.next());
                 room = room
                     .checked_sub(loaded.held_ports().len())
