@@ -3,7 +3,9 @@
 use crate::error::{Error, Result};
 use crate::ini;
 use crate::ports::Ports;
+use crate::say;
 use crate::sys::file;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -179,6 +181,14 @@ fn mark(value: &str) -> Option<u32> {
 pub fn guard(directory: &Path) -> Result<Option<Ports>> {
     let (config, _) = Config::of(directory, &Config::read(directory)?)?;
     Ok(Some(config.guard).filter(|guard| !guard.is_empty()))
+}
+
+/// Says that a daemon which runs on `directory`, and so holds its lock, does not know a new profile yet.
+pub fn mention_reload(directory: &Path) {
+    let locked = File::open(directory).and_then(|directory| file::try_lock(&directory));
+    if locked.is_err_and(|cause| cause.kind() == io::ErrorKind::WouldBlock) {
+        say::note("the running daemon does not know it yet: systemctl reload knockknock-daemon, or send it SIGHUP");
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::config::DIRECTORY;
 use crate::error::{Error, Result};
 use crate::knocker::Family;
 use crate::ports::{self, Ports};
-use crate::profile::ProfileHome;
+use crate::profile::{ProfileHome, Wanted};
 use crate::wire::Wire;
 use argh::FromArgs;
 use std::ffi::OsStr;
@@ -189,8 +189,8 @@ pub fn genprofile(arguments: &Arguments) -> Result<Outcome> {
             return Err(Error::Usage(format!("the name comes first, then the knock port: {typed} {name}")));
         }
         let knock_port = typed.map(port).transpose().map_err(Error::Usage)?;
-        let wanted = genprofile::Wanted { name, knock_port, ports: args.ports, wire: args.wire };
-        genprofile::run(server_directory(arguments, args.dir), wanted).map(|()| 0)
+        let wanted = Wanted { knock_port, ports: args.ports, wire: args.wire };
+        genprofile::run(server_directory(arguments, args.dir), name, wanted).map(|()| 0)
     })
 }
 

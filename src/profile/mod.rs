@@ -1,6 +1,7 @@
 //! Profiles on disk. A profile is a directory of four files: `cipher.key`, `mac.key`, `counter` and
 //! `config`. The client has a copy of the server's profile.
 
+mod choose;
 mod config;
 mod counter;
 mod create;
@@ -9,7 +10,8 @@ mod keys;
 mod ownership;
 mod set;
 
-pub use config::{MAX_STEALTH_PORTS, ProfileConfig};
+pub use choose::{Wanted, choose};
+pub use config::ProfileConfig;
 pub use counter::{Counter, SPENT};
 pub use create::{Fresh, create};
 pub use home::ProfileHome;

@@ -1,0 +1,73 @@
+//! Chooses the config of a new profile: its knock port, the ports that it may open, and its wire.
+
+use super::config::MAX_STEALTH_PORTS;
+use super::{ProfileConfig, list};
+use crate::config;
+use crate::error::{Error, Result};
+use crate::ports::Ports;
+use crate::sys::listeners;
+use crate::wire::Wire;
+use std::io;
+use std::path::Path;
+
+/// The properties of a new profile; `None` selects a default.
+#[derive(Default)]
+pub struct Wanted {
+    /// The knock port; by default that of the other stealth profiles, or a free port.
+    pub knock_port: Option<u16>,
+    /// The ports that it may open; by default the guarded ports of the config.
+    pub ports: Option<Ports>,
+    /// The format of its knocks; by default stealth, or classic if its ports are unknown or too many.
+    pub wire: Option<Wire>,
+}
+
+/// Chooses the config of a new profile in `directory`. Refuses an unsuitable knock port.
+pub fn choose(directory: &Path, wanted: Wanted) -> Result<ProfileConfig> {
+    let allowed = wanted.ports;
+    let guard = config::guard(directory)?;
+    let knock_port = match wanted.knock_port {
+        Some(knock_port) => knock_port,
+        None => shared_port(&directory.join("profiles"))?.map_or_else(|| free_port(guard.as_ref()), Ok)?,
+    };
+    let is_in = |ports: &Option<Ports>| ports.as_ref().is_some_and(|ports| ports.contains(knock_port));
+    let taken = if is_in(&guard) {
+        Some("it is guarded")
+    } else if is_in(&allowed) {
+        Some("it is one of the ports to open")
+    } else if listeners::listens(knock_port) {
+        Some("a program listens there")
+    } else {
+        None
+    };
+    if let Some(why) = taken {
+        let error = Error::refused(format!("port {knock_port} cannot be a knock port: {why}"));
+        return Err(error.advise("choose a port on which nothing listens"));
+    }
+    let ports = allowed.or(guard);
+    let hides = ports.as_ref().is_some_and(|ports| (1..=MAX_STEALTH_PORTS).contains(&ports.iter().count()));
+    let wire = wanted.wire.unwrap_or(if hides { Wire::Stealth } else { Wire::Classic });
+    if wire == Wire::Stealth && !hides {
+        let why = format!("a stealth profile lists the ports that it opens, at most {MAX_STEALTH_PORTS}");
+        return Err(Error::refused(why).advise("name them with --ports, such as --ports 22, or use --wire classic"));
+    }
+    Ok(ProfileConfig { knock_port, ports, wire, legacy: false })
+}
+
+/// Returns the knock port of the existing stealth profiles.
+fn shared_port(profiles: &Path) -> Result<Option<u16>> {
+    let found = if profiles.exists() { list(profiles)?.profiles } else { Vec::new() };
+    let configs = found.iter().filter_map(|found| ProfileConfig::load(&found.path).ok());
+    Ok(configs.filter(|config| config.wire == Wire::Stealth).map(|config| config.knock_port).next())
+}
+
+/// Returns a random port above 1024 that is not guarded and not in use.
+fn free_port(guard: Option<&Ports>) -> Result<u16> {
+    loop {
+        let mut bytes = [0; 2];
+        getrandom::fill(&mut bytes).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
+        let port = u16::from_be_bytes(bytes);
+        if port > 1024 && !guard.is_some_and(|guard| guard.contains(port)) && !listeners::listens(port) {
+            return Ok(port);
+        }
+    }
+}
