@@ -2,14 +2,14 @@
 
 use crate::config;
 use crate::error::Result;
-use crate::profile::{self, Fresh, Wanted};
+use crate::profile::{self, Wanted};
 use crate::say;
 use std::path::Path;
 
 /// Creates the profile `name` in `directory`.
 pub fn run(directory: &Path, name: &str, wanted: Wanted) -> Result<()> {
     let config = profile::choose(directory, wanted)?;
-    let path = profile::create(&directory.join("profiles"), &Fresh { name, config: &config })?;
+    let path = profile::create(&directory.join("profiles"), name, &config)?;
     say::note(format_args!(
         "made {path:?} (knock port {}, {} wire); copy it to the client as ~/.knockknock/SERVERHOST",
         config.knock_port,

@@ -1,7 +1,9 @@
 //! The applets, one file or folder each. No applet imports another.
 
+pub mod accept;
 pub mod connect;
 pub mod daemon;
 pub mod genprofile;
+pub mod invite;
 pub mod knock;
 pub mod proxy;

@@ -2,7 +2,7 @@
 
 use super::arguments::{Arguments, text};
 use crate::applet::daemon::LogTarget;
-use crate::applet::{connect, daemon, genprofile, knock, proxy};
+use crate::applet::{accept, connect, daemon, genprofile, invite, knock, proxy};
 use crate::config::DIRECTORY;
 use crate::error::{Error, Result};
 use crate::knocker::Family;
@@ -84,6 +84,38 @@ struct GenprofileArgs {
     /// the port to which it knocks (default: that of the other profiles, or a free one)
     #[argh(positional)]
     knockport: Option<String>,
+}
+
+/// Prints a line that invites a client: the client makes its profile from it with knockknock accept. Creates the
+/// profile on the server if it does not exist.
+#[derive(FromArgs)]
+struct InviteArgs {
+    /// directory of the config and the profiles (default: /etc/knockknock.d)
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// the only ports that a new profile may open, such as 22,443 (default: those in guard, or any port)
+    #[argh(option)]
+    ports: Option<String>,
+    /// invite with a profile that was handed out or used before
+    #[argh(switch)]
+    again: bool,
+    /// the name of the profile
+    #[argh(positional)]
+    name: String,
+    /// this server, by the name that the client types for it
+    #[argh(positional)]
+    host: String,
+}
+
+/// Creates a profile from the line that knockknock invite printed on the server. Reads the line from standard input.
+#[derive(FromArgs)]
+struct AcceptArgs {
+    /// directory of the profiles (default: ~/.knockknock)
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// the name to type for the server (default: the name in the line)
+    #[argh(option, long = "as")]
+    host: Option<String>,
 }
 
 /// Knocks, connects, and relays standard input and output. Connects without a knock if there is no
@@ -191,6 +223,24 @@ pub fn genprofile(arguments: &Arguments) -> Result<Outcome> {
         let knock_port = typed.map(port).transpose().map_err(Error::Usage)?;
         let wanted = Wanted { knock_port, ports: args.ports, wire: args.wire };
         genprofile::run(server_directory(arguments, args.dir), name, wanted).map(|()| 0)
+    })
+}
+
+pub fn invite(arguments: &Arguments) -> Result<Outcome> {
+    parsed(arguments, |args: InviteArgs| {
+        let directory = server_directory(arguments, args.dir);
+        let ports = args.ports.as_deref().map(port_list).transpose().map_err(Error::Usage)?;
+        invite::run(directory, &args.name, &args.host, ports, args.again).map(|()| 0)
+    })
+}
+
+pub fn accept(arguments: &Arguments) -> Result<Outcome> {
+    // Not named in the error: it may be the line with the keys.
+    if !arguments.operands().is_empty() {
+        return Err(Error::Usage("the line is read from standard input, not from the command line".into()));
+    }
+    parsed(arguments, |args: AcceptArgs| {
+        accept::run(&client_home(arguments, args.dir)?, args.host.as_deref()).map(|()| 0)
     })
 }
 

@@ -129,7 +129,7 @@ fn spent(counter: &Counter) -> Error {
 }
 
 /// Drops all privileges: switches to `user`, or stays the current user without capabilities.
-fn give_up_privileges(user: Option<User>) -> Result<()> {
+pub fn give_up_privileges(user: Option<User>) -> Result<()> {
     let dropped = match user {
         Some(user) => privilege::become_user(user, &[user.gid], &[]),
         None => privilege::keep_only(&[]),

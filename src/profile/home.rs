@@ -73,13 +73,8 @@ impl ProfileHome {
             let enabled = self.directory.join(found.enabled_name());
             return error.advise(format!("it is disabled by its name; to enable it: mv {:?} {enabled:?}", found.path));
         }
-        let host = host.strip_suffix('.').unwrap_or(host);
-        // scp treats the text after the first colon as the path.
-        let remote = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         error.advise(format!(
-            "copy it from the server: mkdir -p -m 700 {:?} && scp -r root@{remote}:/etc/knockknock.d/profiles/NAME {:?}",
-            self.directory,
-            self.directory.join(host)
+            "on the server, as root: knockknock invite NAME {host}; then paste the line that it prints into: knockknock accept"
         ))
     }
 
@@ -164,7 +159,7 @@ fn home(account: Option<Account>, who: &str) -> Result<PathBuf> {
 }
 
 /// Refuses a string that is not a host name, and says which part to remove.
-fn check_spelling(host: &str) -> Result<()> {
+pub fn check_spelling(host: &str) -> Result<()> {
     if host.is_empty() {
         return Err(Error::Usage("the name of the host is empty".into()));
     }

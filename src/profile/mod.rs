@@ -5,7 +5,9 @@ mod choose;
 mod config;
 mod counter;
 mod create;
+mod handover;
 mod home;
+mod invitation;
 mod keys;
 mod ownership;
 mod set;
@@ -13,8 +15,10 @@ mod set;
 pub use choose::{Wanted, choose};
 pub use config::ProfileConfig;
 pub use counter::{Counter, SPENT};
-pub use create::{Fresh, create};
-pub use home::ProfileHome;
+pub use create::create;
+pub use handover::{accept, invite};
+pub use home::{ProfileHome, check_spelling};
+pub use invitation::Invitation;
 pub use ownership::check_directory;
 pub use set::{Found, Listing, find, list};
 
@@ -46,7 +50,10 @@ impl Profile {
         Ok(Self {
             name: found.name.clone(),
             config: ProfileConfig::load(path)?,
-            keys: Keys::new(&*keys::read(&path.join("cipher.key"))?, &*keys::read(&path.join("mac.key"))?),
+            keys: {
+                let [cipher, mac] = &*keys::read(path)?;
+                Keys::new(cipher, mac)
+            },
             counter: Counter::open(&path.join("counter"))?,
         })
     }

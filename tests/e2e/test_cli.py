@@ -25,11 +25,12 @@ def run(*argv, program=BINARY, **options):
 def test_help_lists_the_applets():
     done = run("--help")
     assert done.returncode == 0 and done.stderr == ""
-    assert re.findall(r"^  (\w+) +\w", done.stdout, re.M) == ["knock", "daemon", "genprofile", "connect", "proxy"]
+    assert re.findall(r"^  (\w+) +\w", done.stdout, re.M) == ["knock", "daemon", "genprofile", "invite", "accept", "connect", "proxy"]
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("applet", [("daemon",), ("genprofile",), ("knock",), ("connect",), ("proxy",)])
+@pytest.mark.parametrize("applet", [("daemon",), ("genprofile",), ("invite",), ("accept",), ("knock",), ("connect",),
+                                    ("proxy",)])
 def test_each_applet_has_help(applet, flag):
     done = run(*applet, flag)
     assert (done.returncode, done.stderr) == (0, "")
@@ -44,7 +45,7 @@ def test_version():
 
 
 USAGE = {"": "-p PORT HOST", "knock": "-p PORT HOST", "daemon": "[OPTION ...]", "genprofile": "NAME [KNOCKPORT]",
-         "connect": "HOST PORT", "proxy": "LISTENPORT"}
+         "invite": "NAME HOST", "accept": "[--as HOST]", "connect": "HOST PORT", "proxy": "LISTENPORT"}
 
 
 def test_no_arguments_is_usage():
@@ -296,7 +297,7 @@ def test_a_missing_directory_of_profiles_is_named(tmp_path):
     done = run("-p", "22", "--dir", tmp_path / "none", "127.0.0.1")
     assert done.returncode == 1
     assert str(tmp_path / "none") in done.stderr
-    assert f'mkdir -p -m 700 "{tmp_path}/none" && scp -r root@127.0.0.1:' in done.stderr, "scp makes no directories on the way"
+    assert "knockknock invite NAME 127.0.0.1;" in done.stderr
 
 
 def test_a_set_uid_binary_only_knocks_and_connects(tmp_path):
@@ -330,6 +331,7 @@ def test_a_set_uid_binary_only_knocks_and_connects(tmp_path):
 
 
 PAGES = {"knock": "knockknock.1", "daemon": "knockknock-daemon.8", "genprofile": "knockknock-genprofile.1",
+         "invite": "knockknock-invite.1", "accept": "knockknock-accept.1",
          "connect": "knockknock-connect.1", "proxy": "knockknock-proxy.1"}
 ALL_PAGES = sorted([*PAGES.values(), "knockknock.conf.5", "knockknock-wire.7"])
 # A warning that depends on which other packages are installed.

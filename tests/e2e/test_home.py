@@ -281,15 +281,19 @@ def test_a_string_without_a_host_name_is_refused(town, host, status):
     for program in ("knock", "connect"):
         done, *sent = town.run(town.as_root(), program, host)
         assert (done.returncode, sent) == (status, [0, 0]), done.stderr
-        assert "scp" not in done.stderr
+        assert "invite" not in done.stderr
         assert "the name of the host is empty" in done.stderr if not host else f'"{host}" is not the name of a host' in done.stderr
 
 
-def test_the_advice_to_copy_a_profile_works_for_an_address_too(town):
-    for host, remote in (("server.example.", "root@server.example:"), ("fd09::7", "root@[fd09::7]:")):
+def test_the_advice_for_a_host_without_a_profile_works(town):
+    for host in ("server.example.", "fd09::7"):
         done, *_ = town.run(town.as_root(*SUDO), "knock", host)
-        assert f"scp -r {remote}/etc/knockknock.d/profiles/NAME" in done.stderr
-        assert done.stderr.rstrip().endswith(f'.knockknock/{host.rstrip(".")}"')
+        command = re.search(r"on the server, as root: (knockknock invite NAME .*); then", done.stderr)[1].split()
+        line = town.stage.server.run(BINARY, *command[1:], "--ports", 22,
+                                     "--dir", town.stage.server_dir / host).stdout
+        town.client.run(*town.as_root(*SUDO), BINARY, "accept", input=line)
+        assert (town.homes["ann"] / ".knockknock" / host / "counter").stat().st_uid == ANN
+        shutil.rmtree(town.homes["ann"] / ".knockknock")
 
 
 @pytest.mark.parametrize("end", [".off", ".disabled"])

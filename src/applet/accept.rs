@@ -1,0 +1,59 @@
+//! accept: creates a client's profile from the line that invite printed.
+
+use crate::error::{Error, Result};
+use crate::knocker;
+use crate::profile::{self, Invitation, ProfileHome};
+use crate::say;
+use crate::sys::file::LONGEST;
+use crate::sys::{poll, process};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// How long after a line more of the same paste may come.
+const PASTE: Duration = Duration::from_millis(100);
+
+/// Creates the profile of the invitation on standard input in `home`. It is for the host `host`, or that of the invitation.
+pub fn run(home: &ProfileHome, host: Option<&str>) -> Result<()> {
+    knocker::give_up_privileges(home.user)?;
+    let text = read().map_err(|cause| Error::system("read standard input", cause))?;
+    let line = std::str::from_utf8(text.trim_ascii()).unwrap_or_default();
+    let invitation = Invitation::decode(line).ok_or_else(|| {
+        Error::refused("this is no invitation, or it is damaged, cut off or there twice")
+            .advise("copy the whole line that knockknock invite printed, and nothing else")
+    })?;
+    let host = host.unwrap_or(&invitation.host);
+    if let Some(found) = home.find(host)? {
+        return Err(Error::refused(format!("{host:?} has a profile already"))
+            .advise(format!("to keep it, but disabled: mv {0:?} {0:?}.off", found.path)));
+    }
+    let path = profile::accept(&home.directory, host, &invitation)?;
+    say::note(format_args!("made {path:?}"));
+    Ok(())
+}
+
+/// Reads the line, and what comes right behind it, so that a line pasted twice is noticed and does not reach the shell.
+fn read() -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut input = File::from(process::inherited(0));
+    if input.is_terminal() {
+        say::note("paste the line that knockknock invite printed, and press Enter");
+    }
+    // As long as it can become: one that grows leaves copies of the keys behind.
+    let mut text = Zeroizing::new(vec![0; LONGEST]);
+    let mut length = 0;
+    loop {
+        let (read, free) = text.split_at_mut(length);
+        let timeout = read.contains(&b'\n').then_some(PASTE);
+        if poll::readable([input.as_fd()], timeout)? == [false] {
+            break;
+        }
+        match input.read(free)? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    text.truncate(length);
+    Ok(text)
+}

@@ -1,0 +1,35 @@
+//! invite: prints the line with which a client gets its profile.
+
+use crate::config;
+use crate::error::{Error, Result};
+use crate::ports::Ports;
+use crate::profile::{self, Found, Wanted};
+use crate::say;
+use std::path::Path;
+
+/// Invites a client that calls this server `host`: with the profile `name` under `directory`, or with a new one.
+pub fn run(directory: &Path, name: &str, host: &str, ports: Option<Ports>, again: bool) -> Result<()> {
+    profile::check_spelling(host)?;
+    let profiles = directory.join("profiles");
+    let known = profile::list(&profiles)?.profiles.into_iter().find(|found| found.name == name);
+    if known.is_some() && ports.is_some() {
+        return Err(Error::refused(format!("profile {name:?} exists, and --ports is for a new one"))
+            .advise("leave --ports out, or choose another name"));
+    }
+    let is_new = known.is_none();
+    let found = match known {
+        Some(found) => found,
+        None => {
+            let config = profile::choose(directory, Wanted { ports, ..Wanted::default() })?;
+            Found { name: name.into(), path: profile::create(&profiles, name, &config)? }
+        }
+    };
+    let invitation = profile::invite(&found, host, again)?;
+    if is_new {
+        config::mention_reload(directory);
+    }
+    say::warn("whoever has this line can knock: it is the key. Paste it on the client into: knockknock accept");
+    let mut line = invitation.encode();
+    line.push('\n');
+    say::print(&line)
+}

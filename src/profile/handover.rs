@@ -1,0 +1,40 @@
+//! Handing a profile over: from the server into an invitation, and from an invitation to the client.
+
+use super::create::{Content, make};
+use super::{Found, Invitation, Profile, keys};
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Makes an invitation of a server's profile, for a client that calls the server `host`.
+///
+/// The counter starts at 1 once the profile was handed over. A higher one than 0 is therefore refused, unless `again`
+/// is set: two clients with the same keys would use the same counters.
+pub fn invite(found: &Found, host: &str, again: bool) -> Result<Invitation> {
+    let Profile { config, mut counter, .. } = Profile::load(found)?;
+    counter.lock()?;
+    match counter.next() {
+        0 => drop(counter.store(1).map_err(|cause| Error::path("write", counter.path(), cause))?),
+        _ if again => {}
+        _ => {
+            return Err(Error::refused(format!("profile {:?} was handed out or used before", found.name)).advise(
+                "for another client choose another name; for the same client, whose copy is lost, add --again",
+            ));
+        }
+    }
+    Ok(Invitation { host: host.into(), config, counter: counter.next(), keys: keys::read(&found.path)? })
+}
+
+/// Creates the profile of `invitation` in a client's `directory`, with the name `host`, and returns the profile's path.
+///
+/// Refuses a name that exists or is invalid, and keys that another profile has.
+pub fn accept(directory: &Path, host: &str, invitation: &Invitation) -> Result<PathBuf> {
+    let Invitation { config, keys, counter, .. } = invitation;
+    make(directory, host, &Content { keys, counter: *counter, config }, &|other| {
+        if keys::read(&other.path).is_ok_and(|found| found == *keys) {
+            // Both would use the same counters.
+            return Err(Error::refused(format!("profile {:?} has the keys of this invitation already", other.name))
+                .advise("for another host name, rename its directory; each client needs an invitation of its own"));
+        }
+        Ok(())
+    })
+}
