@@ -12,7 +12,7 @@ mod rules;
 mod watch;
 
 pub use local_address::LocalAddresses;
-pub use rules::{Admission, Opening, Rules, Turnstile};
+pub use rules::{Admission, Finding, Opening, Rules, Turnstile};
 pub use watch::RuleWatch;
 
 use crate::config;
@@ -93,17 +93,19 @@ impl Backend {
         self != Self::Iptables
     }
 
+    /// Returns what other programs' rules do to knocks, and to knocked connections to `ports`, as far as their text says.
+    pub fn foreign_findings(self, rules: &Rules, ports: &Ports) -> Vec<Finding> {
+        let listings = foreign_rules::Listings { nft: nft::list_all(), iptables: iptables::list_all() };
+        let in_iptables = self == Self::Iptables;
+        let priority = if in_iptables { -150 } else { -160 };
+        let own = foreign_rules::Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority, in_iptables };
+        foreign_rules::findings(&listings, &own, rules, ports)
+    }
+
     /// Returns whether `port` can be opened. With iptables only guarded ports have a list.
     pub fn can_open(self, rules: &Rules, port: u16) -> bool {
         self != Self::Iptables || rules.guard.contains(port)
     }
-}
-
-/// Reads the rules of other programs and returns warnings about them.
-pub fn foreign_rule_warnings(rules: &Rules) -> Vec<String> {
-    let listings = foreign_rules::Listings { nft: nft::list_all(), iptables: iptables::list_all() };
-    let own = foreign_rules::Own { table: "inet knockknock", chains: "-A KNOCKKNOCK" };
-    foreign_rules::warnings(&listings, &own, rules.mark)
 }
 
 /// Removes our rules from both backends.

@@ -80,6 +80,15 @@ pub enum Admission {
     PortNotGuarded,
 }
 
+/// Something that stands in the way of knocks, or of connections that knocked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What, and where.
+    pub what: String,
+    /// The command that mends it, or advice.
+    pub mend: String,
+}
+
 /// Replaces names in `<…>` in `template`. A line whose name has several values is repeated for each of them; a line
 /// whose name has none is left out.
 pub(super) fn fill(template: &str, values: &[(&str, Vec<String>)]) -> String {

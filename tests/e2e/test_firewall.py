@@ -207,36 +207,6 @@ def test_another_firewall_admits_by_the_mark(gate, owner):
     assert not gate.connects()
 
 
-ADMITS_BY_THE_MARK = {
-    "nft": "nft add rule inet filter input ct mark and 0x08000000 != 0 accept",
-    "iptables": "iptables -A INPUT -m connmark --mark 0x08000000/0x08000000 -j ACCEPT",
-}
-CHANGES_THE_MARK = {
-    "nft add rule inet other prerouting ct state new ct mark set 0x2": True,
-    "nft add rule inet other prerouting ct mark set tcp dport map { 22 : 0x08000001 }": True,
-    "iptables -t mangle -A PREROUTING -m conntrack --ctstate NEW -j CONNMARK --set-mark 2": True,
-    "iptables -t mangle -A PREROUTING -m conntrack --ctstate NEW -j CONNMARK --set-xmark 0x100/0xff00": False,
-    "nft add rule inet other prerouting ct mark set ct mark and 0xffff00ff or 0x100": False,
-}
-
-
-@pytest.mark.parametrize("admits", ADMITS_BY_THE_MARK)
-@pytest.mark.parametrize("change", CHANGES_THE_MARK)
-def test_a_rule_that_changes_a_mark_in_use_gives_a_warning(stage, firewall, change, admits):
-    stage.open_up(firewall)
-    nft(stage.server, """table inet filter { chain input { type filter hook input priority filter; }
-    }
-    table inet other { chain prerouting { type filter hook prerouting priority mangle + 5; }
-    }""")
-    stage.server.run(*change.split())
-    check = (BINARY, "daemon", "--dir", stage.server_dir, "--check")
-    assert "changes the mark" not in stage.server.run(*check).stderr, "nobody needs it"
-    stage.server.run(*ADMITS_BY_THE_MARK[admits].split())
-    said = stage.server.run(*check).stderr.splitlines()
-    warnings = [line for line in said if "changes the mark 0x08000000, by which other rules admit" in line]
-    assert len(warnings) == CHANGES_THE_MARK[change], said
-
-
 def test_a_port_outside_the_guard_opens_by_the_mark_alone(stage):
     stage.open_up("nft")
     stage.keep(Service(stage.server, 80))

@@ -3,7 +3,6 @@
 use super::privileges;
 use super::setup::{self, Setup, say_left_out};
 use crate::error::{Error, Result};
-use crate::firewall;
 use crate::klog;
 use crate::ports::Ports;
 use crate::profile::{KeyIndex, Profile};
@@ -54,9 +53,7 @@ pub fn run(directory: &Path) -> Result<()> {
         }
     }
     say::print(&text)?;
-    for warning in firewall::foreign_rule_warnings(&setup.rules) {
-        say::warn(warning);
-    }
+    setup.say_findings();
     for port in unguarded_udp(&setup.rules.guard) {
         say::warn(format_args!("a UDP socket listens on guarded port {port}: the guard is for TCP alone"));
     }

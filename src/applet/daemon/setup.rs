@@ -3,7 +3,7 @@
 use super::ipc::{CONFIG, OpenerLimits};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::firewall::{self, Backend, RuleWatch, Rules};
+use crate::firewall::{Backend, Finding, RuleWatch, Rules};
 use crate::klog;
 use crate::ports::{PortSet, Ports};
 use crate::profile::{self, Found, Listing, ProfileConfig};
@@ -133,11 +133,19 @@ impl Setup {
         Ok(changed)
     }
 
+    /// Logs which rules of other programs stand in the way, and what to do about each.
+    pub(super) fn say_findings(&self) {
+        let listed = self.index.profiles.iter().flat_map(|(_, config)| config.ports.iter().flat_map(Ports::iter));
+        let ports = listed.chain(self.rules.guard.iter()).collect();
+        for Finding { what, mend } in self.backend.foreign_findings(&self.rules, &ports) {
+            say::warn(what);
+            say::warn(format_args!("to mend it: {mend}"));
+        }
+    }
+
     /// Logs that the daemon is ready, a summary of its setup, and warnings.
     pub(super) fn say_ready(&self) {
-        for warning in firewall::foreign_rule_warnings(&self.rules) {
-            say::warn(warning);
-        }
+        self.say_findings();
         let guard = match self.rules.guard.is_empty() {
             true => "no ports".to_owned(),
             false => format!("ports {}", self.rules.guard),

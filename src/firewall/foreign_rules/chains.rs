@@ -1,0 +1,175 @@
+//! Reads the chains of other programs from the output of `nft list ruleset`, iptables-save and ip6tables-save.
+
+/// The output of `nft -t list ruleset`, iptables-save and ip6tables-save.
+pub(in crate::firewall) struct Listings {
+    pub(in crate::firewall) nft: String,
+    /// With nft's name for the family of each.
+    pub(in crate::firewall) iptables: [(&'static str, String); 2],
+}
+
+/// Identifies our own rules in listings.
+pub(in crate::firewall) struct Own {
+    /// Our table's family and name.
+    pub(in crate::firewall) table: &'static str,
+    /// The prefix of the names of our iptables chains.
+    pub(in crate::firewall) chains: &'static str,
+    /// The priority of our chain at the hook prerouting.
+    pub(in crate::firewall) priority: i32,
+    /// Whether that chain is the first one in iptables' table mangle. Rules after it do not see what it accepts.
+    pub(in crate::firewall) in_iptables: bool,
+}
+
+/// A chain and the text of its rules.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Chain<'a> {
+    /// The program that changes the chain: nft, iptables or ip6tables.
+    pub(super) program: &'static str,
+    /// The table's family and name, such as `inet filter`. The family of iptables' tables is `ip` or `ip6`.
+    pub(super) table: (&'a str, &'a str),
+    pub(super) name: &'a str,
+    /// The hook. Chains that are only jumped to have none.
+    pub(super) base: Option<Base>,
+    pub(super) rules: Vec<&'a str>,
+}
+
+/// Where the kernel enters a chain.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Base {
+    /// The hook's name, such as `prerouting`.
+    pub(super) hook: String,
+    /// Whether packets pass this chain before they reach our rules.
+    pub(super) before: bool,
+    /// Whether the policy is to drop.
+    pub(super) drops: bool,
+}
+
+impl<'a> Chain<'a> {
+    fn new(program: &'static str, table: (&'a str, &'a str), name: &'a str) -> Self {
+        Self { program, table, name, base: None, rules: Vec::new() }
+    }
+
+    /// Returns the chain's name for a message.
+    pub(super) fn place(&self) -> String {
+        let Self { table: (family, table), name, .. } = self;
+        format!("table {family} {table}, chain {name}")
+    }
+}
+
+/// Returns all chains that are not ours.
+pub(super) fn chains<'a>(listings: &'a Listings, own: &Own) -> Vec<Chain<'a>> {
+    let mut chains = Vec::new();
+    for (family, listing) in &listings.iptables {
+        of_iptables(family, listing, own, &mut chains);
+    }
+    // nft also lists the tables of iptables-nft.
+    let theirs: Vec<_> = chains.iter().map(|chain| chain.table).collect();
+    of_nft(&listings.nft, own, |table| theirs.contains(&table), &mut chains);
+    chains
+}
+
+fn of_iptables<'a>(family: &'static str, listing: &'a str, own: &Own, chains: &mut Vec<Chain<'a>>) {
+    let program = if family == "ip" { "iptables" } else { "ip6tables" };
+    let mut table = "";
+    for line in listing.lines().map(str::trim_end) {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some((name, policy)) = line.strip_prefix(':').and_then(|line| line.split_once(' ')) {
+            let mut chain = Chain::new(program, (family, table), name);
+            let hook = name.to_ascii_lowercase();
+            let before = table == "raw" && hook == "prerouting";
+            if !policy.starts_with('-') && table != "nat" {
+                chain.base = Some(Base { hook, before, drops: policy.starts_with("DROP") });
+            }
+            if !name.starts_with(own.chains) {
+                chains.push(chain);
+            }
+        } else if let Some((name, rule)) = line.strip_prefix("-A ").and_then(|line| line.split_once(' ')) {
+            let chain = chains.iter_mut().find(|chain| chain.table == (family, table) && chain.name == name);
+            if let Some(chain) = chain.filter(|_| !own.in_iptables || (table, name) != ("mangle", "PREROUTING")) {
+                chain.rules.push(rule);
+            }
+        }
+    }
+}
+
+fn of_nft<'a>(listing: &'a str, own: &Own, skip: impl Fn((&str, &str)) -> bool, chains: &mut Vec<Chain<'a>>) {
+    let (mut table, mut ours, mut within) = (("", ""), false, false);
+    for line in listing.lines().map(str::trim) {
+        let opened = line.strip_suffix(" {").unwrap_or_default();
+        if let Some(name) = opened.strip_prefix("table ") {
+            table = name.split_once(' ').unwrap_or_default();
+            ours = name == own.table || skip(table);
+        } else if let Some(name) = opened.strip_prefix("chain ") {
+            within = !ours;
+            if within {
+                chains.push(Chain::new("nft", table, name));
+            }
+        } else if line.starts_with('}') {
+            within = false;
+        } else if let Some(chain) = chains.last_mut().filter(|_| within) {
+            match line.split_once(" hook ") {
+                Some(("type filter", hook)) => chain.base = base(hook, own.priority),
+                Some(_) => {}
+                None => chain.rules.push(line),
+            }
+        }
+    }
+}
+
+/// Parses a chain's hook, such as `input priority filter + 10; policy drop;`.
+fn base(text: &str, own: i32) -> Option<Base> {
+    let hook = text.split(' ').next()?.to_owned();
+    let before = match hook.as_str() {
+        "ingress" => true,
+        "prerouting" => priority(text.split_once("priority ")?.1.split(';').next()?) < own,
+        _ => false,
+    };
+    Some(Base { hook, before, drops: text.ends_with("policy drop;") })
+}
+
+fn priority(text: &str) -> i32 {
+    let mut words = text.split(' ');
+    let start = match words.next().unwrap_or_default() {
+        "raw" => -300,
+        "mangle" => -150,
+        "dstnat" => -100,
+        number => number.parse().unwrap_or(0),
+    };
+    let number = words.collect::<String>();
+    start + number.trim_start_matches('+').parse::<i32>().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn priorities_are_read_by_name_and_by_number() {
+        for (text, number) in
+            [("raw", -300), ("mangle - 10", -160), ("filter + 10", 10), ("-500", -500), ("dstnat", -100)]
+        {
+            assert_eq!(priority(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn chains_of_both_programs_are_read_and_ours_are_not() {
+        let save = "*mangle\n:PREROUTING ACCEPT [0:0]\n:KNOCKKNOCK - [0:0]\n:other - [0:0]\n-A PREROUTING -j KNOCKKNOCK\n\
+            -A KNOCKKNOCK -i lo -j RETURN\n-A other -j DROP\nCOMMIT\n";
+        let nft = "table ip mangle {\n\tchain PREROUTING {\n\t\taccept\n\t}\n}\ntable inet knockknock {\n\tchain door {\n\t\tdrop\n\t}\n}\n\
+            table inet filter {\n\tset s {\n\t\ttype mark\n\t}\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\t\taccept\n\t}\n}\n";
+        let listings = Listings { nft: nft.into(), iptables: [("ip", save.into()), ("ip6", String::new())] };
+        let own = Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };
+        let found = chains(&listings, &own);
+        let seen: Vec<_> = found.iter().map(|chain| (chain.program, chain.name, chain.rules.clone())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("iptables", "PREROUTING", vec!["-j KNOCKKNOCK"]),
+                ("iptables", "other", vec!["-j DROP"]),
+                ("nft", "input", vec!["accept"])
+            ]
+        );
+        assert_eq!(found[2].base, Some(Base { hook: "input".into(), before: false, drops: true }));
+    }
+}

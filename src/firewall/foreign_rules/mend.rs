@@ -1,0 +1,39 @@
+//! The commands that admit what rules of other programs drop.
+
+use super::chains::Chain;
+use crate::ports::Ports;
+
+/// Returns the command that inserts a rule which accepts `packets` at the start of a chain.
+pub(super) fn insert(chain: &Chain<'_>, packets: &str) -> String {
+    let Chain { program, table: (family, table), name, .. } = chain;
+    match *program {
+        "nft" => format!("nft insert rule {family} {table} {name} {packets} accept"),
+        program => format!("{program} -t {table} -I {name} {packets} -j ACCEPT"),
+    }
+}
+
+/// Returns the condition for knocked connections.
+pub(super) fn mark(chain: &Chain<'_>, bit: u32) -> String {
+    match chain.program {
+        "nft" => format!("ct mark and {bit:#010x} != 0"),
+        _ => format!("-m connmark --mark {bit:#010x}/{bit:#010x}"),
+    }
+}
+
+/// Returns the condition for packets to `ports`, or for replies from there.
+pub(super) fn port(chain: &Chain<'_>, answer: bool, ports: &Ports) -> String {
+    let end = if answer { "sport" } else { "dport" };
+    match (chain.program, ports.as_slice()) {
+        ("nft", [port]) => format!("tcp {end} {port}"),
+        ("nft", _) => format!("tcp {end} {{ {ports} }}"),
+        (_, [port]) => format!("-p tcp --{end} {port}"),
+        _ => format!("-p tcp -m multiport --{end}s {ports}"),
+    }
+}
+
+/// Returns firewalld's command, whose rules cannot match the connection mark.
+pub(super) fn firewalld(guarded: bool, ports: &Ports) -> String {
+    let ports: String = ports.iter().map(|port| format!("--add-port={port}/tcp ")).collect();
+    let first = if guarded { "" } else { "guard these ports, then: " };
+    format!("{first}firewall-cmd --permanent {ports}&& firewall-cmd --reload")
+}

@@ -1,0 +1,386 @@
+//! Finds rules of other programs that drop knocks or knocked connections.
+//!
+//! This follows the SYN of a knocked connection through the text of the rules. A rule that may or may not match is
+//! ignored if it drops. It is assumed to match if it accepts and names the port or the mark. So this can miss a rule
+//! that drops, and a finding may not hold for an interface or a source that is accepted as a whole. Forwarded
+//! connections are not followed.
+
+mod chains;
+mod mark;
+mod mend;
+mod syn;
+
+pub(super) use chains::{Listings, Own};
+
+use super::rules::{Finding, Rules};
+use crate::ports::Ports;
+use chains::{Chain, chains};
+use syn::{Syn, Verdict, fit, verdicts, words};
+
+/// The greatest depth of jumps, which is nft's limit.
+const DEPTH: usize = 16;
+
+/// Stands for the rule if a chain's policy drops.
+const POLICY: &str = "policy drop";
+
+/// What a chain does to knocks or to knocked connections.
+#[derive(Clone, Copy, PartialEq)]
+enum Harm {
+    /// Drops packets before they reach our rules.
+    Deafens,
+    /// Exempts packets from connection tracking, which our rules need.
+    Untracks,
+    /// Drops knocked connections.
+    Drops,
+}
+
+/// A chain and one of its rules, or [`POLICY`].
+type Place<'a> = (&'a Chain<'a>, &'a str);
+
+/// Returns the rules that drop knocks, or knocked connections to `ports`.
+pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Ports) -> Vec<Finding> {
+    let chains = chains(listings, own);
+    let all = || chains.iter().flat_map(|chain| chain.rules.iter().map(move |&rule| (chain, rule)));
+    let change = all().find(|(_, rule)| mark::changed(&words(rule)) & rules.mark != 0);
+    let look = Look { chains: &chains, rules, change };
+    // Without ports, use one that no rule names.
+    let ports = ports.iter().chain(ports.is_empty().then_some(0));
+    let ports: Ports = ports.filter(|&port| !all().any(|(_, rule)| look.redirects(rule, port))).collect();
+    let heard: Ports = ports.iter().chain(rules.knock_ports.iter()).collect();
+    let mut found: Vec<Finding> = Vec::new();
+    for (chain, rule) in all().filter(|(_, rule)| is_of_0_8(&words(rule))) {
+        found.push(Finding {
+            what: format!("{} has a rule that knockknock 0.8 left: {rule}", chain.place()),
+            mend: format!("iptables -D {} {rule}", chain.name),
+        });
+    }
+    for chain in &chains {
+        let Some(base) = &chain.base else { continue };
+        match base.hook.as_str() {
+            "ingress" | "prerouting" if base.before => {
+                look.at(chain, Harm::Deafens, &heard, &mut found);
+                look.at(chain, Harm::Untracks, &ports, &mut found);
+            }
+            "output" => look.at(chain, Harm::Untracks, &ports, &mut found),
+            "prerouting" | "input" => look.at(chain, Harm::Drops, &ports, &mut found),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Returns whether knockknock 0.8 inserted this rule for a single connection and did not delete it.
+fn is_of_0_8(words: &[&str]) -> bool {
+    let limits = words.windows(4).any(|words| words == ["--limit", "1/min", "--limit-burst", "1"]);
+    limits && words.starts_with(&["-s"]) && words.ends_with(&["-j", "ACCEPT"])
+}
+
+/// The rules of other programs, and our own settings.
+struct Look<'a> {
+    chains: &'a [Chain<'a>],
+    rules: &'a Rules,
+    /// A rule that changes the mark.
+    change: Option<Place<'a>>,
+}
+
+impl<'a> Look<'a> {
+    fn syn(&self, port: u16, answer: bool, marked: bool) -> Syn<'a> {
+        Syn { port, answer, bit: self.rules.mark, marked, interfaces: &self.rules.interfaces }
+    }
+
+    /// Returns whether a rule redirects connections from `port` to another port or host.
+    fn redirects(&self, rule: &str, port: u16) -> bool {
+        let words = words(rule);
+        words.iter().any(|word| ["dnat", "redirect", "DNAT", "REDIRECT"].contains(word))
+            && fit(&words, &self.syn(port, false, false)).is_some_and(|fit| fit.named)
+    }
+
+    /// Adds a finding for each rule by which the base chain `chain` harms packets to `ports`.
+    fn at(&self, chain: &'a Chain<'a>, harm: Harm, ports: &Ports, found: &mut Vec<Finding>) {
+        let answer = chain.base.as_ref().is_some_and(|base| base.hook == "output");
+        let change = self.change.filter(|_| harm == Harm::Drops);
+        let mut stopped: Vec<(Place<'_>, bool, Vec<u16>)> = Vec::new();
+        for port in ports.iter() {
+            let stop = |marked| Some((self.stop(chain, &self.syn(port, answer, marked), harm)?, marked));
+            let found = stop(harm == Harm::Drops).or_else(|| change.and_then(|_| stop(false)));
+            let Some((place, marked)) = found else { continue };
+            match stopped.iter_mut().find(|(same, with, _)| (*same, *with) == (place, marked)) {
+                Some((.., ports)) => ports.push(port),
+                None => stopped.push((place, marked, vec![port])),
+            }
+        }
+        for ((place, rule), marked, ports) in stopped {
+            let ports: Ports = ports.into_iter().collect();
+            let to = match ports.as_slice() {
+                [0, ..] => String::new(),
+                [port] => format!(" to port {port}"),
+                _ => format!(" to ports {ports}"),
+            };
+            let (at, bit) = (place.place(), self.rules.mark);
+            let what = match (harm, change.filter(|_| !marked)) {
+                (Harm::Deafens, _) => format!("{at} drops packets{to} before knockknock sees them: {rule}"),
+                (Harm::Untracks, _) => {
+                    format!("{at} exempts connections{to} from tracking, so no knock opens them: {rule}")
+                }
+                (Harm::Drops, None) => format!("{at} keeps out knocked connections{to}: {rule}"),
+                (Harm::Drops, Some((other, rule))) => format!(
+                    "{} changes the mark {bit:#010x}, by which other rules admit knocked connections{to}: {rule}",
+                    other.place()
+                ),
+            };
+            let by_mark = harm == Harm::Drops && change.is_none();
+            let guarded = ports.iter().all(|port| self.rules.guard.contains(port));
+            let has = |name| self.chains.iter().any(|other| other.table == chain.table && other.name.starts_with(name));
+            let mend = match chain.table.1 {
+                _ if harm != Harm::Drops => mend::insert(chain, &mend::port(chain, answer, &ports)),
+                _ if chain.table.1 == "firewalld" || has("INPUT_ZONES") => mend::firewalld(guarded, &ports),
+                _ if guarded && (place.name.starts_with("ufw") || rule == POLICY && has("ufw")) => {
+                    format!("ufw allow {ports}/tcp")
+                }
+                "fw4" if by_mark => format!(
+                    "mkdir -p /usr/share/nftables.d/chain-pre/input && echo 'ct mark and {bit:#010x} != 0 accept' >/usr/share/nftables.d/chain-pre/input/knockknock.nft && fw4 reload"
+                ),
+                _ if by_mark => mend::insert(chain, &mend::mark(chain, bit)),
+                _ if guarded => mend::insert(chain, &mend::port(chain, answer, &ports)),
+                _ => "choose another bit with \"mark\" in the config, or let that rule leave this one alone".to_owned(),
+            };
+            found.push(Finding { what, mend });
+        }
+    }
+
+    /// Returns the rule by which the base chain `chain` stops the SYN.
+    fn stop(&self, chain: &'a Chain<'a>, syn: &Syn<'_>, harm: Harm) -> Option<Place<'a>> {
+        match self.walk(chain, syn, harm, 0) {
+            End::Stopped(place) => Some(place),
+            End::Accepted { .. } => None,
+            End::Left => {
+                chain.base.as_ref().filter(|base| base.drops && harm != Harm::Untracks).map(|_| (chain, POLICY))
+            }
+        }
+    }
+
+    /// Follows the SYN through a chain.
+    fn walk(&self, chain: &'a Chain<'a>, syn: &Syn<'_>, harm: Harm, depth: usize) -> End<'a> {
+        for rule in &chain.rules {
+            let words = words(rule);
+            let Some(fit) = fit(&words, syn).filter(|_| !is_of_0_8(&words)) else { continue };
+            let verdicts = verdicts(&words);
+            let certain = fit.certain && verdicts.len() == 1;
+            for verdict in verdicts {
+                let end = match verdict {
+                    Verdict::Accept => End::Accepted { named: fit.named },
+                    Verdict::Drop if harm == Harm::Untracks => End::Accepted { named: false },
+                    Verdict::Drop => End::Stopped((chain, rule)),
+                    Verdict::Untrack if harm == Harm::Untracks => End::Stopped((chain, rule)),
+                    Verdict::Untrack => continue,
+                    Verdict::Return => End::Left,
+                    Verdict::Jump(name) | Verdict::Goto(name) => {
+                        let mut chains = self.chains.iter().filter(|other| other.table == chain.table);
+                        let Some(next) = chains.find(|other| other.name == name).filter(|_| depth < DEPTH) else {
+                            continue;
+                        };
+                        match self.walk(next, syn, harm, depth + 1) {
+                            End::Left if matches!(verdict, Verdict::Jump(_)) => continue,
+                            end => end,
+                        }
+                    }
+                };
+                if certain || matches!(end, End::Accepted { named: true }) {
+                    return end;
+                }
+            }
+        }
+        End::Left
+    }
+}
+
+/// How a SYN leaves a chain.
+enum End<'a> {
+    /// No rule decided.
+    Left,
+    Stopped(Place<'a>),
+    /// `named` is whether the rule names the port or the mark.
+    Accepted {
+        named: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    /// The findings in a ruleset of tests/rulesets/ for guarded ports, and for ports that are not guarded.
+    fn findings_in(name: &str, guard: &str, ports: &str) -> Vec<Finding> {
+        let path = |extension| Path::new("tests/rulesets").join(format!("{name}.{extension}"));
+        let read = |extension| fs::read_to_string(path(extension)).unwrap_or_default();
+        let listings = Listings { nft: read("nft"), iptables: [("ip", read("iptables")), ("ip6", read("ip6tables"))] };
+        assert!(listings.nft.len() + listings.iptables[0].1.len() > 0, "no ruleset is called {name}");
+        let own = Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };
+        let guard = Ports::parse(guard).unwrap();
+        let ports = guard.iter().chain(Ports::parse(ports).unwrap().iter()).collect();
+        let rules = Rules { guard, ..crate::firewall::rules::tests::everywhere() };
+        findings(&listings, &own, &rules, &ports)
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_found_in_saved_rulesets() {
+        let mark = "ct mark and 0x08000000 != 0 accept";
+        let connmark = "-m connmark --mark 0x08000000/0x08000000 -j ACCEPT";
+        let left = "-s 192.0.2.7/32 -p tcp -m limit --limit 1/min --limit-burst 1 -m conntrack --ctstate NEW -m tcp \
+            --dport 22 -j ACCEPT";
+        let fw4 = "/usr/share/nftables.d/chain-pre/input";
+        for (ruleset, guard, found) in [
+            (
+                "nftables",
+                "22,80",
+                vec![(
+                    "input keeps out knocked connections to port 22: counter",
+                    format!("nft insert rule inet filter input {mark}"),
+                )],
+            ),
+            ("nftables-router", "22", vec![]),
+            (
+                "fw4",
+                "22",
+                vec![(
+                    "handle_reject keeps out",
+                    format!("mkdir -p {fw4} && echo '{mark}' >{fw4}/knockknock.nft && fw4 reload"),
+                )],
+            ),
+            ("firewalld", "22", vec![]),
+            (
+                "firewalld-closed",
+                "22",
+                vec![(
+                    "filter_IN_public keeps out",
+                    "firewall-cmd --permanent --add-port=22/tcp && firewall-cmd --reload".into(),
+                )],
+            ),
+            (
+                "firewalld-iptables-closed",
+                "22",
+                vec![
+                    (
+                        "ip filter, chain IN_public keeps out",
+                        "firewall-cmd --permanent --add-port=22/tcp && firewall-cmd --reload".into(),
+                    ),
+                    (
+                        "ip6 filter, chain IN_public keeps out",
+                        "firewall-cmd --permanent --add-port=22/tcp && firewall-cmd --reload".into(),
+                    ),
+                ],
+            ),
+            (
+                "ufw",
+                "22,443",
+                vec![
+                    (
+                        "table ip filter, chain INPUT keeps out knocked connections to ports 22,443: policy drop",
+                        "ufw allow 22,443/tcp".into(),
+                    ),
+                    ("table ip6 filter, chain INPUT keeps out", "ufw allow 22,443/tcp".into()),
+                ],
+            ),
+            ("ufw-allowed", "22", vec![]),
+            ("ufw-limit", "22", vec![]),
+            (
+                "left-by-0.8",
+                "22",
+                vec![
+                    ("knockknock 0.8 left", format!("iptables -D INPUT {left}")),
+                    (
+                        "REJECTLOG keeps out knocked connections to port 22: -p tcp -j REJECT",
+                        format!("iptables -t filter -I INPUT {connmark}"),
+                    ),
+                ],
+            ),
+            (
+                "iptables-services",
+                "22",
+                vec![("ip6 filter, chain INPUT keeps out", format!("ip6tables -t filter -I INPUT {connmark}"))],
+            ),
+            (
+                "docker",
+                "22,8080",
+                vec![(
+                    "INPUT keeps out knocked connections to port 22: policy",
+                    format!("iptables -t filter -I INPUT {connmark}"),
+                )],
+            ),
+            (
+                "dual-wan",
+                "22,443",
+                vec![(
+                    "table ip mangle, chain PREROUTING changes the mark 0x08000000, by which",
+                    "iptables -t filter -I INPUT -p tcp -m multiport --dports 22,443 -j ACCEPT".into(),
+                )],
+            ),
+            (
+                "early",
+                "22",
+                vec![(
+                    "netdev edge, chain ingress drops packets to port 20022 before",
+                    "nft insert rule netdev edge ingress tcp dport 20022 accept".into(),
+                )],
+            ),
+            (
+                "notrack-nft",
+                "22",
+                vec![
+                    (
+                        "prerouting exempts connections to port 22",
+                        "nft insert rule inet other prerouting tcp dport 22 accept".into(),
+                    ),
+                    (
+                        "output exempts connections to port 22",
+                        "nft insert rule inet other output tcp sport 22 accept".into(),
+                    ),
+                ],
+            ),
+            (
+                "notrack-iptables",
+                "22",
+                vec![
+                    ("PREROUTING exempts", "iptables -t raw -I PREROUTING -p tcp --dport 22 -j ACCEPT".into()),
+                    ("OUTPUT exempts", "iptables -t raw -I OUTPUT -p tcp --sport 22 -j ACCEPT".into()),
+                    (
+                        "ip6 raw, chain PREROUTING exempts",
+                        "ip6tables -t raw -I PREROUTING -p tcp --dport 22 -j ACCEPT".into(),
+                    ),
+                ],
+            ),
+        ] {
+            let findings = findings_in(ruleset, guard, "");
+            let same = |(finding, (what, mend)): (&Finding, &(&str, String))| {
+                finding.what.contains(what) && finding.mend == *mend
+            };
+            assert!(
+                findings.len() == found.len() && findings.iter().zip(&found).all(same),
+                "{ruleset}: {findings:#?} instead of {found:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_not_guarded_is_never_accepted_by_its_number() {
+        for ruleset in ["nftables", "fw4", "ufw", "left-by-0.8", "docker", "dual-wan"] {
+            for Finding { what, mend } in
+                findings_in(ruleset, "", "25").iter().filter(|found| !found.mend.contains("-D"))
+            {
+                assert!(mend.contains("mark"), "{ruleset}: {what}: {mend}");
+            }
+        }
+        for ruleset in ["firewalld", "firewalld-iptables-closed"] {
+            let [found, ..] = &findings_in(ruleset, "", "25")[..] else { panic!("{ruleset}") };
+            assert!(found.mend.starts_with("guard these ports, then: firewall-cmd"), "{ruleset}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn where_no_port_is_named_a_rule_that_drops_all_is_found() {
+        let [found] = &findings_in("nftables", "", "")[..] else { panic!("one finding") };
+        assert!(found.what.contains("chain input keeps out knocked connections: counter"), "{found:?}");
+    }
+}

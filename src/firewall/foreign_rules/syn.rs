@@ -1,0 +1,191 @@
+//! Decides from a rule's text whether it matches the SYN of a knocked connection, and what it does.
+//!
+//! Conditions on port, protocol, connection state, mark, interface and type of address are understood. Any other
+//! condition may hold or not.
+
+/// The properties of the SYN that rules match.
+pub(super) struct Syn<'a> {
+    pub(super) port: u16,
+    /// Whether this is the reply, whose source port is `port`.
+    pub(super) answer: bool,
+    /// The bit that marks knocked connections.
+    pub(super) bit: u32,
+    /// Whether the connection has the mark.
+    pub(super) marked: bool,
+    /// The interfaces that it may arrive on. Empty means any but lo.
+    pub(super) interfaces: &'a [String],
+}
+
+/// What a rule does with the packets that it matches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Verdict<'a> {
+    Accept,
+    /// Drop or reject.
+    Drop,
+    /// Exempt from connection tracking.
+    Untrack,
+    Return,
+    Jump(&'a str),
+    Goto(&'a str),
+}
+
+/// How far a rule's conditions match the SYN.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Fit {
+    /// All conditions hold. One on the interface is taken to hold if another condition names the port or the mark.
+    pub(super) certain: bool,
+    /// A condition names the port or the mark.
+    pub(super) named: bool,
+}
+
+/// The property that a condition compares with the values after it.
+#[derive(Clone, Copy)]
+enum Condition {
+    /// The destination port, or the source port.
+    Port {
+        source: bool,
+    },
+    Protocol,
+    State,
+    Interface,
+    AddressType,
+    /// The mark, the packet's or the connection's, under a mask.
+    Mark(u32),
+}
+
+/// Returns the words of a rule, with `_` instead of its comment and its log prefix.
+pub(super) fn words(rule: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = Vec::new();
+    for (at, part) in rule.split('"').enumerate() {
+        match words.last() {
+            Some(&("comment" | "prefix" | "--comment" | "--log-prefix")) if at % 2 == 1 => words.push("_"),
+            _ => words.extend(part.split_whitespace().map(|word| word.trim_end_matches([',', ';']))),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// Returns what a rule does. A rule with a verdict map has several verdicts.
+pub(super) fn verdicts<'a>(words: &[&'a str]) -> Vec<Verdict<'a>> {
+    (0..words.len()).filter_map(|at| verdict(words.get(at..)?)).collect()
+}
+
+fn verdict<'a>(words: &[&'a str]) -> Option<Verdict<'a>> {
+    Some(match words {
+        ["accept", ..] | ["-j", "ACCEPT", ..] => Verdict::Accept,
+        ["drop" | "reject", ..] | ["-j", "DROP" | "REJECT", ..] => Verdict::Drop,
+        ["notrack", ..] | ["-j", "NOTRACK", ..] | ["-j", "CT", "--notrack", ..] => Verdict::Untrack,
+        ["return", ..] | ["-j", "RETURN", ..] => Verdict::Return,
+        ["jump" | "-j", chain, ..] => Verdict::Jump(chain),
+        ["goto" | "-g", chain, ..] => Verdict::Goto(chain),
+        _ => return None,
+    })
+}
+
+/// Returns how far the conditions of a rule match, or `None` if one of them does not hold.
+pub(super) fn fit(words: &[&str], syn: &Syn<'_>) -> Option<Fit> {
+    use Condition::{AddressType, Interface, Mark, Port, Protocol, State};
+    let (mut certain, mut named, mut by_interface, mut negated) = (true, false, false, false);
+    let mut rest = words;
+    while verdict(rest).is_none() {
+        let condition;
+        (condition, rest) = match rest {
+            [] => break,
+            ["tcp" | "th", "dport", rest @ ..] | ["--dport" | "--dports", rest @ ..] => (Port { source: false }, rest),
+            ["tcp" | "th", "sport", rest @ ..] | ["--sport" | "--sports", rest @ ..] => (Port { source: true }, rest),
+            ["meta", "l4proto", rest @ ..] | ["ip", "protocol", rest @ ..] | ["-p", rest @ ..] => (Protocol, rest),
+            ["ct", "state", rest @ ..] | ["--ctstate" | "--state", rest @ ..] => (State, rest),
+            ["iif" | "iifname" | "oif" | "oifname" | "-i" | "-o", rest @ ..] => (Interface, rest),
+            ["fib", "daddr", "type", rest @ ..] | ["--dst-type", rest @ ..] => (AddressType, rest),
+            ["ct" | "meta", "mark", "&" | "and", mask, rest @ ..] => (Mark(number(mask)), rest),
+            ["ct" | "meta", "mark", rest @ ..] | ["--mark", rest @ ..] if rest.first() != Some(&"set") => {
+                (Mark(u32::MAX), rest)
+            }
+            ["--tcp-flags", _, "SYN", ..] if negated => return None,
+            ["udp" | "icmp" | "icmpv6" | "sctp" | "igmp", ..] => return None,
+            [word, after @ ..] => {
+                // Words that are not conditions, and how many words belong to them. All others are unknown.
+                let (nothing, value) = match *word {
+                    "!" | "counter" | "log" => (true, 0),
+                    "packets" | "bytes" | "prefix" | "level" | "flags" | "-m" | "--comment" => (true, 1),
+                    "--tcp-flags" => (after.get(1) == Some(&"SYN"), 2),
+                    _ => (false, 0),
+                };
+                negated = *word == "!";
+                certain &= nothing;
+                rest = after.get(value..).unwrap_or_default();
+                continue;
+            }
+        };
+        let (is_not, values);
+        (is_not, values, rest) = split_values(rest);
+        let (mut holds, mut unknown) = (false, false);
+        for value in values.iter().flat_map(|word| word.split([',', '{', '}'])).filter(|value| !value.is_empty()) {
+            match asks_for(condition, value, syn) {
+                Some(asked) => holds |= asked,
+                None => unknown = true,
+            }
+        }
+        if holds == (negated || is_not) && (holds || !unknown) {
+            return None;
+        }
+        let known = holds || !unknown;
+        by_interface |= !known && matches!(condition, Interface);
+        certain &= known || matches!(condition, Interface);
+        named |= match condition {
+            Port { source } => source == syn.answer,
+            Mark(mask) => mask & syn.bit != 0,
+            _ => false,
+        };
+        negated = false;
+    }
+    Some(Fit { certain: certain && (named || !by_interface), named })
+}
+
+/// Returns whether a condition is negated, its values, and the words after them.
+fn split_values<'a, 'b>(words: &'b [&'a str]) -> (bool, &'b [&'a str], &'b [&'a str]) {
+    let (negated, words) = match words {
+        ["!=", words @ ..] => (true, words),
+        ["==" | "vmap", words @ ..] => (false, words),
+        words => (false, words),
+    };
+    let end = if words.first() == Some(&"{") { words.iter().position(|word| *word == "}") } else { None };
+    let (values, rest) = words.split_at_checked(end.map_or(1, |end| end + 1)).unwrap_or_default();
+    (negated, values, rest)
+}
+
+/// Returns whether a condition with this value holds, or `None` if that is unknown.
+fn asks_for(condition: Condition, value: &str, syn: &Syn<'_>) -> Option<bool> {
+    match condition {
+        // A concatenation.
+        _ if value == "." => None,
+        Condition::Port { source } if source == syn.answer => {
+            let (from, to) = value.split_once(['-', ':']).unwrap_or((value, value));
+            Some((from.parse().ok()?..=to.parse().ok()?).contains(&syn.port))
+        }
+        // The other end's port.
+        Condition::Port { .. } => None,
+        Condition::Protocol => Some(["tcp", "6", "all"].contains(&value)),
+        Condition::State => Some(value.eq_ignore_ascii_case("new")),
+        Condition::AddressType => Some(value.eq_ignore_ascii_case("local")),
+        Condition::Interface if value == "lo" => Some(false),
+        Condition::Interface if syn.interfaces.is_empty() => None,
+        Condition::Interface => Some(syn.interfaces.iter().any(|name| name == value)),
+        Condition::Mark(mask) => {
+            let (value, mask) = value.split_once('/').map_or((value, mask), |(value, mask)| (value, number(mask)));
+            let (value, bit) = (number(value), if syn.marked { syn.bit } else { 0 });
+            // The other bits are unknown, and usually 0.
+            if value & syn.bit != mask & bit { Some(false) } else { (value & !syn.bit == 0).then_some(true) }
+        }
+    }
+}
+
+/// Parses a decimal or hexadecimal number. Anything else is 0.
+pub(super) fn number(word: &str) -> u32 {
+    let number = match word.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => word.parse().ok(),
+    };
+    number.unwrap_or(0)
+}

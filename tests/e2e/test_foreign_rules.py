@@ -1,0 +1,173 @@
+"""Rules of other programs that stand in the way: --check and the start name each, and the command that they print mends it."""
+
+import pytest
+
+from stage import BINARY, Profile
+
+DROPS = """
+table inet filter {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        iifname lo accept
+        ct state established,related accept
+        %s
+    }
+}
+"""
+ADMITS = "ct mark and 0x08000000 != 0 accept"
+REJECTS_LIKE_0_8 = """
+iptables -N REJECTLOG
+iptables -A REJECTLOG -m limit --limit 3/second --limit-burst 8 -j LOG --log-level debug --log-prefix "REJECT "
+iptables -A REJECTLOG -p tcp -j REJECT --reject-with tcp-reset
+iptables -A REJECTLOG -j REJECT
+iptables -A INPUT -i lo -j ACCEPT
+iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+iptables -A INPUT -j REJECTLOG
+iptables -I INPUT -s 192.0.2.7 -p tcp -m limit --limit 1/minute --limit-burst 1 -m conntrack --ctstate NEW -m tcp --dport 22 -j ACCEPT
+"""
+ADMITTING = """
+iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+iptables -A INPUT -m connmark --mark 0x08000000/0x08000000 -j ACCEPT
+iptables -P INPUT DROP
+"""
+
+
+def nft(ruleset):
+    return f"nft -f - <<'END'\n{ruleset}\nEND"
+
+
+# What breaks knocking, and what is said of it.
+OBSTACLES = {
+    "a policy of nft": (nft(DROPS % ""), ["keeps out knocked connections to ports 7,22: policy drop"]),
+    "a rule of nft": (nft(DROPS % 'counter reject with tcp reset comment "accept"'), ["to ports 7,22: meta l4proto tcp counter packets 0"]),
+    "a rule behind a jump": (
+        nft("""table inet filter {
+            chain rest { tcp dport 80 accept; tcp dport 22 drop; }
+            chain input { type filter hook input priority filter; iifname vmap { "lo" : accept }; jump rest; }
+        }"""), ["chain rest keeps out knocked connections to port 22: tcp dport 22 drop"]),
+    "what 0.8 needs": (
+        REJECTS_LIKE_0_8, ["has a rule that knockknock 0.8 left: -s 192.0.2.7/32", "chain REJECTLOG keeps out"]),
+    "a policy of iptables": (
+        "iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables -P INPUT DROP",
+        ["table ip filter, chain INPUT keeps out knocked connections to ports 7,22: policy drop"]),
+    "a rule for one interface": (
+        "iptables -A INPUT -i eth0 -p tcp --dport 22 -m comment --comment 'not ACCEPT' -j DROP",
+        ["keeps out knocked connections to port 22: -i eth0"]),
+    "the mark overwritten by iptables": (
+        "iptables -t mangle -A PREROUTING -i eth0 -m conntrack --ctstate NEW -j CONNMARK --set-mark 2" + ADMITTING,
+        ["changes the mark 0x08000000, by which other rules admit knocked connections to ports 7,22: -i eth0"]),
+    "the mark overwritten by nft": (
+        nft(DROPS % ADMITS) + "\n" + nft(
+            "table inet other { chain pre { type filter hook prerouting priority mangle + 5; ct state new ct mark set 0x2; }; }"),
+        ["table inet other, chain pre changes the mark 0x08000000, by which"]),
+    "no tracking by nft": (
+        nft("""table inet other {
+            chain pre { type filter hook prerouting priority raw; tcp dport 22 notrack; }
+            chain out { type filter hook output priority raw; tcp sport { 22, 80 } notrack; }
+        }"""), ["chain pre exempts connections to port 22", "chain out exempts connections to port 22"]),
+    "no tracking by iptables": (
+        "iptables -t raw -A PREROUTING -p tcp --dport 22 -j NOTRACK; iptables -t raw -A OUTPUT -p tcp --sport 22 -j CT --notrack",
+        ["ip raw, chain PREROUTING exempts connections to port 22", "ip raw, chain OUTPUT exempts connections to port 22"]),
+    "no tracking at all": (
+        nft("table ip other { chain pre { type filter hook prerouting priority raw; notrack; }; }"),
+        ["chain pre exempts connections to ports 7,22"]),
+    "packets dropped before the knock is seen": (
+        nft("table netdev edge { chain in { type filter hook ingress device eth0 priority 0; tcp dport != { 7, 22, 80 } drop; }; }"),
+        ["chain in drops packets to ports "]),
+    "knocks dropped in table raw": (
+        "iptables -t raw -A PREROUTING -p tcp -m multiport ! --dports 7,22,80 -j DROP",
+        ["ip raw, chain PREROUTING drops packets to ports "]),
+}
+
+
+def findings(stage):
+    """What --check finds, and the commands that it prints."""
+    said = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check").stderr.splitlines()
+    mends = [line.split("to mend it: ")[1] for line in said if "to mend it: " in line]
+    return said, mends
+
+
+def knock_opens(stage):
+    stage.open_port()
+    try:
+        return stage.connects()
+    except TimeoutError:  # connected, but no byte comes
+        return False
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_what_keeps_a_knock_from_opening_is_named_and_mended(stage, firewall, obstacle):
+    stage.open_up(firewall)
+    assert findings(stage)[1] == []
+    breaks, named = OBSTACLES[obstacle]
+    stage.server.run("sh", "-ec", breaks)
+    said, mends = findings(stage)
+    if (firewall, obstacle) == ("iptables", "the mark overwritten by iptables"):
+        # Our chain comes first there, and no other rule of that table sees the SYN that it accepts.
+        assert mends == [] and knock_opens(stage)
+        return
+    for name in named:
+        assert any(name in line for line in said), said
+    assert len(mends) == len(named)
+    if "seen" in obstacle or "raw" in obstacle:
+        stage.knock()
+        assert not stage.connects()
+        assert not any("opened" in line for line in stage.daemon.unheard())
+    else:
+        assert not knock_opens(stage)
+    for mend in mends:
+        stage.server.run("sh", "-ec", mend)
+    said, mends = findings(stage)
+    assert mends == [], said
+    assert knock_opens(stage)
+    assert not stage.connects()
+
+
+@pytest.mark.parametrize("obstacle", ["a policy of nft", "no tracking by iptables"])
+def test_what_stands_in_the_way_is_named_at_the_start(stage, obstacle):
+    breaks, [named, *_] = OBSTACLES[obstacle]
+    stage.server.run("sh", "-ec", breaks)
+    stage.open_up("nft")
+    said = "\n".join(stage.daemon.said)
+    assert named in said.split(": ready")[0]
+
+
+HARMLESS = {
+    "the guarded port is accepted": nft(DROPS % "tcp dport { 7, 22, 80 } ct state new accept"),
+    "its range is accepted": nft(DROPS % "tcp dport 1-1024 accept"),
+    "a set of ports is accepted": nft("table inet filter { set open { type inet_service; elements = { 7, 22 }; }; }\n"
+                                      + DROPS % "tcp dport @open accept"),
+    "the mark is accepted": nft(DROPS % ADMITS),
+    "other ports are dropped": "iptables -A INPUT -p tcp -m multiport ! --dports 22,7 -j DROP",
+    "other packets are dropped": "iptables -A INPUT -p tcp ! --syn -m conntrack --ctstate NEW -j DROP; iptables -A INPUT -p udp -j DROP",
+    "some sources are dropped": "iptables -A INPUT -s 192.0.2.0/24 -j DROP; iptables -A INPUT -p tcp --dport 22 -m connlimit --connlimit-above 9 -j DROP",
+    "knock ports are not tracked": "iptables -t raw -A PREROUTING -p tcp --dport 1024:65535 -j NOTRACK",
+    "the loopback interface is not tracked": "iptables -t raw -A PREROUTING -i lo -j NOTRACK; iptables -t raw -A OUTPUT -o lo -j NOTRACK",
+    "DNS is not tracked": nft("table inet other { chain pre { type filter hook prerouting priority raw; udp dport 53 notrack; }; }"),
+    "other bits of the mark are changed": "iptables -t mangle -A PREROUTING -j CONNMARK --set-xmark 0x100/0xff00" + ADMITTING,
+}
+
+
+@pytest.mark.parametrize("rules", HARMLESS)
+def test_rules_that_let_knocks_and_knocked_connections_through_are_not_named(stage, firewall, rules):
+    stage.server.run("sh", "-ec", HARMLESS[rules])
+    stage.open_up(firewall)
+    said, mends = findings(stage)
+    assert mends == [], said
+    assert knock_opens(stage)
+
+
+def test_a_rule_that_changes_the_mark_is_not_named_where_nothing_asks_for_the_mark(stage, firewall):
+    stage.server.run("sh", "-ec", "iptables -t mangle -A PREROUTING -m conntrack --ctstate NEW -j CONNMARK --set-mark 2")
+    stage.open_up(firewall)
+    assert findings(stage)[1] == []
+    assert knock_opens(stage)
+
+
+def test_a_port_that_is_not_guarded_is_admitted_by_the_mark(stage):
+    stage.open_up("nft", guard="7")
+    web = Profile(stage, "web", ports=[80])
+    stage.server.run("sh", "-ec", nft(DROPS % "tcp dport { 7, 22 } accept"))
+    said, [mend] = findings(stage)
+    assert any("keeps out knocked connections to port 80: policy drop" in line for line in said), said
+    assert web and mend == "nft insert rule inet filter input ct mark and 0x08000000 != 0 accept"
