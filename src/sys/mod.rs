@@ -5,6 +5,7 @@
 
 #[cfg(feature = "hooks")]
 pub mod attempt;
+pub mod child;
 pub mod clock;
 pub mod epoll;
 pub mod file;

@@ -1,8 +1,8 @@
-//! Processes: starting children, waiting for children and signals, daemonizing.
+//! This process: its signals, its descriptors, daemonizing.
 
 use super::check;
 use std::env;
-use std::ffi::{CStr, OsStr};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
@@ -10,9 +10,6 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 /// A signal that the supervisor waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,61 +99,6 @@ fn mask(how: libc::c_int, signals: &libc::sigset_t) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// Starts this same binary as a child with `args`. `input` and `output` become its descriptors 0 and 1; it inherits
-/// standard error and has an empty environment.
-pub fn restart_self(args: &[&OsStr], input: impl Into<Stdio>, output: OwnedFd) -> io::Result<Child> {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("knockknock").args(args).env_clear().stdin(input).stdout(output);
-    #[cfg(feature = "hooks")]
-    command.envs(env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"KNOCKKNOCK_")));
-    command.spawn()
-}
-
-/// Waits up to 0.5 s for a child to exit; `None` if it is still running.
-pub fn ended_soon(child: &mut Child) -> Option<ExitStatus> {
-    for _ in 0..50 {
-        if let Ok(Some(status)) = child.try_wait() {
-            return Some(status);
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    None
-}
-
-/// Kills a child (SIGKILL) and reaps it.
-pub fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-/// Directories of the system's administration programs, which a user's PATH may lack.
-const ADMINISTRATION: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
-
-/// Runs a system program with `input` as its standard input, and returns its standard output. If it fails, the error
-/// is the first line of its standard error.
-pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
-    // An empty PATH is dropped: an empty entry means the working directory.
-    let path = env::var("PATH").ok().filter(|path| !path.is_empty());
-    let path = path.map_or(ADMINISTRATION.into(), |path| format!("{path}:{ADMINISTRATION}"));
-    let mut child = Command::new(program)
-        .args(args)
-        .env("PATH", path)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(mut pipe) = child.stdin.take() {
-        // A write fails when the program exits before it has read everything; its standard error says why.
-        let _ = pipe.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(stderr.lines().next().unwrap_or("it failed without an error message").trim().to_owned()))
 }
 
 /// Takes ownership of descriptor 0 or 1, as inherited from the supervisor. Call it once for each.

@@ -5,13 +5,15 @@ use super::ipc::READY;
 use super::setup::Setup;
 use crate::config::Log;
 use crate::error::{Error, Result};
-use crate::sys::{process, socketpair};
+use crate::sys::child::{self, Child};
+use crate::sys::socketpair;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::ExitStatus;
 
 /// The two running child processes.
 pub(super) struct Children {
@@ -34,16 +36,16 @@ impl Children {
         let (says, tells) = UnixStream::pair().map_err(failed)?;
         let (supervisor, log_name) = (std::process::id().to_string(), log_target.name());
         let opener = ["opener", &supervisor, log_name, setup.backend.name()].map(OsStr::new);
-        let mut opener = process::restart_self(&opener, OwnedFd::from(to_watcher), tells.into()).map_err(failed)?;
+        let mut opener = child::restart_self(&opener, Some(to_watcher.as_fd()), tells.as_fd()).map_err(failed)?;
         let log = match setup.config.log {
-            Log::Input => Stdio::inherit(),
-            _ => Stdio::null(),
+            Log::Input => None,
+            _ => Some(File::open("/dev/null").map_err(failed)?),
         };
         let watcher = [OsStr::new("watcher"), supervisor.as_ref(), log_name.as_ref(), directory.as_os_str()];
-        match process::restart_self(&watcher, log, to_opener.into()) {
+        match child::restart_self(&watcher, log.as_ref().map(AsFd::as_fd), to_opener.as_fd()) {
             Ok(watcher) => Ok(Self { watcher, opener, says, ready: false }),
             Err(cause) => {
-                process::end(&mut opener);
+                opener.end();
                 Err(failed(cause))
             }
         }
@@ -59,27 +61,25 @@ impl Children {
         let mut said = [0; READY.len()];
         self.ready = self.says.read(&mut said).is_ok_and(|length| length == READY.len()) && said == *READY;
         if !self.ready {
-            process::end(&mut self.opener);
+            self.opener.end();
         }
         self.ready
     }
 
     /// Returns the exit statuses of children that have exited. If one has, it waits briefly for the other.
     pub(super) fn ends(&mut self) -> (Option<ExitStatus>, Option<ExitStatus>) {
-        let (watcher, opener) = (self.watcher.try_wait().ok().flatten(), self.opener.try_wait().ok().flatten());
+        let (watcher, opener) = (self.watcher.ended(), self.opener.ended());
         match (watcher, opener) {
-            (Some(_), None) => (watcher, process::ended_soon(&mut self.opener)),
+            (Some(_), None) => (watcher, self.opener.ended_soon()),
             // The opener exits with code 1 when the watcher is gone, and may be reaped first.
-            (None, Some(status)) if !self.ready || status.code() == Some(1) => {
-                (process::ended_soon(&mut self.watcher), opener)
-            }
+            (None, Some(status)) if !self.ready || status.code() == Some(1) => (self.watcher.ended_soon(), opener),
             _ => (watcher, opener),
         }
     }
 
     /// Stops both processes.
     pub(super) fn stop(mut self) {
-        process::end(&mut self.watcher);
-        process::end(&mut self.opener);
+        self.watcher.end();
+        self.opener.end();
     }
 }

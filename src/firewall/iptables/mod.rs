@@ -11,7 +11,7 @@ pub(super) use openings::ListWriter;
 
 use super::rules::{Rules, count};
 use crate::error::{Error, Result};
-use crate::sys::process;
+use crate::sys::child;
 use ruleset::{CHAIN_PREROUTING, CHAINS, IpVersion, JUMPS, script, versions};
 use std::{fs, io};
 
@@ -23,7 +23,7 @@ pub(super) fn works() -> io::Result<()> {
         return Err(io::Error::other("in a user namespace nobody may write to /proc/net/xt_recent; nft works there"));
     }
     versions().iter().try_for_each(|version| {
-        process::run(version.program(), &["-w", "-t", "mangle", "-S", "PREROUTING"], "").map(drop)
+        child::run(version.program(), &["-w", "-t", "mangle", "-S", "PREROUTING"], "").map(drop)
     })
 }
 
@@ -35,7 +35,7 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
                 "the kernel needs the matches recent, hashlimit, conntrack, connmark and addrtype, and the target LOG",
             )
         };
-        process::run(version.restore(), &["-w", "--noflush"], &script(version, rules)).map_err(failed)?;
+        child::run(version.restore(), &["-w", "--noflush"], &script(version, rules)).map_err(failed)?;
         for (from, to) in JUMPS {
             if mangle(version, &["-C", from, "-j", to]).is_err() {
                 mangle(version, &["-I", from, "1", "-j", to]).map_err(failed)?;
@@ -48,7 +48,7 @@ pub(super) fn make(rules: &Rules) -> Result<()> {
 /// Whether our chains stand whole: they are named as often as they were, and once more for each jump to them.
 pub(super) fn stands(rules: &Rules) -> bool {
     versions().iter().all(|&version| {
-        let listed = process::run(version.program(), &["-w", "-t", "mangle", "-S"], "").unwrap_or_default();
+        let listed = child::run(version.program(), &["-w", "-t", "mangle", "-S"], "").unwrap_or_default();
         count(&listed, CHAIN_PREROUTING) >= count(&script(version, rules), CHAIN_PREROUTING) + JUMPS.len()
     })
 }
@@ -78,9 +78,9 @@ pub(super) fn remove() -> io::Result<()> {
 /// Everybody's rules, by nft's name for the family of each program.
 pub(super) fn list_all() -> [(&'static str, String); 2] {
     [("ip", IpVersion::V4), ("ip6", IpVersion::V6)]
-        .map(|(family, version)| (family, process::run(version.save(), &[], "").unwrap_or_default()))
+        .map(|(family, version)| (family, child::run(version.save(), &[], "").unwrap_or_default()))
 }
 
 fn mangle(version: IpVersion, args: &[&str]) -> io::Result<()> {
-    process::run(version.program(), &[&["-w", "-t", "mangle"], args].concat(), "").map(drop)
+    child::run(version.program(), &[&["-w", "-t", "mangle"], args].concat(), "").map(drop)
 }

@@ -12,7 +12,7 @@ pub(super) use ruleset::TABLE;
 use super::rules::{Rules, Turnstile, count};
 use crate::error::{Error, Result};
 use crate::ports::Ports;
-use crate::sys::process;
+use crate::sys::child;
 use ruleset::{anew, checks, handles, script};
 use std::io;
 
@@ -31,7 +31,7 @@ pub(super) fn works(rules: &Rules) -> io::Result<Turnstile> {
 }
 
 fn nft(args: &[&str], input: &str) -> io::Result<String> {
-    process::run("nft", args, input)
+    child::run("nft", args, input)
 }
 
 /// Makes the table, or makes it again around its openings.

@@ -1,0 +1,210 @@
+//! Child processes, by posix_spawn(3). `std::process::Command` does the same in 12 KB more.
+
+use super::check;
+use std::env;
+use std::ffi::{CString, OsStr, c_char, c_int};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::ptr;
+use std::time::Duration;
+
+unsafe extern "C" {
+    /// This process's environment (environ(7)).
+    static environ: *const *mut c_char;
+}
+
+/// A child process.
+pub struct Child {
+    id: libc::pid_t,
+    /// Set once it has been reaped; another process may then have its id.
+    ended: Option<ExitStatus>,
+}
+
+impl Child {
+    /// Starts `program` with `args`, the first of which is its name. `descriptors` become its descriptors 0, 1 and 2;
+    /// for `None` it inherits ours. Without an `environment` it has ours.
+    fn start(
+        program: &Path,
+        args: &[&OsStr],
+        environment: Option<&[CString]>,
+        descriptors: [Option<BorrowedFd<'_>>; 3],
+    ) -> io::Result<Self> {
+        let strings = args.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+        let (program, args) = (CString::new(program.as_os_str().as_bytes())?, pointers(&strings));
+        let environment = environment.map(pointers);
+        let (mut id, mut actions, mut attributes) = (0, MaybeUninit::uninit(), MaybeUninit::uninit());
+        // SAFETY: the two `init` functions initialise what the others use; all strings and arrays, each with a null
+        // pointer behind it, live through the call, and nothing else changes the environment.
+        let failed = unsafe {
+            libc::posix_spawn_file_actions_init(actions.as_mut_ptr());
+            for (number, fd) in (0..).zip(descriptors) {
+                if let Some(fd) = fd {
+                    libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), fd.as_raw_fd(), number);
+                }
+            }
+            // We ignore SIGPIPE, which a child would inherit.
+            let mut pipe = MaybeUninit::uninit();
+            libc::sigemptyset(pipe.as_mut_ptr());
+            libc::sigaddset(pipe.as_mut_ptr(), libc::SIGPIPE);
+            libc::posix_spawnattr_init(attributes.as_mut_ptr());
+            libc::posix_spawnattr_setsigdefault(attributes.as_mut_ptr(), pipe.as_ptr());
+            libc::posix_spawnattr_setflags(attributes.as_mut_ptr(), libc::POSIX_SPAWN_SETSIGDEF as libc::c_short);
+            let environment = environment.as_ref().map_or(environ, |environment| environment.as_ptr());
+            let failed = libc::posix_spawn(
+                &raw mut id,
+                program.as_ptr(),
+                actions.as_ptr(),
+                attributes.as_ptr(),
+                args.as_ptr(),
+                environment,
+            );
+            libc::posix_spawn_file_actions_destroy(actions.as_mut_ptr());
+            failed
+        };
+        if failed == 0 { Ok(Self { id, ended: None }) } else { Err(io::Error::from_raw_os_error(failed)) }
+    }
+
+    /// Returns how the child ended; `None` while it is running.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.reap(libc::WNOHANG)
+    }
+
+    /// Waits up to 0.5 s for the child to end; `None` if it is still running.
+    pub fn ended_soon(&mut self) -> Option<ExitStatus> {
+        for _ in 0..50 {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+
+    /// Kills the child (SIGKILL) and reaps it.
+    pub fn end(&mut self) {
+        if self.ended.is_none() {
+            // SAFETY: kill touches no memory, and the id is the child's until it is reaped.
+            unsafe { libc::kill(self.id, libc::SIGKILL) };
+            self.reap(0);
+        }
+    }
+
+    fn reap(&mut self, options: c_int) -> Option<ExitStatus> {
+        while self.ended.is_none() {
+            let mut status = 0;
+            // SAFETY: the pointer is valid for writes.
+            match check(unsafe { libc::waitpid(self.id, &raw mut status, options) }) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(id) if id == self.id => self.ended = Some(ExitStatus::from_raw(status)),
+                _ => break,
+            }
+        }
+        self.ended
+    }
+}
+
+/// The strings' addresses with a null pointer behind them, as execve(2) takes them.
+fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
+    strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+}
+
+/// Starts this same binary as a child with `args`. `input` and `output` become its descriptors 0 and 1; it inherits
+/// standard error, and standard input if `input` is `None`, and has an empty environment.
+pub fn restart_self(args: &[&OsStr], input: Option<BorrowedFd<'_>>, output: BorrowedFd<'_>) -> io::Result<Child> {
+    #[allow(unused_mut)]
+    let mut environment = Vec::new();
+    #[cfg(feature = "hooks")]
+    for (name, value) in env::vars().filter(|(name, _)| name.starts_with("KNOCKKNOCK_")) {
+        environment.push(CString::new(format!("{name}={value}"))?);
+    }
+    let args = [&[OsStr::new("knockknock")], args].concat();
+    Child::start("/proc/self/exe".as_ref(), &args, Some(&environment), [input, Some(output), None])
+}
+
+/// Directories of the system's administration programs, which a user's PATH may lack.
+const ADMINISTRATION: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
+
+/// Returns the first file of that name in the directories of `path`, a list like PATH.
+pub fn find(program: &OsStr, path: &OsStr) -> Option<PathBuf> {
+    // An empty entry means the working directory, where no system program is.
+    env::split_paths(path).map(|directory| directory.join(program)).find(|file| file.is_absolute() && file.is_file())
+}
+
+/// Runs a system program with `input` as its standard input, and returns its standard output. If it fails, the error
+/// is the first line of its standard error.
+pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
+    let (name, path) = (OsStr::new(program), env::var_os("PATH").unwrap_or_default());
+    let file = find(name, &path).or_else(|| find(name, ADMINISTRATION.as_ref())).ok_or(io::ErrorKind::NotFound)?;
+    let args: Vec<&OsStr> = [&program].into_iter().chain(args).map(OsStr::new).collect();
+    let ((stdin, mut writer), (mut stdout, output)) = (pipe()?, pipe()?);
+    let (mut stderr, errors) = UnixStream::pair()?;
+    // Only its beginning is read, and only at the end: more than a buffer of it is lost, and blocks nobody.
+    errors.set_nonblocking(true)?;
+    let mut child =
+        Child::start(&file, &args, None, [Some(stdin.as_fd()), Some(output.as_fd()), Some(errors.as_fd())])?;
+    drop((stdin, output, errors));
+    // A write fails when the program exits before it has read everything; its standard error says why.
+    let _ = writer.write_all(input.as_bytes());
+    drop(writer);
+    let mut bytes = Vec::new();
+    let read = stdout.read_to_end(&mut bytes);
+    let status = child.reap(0);
+    read?;
+    if status.is_some_and(|status| status.success()) {
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    bytes.clear();
+    stderr.set_nonblocking(true)?;
+    let _ = stderr.read_to_end(&mut bytes);
+    let stderr = String::from_utf8_lossy(&bytes);
+    Err(io::Error::other(stderr.lines().next().unwrap_or("it failed without an error message").trim().to_owned()))
+}
+
+/// Returns a pipe's ends for reading and for writing.
+fn pipe() -> io::Result<(File, File)> {
+    let mut fds = [0; 2];
+    // SAFETY: the pointer is valid for writes of two descriptors.
+    check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    // SAFETY: both were just opened and nothing else owns them.
+    Ok(fds.map(|fd| unsafe { File::from_raw_fd(fd) }).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_gets_its_input_and_its_output_is_returned() {
+        assert_eq!(run("cat", &[], "in\nput").unwrap(), "in\nput");
+        assert_eq!(run("sh", &["-c", "echo \"$0 $#\"", "a b", "c"], "").unwrap(), "a b 1\n");
+        assert_eq!(run("sh", &["-c", "kill -PIPE $$; echo ignored"], "").unwrap_err().kind(), io::ErrorKind::Other);
+        assert_eq!(run("knockknock-no-such-program", &[], "").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_failed_program_is_quoted_with_the_first_line_it_said() {
+        let said = run("sh", &["-c", "echo out; echo first >&2; echo second >&2; exit 3"], "").unwrap_err();
+        assert_eq!(said.to_string(), "first");
+        let endless = run("sh", &["-c", "echo first >&2; head -c 10000000 /dev/zero >&2; exit 3"], "").unwrap_err();
+        assert_eq!(endless.to_string(), "first");
+        assert_eq!(run("false", &[], "").unwrap_err().to_string(), "it failed without an error message");
+    }
+
+    #[test]
+    fn a_child_is_reaped_once() {
+        let mut child =
+            Child::start("/bin/sleep".as_ref(), &["sleep", "100"].map(OsStr::new), None, [None; 3]).unwrap();
+        assert_eq!(child.ended(), None);
+        child.end();
+        assert_eq!(child.ended().map(|status| status.signal()), Some(Some(libc::SIGKILL)));
+        child.end();
+        assert_eq!(child.ended(), child.ended_soon());
+    }
+}
