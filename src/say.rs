@@ -48,9 +48,18 @@ pub fn warn(text: impl Display) {
 
 /// Reports an error and, on a second line, what to do about it.
 pub fn error(error: &Error) {
-    line(Severity::Error, &error.to_string());
+    lines(Severity::Error, error);
+}
+
+/// Reports an error that ends nothing, in the same way.
+pub fn warning(error: &Error) {
+    lines(Severity::Warning, error);
+}
+
+fn lines(severity: Severity, error: &Error) {
+    line(severity, &error.to_string());
     if let Some(advice) = error.advice() {
-        line(Severity::Error, advice);
+        line(severity, advice);
     }
 }
 

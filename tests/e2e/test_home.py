@@ -364,8 +364,8 @@ def test_the_daemon_reports_profiles_with_invalid_names(stage):
     stage.configure(firewall="nft", guard=22)
     checked = stage.server.run(BINARY, "daemon", "--check", "--dir", stage.server_dir, check=False)
     daemon = stage.start_daemon()
-    for said in (checked.stderr, "\n".join(daemon.said)):
-        assert said.count('profile "old.off" is disabled by its name') == 1
+    for said in (checked.stdout + checked.stderr, "\n".join(daemon.said)):
+        assert len(re.findall('"old.off"(, by| is disabled by) its name', said)) == 1
         assert 'profile ".hidden" is left out:' in said and 'its name starts with "."' in said
         assert 'profile "odd\ufffd" is left out:' in said and "its name is not UTF-8" in said
         assert "rename its directory" in said
@@ -380,7 +380,7 @@ def test_a_disabled_profile_alone_is_no_error(stage):
     old.path.rename(old.path.with_name("old.disabled"))
     stage.configure(firewall="nft", guard=22)
     done = stage.server.run(BINARY, "daemon", "--check", "--dir", stage.server_dir)
-    assert 'profile "old.disabled" is disabled by its name' in done.stderr and f"knock port {gate.knock_port}" in done.stdout
+    assert '"old.disabled", by its name' in done.stdout and f"knock port {gate.knock_port}" in done.stdout
 
 
 def test_a_daemon_that_cannot_read_its_profiles_does_not_start_without_them(stage):

@@ -1,7 +1,7 @@
 //! `--check`: reads the configuration and prints what the daemon would do.
 
 use super::privileges;
-use super::setup::{self, Setup, say_left_out};
+use super::setup::{self, Setup, left_out};
 use crate::error::{Error, Result};
 use crate::klog;
 use crate::ports::Ports;
@@ -15,11 +15,12 @@ use std::path::Path;
 /// Checks the configuration in `directory` and prints the result. Changes nothing.
 pub fn run(directory: &Path) -> Result<()> {
     setup::open(directory)?;
-    let setup = Setup::read(directory)?;
+    let mut setup = Setup::read(directory)?;
     setup.index.must_not_be_empty(directory)?;
+    setup.say_warnings();
     let mut text = String::new();
     let mut keys = KeyIndex::default();
-    let mut left_out = setup.index.left_out.len();
+    let mut unusable = setup.index.left_out.len();
     let ports = |ports: &Ports| if ports.is_empty() { "none".to_owned() } else { ports.to_string() };
     let _ = writeln!(text, "log            {}", klog::describe(&setup.config.log));
     let _ = writeln!(text, "firewall       {}", setup.backend.name());
@@ -47,19 +48,22 @@ pub fn run(directory: &Path) -> Result<()> {
                 );
             }
             Err(error) => {
-                left_out += 1;
-                say_left_out(found, &error);
+                unusable += 1;
+                say::warning(&left_out(found, &error));
             }
         }
+    }
+    for found in &setup.index.disabled {
+        let _ = writeln!(text, "disabled       {:?}, by its name", found.name);
     }
     say::print(&text)?;
     setup.say_findings();
     for port in unguarded_udp(&setup.rules.guard) {
         say::warn(format_args!("a UDP socket listens on guarded port {port}: the guard is for TCP alone"));
     }
-    if left_out > 0 {
-        let (profiles, them) = if left_out == 1 { ("profile", "it") } else { ("profiles", "them") };
-        return Err(Error::refused(format!("{left_out} {profiles} would be left out"))
+    if unusable > 0 {
+        let (profiles, them) = if unusable == 1 { ("profile", "it") } else { ("profiles", "them") };
+        return Err(Error::refused(format!("{unusable} {profiles} would be left out"))
             .advise(format!("correct {them} as said above")));
     }
     Ok(())

@@ -59,12 +59,14 @@ pub(super) struct Setup {
     pub(super) links: Option<LinkWatch>,
     /// The named interfaces that do not exist.
     missing: Vec<String>,
+    /// Problems that the daemon runs with, and that were not logged yet.
+    pub(super) warnings: Vec<Error>,
     /// What is used instead of a configuration that cannot be used.
     pub(super) instead: Option<&'static str>,
 }
 
 impl Setup {
-    /// Reads the configuration in `directory` and the config of each profile, and warns about problems.
+    /// Reads the configuration in `directory` and the config of each profile.
     pub(super) fn read(directory: &Path) -> Result<Self> {
         Self::of(directory, Config::read(directory)?)
     }
@@ -75,44 +77,37 @@ impl Setup {
         if text.len() > CONFIG {
             return Err(Error::content(&directory.join("config"), 0, format!("is longer than {CONFIG} bytes")));
         }
-        let (mut config, warnings) = Config::of(directory, &text)?;
-        for warning in warnings {
-            say::warn(format_args!("{:?}, {warning}", directory.join("config")));
-        }
+        let (mut config, of_config) = Config::of(directory, &text)?;
+        let path = directory.join("config");
+        let mut warnings: Vec<Error> =
+            of_config.iter().map(|warning| Error::refused(format!("{path:?}, {warning}"))).collect();
         let index = ProfileIndex::read(directory)?;
-        for found in &index.disabled {
-            say::note(format_args!("profile {:?} is disabled by its name", found.name));
-        }
-        for (found, error) in &index.left_out {
-            say_left_out(found, error);
-        }
-        for warning in index.warnings(&config.guard) {
-            say::warn(warning);
-        }
+        warnings.extend(index.left_out.iter().map(|(found, error)| left_out(found, error)));
+        warnings.extend(index.warnings(&config.guard).into_iter().map(Error::refused));
         config.log = klog::resolve(&config.log)?;
-        if let Some(warning) = klog::check(&config.log)? {
-            say::warn(warning);
-            say::warn("see that \"log\" in the config names the file to which syslogd writes the kernel's messages");
-        }
+        warnings.extend(klog::check(&config.log)?.map(|warning| {
+            Error::refused(warning)
+                .advise("see that \"log\" in the config names the file to which syslogd writes the kernel's messages")
+        }));
         let rules = Rules::new(&config, index.knock_ports());
         let backend = Backend::choose(config.firewall, &rules)?;
         for (found, port) in index.beyond(|port| backend.can_open(&rules, port)) {
-            say::warn(format_args!(
-                "iptables cannot open port {port} (profile {:?}): it is not in \"guard\"",
-                found.name
-            ));
+            let name = &found.name;
+            let why = format!("iptables cannot open port {port} (profile {name:?}): it is not in \"guard\"");
+            warnings.push(Error::refused(why));
         }
         let limits = OpenerLimits { allowed: index.allowed(), guard: config.guard.clone() };
         // Subscribe before listing, so that no change is missed.
         let watched = (!config.interfaces.is_empty()).then(LinkWatch::new).transpose();
         let links = watched.map_err(|cause| Error::system("watch the network interfaces", cause))?;
         let (watch, missing) = (RuleWatch::new()?, Vec::new());
-        let mut setup = Self { text, config, backend, rules, limits, index, watch, links, missing, instead: None };
+        let mut setup =
+            Self { text, config, backend, rules, limits, index, watch, links, missing, warnings, instead: None };
         setup.follow_links()?;
         Ok(setup)
     }
 
-    /// Lists the interfaces that the guard applies to and reports changes. Returns whether the rules must be made again
+    /// Lists the interfaces that the guard applies to and warns about changes. Returns whether the rules must be made again
     /// for other interfaces.
     pub(super) fn follow_links(&mut self) -> Result<bool> {
         let Some(watch) = &self.links else { return Ok(false) };
@@ -121,25 +116,39 @@ impl Setup {
         let gone = |name: &&String| !links.iter().any(|link| link.name == **name);
         let missing: Vec<String> = self.config.interfaces.iter().filter(gone).cloned().collect();
         for name in missing.iter().filter(|name| !self.missing.contains(name)) {
-            say::warn(format_args!("there is no interface {name:?}: the guard holds there once it comes"));
+            let why = format!("there is no interface {name:?}: the guard holds there once it comes");
+            self.warnings.push(Error::refused(why));
         }
         self.missing = missing;
         let (interfaces, pairs) = with_masters(&self.config.interfaces, &links);
         for (port, master) in pairs.iter().filter(|(_, master)| !self.rules.interfaces.iter().any(|on| on == master)) {
-            say::warn(format_args!("interface {port:?} is a port of {master:?}: the guard holds on {master:?} too"));
+            let why = format!("interface {port:?} is a port of {master:?}: the guard holds on {master:?} too");
+            self.warnings.push(Error::refused(why));
         }
         let changed = interfaces != self.rules.interfaces;
         self.rules.interfaces = interfaces;
         Ok(changed)
     }
 
-    /// Logs which rules of other programs stand in the way, and what to do about each.
-    pub(super) fn say_findings(&self) {
+    /// Returns which rules of other programs stand in the way, and what to do about each.
+    pub(super) fn findings(&self) -> Vec<Finding> {
         let listed = self.index.profiles.iter().flat_map(|(_, config)| config.ports.iter().flat_map(Ports::iter));
         let ports = listed.chain(self.rules.guard.iter()).collect();
-        for Finding { what, mend } in self.backend.foreign_findings(&self.rules, &ports) {
+        self.backend.foreign_findings(&self.rules, &ports)
+    }
+
+    /// Logs them.
+    pub(super) fn say_findings(&self) {
+        for Finding { what, mend } in self.findings() {
             say::warn(what);
             say::warn(format_args!("to mend it: {mend}"));
+        }
+    }
+
+    /// Logs the problems that the daemon runs with.
+    pub(super) fn say_warnings(&mut self) {
+        for warning in self.warnings.drain(..) {
+            say::warning(&warning);
         }
     }
 
@@ -154,6 +163,9 @@ impl Setup {
             1 => "1 profile".to_owned(),
             count => format!("{count} profiles"),
         };
+        for found in &self.index.disabled {
+            say::note(format_args!("profile {:?} is disabled by its name", found.name));
+        }
         say::note(format_args!("confined: {}", sandbox::describe()));
         say::note(format_args!(
             "ready: reads {}, guards {guard} with {}, {profiles}",
@@ -192,7 +204,7 @@ pub(super) struct ProfileIndex {
     /// Profiles that cannot be used, and why.
     pub(super) left_out: Vec<(Found, Error)>,
     /// Disabled profiles.
-    disabled: Vec<Found>,
+    pub(super) disabled: Vec<Found>,
 }
 
 impl ProfileIndex {
@@ -280,10 +292,9 @@ impl ProfileIndex {
     }
 }
 
-/// Logs that a profile is ignored, and why.
-pub(super) fn say_left_out(found: &Found, error: &Error) {
-    say::warn(format_args!("profile {:?} is left out:", found.name));
-    say::error(error);
+/// Describes why a profile is ignored.
+pub(super) fn left_out(found: &Found, error: &Error) -> Error {
+    Error::refused(format!("profile {:?} is left out: {error}", found.name)).advise(error.advice().unwrap_or_default())
 }
 
 #[cfg(test)]

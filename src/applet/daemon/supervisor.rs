@@ -32,7 +32,8 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     let log_target = if background { LogTarget::Syslog } else { LogTarget::Stderr };
     log_target.open();
     privileges::limit_supervisor()?;
-    let setup = last_good::start(directory)?;
+    let mut setup = last_good::start(directory)?;
+    setup.say_warnings();
     let background = background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("go into the background", cause))?;
     // From here on there are rules, so SIGTERM must shut down in order.
@@ -109,7 +110,9 @@ impl Supervisor<'_> {
             let fds = [Some(signals.as_fd()), Some(self.setup.watch.as_fd()), links, starting.map(Children::fd)];
             let [signalled, changed, relinked, said] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
             if relinked {
-                match self.setup.follow_links() {
+                let followed = self.setup.follow_links();
+                self.setup.say_warnings();
+                match followed {
                     Ok(true) => self.make_rules(),
                     Ok(false) => {}
                     Err(error) => say::error(&error),
@@ -212,10 +215,11 @@ impl Supervisor<'_> {
 
     /// Reloads the configuration and restarts the children with it.
     fn reload(&mut self) {
-        let setup = match Setup::read(self.directory) {
+        let mut setup = match Setup::read(self.directory) {
             Ok(setup) => setup,
             Err(error) => return say_unchanged(&error),
         };
+        setup.say_warnings();
         self.stop_children();
         self.ready_said = false;
         let old = std::mem::replace(&mut self.setup, setup);

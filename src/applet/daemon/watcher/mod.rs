@@ -21,7 +21,7 @@ pub use look_ahead::Reach;
 
 use super::ipc::{CONFIG, OpenReply, OpenRequest, READY};
 use super::privileges::{self, Kept, watcher_user};
-use super::setup::{ProfileIndex, say_left_out};
+use super::setup::{ProfileIndex, left_out};
 use super::{LogTarget, hooks};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -127,7 +127,7 @@ impl Profiles {
                     profiles.loaded.push(loaded);
                     profiles.counters.push(counter);
                 }
-                Err(error) => say_left_out(&found, &error),
+                Err(error) => say::warning(&left_out(&found, &error)),
             }
         }
         Ok(profiles)
