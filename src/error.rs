@@ -2,50 +2,44 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Shorthand for a result with an [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// An error that ends a program, or that makes the daemon ignore a profile.
+///
+/// One pointer, since nearly every function returns one.
 #[derive(Debug)]
-pub enum Error {
-    /// A wrong command line (exit code 2); the usage line follows it.
-    Usage(String),
-    /// A failed system call.
-    System {
-        /// What failed, such as `open "/dev/kmsg"`.
-        what: String,
-        /// The reason.
-        cause: io::Error,
-        /// What to do; may be empty.
-        advice: String,
-    },
-    /// A file with unusable content or attributes.
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1; 0 for the whole file.
-        line: usize,
-        /// What is wrong with it.
-        why: String,
-        /// What to do; may be empty.
-        advice: String,
-    },
-    /// A request that is refused.
-    Refused {
-        /// What is refused, and why.
-        why: String,
-        /// What to do; may be empty.
-        advice: String,
-    },
+pub struct Error(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    /// What happened, to which object, and why.
+    text: String,
+    /// What to do; may be empty.
+    advice: String,
+    /// The kind of a failed system call's reason.
+    kind: Option<io::ErrorKind>,
+    /// A wrong command line.
+    usage: bool,
 }
 
 impl Error {
+    fn new(text: String, kind: Option<io::ErrorKind>, usage: bool) -> Self {
+        Self(Box::new(Parts { text, advice: String::new(), kind, usage }))
+    }
+
+    /// Makes an error for a wrong command line (exit code 2); the usage line follows it.
+    #[cold]
+    pub fn usage(why: impl Into<String>) -> Self {
+        Self::new(why.into(), None, true)
+    }
+
     /// Makes an error that reads `cannot WHAT: CAUSE`.
     #[cold]
-    pub fn system(what: impl Into<String>, cause: io::Error) -> Self {
-        Self::System { what: what.into(), cause, advice: String::new() }
+    pub fn system(what: impl fmt::Display, cause: io::Error) -> Self {
+        Self::new(format!("cannot {what}: {}", reason(&cause)), Some(cause.kind()), false)
     }
 
     /// Makes an error that reads `cannot VERB "PATH": CAUSE`.
@@ -56,63 +50,45 @@ impl Error {
 
     /// Makes an error that reads `"PATH": WHY`, or `"PATH", line LINE: WHY` when `line` is not 0.
     #[cold]
-    pub fn content(path: &Path, line: usize, why: impl Into<String>) -> Self {
-        Self::Content { path: path.into(), line, why: why.into(), advice: String::new() }
+    pub fn content(path: &Path, line: usize, why: impl fmt::Display) -> Self {
+        Self::refused(match line {
+            0 => format!("{path:?}: {why}"),
+            _ => format!("{path:?}, line {line}: {why}"),
+        })
     }
 
     /// Makes an error that reads as `why` does.
     #[cold]
     pub fn refused(why: impl Into<String>) -> Self {
-        Self::Refused { why: why.into(), advice: String::new() }
+        Self::new(why.into(), None, false)
     }
 
     /// Sets what to do about the error.
     #[cold]
     pub fn advise(mut self, text: impl Into<String>) -> Self {
-        match &mut self {
-            Self::Usage(_) => {}
-            Self::System { advice, .. } | Self::Content { advice, .. } | Self::Refused { advice, .. } => {
-                *advice = text.into();
-            }
-        }
+        self.0.advice = text.into();
         self
     }
 
     /// What to do about the error.
     pub fn advice(&self) -> Option<&str> {
-        match self {
-            Self::Usage(_) => None,
-            Self::System { advice, .. } | Self::Content { advice, .. } | Self::Refused { advice, .. } => {
-                (!advice.is_empty()).then_some(advice)
-            }
-        }
+        Some(&*self.0.advice).filter(|advice| !advice.is_empty())
     }
 
     /// The kind of the failed system call's reason.
     pub fn kind(&self) -> Option<io::ErrorKind> {
-        match self {
-            Self::System { cause, .. } => Some(cause.kind()),
-            _ => None,
-        }
+        self.0.kind
     }
 
     /// The exit code: 2 for a wrong command line, otherwise 1.
     pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage(_) => 2,
-            _ => 1,
-        }
+        if self.0.usage { 2 } else { 1 }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usage(why) | Self::Refused { why, .. } => write!(f, "{why}"),
-            Self::System { what, cause, .. } => write!(f, "cannot {what}: {}", reason(cause)),
-            Self::Content { path, line: 0, why, .. } => write!(f, "{path:?}: {why}"),
-            Self::Content { path, line, why, .. } => write!(f, "{path:?}, line {line}: {why}"),
-        }
+        f.write_str(&self.0.text)
     }
 }
 

@@ -98,7 +98,7 @@ impl Arguments {
     }
 
     fn set(&mut self, name: &str, value: Option<&OsStr>) -> Result<()> {
-        let wrong = |what: &str| Err(Error::Usage(format!("option {name} {what}")));
+        let wrong = |what: &str| Err(Error::usage(format!("option {name} {what}")));
         let Some(value) = value else { return wrong("needs a value") };
         // An empty path would mean the working directory. It usually comes from an unset variable.
         if value.is_empty() {
@@ -118,7 +118,7 @@ impl Arguments {
 
 /// Returns an argument as text; an error if it is not UTF-8.
 pub fn text(argument: &OsStr) -> Result<&str> {
-    argument.to_str().ok_or_else(|| Error::Usage(format!("argument {argument:?} is not UTF-8")))
+    argument.to_str().ok_or_else(|| Error::usage(format!("argument {argument:?} is not UTF-8")))
 }
 
 #[cfg(test)]

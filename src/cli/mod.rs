@@ -56,7 +56,7 @@ fn exit_code(done: Result<u8>, usage: impl FnOnce() -> String) -> u8 {
         Err(error) => error,
     };
     say::error(&error);
-    if matches!(error, Error::Usage(_)) {
+    if error.exit_code() == 2 {
         say::usage(&usage());
     }
     error.exit_code()

@@ -177,7 +177,7 @@ fn parsed<T: FromArgs>(arguments: &Arguments, start: impl FnOnce(T) -> Result<u8
     match T::from_args(&[&arguments.command], &arguments.words()) {
         Ok(args) => start(args).map(Outcome::Ran),
         Err(exit) if exit.status.is_ok() => Ok(Outcome::Help(exit.output.replacen("Usage:", "usage:", 1))),
-        Err(exit) => Err(Error::Usage(message(&exit.output))),
+        Err(exit) => Err(Error::usage(message(&exit.output))),
     }
 }
 
@@ -208,7 +208,7 @@ pub fn daemon(arguments: &Arguments) -> Result<Outcome> {
             (true, false, false) => daemon::check(directory)?,
             (false, true, false) => daemon::unguard(directory)?,
             (false, false, background) => daemon::supervisor(directory, background)?,
-            _ => return Err(Error::Usage("--check, --unguard and --background exclude each other".into())),
+            _ => return Err(Error::usage("--check, --unguard and --background exclude each other")),
         }
         Ok(0)
     })
@@ -218,9 +218,9 @@ pub fn genprofile(arguments: &Arguments) -> Result<Outcome> {
     parsed(arguments, |args: GenprofileArgs| {
         let (name, typed) = (&args.name, args.knockport.as_deref());
         if let Some(typed) = typed.filter(|typed| ports::port(name).is_some() && ports::port(typed).is_none()) {
-            return Err(Error::Usage(format!("the name comes first, then the knock port: {typed} {name}")));
+            return Err(Error::usage(format!("the name comes first, then the knock port: {typed} {name}")));
         }
-        let knock_port = typed.map(port).transpose().map_err(Error::Usage)?;
+        let knock_port = typed.map(port).transpose().map_err(Error::usage)?;
         let wanted = Wanted { knock_port, ports: args.ports, wire: args.wire };
         genprofile::run(server_directory(arguments, args.dir), name, wanted).map(|()| 0)
     })
@@ -229,7 +229,7 @@ pub fn genprofile(arguments: &Arguments) -> Result<Outcome> {
 pub fn invite(arguments: &Arguments) -> Result<Outcome> {
     parsed(arguments, |args: InviteArgs| {
         let directory = server_directory(arguments, args.dir);
-        let ports = args.ports.as_deref().map(port_list).transpose().map_err(Error::Usage)?;
+        let ports = args.ports.as_deref().map(port_list).transpose().map_err(Error::usage)?;
         invite::run(directory, &args.name, &args.host, ports, args.again).map(|()| 0)
     })
 }
@@ -237,7 +237,7 @@ pub fn invite(arguments: &Arguments) -> Result<Outcome> {
 pub fn accept(arguments: &Arguments) -> Result<Outcome> {
     // Not named in the error: it may be the line with the keys.
     if !arguments.operands().is_empty() {
-        return Err(Error::Usage("the line is read from standard input, not from the command line".into()));
+        return Err(Error::usage("the line is read from standard input, not from the command line"));
     }
     parsed(arguments, |args: AcceptArgs| {
         accept::run(&client_home(arguments, args.dir)?, args.host.as_deref()).map(|()| 0)
@@ -318,6 +318,6 @@ fn family(v4: bool, v6: bool) -> Result<Family> {
         (false, false) => Ok(Family::Any),
         (true, false) => Ok(Family::V4),
         (false, true) => Ok(Family::V6),
-        (true, true) => Err(Error::Usage("-4 and -6 exclude each other".into())),
+        (true, true) => Err(Error::usage("-4 and -6 exclude each other")),
     }
 }

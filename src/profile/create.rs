@@ -87,7 +87,7 @@ fn check_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::Usage(format!("{name:?} cannot be the name of a profile: it {why}")))
+    Err(Error::usage(format!("{name:?} cannot be the name of a profile: it {why}")))
 }
 
 fn write_aside(aside: &Path, content: &Content<'_>) -> io::Result<()> {

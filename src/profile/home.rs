@@ -40,7 +40,7 @@ impl ProfileHome {
 
     /// Finds the profiles of the user called `name`: in `directory`, or in the user's home.
     pub fn of_user(name: &str, directory: Option<&Path>) -> Result<Self> {
-        let account = Account::named(name).ok_or_else(|| Error::Usage(format!("there is no user {name:?}")))?;
+        let account = Account::named(name).ok_or_else(|| Error::usage(format!("there is no user {name:?}")))?;
         let user = Some(account.user);
         let at_home = || home(Some(account), &format!("user {name:?}"));
         Ok(Self::at(user, directory.map_or_else(at_home, |directory| Ok(directory.into()))?))
@@ -161,7 +161,7 @@ fn home(account: Option<Account>, who: &str) -> Result<PathBuf> {
 /// Refuses a string that is not a host name, and says which part to remove.
 pub fn check_spelling(host: &str) -> Result<()> {
     if host.is_empty() {
-        return Err(Error::Usage("the name of the host is empty".into()));
+        return Err(Error::usage("the name of the host is empty"));
     }
     let (_, after_scheme) = host.split_once("://").unwrap_or(("", host));
     let (_, after_user) = after_scheme.rsplit_once('@').unwrap_or(("", after_scheme));

@@ -27,7 +27,7 @@ const CALLS: &[&[libc::c_long]] = &[calls::LIVE, calls::WAIT, calls::READ_WRITE,
 pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> {
     log_target.open();
     process::set_name(c"knock-opener");
-    let backend = Backend::named(backend).ok_or_else(|| Error::Usage("the supervisor starts the opener".into()))?;
+    let backend = Backend::named(backend).ok_or_else(|| Error::usage("the supervisor starts the opener"))?;
     let (channel, ready) = (Channel::from(process::inherited(0)), File::from(process::inherited(1)));
     process::leave_signals_to_supervisor().map_err(|cause| Error::system("let signals through", cause))?;
 
