@@ -92,7 +92,7 @@ fn line(severity: Severity, text: &str) {
 }
 
 /// The text with control characters written as `\x1b`, because names come from files and packets.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for char in text.chars() {
         if char.is_control() {

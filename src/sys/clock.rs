@@ -10,6 +10,11 @@ pub fn since_boot() -> (Duration, Duration) {
     (one.min(other), one.max(other))
 }
 
+/// Seconds since the machine started, those of suspension included.
+pub fn uptime() -> u64 {
+    read(libc::CLOCK_BOOTTIME).as_secs()
+}
+
 fn read(clock: libc::clockid_t) -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: the structure is valid for writes, and zero is a valid time if the kernel does not know the clock.

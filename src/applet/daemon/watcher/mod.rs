@@ -10,6 +10,7 @@ mod keyed_hash;
 mod loaded_profile;
 mod look_ahead;
 mod message;
+mod publication;
 mod replay;
 mod report;
 mod search_budget;
@@ -34,6 +35,7 @@ use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
 use crate::wire::Entry;
 use engine::{Action, Engine, Settings};
+use publication::Publication;
 use report::Report;
 use std::io;
 use std::path::Path;
@@ -60,13 +62,15 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     let channel = Channel::from(process::inherited(1));
     process::leave_signals_to_supervisor().map_err(|cause| Error::system("let signals through", cause))?;
 
-    let config = receive_config(&channel, directory)?;
+    let text = receive_config(&channel)?;
+    let (config, _) = Config::of(directory, &text)?;
     let user = watcher_user(&config)?;
     let profiles = Profiles::load(directory)?;
     let mut log = Klog::open(&config.log)?;
     let groups: Vec<u32> = log.group().into_iter().collect();
     hooks::attempt("unconfined watcher");
-    let mut watcher = Watcher::new(&config, profiles, channel)?;
+    let publication = Publication::open(directory, supervisor, &text);
+    let mut watcher = Watcher::new(&config, profiles, channel, publication)?;
     let working_directory = log.enter_directory()?;
     let calls = match working_directory {
         // The working directory is the log's. A re-created log is opened by name.
@@ -77,6 +81,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     privileges::drop_root(&kept, supervisor, log_target)?;
     hooks::attempt("watcher");
 
+    watcher.report.sum_up(Instant::now());
     watcher.channel.send(READY).map_err(|cause| Error::system("tell the opener", cause))?;
     match watcher.follow(&mut log) {
         // The supervisor reports the cause.
@@ -87,11 +92,11 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
 }
 
 /// Receives the supervisor's configuration. The file may have changed since the supervisor read it.
-fn receive_config(channel: &Channel, directory: &Path) -> Result<Config> {
+fn receive_config(channel: &Channel) -> Result<String> {
     let mut text = vec![0; CONFIG];
     let length = channel.receive(&mut text).map_err(|cause| Error::system("read the configuration", cause))?;
     let text = text.get(..length).ok_or_else(|| Error::refused("the configuration is too long"))?;
-    Config::of(directory, &String::from_utf8_lossy(text)).map(|(config, _)| config)
+    Ok(String::from_utf8_lossy(text).into_owned())
 }
 
 /// The profiles, split into parallel lists with the same order.
@@ -160,7 +165,7 @@ impl From<Error> for End {
 }
 
 impl Watcher {
-    fn new(config: &Config, profiles: Profiles, channel: Channel) -> Result<Self> {
+    fn new(config: &Config, profiles: Profiles, channel: Channel, publication: Publication) -> Result<Self> {
         let mut secret = [0; 8];
         getrandom::fill(&mut secret).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
         let wanted = Reach { window: config.window, far: config.resync_window };
@@ -178,7 +183,7 @@ impl Watcher {
                 "there is room for {MAX_PORTS} codes: error_window is {window} and resync_window {far} where ports are listed"
             ));
         }
-        let report = Report::new(profiles.names, config.delay);
+        let report = Report::new(profiles.names, config.delay, publication);
         Ok(Self { engine, counters: profiles.counters, report, channel })
     }
 

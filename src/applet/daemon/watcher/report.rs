@@ -2,8 +2,10 @@
 //! summarised.
 
 use super::engine::{Event, Knock};
+use super::publication::Publication;
 use crate::applet::daemon::ipc::OpenReply;
 use crate::say;
+use crate::status::Count;
 use std::time::{Duration, Instant};
 
 /// The interval of summaries.
@@ -12,6 +14,7 @@ const SUMMARY: Duration = Duration::from_secs(60);
 /// The profile names, and the counts since the last summary.
 pub(super) struct Report {
     names: Vec<String>,
+    publication: Publication,
     /// How long an opening lasts, in seconds.
     delay: u16,
     counts: Counts,
@@ -33,12 +36,15 @@ struct Counts {
 
 impl Report {
     /// Creates an empty report. `names` are the profile names by number.
-    pub fn new(names: Vec<String>, delay: u16) -> Self {
-        Self { names, delay, counts: Counts::default(), wrong_codes: 0, throttled: false }
+    pub fn new(names: Vec<String>, delay: u16, publication: Publication) -> Self {
+        Self { names, publication, delay, counts: Counts::default(), wrong_codes: 0, throttled: false }
     }
 
     /// Counts or logs an event.
     pub fn event(&mut self, event: &Event, now: Instant) {
+        if let Some(count) = counted_as(event) {
+            self.publication.count(count);
+        }
         match event {
             Event::Replay => self.count(|counts| &mut counts.replays, now),
             Event::WrongCode { throttled } => self.wrong_code(*throttled, now),
@@ -47,13 +53,16 @@ impl Report {
                 self.name(*profile),
                 counted(*ahead, "counter", "counters"),
             )),
-            Event::Answered(knock, OpenReply::Opened) => say::note(format_args!(
-                "opened port {} to {} for {} s (profile {:?})",
-                knock.port,
-                knock.source,
-                self.delay,
-                self.name(knock.profile)
-            )),
+            Event::Answered(knock, OpenReply::Opened) => {
+                say::note(format_args!(
+                    "opened port {} to {} for {} s (profile {:?})",
+                    knock.port,
+                    knock.source,
+                    self.delay,
+                    self.name(knock.profile)
+                ));
+                self.knocked(knock);
+            }
             Event::Answered(knock, reply) => self.closed(knock, reason(*reply)),
             Event::NeedsSecond(knock) => {
                 self.closed(knock, "a second knock is needed while so many wrong codes come in");
@@ -68,8 +77,8 @@ impl Report {
     }
 
     /// Logs that a profile's counter could not be stored.
-    pub fn not_stored(&self, profile: usize, path: &std::path::Path, cause: &std::io::Error) {
-        say::warn(format_args!(
+    pub fn not_stored(&mut self, profile: usize, path: &std::path::Path, cause: &std::io::Error) {
+        self.problem(format!(
             "cannot store the counter of profile {:?} in {path:?}: {}; the port stays closed",
             self.name(profile),
             crate::error::reason(cause)
@@ -77,8 +86,8 @@ impl Report {
     }
 
     /// Logs that a counter file had lost its value.
-    pub fn restored(&self, profile: usize) {
-        say::warn(format_args!(
+    pub fn restored(&mut self, profile: usize) {
+        self.problem(format!(
             "the counter file of profile {:?} had gone backwards or was damaged; the right value is stored again",
             self.name(profile)
         ));
@@ -87,16 +96,22 @@ impl Report {
     /// Counts an overrun of the log.
     pub fn overrun(&mut self, now: Instant) {
         self.count(|counts| &mut counts.overruns, now);
+        self.publication.count(Count::LogOverruns);
     }
 
-    /// Returns the time until the next summary, if anything was counted.
+    /// The time until something is to be said or written.
     pub fn due(&self, now: Instant) -> Option<Duration> {
+        [self.summary_due(now), self.publication.due(now)].into_iter().flatten().min()
+    }
+
+    fn summary_due(&self, now: Instant) -> Option<Duration> {
         self.counts.since.map(|since| SUMMARY.saturating_sub(now.duration_since(since)))
     }
 
-    /// Logs the summary when it is due.
+    /// Writes the status, and says what was counted, where that is due.
     pub fn sum_up(&mut self, now: Instant) {
-        if self.due(now) != Some(Duration::ZERO) {
+        self.publication.write(now);
+        if self.summary_due(now) != Some(Duration::ZERO) {
             return;
         }
         let counts = std::mem::take(&mut self.counts);
@@ -121,7 +136,7 @@ impl Report {
         self.counts.too_many = self.counts.too_many.saturating_add(1);
         if !self.throttled {
             self.throttled = true;
-            say::warn(format_args!(
+            self.problem(format!(
                 "{} came in: until they stop, a stealth knock opens only with a second one",
                 counted(self.wrong_codes, "wrong code", "wrong codes")
             ));
@@ -135,9 +150,21 @@ impl Report {
         *count = count.saturating_add(1);
     }
 
-    fn closed(&self, knock: &Knock, why: &str) {
+    fn closed(&mut self, knock: &Knock, why: &str) {
         let Knock { profile, source, port } = *knock;
-        say::warn(format_args!("port {port} stays closed to {source}: {why} (profile {:?})", self.name(profile)));
+        self.problem(format!("port {port} stays closed to {source}: {why} (profile {:?})", self.name(profile)));
+        self.knocked(knock);
+    }
+
+    fn knocked(&mut self, knock: &Knock) {
+        let Knock { profile, source, port } = *knock;
+        let name = say::escaped(self.name(profile));
+        self.publication.knock(name, source, port);
+    }
+
+    fn problem(&mut self, text: String) {
+        say::warn(&text);
+        self.publication.problem(&text);
     }
 
     #[allow(clippy::indexing_slicing, reason = "the engine's profiles and the names are of one list")]
@@ -147,6 +174,17 @@ impl Report {
 }
 
 /// Describes why the opener did not open.
+fn counted_as(event: &Event) -> Option<Count> {
+    Some(match event {
+        Event::Answered(_, OpenReply::Opened) => Count::Opened,
+        Event::CaughtUp { .. } => Count::CaughtUp,
+        Event::Replay => Count::Replayed,
+        Event::WrongCode { .. } => Count::WrongCodes,
+        Event::PortNotAllowed(_) => Count::NotAllowed,
+        _ => return None,
+    })
+}
+
 fn reason(reply: OpenReply) -> &'static str {
     match reply {
         OpenReply::Opened => "it is open",
@@ -206,30 +244,30 @@ mod tests {
 
     #[test]
     fn a_summary_is_due_a_minute_after_the_first_count() {
-        let (mut report, now) = (Report::new(Vec::new(), 15), Instant::now());
-        assert_eq!(report.due(now), None);
+        let (mut report, now) = (Report::new(Vec::new(), 15, Publication::default()), Instant::now());
+        assert_eq!(report.summary_due(now), None);
         report.event(&Event::Replay, now);
         report.event(&Event::WrongCode { throttled: false }, now + Duration::from_secs(50));
-        assert_eq!(report.due(now + Duration::from_secs(59)), Some(Duration::from_secs(1)));
+        assert_eq!(report.summary_due(now + Duration::from_secs(59)), Some(Duration::from_secs(1)));
         report.sum_up(now + Duration::from_secs(59));
         assert_eq!(report.counts.wrong_codes, 1, "not yet");
         report.sum_up(now + Duration::from_secs(60));
-        assert_eq!(report.due(now + Duration::from_secs(60)), None);
+        assert_eq!(report.summary_due(now + Duration::from_secs(60)), None);
     }
 
     #[test]
     fn throttling_is_logged_once_and_its_end_a_minute_after_the_last_wrong_code() {
-        let (mut report, start) = (Report::new(Vec::new(), 15), Instant::now());
+        let (mut report, start) = (Report::new(Vec::new(), 15, Publication::default()), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         for seconds in 0..100 {
             report.event(&Event::WrongCode { throttled: seconds >= 10 }, at(seconds));
             report.sum_up(at(seconds));
             assert_eq!(report.throttled, seconds >= 10);
         }
-        assert_eq!((report.wrong_codes, report.due(at(120))), (100, Some(Duration::ZERO)));
+        assert_eq!((report.wrong_codes, report.summary_due(at(120))), (100, Some(Duration::ZERO)));
         report.sum_up(at(120));
-        assert!(report.throttled && report.due(at(120)) == Some(SUMMARY), "some came in the last minute");
+        assert!(report.throttled && report.summary_due(at(120)) == Some(SUMMARY), "some came in the last minute");
         report.sum_up(at(180));
-        assert!(!report.throttled && report.due(at(180)).is_none());
+        assert!(!report.throttled && report.summary_due(at(180)).is_none());
     }
 }

@@ -1,0 +1,272 @@
+//! The status record: what the daemon's watcher counts, as text of a fixed length in /run/knockknock.
+//!
+//! The watcher rewrites the record in place, and `knockknock status` reads it. Times are seconds since the machine
+//! started, which no setting of the clock changes.
+
+use crate::say;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+/// The length of the record: as much as a confined watcher can write into a file.
+const BYTES: usize = 4096;
+/// How many knocks are kept at most; fewer if the names of their profiles are long.
+const KNOCKS: usize = 64;
+/// The longest text of a problem, in characters.
+const PROBLEM: usize = 400;
+/// How often a record is read again that was being rewritten.
+const ATTEMPTS: u32 = 50;
+
+/// What is counted, with its name in the output.
+#[derive(Clone, Copy, Debug)]
+pub enum Count {
+    /// Ports opened.
+    Opened,
+    /// Clients that ran ahead and were let in.
+    CaughtUp,
+    /// Replayed knocks.
+    Replayed,
+    /// Messages that no key made.
+    WrongCodes,
+    /// Knocks for ports that their profiles may not open.
+    NotAllowed,
+    /// Overruns of the log.
+    LogOverruns,
+}
+
+/// The names of the counts, in the order of [`Count`].
+pub const COUNTS: [&str; 6] = ["opened", "caught_up", "replayed", "wrong_codes", "not_allowed", "log_overruns"];
+
+/// An accepted knock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastKnock {
+    /// When it came.
+    pub time: u64,
+    /// Where it came from.
+    pub source: IpAddr,
+    /// The port that it asked for.
+    pub port: u16,
+    /// The name of its profile, with control characters escaped.
+    pub profile: String,
+}
+
+/// What is to be known of a running daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The process ID of the supervisor.
+    pub daemon: u32,
+    /// When the daemon started.
+    pub since: u64,
+    /// When the watcher read the profiles.
+    pub loaded: u64,
+    /// The [`checksum`] of the daemon's configuration.
+    pub config: u64,
+    /// How often each [`Count`] has happened since the daemon started.
+    pub counts: [u64; COUNTS.len()],
+    /// The last problem, and when it arose.
+    pub problem: Option<(u64, String)>,
+    /// The last knocks, the latest first, one of each profile for each port and source.
+    pub knocks: Vec<LastKnock>,
+}
+
+impl Status {
+    /// The status of a watcher that starts at `now`: it continues that of an earlier watcher of the same daemon.
+    pub fn start(earlier: Option<Self>, daemon: u32, config: &str, now: u64) -> Self {
+        let status = earlier.filter(|earlier| earlier.daemon == daemon);
+        Self {
+            loaded: now,
+            config: checksum(config.as_bytes()),
+            ..status.unwrap_or_else(|| Self { daemon, since: now, ..Self::default() })
+        }
+    }
+
+    /// Counts something.
+    pub fn count(&mut self, what: Count) {
+        if let Some(count) = self.counts.get_mut(what as usize) {
+            *count += 1;
+        }
+    }
+
+    /// Notes an accepted knock.
+    pub fn knock(&mut self, knock: LastKnock) {
+        let key = |knock: &LastKnock| (knock.source, knock.port);
+        self.knocks.retain(|other| key(other) != key(&knock) || other.profile != knock.profile);
+        self.knocks.insert(0, knock);
+        self.knocks.truncate(KNOCKS);
+    }
+
+    /// Notes a problem.
+    pub fn problem(&mut self, time: u64, text: &str) {
+        self.problem = Some((time, say::escaped(text).chars().take(PROBLEM).collect()));
+    }
+
+    /// The bytes of the record: a checksum, then text, then empty lines.
+    pub fn encode(&self) -> Vec<u8> {
+        let Self { daemon, since, loaded, config, counts, problem, knocks } = self;
+        let mut text = format!("{daemon} {since} {loaded} {config}");
+        counts.iter().for_each(|count| text += &format!(" {count}"));
+        let (time, why) = problem.as_ref().map_or((0, ""), |(time, why)| (*time, why));
+        text += &format!("\n{time} {why}\n");
+        for LastKnock { time, source, port, profile } in knocks {
+            let line = format!("{time} {source} {port} {profile}\n");
+            if text.len() + line.len() > BYTES - CHECKSUM {
+                break;
+            }
+            text += &line;
+        }
+        let mut text = text.into_bytes();
+        text.resize(BYTES - CHECKSUM, b'\n');
+        [format!("{:016x}\n", checksum(&text)).as_bytes(), &text].concat()
+    }
+
+    /// Reads the bytes of a record; `None` if it is damaged, or is being rewritten.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (sum, text) = bytes.get(..BYTES)?.split_at_checked(CHECKSUM)?;
+        if sum != format!("{:016x}\n", checksum(text)).as_bytes() {
+            return None;
+        }
+        let mut lines = std::str::from_utf8(text).ok()?.lines();
+        let mut numbers = lines.next()?.split(' ').map_while(|word| word.parse::<u64>().ok());
+        let mut status = Self {
+            daemon: numbers.next()?.try_into().ok()?,
+            since: numbers.next()?,
+            loaded: numbers.next()?,
+            config: numbers.next()?,
+            ..Self::default()
+        };
+        for count in &mut status.counts {
+            *count = numbers.next()?;
+        }
+        let (time, why) = lines.next()?.split_once(' ')?;
+        status.problem = (!why.is_empty()).then_some((time.parse().ok()?, why.to_owned()));
+        for line in lines.take_while(|line| !line.is_empty()) {
+            let mut words = line.splitn(4, ' ');
+            status.knocks.push(LastKnock {
+                time: words.next()?.parse().ok()?,
+                source: words.next()?.parse().ok()?,
+                port: words.next()?.parse().ok()?,
+                profile: words.next()?.to_owned(),
+            });
+        }
+        Some(status)
+    }
+}
+
+/// The length of the checksum, in hexadecimal and with a newline.
+const CHECKSUM: usize = 17;
+
+/// FNV-1a, which shows that a record was read while it was being written, or that a configuration was changed.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The file with the record of the daemon that runs on `directory`.
+pub fn path(directory: &Path) -> io::Result<PathBuf> {
+    let run = if Path::new("/run").is_dir() { "/run" } else { "/var/run" };
+    let name = fs::canonicalize(directory)?.to_string_lossy().replace('/', "-");
+    Ok(Path::new(run).join("knockknock").join(format!("status{name}")))
+}
+
+/// Opens that file for writing, and makes it if necessary. Only root can read it.
+pub fn open(directory: &Path) -> io::Result<File> {
+    let path = path(directory)?;
+    if let Some(above) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(above)?;
+    }
+    File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// Reads the record of the daemon that runs on `directory`, or ran there since the machine started; `None` if there is
+/// none.
+pub fn read(directory: &Path) -> Option<Status> {
+    let path = path(directory).ok()?;
+    for _ in 0..ATTEMPTS {
+        let mut bytes = Vec::new();
+        File::open(&path).ok()?.take(BYTES as u64).read_to_end(&mut bytes).ok()?;
+        if let Some(status) = Status::decode(&bytes) {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn knock(time: u64, profile: &str) -> LastKnock {
+        LastKnock { time, source: "2001:db8::7".parse().unwrap(), port: 22, profile: profile.into() }
+    }
+
+    fn full() -> Status {
+        let mut status = Status::start(None, 77, "", 5);
+        status.count(Count::Opened);
+        status.count(Count::LogOverruns);
+        status.count(Count::LogOverruns);
+        status.knock(knock(8, "a laptop"));
+        status.knock(knock(9, "phone"));
+        status
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut status = full();
+        assert_eq!(Status::decode(&status.encode()).as_ref(), Some(&status));
+        status.problem(12, "cannot store\nthe counter");
+        assert_eq!(status.encode().len(), BYTES);
+        assert_eq!(Status::decode(&status.encode()).as_ref(), Some(&status));
+        assert_eq!(status.problem, Some((12, "cannot store\\x0athe counter".into())));
+        assert_eq!(status.counts, [1, 0, 0, 0, 0, 2]);
+    }
+
+    #[test]
+    fn a_record_that_is_half_written_is_not_read() {
+        let (old, mut new) = (full().encode(), full());
+        new.count(Count::Replayed);
+        new.knock(knock(10, "phone"));
+        let new = new.encode();
+        for at in 0..=BYTES {
+            let (Some(head), Some(tail)) = (new.get(..at), old.get(at..)) else { panic!("within both") };
+            let torn = [head, tail].concat();
+            assert_eq!(Status::decode(&torn).is_some(), torn == old || torn == new, "cut at {at}");
+        }
+        assert_eq!(Status::decode(&new[..BYTES - 1]), None);
+        assert_eq!(Status::decode(&[]), None);
+    }
+
+    #[test]
+    fn the_last_knocks_fit_however_long_their_names_are() {
+        let mut status = full();
+        status.problem(12, &"é".repeat(1000));
+        for number in 0..100 {
+            status.knock(knock(number, &format!("{number}{}", "x".repeat(253))));
+        }
+        let read = Status::decode(&status.encode()).unwrap();
+        assert!(read.knocks.len() > 10);
+        assert_eq!(read.knocks[..10], status.knocks[..10]);
+        assert!(read.knocks[0].profile.starts_with("99x"));
+    }
+
+    #[test]
+    fn a_profile_has_one_knock_for_each_port_and_source() {
+        let mut status = full();
+        status.knock(knock(20, "a laptop"));
+        status.knock(LastKnock { port: 443, ..knock(21, "phone") });
+        let all: Vec<_> = status.knocks.iter().map(|knock| (knock.time, knock.profile.as_str(), knock.port)).collect();
+        assert_eq!(all, [(21, "phone", 443), (20, "a laptop", 22), (9, "phone", 22)]);
+    }
+
+    #[test]
+    fn counts_go_on_when_the_watcher_starts_again_and_begin_anew_with_the_daemon() {
+        let again = Status::start(Some(full()), 77, "", 50);
+        assert_eq!(again, Status { loaded: 50, ..full() });
+        let config = checksum(b"x");
+        let anew = Status { daemon: 78, since: 50, loaded: 50, config, ..Status::default() };
+        assert_eq!(Status::start(Some(full()), 78, "x", 50), anew);
+    }
+}
