@@ -185,10 +185,15 @@ pub fn guard(directory: &Path) -> Result<Option<Ports>> {
 
 /// Says that a daemon which runs on `directory`, and so holds its lock, does not know a new profile yet.
 pub fn mention_reload(directory: &Path) {
-    let locked = File::open(directory).and_then(|directory| file::try_lock(&directory));
-    if locked.is_err_and(|cause| cause.kind() == io::ErrorKind::WouldBlock) {
+    if daemon_runs(directory) {
         say::note("the running daemon does not know it yet: systemctl reload knockknock-daemon, or send it SIGHUP");
     }
+}
+
+/// Returns whether a daemon holds the lock of `directory`.
+pub fn daemon_runs(directory: &Path) -> bool {
+    let locked = File::open(directory).and_then(|directory| file::try_lock(&directory));
+    locked.is_err_and(|cause| cause.kind() == io::ErrorKind::WouldBlock)
 }
 
 #[cfg(test)]

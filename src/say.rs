@@ -1,8 +1,9 @@
 //! Output: log lines to standard error or syslog, and requested text to standard output. Nothing else prints.
 
 use crate::error::{Error, Result};
+use crate::sys::terminal;
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 
@@ -73,6 +74,22 @@ pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout();
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     printed.map_err(|cause| Error::system("write to standard output", cause))
+}
+
+/// Standard output, if it is a terminal.
+#[derive(Clone, Copy)]
+pub struct Terminal {
+    /// How many characters a line has.
+    pub columns: usize,
+    /// Whether colours are wanted.
+    pub colours: bool,
+}
+
+/// The terminal that [`print`] prints to, if it is one. NO_COLOR is respected (<https://no-color.org>).
+pub fn terminal() -> Option<Terminal> {
+    let out = std::io::stdout();
+    let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    out.is_terminal().then(|| Terminal { columns: terminal::width(&out).unwrap_or(80), colours })
 }
 
 fn line(severity: Severity, text: &str) {

@@ -104,60 +104,78 @@ impl Status {
         self.problem = Some((time, say::escaped(text).chars().take(PROBLEM).collect()));
     }
 
-    /// The bytes of the record: a checksum, then text, then empty lines.
+    /// Returns the bytes of the record: a checksum, then text, then empty lines.
     pub fn encode(&self) -> Vec<u8> {
-        let Self { daemon, since, loaded, config, counts, problem, knocks } = self;
-        let mut text = format!("{daemon} {since} {loaded} {config}");
-        counts.iter().for_each(|count| text += &format!(" {count}"));
-        let (time, why) = problem.as_ref().map_or((0, ""), |(time, why)| (*time, why));
-        text += &format!("\n{time} {why}\n");
-        for LastKnock { time, source, port, profile } in knocks {
-            let line = format!("{time} {source} {port} {profile}\n");
-            if text.len() + line.len() > BYTES - CHECKSUM {
+        let mut text = String::new();
+        for number in [self.daemon.into(), self.since, self.loaded, self.config].into_iter().chain(self.counts) {
+            push_number(&mut text, number);
+        }
+        let (time, why) = self.problem.as_ref().map_or((0, ""), |(time, why)| (*time, why));
+        push_number(&mut text, time);
+        text.push_str(why);
+        text.push('\n');
+        for knock in &self.knocks {
+            let length = text.len();
+            push_number(&mut text, knock.time);
+            push_number(&mut text, knock.port.into());
+            text.push_str(&knock.source.to_string());
+            text.push(' ');
+            text.push_str(&knock.profile);
+            text.push('\n');
+            if text.len() > BYTES - CHECKSUM {
+                text.truncate(length);
                 break;
             }
-            text += &line;
         }
         let mut text = text.into_bytes();
         text.resize(BYTES - CHECKSUM, b'\n');
-        [format!("{:016x}\n", checksum(&text)).as_bytes(), &text].concat()
+        [&checksum(&text).to_be_bytes()[..], &text].concat()
     }
 
     /// Reads the bytes of a record; `None` if it is damaged, or is being rewritten.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (sum, text) = bytes.get(..BYTES)?.split_at_checked(CHECKSUM)?;
-        if sum != format!("{:016x}\n", checksum(text)).as_bytes() {
+        let (sum, text) = bytes.split_at_checked(CHECKSUM)?;
+        if sum != checksum(text).to_be_bytes() || bytes.len() != BYTES {
             return None;
         }
-        let mut lines = std::str::from_utf8(text).ok()?.lines();
-        let mut numbers = lines.next()?.split(' ').map_while(|word| word.parse::<u64>().ok());
+        let mut lines = std::str::from_utf8(text).ok()?.split('\n');
+        let first = &mut lines.next()?;
         let mut status = Self {
-            daemon: numbers.next()?.try_into().ok()?,
-            since: numbers.next()?,
-            loaded: numbers.next()?,
-            config: numbers.next()?,
+            daemon: number(first)? as u32,
+            since: number(first)?,
+            loaded: number(first)?,
+            config: number(first)?,
             ..Self::default()
         };
         for count in &mut status.counts {
-            *count = numbers.next()?;
+            *count = number(first)?;
         }
-        let (time, why) = lines.next()?.split_once(' ')?;
-        status.problem = (!why.is_empty()).then_some((time.parse().ok()?, why.to_owned()));
-        for line in lines.take_while(|line| !line.is_empty()) {
-            let mut words = line.splitn(4, ' ');
-            status.knocks.push(LastKnock {
-                time: words.next()?.parse().ok()?,
-                source: words.next()?.parse().ok()?,
-                port: words.next()?.parse().ok()?,
-                profile: words.next()?.to_owned(),
-            });
+        let time = number(first)?;
+        status.problem = (!first.is_empty()).then(|| (time, (*first).to_owned()));
+        for mut line in lines {
+            let Some(time) = number(&mut line) else { break };
+            let port = number(&mut line)? as u16;
+            let (source, profile) = line.split_once(' ')?;
+            status.knocks.push(LastKnock { time, source: source.parse().ok()?, port, profile: profile.into() });
         }
         Some(status)
     }
 }
 
-/// The length of the checksum, in hexadecimal and with a newline.
-const CHECKSUM: usize = 17;
+fn push_number(text: &mut String, number: u64) {
+    text.push_str(&number.to_string());
+    text.push(' ');
+}
+
+/// Takes a number and the space behind it off the line.
+fn number(line: &mut &str) -> Option<u64> {
+    let (number, rest) = line.split_once(' ')?;
+    *line = rest;
+    number.parse().ok()
+}
+
+/// The length of the checksum.
+const CHECKSUM: usize = 8;
 
 /// FNV-1a, which shows that a record was read while it was being written, or that a configuration was changed.
 pub fn checksum(bytes: &[u8]) -> u64 {

@@ -7,3 +7,4 @@ pub mod genprofile;
 pub mod invite;
 pub mod knock;
 pub mod proxy;
+pub mod status;

@@ -124,6 +124,15 @@ pub const APPLETS: &[Applet] = &[
         privileges: Privileges::Root,
         run: start::proxy,
     },
+    Applet {
+        name: "status",
+        alias: "knockknock-status",
+        summary: "list profiles, openings and what the daemon counts",
+        usage: "[OPTION ...]",
+        letters: "",
+        privileges: Privileges::Root,
+        run: start::status,
+    },
     internal("watcher", start::watcher),
     internal("opener", start::opener),
 ];

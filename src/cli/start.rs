@@ -2,7 +2,7 @@
 
 use super::arguments::{Arguments, text};
 use crate::applet::daemon::LogTarget;
-use crate::applet::{accept, connect, daemon, genprofile, invite, knock, proxy};
+use crate::applet::{accept, connect, daemon, genprofile, invite, knock, proxy, status};
 use crate::config::DIRECTORY;
 use crate::error::{Error, Result};
 use crate::knocker::Family;
@@ -163,6 +163,20 @@ struct ProxyArgs {
     listenport: u16,
 }
 
+/// Prints what the daemon does, for root on a server; elsewhere, the caller's profiles.
+#[derive(FromArgs)]
+struct StatusArgs {
+    /// directory of the config and the profiles (default: /etc/knockknock.d), or of a client's profiles
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// print JSON
+    #[argh(switch)]
+    json: bool,
+    /// print it again each second
+    #[argh(switch)]
+    watch: bool,
+}
+
 /// Marks that `--dir` was given. Its value is in [`Arguments::directory`], since a path need not be UTF-8.
 struct Directory;
 
@@ -261,6 +275,20 @@ pub fn proxy(arguments: &Arguments) -> Result<Outcome> {
             background: args.background,
         })
         .map(|()| 0)
+    })
+}
+
+pub fn status(arguments: &Arguments) -> Result<Outcome> {
+    parsed(arguments, |args: StatusArgs| {
+        let options = status::StatusOptions { json: args.json, watch: args.watch };
+        // Without `--dir` the arguments have no directory.
+        let directory = server_directory(arguments, Some(Directory));
+        if status::is_server(directory) {
+            status::server(directory, &options)?;
+        } else {
+            status::client(&client_home(arguments, args.dir)?, &options)?;
+        }
+        Ok(0)
     })
 }
 

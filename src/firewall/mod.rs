@@ -12,7 +12,7 @@ mod rules;
 mod watch;
 
 pub use local_address::LocalAddresses;
-pub use rules::{Admission, Finding, Opening, Rules, Turnstile};
+pub use rules::{Admission, Finding, Opening, Rules, StandingOpening, Turnstile};
 pub use watch::RuleWatch;
 
 use crate::config;
@@ -106,6 +106,14 @@ impl Backend {
     pub fn can_open(self, rules: &Rules, port: u16) -> bool {
         self != Self::Iptables || rules.guard.contains(port)
     }
+}
+
+/// Returns the name of the firewall that holds our rules, and the openings in it; `None` if there are no rules.
+pub fn standing_openings(guard: &Ports) -> Option<(&'static str, Vec<StandingOpening>)> {
+    if let Ok(openings) = nft::standing() {
+        return Some(("nft", openings));
+    }
+    iptables::exist().then(|| ("iptables", iptables::standing(guard)))
 }
 
 /// Removes our rules from both backends.

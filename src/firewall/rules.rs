@@ -65,6 +65,17 @@ pub struct Opening {
     pub seconds: u16,
 }
 
+/// An opening that waits in the kernel for its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StandingOpening {
+    /// The address that is admitted.
+    pub source: IpAddr,
+    /// The TCP port.
+    pub port: u16,
+    /// How many seconds are left; `None` where the kernel does not tell, as iptables' lists.
+    pub left: Option<u64>,
+}
+
 /// The result of an opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {

@@ -29,6 +29,7 @@ mod sockopt;
 pub mod sysctl;
 pub mod tcp;
 pub mod tcp_timestamp;
+pub mod terminal;
 pub mod thread;
 
 use std::io;

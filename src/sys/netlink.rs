@@ -5,6 +5,9 @@ use super::{check, check_length};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+/// How often a list is asked for that changes meanwhile.
+const PATIENCE: u32 = 100;
+
 /// A netlink socket.
 pub struct Socket(OwnedFd);
 
@@ -34,6 +37,33 @@ impl Socket {
     pub fn receive_buffer(&self, bytes: libc::c_int) -> io::Result<()> {
         set(&self.0, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
             .or_else(|_| set(&self.0, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
+    }
+
+    /// Sends a request for a list, and returns the body of each message of the answer. Asks again when the list
+    /// has changed meanwhile.
+    pub fn list(&self, kind: u16, header: &[u8], attributes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let mut buffer = vec![0; 1 << 16];
+        for _ in 0..PATIENCE {
+            let mut request = Writer::default();
+            let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+            request.message(kind, flags, 1, header, |body| body.attributes(attributes));
+            self.send(request.bytes())?;
+            let (mut bodies, mut changed, mut more) = (Vec::new(), false, true);
+            while more {
+                for message in messages(self.receive(&mut buffer)?) {
+                    changed |= i32::from(message.flags) & libc::NLM_F_DUMP_INTR != 0;
+                    match outcome(&message) {
+                        Some(outcome) => return outcome.map(|()| bodies),
+                        None if i32::from(message.kind) == libc::NLMSG_DONE => more = false,
+                        None => bodies.push(message.body.to_vec()),
+                    }
+                }
+            }
+            if !changed {
+                return Ok(bodies);
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
     }
 
     /// Sends `messages` to the kernel.
@@ -129,6 +159,11 @@ impl Writer {
         self.write_at(start, &length.to_ne_bytes());
     }
 
+    /// Appends attributes that are written already.
+    pub fn attributes(&mut self, attributes: &[u8]) {
+        self.0.extend(attributes);
+    }
+
     /// The bytes written so far.
     pub fn bytes(&self) -> &[u8] {
         &self.0
@@ -151,6 +186,8 @@ const KIND: u16 = 0x3fff;
 pub struct NetlinkMessage<'a> {
     /// The message type.
     pub kind: u16,
+    /// The flags, `NLM_F_…`.
+    pub flags: u16,
     /// The sequence number; a reply has that of its request.
     pub sequence: u32,
     /// The bytes after the netlink header.
@@ -160,12 +197,12 @@ pub struct NetlinkMessage<'a> {
 /// Iterates over the messages in a received datagram. Stops at the first malformed one.
 pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<'_>> {
     std::iter::from_fn(move || {
-        let [l0, l1, l2, l3, k0, k1, _, _, s0, s1, s2, s3, _, _, _, _, ..] = *bytes else { return None };
+        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, _, _, _, _, ..] = *bytes else { return None };
         let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
         let body = bytes.get(16..length)?;
         bytes = bytes.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
         let (kind, sequence) = (u16::from_ne_bytes([k0, k1]), u32::from_ne_bytes([s0, s1, s2, s3]));
-        Some(NetlinkMessage { kind, sequence, body })
+        Some(NetlinkMessage { kind, flags: u16::from_ne_bytes([f0, f1]), sequence, body })
     })
 }
 

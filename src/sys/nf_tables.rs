@@ -12,6 +12,7 @@ pub const REMOVALS: [u16; 4] = [
     SUBSYSTEM | libc::NFT_MSG_DELSET as u16,
 ];
 pub const NFT_MSG_NEWSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_NEWSETELEM as u16;
+pub const NFT_MSG_GETSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_GETSETELEM as u16;
 pub const NFT_MSG_DELSETELEM: u16 = SUBSYSTEM | libc::NFT_MSG_DELSETELEM as u16;
 pub const NFNL_MSG_BATCH_BEGIN: u16 = libc::NFNL_MSG_BATCH_BEGIN as u16;
 pub const NFNL_MSG_BATCH_END: u16 = libc::NFNL_MSG_BATCH_END as u16;
@@ -27,4 +28,5 @@ pub const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 pub const NFTA_LIST_ELEM: u16 = 1;
 pub const NFTA_SET_ELEM_KEY: u16 = 1;
 pub const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+pub const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 pub const NFTA_DATA_VALUE: u16 = 1;

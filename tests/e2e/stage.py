@@ -398,8 +398,14 @@ class Stage:
         """Closes `thing` when the stage closes, the latest first."""
         return self._closing.enter_context(contextlib.closing(thing))
 
+    @property
+    def record(self):
+        """The file that the daemon writes its status to."""
+        return Path("/run/knockknock/status" + os.path.realpath(self.server_dir).replace("/", "-"))
+
     def close(self):
         self._closing.close()
+        self.record.unlink(missing_ok=True)
 
     def _lay_cable(self):
         self.client.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.server.pid)

@@ -34,7 +34,7 @@ def test_the_commands_of_the_readme_work(root, tmp_path):  # noqa: F811
     prepare, fetch, start, ssh_config = blocks("Quick start")
     proxy, curl = blocks("Other programs")[0]
     tasks = day_two()
-    add, listing, revoke = (tasks[task][0] for task in ("add a client", "list clients", "revoke a client"))
+    add, listing, revoke = (tasks[task][0] for task in ("add a client", "list clients, openings and counts", "revoke a client"))
     reload, [upgrade], [uninstall, forget] = tasks["reload"][0], tasks["upgrade"], tasks["uninstall"]
     assert upgrade.startswith("git pull && make && ")  # no network in there, and nothing to pull
     upgrade = upgrade.removeprefix("git pull && make && ")

@@ -7,7 +7,7 @@
 mod openings;
 mod ruleset;
 
-pub(super) use openings::ListWriter;
+pub(super) use openings::{ListWriter, standing};
 
 use super::rules::{Rules, count};
 use crate::error::{Error, Result};
@@ -73,6 +73,12 @@ pub(super) fn remove() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether there are chains of ours.
+pub(super) fn exist() -> bool {
+    let listed = child::run(IpVersion::V4.program(), &["-w", "-t", "mangle", "-S"], "");
+    listed.is_ok_and(|listed| listed.contains("-N KNOCKKNOCK\n"))
 }
 
 /// Everybody's rules, by nft's name for the family of each program.

@@ -2,10 +2,10 @@
 
 use super::ruleset::{IpVersion, versions};
 use crate::error::{Error, Result};
-use crate::firewall::rules::{Admission, Opening};
+use crate::firewall::rules::{Admission, Opening, StandingOpening};
 use crate::ports::Ports;
 use crate::sys::process;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 
@@ -40,4 +40,17 @@ impl ListWriter {
         file.write_all(format!("+{}\n", opening.source).as_bytes())?;
         Ok(Admission::Admitted)
     }
+}
+
+/// The addresses in the lists of the ports in `guard`. The kernel leaves one there when its time is up.
+pub(in crate::firewall) fn standing(guard: &Ports) -> Vec<StandingOpening> {
+    let mut found = Vec::new();
+    for port in guard.iter() {
+        for version in versions() {
+            let list = fs::read_to_string(version.list_path(port)).unwrap_or_default();
+            let words = list.lines().filter_map(|line| line.strip_prefix("src=")?.split(' ').next()?.parse().ok());
+            found.extend(words.map(|source| StandingOpening { source, port, left: None }));
+        }
+    }
+    found
 }

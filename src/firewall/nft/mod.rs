@@ -6,7 +6,7 @@
 mod openings;
 mod ruleset;
 
-pub(super) use openings::SetWriter;
+pub(super) use openings::{SetWriter, standing};
 pub(super) use ruleset::TABLE;
 
 use super::rules::{Rules, Turnstile, count};

@@ -2,7 +2,7 @@
 
 use super::ruleset::TABLE;
 use crate::error::{Error, Result};
-use crate::firewall::rules::{Admission, Opening};
+use crate::firewall::rules::{Admission, Opening, StandingOpening};
 use crate::sys::netlink::{self, Socket, Writer};
 use crate::sys::nf_tables::*;
 use std::io;
@@ -70,6 +70,38 @@ impl SetWriter {
             None => Err(io::Error::other("nf_tables did not answer")),
         }
     }
+}
+
+/// The openings in the table; an error where there is no table.
+pub(in crate::firewall) fn standing() -> io::Result<Vec<StandingOpening>> {
+    let socket = Socket::open(libc::NETLINK_NETFILTER)?;
+    let mut found = Vec::new();
+    for set in ["open4\0", "open6\0"] {
+        let mut of_set = Writer::default();
+        of_set.attribute(NFTA_SET_ELEM_LIST_TABLE, format!("{TABLE}\0").as_bytes());
+        of_set.attribute(NFTA_SET_ELEM_LIST_SET, set.as_bytes());
+        for body in socket.list(NFT_MSG_GETSETELEM, &NFGENMSG_INET, of_set.bytes())? {
+            let list = value(body.get(NFGENMSG_INET.len()..).unwrap_or_default(), NFTA_SET_ELEM_LIST_ELEMENTS);
+            found.extend(netlink::attributes(list).filter_map(|(_, element)| standing_opening(element)));
+        }
+    }
+    Ok(found)
+}
+
+fn standing_opening(element: &[u8]) -> Option<StandingOpening> {
+    let key = value(value(element, NFTA_SET_ELEM_KEY), NFTA_DATA_VALUE);
+    let (address, port) = key.split_at_checked(key.len().checked_sub(4)?)?;
+    let source = match <[u8; 4]>::try_from(address) {
+        Ok(v4) => v4.into(),
+        Err(_) => <[u8; 16]>::try_from(address).ok()?.into(),
+    };
+    let left = value(element, NFTA_SET_ELEM_EXPIRATION).first_chunk().map(|left| u64::from_be_bytes(*left) / 1000);
+    Some(StandingOpening { source, port: u16::from_be_bytes(*port.first_chunk()?), left })
+}
+
+/// The value of an attribute; empty where there is none.
+fn value(attributes: &[u8], wanted: u16) -> &[u8] {
+    netlink::attributes(attributes).find(|(kind, _)| *kind == wanted).map_or(&[], |(_, value)| value)
 }
 
 fn is(outcome: &io::Result<()>, number: i32) -> bool {

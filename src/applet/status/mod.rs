@@ -1,0 +1,61 @@
+//! status: tells what the daemon does, and which profiles there are.
+
+mod profiles;
+mod server;
+mod table;
+
+use crate::error::Result;
+use crate::knocker;
+use crate::profile::ProfileHome;
+use crate::say;
+use crate::sys::privilege;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use table::Output;
+
+/// How often `--watch` looks again.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How to print.
+pub struct StatusOptions {
+    /// As JSON.
+    pub json: bool,
+    /// Again each second.
+    pub watch: bool,
+}
+
+/// Returns whether `directory` is that of a daemon, and this is root, who may look into it.
+pub fn is_server(directory: &Path) -> bool {
+    privilege::effective_uid() == 0 && directory.join("profiles").is_dir()
+}
+
+/// Prints what the daemon on `directory` does.
+pub fn server(directory: &Path, options: &StatusOptions) -> Result<()> {
+    print(&|output| server::add(directory, output), options)
+}
+
+/// Prints a client's profiles.
+pub fn client(home: &ProfileHome, options: &StatusOptions) -> Result<()> {
+    knocker::give_up_privileges(home.user)?;
+    home.remarks()?.iter().for_each(say::warn);
+    print(&|output| profiles::add_of_client(&home.directory, output), options)
+}
+
+fn print(add: &dyn Fn(&mut Output) -> Result<()>, options: &StatusOptions) -> Result<()> {
+    let terminal = say::terminal();
+    loop {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let mut output = Output::new(options.json, terminal, now);
+        add(&mut output)?;
+        if options.watch && !options.json && terminal.is_some() {
+            // Moves the cursor home and clears the screen.
+            say::print("\x1b[H\x1b[2J")?;
+        }
+        say::print(&output.end())?;
+        if !options.watch {
+            return Ok(());
+        }
+        thread::sleep(INTERVAL);
+    }
+}

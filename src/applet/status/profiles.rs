@@ -1,0 +1,62 @@
+//! The profiles in a directory, as far as anybody may know them: no key is read.
+
+use super::table::{Output, Value};
+use crate::error::Result;
+use crate::profile::{self, Counter, Found, ProfileConfig};
+use crate::say;
+use crate::sys::file;
+use std::fs;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+/// Adds a client's profiles.
+pub(super) fn add_of_client(directory: &Path, output: &mut Output) -> Result<()> {
+    let keys = ["host", "knock_port", "wire", "ports", "counter", "last_knock"];
+    output.list("profiles", &keys, &rows(directory, &|_| None)?);
+    Ok(())
+}
+
+/// Adds a server's profiles, each with the address that its last knock came from.
+pub(super) fn add_of_server(
+    directory: &Path,
+    from: &dyn Fn(&str) -> Option<String>,
+    output: &mut Output,
+) -> Result<()> {
+    let keys = ["name", "knock_port", "wire", "ports", "counter", "last_knock", "from"];
+    output.list("profiles", &keys, &rows(directory, from)?);
+    Ok(())
+}
+
+fn rows(directory: &Path, from: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Vec<Value>>> {
+    let mut rows = Vec::new();
+    for found in profile::list(directory)?.profiles {
+        match row(&found, from(&found.name)) {
+            Ok(row) => rows.push(row),
+            Err(error) => say::error(&error),
+        }
+    }
+    Ok(rows)
+}
+
+fn row(found: &Found, from: Option<String>) -> Result<Vec<Value>> {
+    let config = ProfileConfig::load(&found.path)?;
+    let path = found.path.join("counter");
+    let counter = file::read_small(&path).ok().and_then(|bytes| Counter::parse(&bytes));
+    // The file is written for each knock.
+    let knocked = if counter > Some(0) { modified(&path) } else { None };
+    Ok(vec![
+        Value::Text(found.name.clone()),
+        Value::Number(config.knock_port.into()),
+        Value::Text(config.wire.name().into()),
+        Value::Ports(config.ports),
+        counter.map_or(Value::Nothing, Value::Number),
+        knocked.map_or(Value::Nothing, Value::Time),
+        from.map_or(Value::Nothing, Value::Text),
+    ])
+}
+
+/// Returns when a file was written, in seconds since 1970.
+pub(super) fn modified(path: &Path) -> Option<u64> {
+    let time = fs::metadata(path).and_then(|found| found.modified()).ok()?;
+    time.duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs())
+}

@@ -1,0 +1,76 @@
+//! What a server has: the daemon's record, the openings in the kernel, the profiles.
+
+use super::profiles::{add_of_server, modified};
+use super::table::{Output, Value};
+use crate::config::{self, Config};
+use crate::error::Result;
+use crate::firewall;
+use crate::klog;
+use crate::profile;
+use crate::say;
+use crate::status::{self, COUNTS, checksum};
+use crate::sys::{clock, sandbox};
+use std::fs;
+use std::path::Path;
+
+/// Adds all that there is to know.
+pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
+    let text = Config::read(directory)?;
+    let (config, _) = Config::of(directory, &text)?;
+    let (status, profiles) = (status::read(directory).unwrap_or_default(), directory.join("profiles"));
+    let program = fs::read_link(format!("/proc/{}/exe", status.daemon)).unwrap_or_default();
+    // Asked only of a process that exists: a daemon that starts meanwhile would find its lock taken.
+    let running = !program.as_os_str().is_empty() && config::daemon_runs(directory);
+    let (now, uptime) = (output.now, clock::uptime());
+    // Since 1970 instead of since the machine started.
+    let time = |since_boot: u64| (now + since_boot).saturating_sub(uptime);
+    let changed = checksum(text.as_bytes()) != status.config || newest(&profiles) > time(status.loaded) + 1;
+    let standing = firewall::standing_openings(&config.guard);
+    let log = klog::resolve(&config.log).unwrap_or(config.log);
+    let daemon = [
+        Value::Flag(running, true),
+        if running { Value::Number(status.daemon.into()) } else { Value::Nothing },
+        if running { Value::Time(time(status.since)) } else { Value::Nothing },
+        Value::Flag(running && program.to_string_lossy().ends_with(" (deleted)"), false),
+        Value::Flag(running && changed, false),
+        Value::Text(klog::describe(&log)),
+        standing.as_ref().map_or(Value::Nothing, |(name, _)| Value::Text((*name).into())),
+        Value::Ports(Some(config.guard)),
+        Value::Text(sandbox::describe()),
+    ];
+    output.object("daemon", DAEMON, &daemon);
+    output.object("counts", &COUNTS, &status.counts.map(Value::Number));
+    let problem = status.problem.map(|(at, text)| [Value::Time(time(at)), Value::Text(text)]);
+    output.object("problem", &["time", "text"], problem.as_ref().map_or(&[], |values| values));
+    let from = |name: &str| {
+        let name = say::escaped(name);
+        status.knocks.iter().find(|knock| knock.profile == name).map(|knock| knock.source.to_string())
+    };
+    add_of_server(&profiles, &from, output)?;
+    let mut openings = Vec::new();
+    for opening in standing.map_or(Vec::new(), |(_, openings)| openings) {
+        // iptables' lists have no times. The daemon's record has those of the last knocks.
+        let knock = status.knocks.iter().find(|knock| (knock.source, knock.port) == (opening.source, opening.port));
+        let expires = knock.map_or(0, |knock| knock.time + u64::from(config.delay));
+        if let Some(left) = opening.left.or(expires.checked_sub(uptime)) {
+            let address = Value::Text(opening.source.to_string());
+            openings.push(vec![Value::Number(opening.port.into()), address, Value::Seconds(left)]);
+        }
+    }
+    output.list("openings", &["port", "address", "left"], &openings);
+    Ok(())
+}
+
+const DAEMON: &[&str] =
+    &["running", "pid", "since", "replaced", "needs_reload", "log", "firewall", "guard", "confined"];
+
+/// Returns when a profile was last made, removed or changed, in seconds since 1970.
+fn newest(profiles: &Path) -> u64 {
+    let mut newest = modified(profiles).unwrap_or(0);
+    for found in profile::list(profiles).unwrap_or_default().profiles {
+        for path in [&found.path, &found.path.join("config")] {
+            newest = newest.max(modified(path).unwrap_or(0));
+        }
+    }
+    newest
+}

@@ -1,0 +1,245 @@
+"""knockknock status: what it says of a server and of a client, and what it costs the daemon."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import termios
+import time
+
+import pytest
+
+import packets
+from stage import BINARY, CLIENT, SERVER, Profile
+
+COUNTS = ("opened", "caught_up", "replayed", "wrong_codes", "not_allowed", "log_overruns")
+
+
+def status(stage, *arguments, check=True, **options):
+    return stage.server.run(BINARY, "status", "--dir", stage.server_dir, *arguments, check=check, **options)
+
+
+def told(stage):
+    """What it prints as JSON."""
+    return json.loads(status(stage, "--json").stdout)
+
+
+def soon(stage, condition):
+    """What it prints once the condition is met: the daemon writes its record at most once a second."""
+    deadline = time.monotonic() + 3
+    while not condition(said := told(stage)):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
+    return said
+
+
+def profile(said, name="gate"):
+    [found] = [profile for profile in said["profiles"] if profile["name"] == name]
+    return found
+
+
+def test_a_running_daemon_is_described(gate, firewall):
+    said = told(gate)
+    daemon = said["daemon"]
+    assert {key: daemon[key] for key in ("running", "pid", "replaced", "needs_reload", "log", "firewall", "guard")} == {
+        "running": True, "pid": gate.daemon.pid, "replaced": False, "needs_reload": False, "log": "/dev/kmsg",
+        "firewall": firewall, "guard": [7, 22]}
+    assert abs(time.time() - daemon["since"]) < 10 and daemon["confined"].startswith("empty root")
+    assert said["counts"] == dict.fromkeys(COUNTS, 0)
+    assert said["problem"] is None and said["openings"] == []
+    assert profile(said) == {"name": "gate", "knock_port": gate.gate.knock_port, "wire": "classic", "ports": [7, 22],
+                             "counter": 0, "last_knock": None, "from": None}
+
+
+def test_an_opening_is_shown_until_it_is_used(gate, family):
+    server, client = {"IPv4": (SERVER, CLIENT), "IPv6": ("fd09::1", "fd09::2")}[family]
+    if family == "IPv6":
+        shutil.copytree(gate.gate.path, gate.client_dir / server)
+    gate.knock(22, host=server)
+    gate.opened(22, client)
+    said = soon(gate, lambda said: said["openings"] and said["counts"]["opened"])
+    [opening] = said["openings"]
+    assert (opening["port"], opening["address"]) == (22, client) and 10 <= opening["left"] <= 15
+    assert said["counts"] == {**dict.fromkeys(COUNTS, 0), "opened": 1}
+    found = profile(said)
+    assert (found["counter"], found["from"]) == (1, client) and abs(time.time() - found["last_knock"]) < 5
+    assert gate.connects(address=server)
+    assert told(gate)["openings"] == []
+
+
+def test_an_opening_that_has_expired_is_not_shown(stage, firewall):
+    stage.open_up(firewall, delay=1)
+    stage.open_port()
+    time.sleep(2.1)
+    assert told(stage)["openings"] == []
+
+
+def test_what_opened_nothing_is_counted(stage):
+    stage.open_up()
+    limited = Profile(stage, "limited", ports=[443])
+    stage.daemon.process.send_signal(1)
+    stage.daemon.wait_for(": ready")
+    stage.knock()
+    stage.opened()
+    stage.client.send(limited.packet(0, 22))
+    stage.daemon.wait_for("stays closed")
+    stage.client.send(packets.tcp(CLIENT, SERVER, 40000, stage.gate.knock_port, limited.fields(5)))
+    said = soon(stage, lambda said: said["counts"]["wrong_codes"])
+    assert said["counts"] == {**dict.fromkeys(COUNTS, 0), "opened": 1, "not_allowed": 1, "wrong_codes": 1}
+    assert f"port 22 stays closed to {CLIENT}: the profile may not open it" in said["problem"]["text"]
+    assert abs(time.time() - said["problem"]["time"]) < 5
+    assert profile(said, "limited")["from"] == CLIENT and profile(said, "limited")["ports"] == [443]
+
+
+def test_counts_survive_a_reload_and_begin_anew_with_the_daemon(gate):
+    gate.open_port()
+    soon(gate, lambda said: said["counts"]["opened"] == 1)
+    before = told(gate)["daemon"]["since"]
+    gate.daemon.process.send_signal(1)
+    gate.daemon.wait_for(": ready")
+    said = told(gate)
+    assert said["counts"]["opened"] == 1 and profile(said)["from"] == CLIENT
+    assert abs(said["daemon"]["since"] - before) <= 1
+    gate.daemon.stop()
+    said = told(gate)
+    assert not said["daemon"]["running"] and said["daemon"]["pid"] is None
+    gate.start_daemon()
+    said = told(gate)
+    assert said["daemon"]["running"] and said["counts"]["opened"] == 0
+    assert profile(said)["counter"] == 1 and profile(said)["last_knock"], "known from the disk"
+
+
+@pytest.mark.parametrize("change", ["config", "a new profile", "a profile's ports"])
+def test_a_change_that_needs_a_reload_is_seen(stage, change):
+    stage.open_up()
+    time.sleep(2.1)
+    assert not told(stage)["daemon"]["needs_reload"]
+    if change == "config":
+        stage.configure(firewall="nft", guard="22")
+    elif change == "a new profile":
+        Profile(stage, "new")
+    else:
+        with open(stage.gate.path / "config", "a") as config:
+            config.write("# changed\n")
+    assert told(stage)["daemon"]["needs_reload"]
+    time.sleep(1.1)
+    stage.daemon.process.send_signal(1)
+    stage.daemon.wait_for(": ready")
+    time.sleep(1.1)
+    assert not told(stage)["daemon"]["needs_reload"]
+
+
+def test_a_replaced_binary_is_seen(stage):
+    binary = stage.directory / "knockknock"
+    shutil.copy(BINARY, binary)
+    stage.open_up(daemon_options={"binary": binary})
+    assert not told(stage)["daemon"]["replaced"]
+    shutil.copy(BINARY, stage.directory / "new")
+    os.rename(stage.directory / "new", binary)
+    assert told(stage)["daemon"]["replaced"]
+
+
+def test_only_root_can_read_the_record(gate):
+    found = gate.record.stat()
+    assert (found.st_mode & 0o777, found.st_uid, found.st_size) == (0o600, 0, 4096)
+
+
+def watcher_of(daemon):
+    """The pid of the process that has a counter open."""
+    [found] = [pid for pid in daemon.children()
+               if any("counter" in os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))]
+    return found
+
+
+def test_a_flood_is_written_once_a_second(stage):
+    """That an idle daemon writes nothing is shown in test_privileges.py, where it makes no system call."""
+    stage.open_up()
+    trace = stage.directory / "strace"
+    tracer = stage.server.start("strace", "-o", trace, "-p", watcher_of(stage.daemon), stderr=subprocess.PIPE, text=True)
+    assert "attached" in tracer.stderr.readline()
+    wrong = stage.gate.fields(1)
+    for number in range(300):
+        stage.client.send(packets.tcp(CLIENT, SERVER, 40000, stage.gate.knock_port, wrong._replace(sequence=number)))
+        time.sleep(0.01)
+    assert soon(stage, lambda said: said["counts"]["wrong_codes"] == 300)
+    tracer.send_signal(signal.SIGINT)
+    tracer.communicate()
+    writes = [line for line in trace.read_text().splitlines() if line.startswith("pwrite64(")]
+    assert 3 <= len(writes) <= 7 and all(line.endswith(", 4096, 0) = 4096") for line in writes), writes
+
+
+def test_no_torn_record_is_read(stage):
+    """Both at once, as fast as they can: knocks, and a reader who finds each record whole."""
+    stage.open_up()
+    until, seen = time.monotonic() + 3, set()
+    number = stage.gate.counter
+    while time.monotonic() < until:
+        stage.client.send(stage.gate.packet(number))
+        number += 1
+        said = told(stage)
+        assert said["daemon"]["pid"] == stage.daemon.pid, stage.record.read_text()
+        seen.add(said["counts"]["opened"])
+    assert len(seen) > 1
+
+
+def test_a_client_sees_its_profiles(gate):
+    done = gate.client.run("setpriv", "--reuid", "0", BINARY, "status", "--dir", gate.client_dir, "--json")
+    [found] = json.loads(done.stdout)["profiles"]
+    assert found == {"host": SERVER, "knock_port": gate.gate.knock_port, "wire": "classic", "ports": [7, 22], "counter": 0,
+                     "last_knock": None}
+    gate.open_port()
+    done = gate.client.run(BINARY, "status", "--dir", gate.client_dir)
+    assert re.search(rf"^  {re.escape(SERVER)} +{gate.gate.knock_port} +classic +7,22 +1 +\d s ago$", done.stdout, re.M)
+
+
+def test_a_client_without_profiles_is_told(stage):
+    done = stage.client.run(BINARY, "status", "--dir", stage.client_dir)
+    assert done.stdout == "profiles\n  none\n" and "no profiles in" in done.stderr
+
+
+def in_a_terminal(stage, *arguments, columns=60, **environment):
+    """What is written to a terminal of that width."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = stage.server.start(BINARY, "status", "--dir", stage.server_dir, *arguments, stdout=follower,
+                                 env={**os.environ, **environment})
+    os.close(follower)
+    said = b""
+    try:
+        while octets := os.read(leader, 4096):
+            said += octets
+            if "--watch" in arguments and said.count(b"\x1b[H") > 1:
+                process.terminate()
+    except OSError:  # the other end is closed
+        pass
+    process.wait()
+    os.close(leader)
+    return said.decode()
+
+
+def test_a_terminal_gets_colours_and_lines_of_its_width(gate):
+    said = in_a_terminal(gate, columns=40, NO_COLOR="")
+    assert "\x1b[1mdaemon\x1b[0m" in said
+    plain = re.sub(r"\x1b\[\d*m", "", said).replace("\r", "").splitlines()
+    assert max(map(len, plain)) == 40
+    assert "\x1b" not in in_a_terminal(gate, NO_COLOR="1") and "\x1b" not in status(gate).stdout
+
+
+def test_watch_prints_it_again(gate):
+    said = in_a_terminal(gate, "--watch")
+    assert said.count("\x1b[H\x1b[2J") >= 2
+    process = gate.server.start(BINARY, "status", "--dir", gate.server_dir, "--json", "--watch", stdout=subprocess.PIPE, text=True)
+    assert all(json.loads(process.stdout.readline())["daemon"]["running"] for _ in range(2))
+    process.kill()
+    process.communicate()
+
+
+def test_nobody_but_root_sees_the_servers_status(gate):
+    done = gate.server.run("setpriv", "--reuid", "65432", "--regid", "65432", "--clear-groups", BINARY, "status", check=False,
+                           env={"HOME": "/nonexistent"})
+    assert done.stdout == "profiles\n  none\n"
