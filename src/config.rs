@@ -96,7 +96,7 @@ impl Config {
     pub fn of(directory: &Path, text: &str) -> Result<(Self, Vec<String>)> {
         Self::parse(text).map_err(|(line, why)| {
             let path = directory.join("config");
-            Error::content(&path, line, why).advise("see knockknock-daemon(8) for the keys and their values")
+            Error::content(&path, line, why).advise("see knockknock.conf(5) for the keys and their values")
         })
     }
 
@@ -108,8 +108,8 @@ impl Config {
             let wrong = |wanted: String| (line, format!("{key} = {value:?}: {wanted}"));
             let number = |from: u32, to: u32| {
                 let number = value.parse().ok().filter(|number| (from..=to).contains(number));
-                let others = if from == 1 { "; knockknock 0.8 took others, too" } else { "" };
-                number.ok_or_else(|| wrong(format!("a number from {from} to {to} is needed{others}")))
+                let others = if from == 1 { "; knockknock 0.8 accepted others" } else { "" };
+                number.ok_or_else(|| wrong(format!("expected a number from {from} to {to}{others}")))
             };
             match key.as_str() {
                 "delay" => config.delay = number(1, MAX_DELAY.into())? as u16,
@@ -117,19 +117,19 @@ impl Config {
                 "resync_window" => config.resync_window = number(0, 1_000_000)?,
                 "log" => {
                     config.log =
-                        log(&value).ok_or_else(|| wrong("auto, kmsg, a path, - or nflog:GROUP is needed".into()))?
+                        log(&value).ok_or_else(|| wrong("expected auto, kmsg, a path, - or nflog:GROUP".into()))?
                 }
                 "firewall" => {
                     config.firewall = match value.as_str() {
                         "auto" => Firewall::Auto,
                         "nft" | "nftables" => Firewall::Nft,
                         "iptables" => Firewall::Iptables,
-                        _ => return Err(wrong("auto, nft or iptables is needed".into())),
+                        _ => return Err(wrong("expected auto, nft or iptables".into())),
                     }
                 }
                 "guard" => {
-                    config.guard =
-                        Ports::parse(&value).map_err(|word| wrong(format!("{word:?} is no port from 1 to 65535")))?;
+                    config.guard = Ports::parse(&value)
+                        .map_err(|word| wrong(format!("{word:?} is not a port from 1 to 65535")))?;
                 }
                 "interfaces" => {
                     let names = value.split([',', ' ']).filter(|name| !name.is_empty());
@@ -138,15 +138,15 @@ impl Config {
                         return Err(wrong("without a name the guard would be on every interface".into()));
                     }
                     if let Some(bad) = config.interfaces.iter().find(|name| !is_interface(name)) {
-                        return Err(wrong(format!("{bad:?} is no name of an interface")));
+                        return Err(wrong(format!("{bad:?} is not a valid interface name")));
                     }
                 }
                 "mark" => {
-                    config.mark = mark(&value).ok_or_else(|| wrong("one bit is needed, such as 0x08000000".into()))?
+                    config.mark = mark(&value).ok_or_else(|| wrong("expected one bit, such as 0x08000000".into()))?
                 }
-                "user" if value.is_empty() => return Err(wrong("the name of a user is needed".into())),
+                "user" if value.is_empty() => return Err(wrong("expected a user name".into())),
                 "user" => config.user = Some(value),
-                _ => return Err((line, format!("there is no key {key:?}"))),
+                _ => return Err((line, format!("unknown key {key:?}"))),
             }
         }
         Ok((config, warnings))
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(Config::parse("\n[Main]\nguard = 22\n").unwrap_err().0, 2);
         let (config, warnings) = Config::parse("\n[other]\nguard = 22\n").unwrap();
         assert_eq!(config, Config::default());
-        assert_eq!(warnings, ["line 2: section \"other\" is ignored; [main] is what is read"]);
+        assert_eq!(warnings, ["line 2: section \"other\" is ignored; only [main] is read"]);
     }
 
     #[test]

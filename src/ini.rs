@@ -34,7 +34,7 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
         let trimmed = line.trim();
         if trimmed.contains('\r') {
-            return Err((number, "has a carriage return in it, which ends no line here".into()));
+            return Err((number, "contains a carriage return before its end".into()));
         }
         if trimmed.is_empty() || line.starts_with(['#', ';']) || is_rem(line) {
             continue;
@@ -49,7 +49,7 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
             begun = true;
             let (name, behind) = name.split_once(']').ok_or_else(|| bad(number))?;
             if !behind.trim_start().is_empty() && !behind.trim_start().starts_with(['#', ';']) {
-                return Err((number, format!("has something behind \"[{name}]\", which belongs on a line of its own")));
+                return Err((number, format!("has text after \"[{name}]\", which belongs on a line of its own")));
             }
             section = match name {
                 "main" => Some(true),
@@ -58,7 +58,7 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
                     return Err((number, format!("section {main:?} is not read: write \"[main]\"")));
                 }
                 other => {
-                    warnings.push(format!("line {number}: section {other:?} is ignored; [main] is what is read"));
+                    warnings.push(format!("line {number}: section {other:?} is ignored; only [main] is read"));
                     None
                 }
             };
@@ -66,7 +66,7 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
             continue;
         }
         let (key, value) = match trimmed.split_once(['=', ':']) {
-            _ if !begun => return Err((number, "stands before \"[main]\"".into())),
+            _ if !begun => return Err((number, "is before \"[main]\"".into())),
             Some((key, value)) if !key.trim().is_empty() => (key, value),
             _ => return Err(bad(number)),
         };
@@ -89,7 +89,7 @@ fn joined<'a>(settings: impl Iterator<Item = &'a Setting>, lists: &[&str]) -> Re
         match once.iter_mut().find(|first| first.key == key) {
             None => once.push(Setting { key, value, line }),
             Some(first) if lists.contains(&key.as_str()) => first.value = format!("{}, {value}", first.value),
-            Some(first) => return Err((line, format!("{key:?} stands on line {} already", first.line))),
+            Some(first) => return Err((line, format!("{key:?} is already set on line {}", first.line))),
         }
     }
     Ok(once)
@@ -97,7 +97,7 @@ fn joined<'a>(settings: impl Iterator<Item = &'a Setting>, lists: &[&str]) -> Re
 
 #[cold]
 fn bad(line: usize) -> BadLine {
-    (line, "is no \"key = value\"".into())
+    (line, "is not of the form \"key = value\"".into())
 }
 
 fn is_rem(line: &str) -> bool {
@@ -142,7 +142,7 @@ mod tests {
         let text = "[x]\nb = 2\n  more\n[main]\nc = 3\n[y]\nd = 4";
         assert_eq!(pairs(text), [("c".into(), "3".into())]);
         let [x, y] = &settings(text, &[]).unwrap().1[..] else { panic!() };
-        assert_eq!(x, "line 1: section \"x\" is ignored; [main] is what is read");
+        assert_eq!(x, "line 1: section \"x\" is ignored; only [main] is read");
         assert!(y.starts_with("line 6: section \"y\""));
         for text in ["\n[Main]\na = 1", "\n[ main ]\na = 1"] {
             assert_eq!(settings(text, &[]).unwrap_err().0, 2, "{text:?}");
@@ -156,7 +156,7 @@ mod tests {
             [("guard".into(), "22, 443".into()), ("delay".into(), "5".into())]
         );
         let (line, why) = settings("[main]\ndelay = 5\n\ndelay = 9", &["guard"]).unwrap_err();
-        assert_eq!((line, why.as_str()), (4, "\"delay\" stands on line 2 already"));
+        assert_eq!((line, why.as_str()), (4, "\"delay\" is already set on line 2"));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn run(home: &ProfileHome, host: &str, port: u16, family: Family) -> Result<
 /// Relays between the connection and standard input and output: one thread sends, this one receives. Input and output
 /// may be files of any kind. Neither is made non-blocking, because other processes may share them.
 fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
-    let broken = |cause| Error::system("go on with the connection", cause);
+    let broken = |cause| Error::system("continue the connection", cause);
     stream.set_nonblocking(false).map_err(broken)?;
     let _ = stream.set_nodelay(true);
     let _ = tcp::keep_urgent(stream);

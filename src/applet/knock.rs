@@ -89,5 +89,5 @@ fn test_connection(
     let stream = tunnel::connect(addresses, Some(setup))?;
     let _ = tcp::reset(&stream);
     let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
-    ends.map_err(|cause| Error::system("look at the test connection", cause))
+    ends.map_err(|cause| Error::system("examine the test connection", cause))
 }

@@ -20,7 +20,7 @@ impl Privileges {
     /// Applied before argument parsing. When installed set-uid, only `knock` and `connect` run.
     pub fn enforce(self) -> Result<()> {
         if self != Self::RawSocket && privilege::real_uid() != privilege::effective_uid() {
-            return Err(Error::refused("a set-uid binary only knocks and connects").advise("start it as root itself"));
+            return Err(Error::refused("a set-uid binary only knocks and connects").advise("run it as root instead"));
         }
         match self {
             Self::None => privilege::keep_only(&[]).map_err(|cause| Error::system("drop capabilities", cause)),

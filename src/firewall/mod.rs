@@ -54,7 +54,7 @@ impl Backend {
             config::Firewall::Auto => nft().or_else(|nft| iptables().map_err(|iptables| format!("{nft}; {iptables}"))),
         };
         chosen.map_err(|why| {
-            Error::refused(format!("no firewall can be used: {why}"))
+            Error::refused(format!("no usable firewall: {why}"))
                 .advise("install nftables (or iptables) with the kernel's modules for it, and run as root")
         })
     }
@@ -64,9 +64,9 @@ impl Backend {
         match self {
             Self::Nft(Turnstile::AtAck) => "the handshake's ACK uses an opening",
             Self::Nft(Turnstile::AtSyn) => {
-                "the SYN uses an opening: nft or the kernel lacks what the handshake's ACK needs"
+                "the SYN uses an opening (nft or the kernel is too old for the handshake's ACK)"
             }
-            Self::Iptables => "the SYN uses an opening: the handshake's ACK can with nftables only",
+            Self::Iptables => "the SYN uses an opening (with nftables it can be the handshake's ACK)",
         }
     }
 
@@ -119,7 +119,7 @@ pub fn standing_openings(guard: &Ports) -> Option<(&'static str, Vec<StandingOpe
 /// Removes our rules from both backends.
 pub fn unguard() -> Result<()> {
     let (nft, iptables) = (nft::remove(), iptables::remove());
-    nft.and(iptables).map_err(|cause| Error::system("take the rules away", cause))
+    nft.and(iptables).map_err(|cause| Error::system("remove the rules", cause))
 }
 
 /// The opener's half. It opens everything that it needs while it is root.

@@ -42,7 +42,7 @@ impl Nflog {
         let failed = |cause| {
             let advice = match listener(group) {
                 Some((pid, name)) => {
-                    format!("process {pid} ({name}) listens to it: stop that, or choose another group")
+                    format!("process {pid} ({name}) uses it: stop that process, or choose another group")
                 }
                 None => "the kernel needs the module nfnetlink_log".to_owned(),
             };

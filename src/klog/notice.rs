@@ -28,9 +28,9 @@ impl Notice {
     /// Returns advice, if there is any.
     pub fn advice(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Past | Self::Untimed => "let the log begin with what is new: journalctl -kf -n 0",
+            Self::Past | Self::Untimed => "pipe only new lines: journalctl -kf -n 0",
             Self::Incomplete(Incomplete::Cut) => {
-                "the program that writes the log cuts long lines: use another, or set log = kmsg or nflog:5 in the config"
+                "the program that writes the log truncates long lines: use another, or set log = kmsg or nflog:5 in the config"
             }
             Self::Incomplete(Incomplete::NoSequence) => {
                 "the log rule needs a flag: nft log flags tcp sequence; iptables --log-tcp-sequence"
@@ -45,16 +45,14 @@ impl fmt::Display for Notice {
         f.write_str(match self {
             Self::Ended => "the log on standard input has ended",
             Self::Missing(why) => return write!(f, "the log cannot be read, waiting for it: {why}"),
-            Self::Back => "the log is there, and is read",
-            Self::Moved => {
-                "the log's path leads elsewhere by now, or its next file is only root's to open: opening it again"
-            }
-            Self::Overrun => "the kernel's log ran over; records were lost",
+            Self::Back => "the log can be read now",
+            Self::Moved => "the log was moved, or only root can open it: reopening it",
+            Self::Overrun => "the kernel log overflowed; records were lost",
             Self::Untimed => {
-                "the log names no time that can be read: a knock from before the daemon's start would open its port"
+                "log lines have no readable timestamp: a knock from before the daemon's start would open its port"
             }
-            Self::Past => "SYNs to knock ports that were logged before the daemon started open nothing",
-            Self::Incomplete(Incomplete::Cut) => "lines about TCP packets are cut before their end: knocks are missed",
+            Self::Past => "ignoring SYNs to knock ports that were logged before the daemon started",
+            Self::Incomplete(Incomplete::Cut) => "lines about TCP packets are truncated: knocks are missed",
             Self::Incomplete(Incomplete::NoSequence) => {
                 "SYNs to knock ports are logged without sequence numbers: knocks are missed"
             }

@@ -58,11 +58,11 @@ impl Knocker {
     ) -> Result<SocketAddr> {
         if profile.config.ports.as_ref().is_some_and(|ports| !ports.contains(port)) {
             return Err(Error::refused(format!("profile {:?} may not open port {port}", profile.name))
-                .advise("its config's \"ports\" lists those that it may open, on both sides"));
+                .advise("to allow it, add the port to \"ports\" in the profile's config, on both sides"));
         }
         let destination = canonical(destination, profile.config.knock_port);
         let route = Route::to(destination, source.map(|source| canonical(source, 0)))
-            .map_err(|cause| Error::system(format!("find a way to {}", destination.ip()), cause))?;
+            .map_err(|cause| Error::system(format!("find a route to {}", destination.ip()), cause))?;
         let noise = Noise::new()?;
         let template = fingerprint::template(&route, &noise);
         if profile.config.wire == Wire::Stealth {
@@ -82,7 +82,8 @@ impl Knocker {
                 *timestamp = clock.now().unwrap_or(*timestamp);
             }
         }
-        let packet = syn.emit().ok_or_else(|| Error::refused("the addresses are of two families"))?;
+        let packet =
+            syn.emit().ok_or_else(|| Error::refused("source and destination have different address families"))?;
         self.raw
             .send(&packet, route.source.ip(), destination)
             .map_err(|cause| Error::system(format!("send the knock to {}", destination.ip()), cause))?;
@@ -134,5 +135,5 @@ pub fn give_up_privileges(user: Option<User>) -> Result<()> {
         Some(user) => privilege::become_user(user, &[user.gid], &[]),
         None => privilege::keep_only(&[]),
     };
-    dropped.map_err(|cause| Error::system("give up root's privileges", cause))
+    dropped.map_err(|cause| Error::system("drop root's privileges", cause))
 }

@@ -43,19 +43,20 @@ impl ProfileConfig {
             match key.as_str() {
                 "knock_port" => {
                     let port = ports::port(&value);
-                    knock_port = Some(port.ok_or_else(|| (line, format!("{value:?} is no port from 1 to 65535")))?);
+                    knock_port = Some(port.ok_or_else(|| (line, format!("{value:?} is not a port from 1 to 65535")))?);
                 }
                 "ports" => {
-                    let list =
-                        Ports::parse(&value).map_err(|word| (line, format!("{word:?} is no port from 1 to 65535")))?;
+                    let list = Ports::parse(&value)
+                        .map_err(|word| (line, format!("{word:?} is not a port from 1 to 65535")))?;
                     if list.is_empty() {
-                        return Err((line, "\"ports\" is empty: such a key could open nothing".into()));
+                        return Err((line, "\"ports\" is empty: such a profile could open nothing".into()));
                     }
                     allowed = Some(list);
                 }
                 "wire" => {
                     let named = Wire::named(&value);
-                    wire = Some(named.ok_or_else(|| (line, format!("{value:?} is no wire: classic or stealth")))?);
+                    wire =
+                        Some(named.ok_or_else(|| (line, format!("{value:?} is not a wire: use classic or stealth")))?);
                 }
                 _ => return Err((line, format!("there is no key {key:?}"))),
             }
@@ -65,9 +66,10 @@ impl ProfileConfig {
         let listed = allowed.as_ref().map_or(0, |ports| ports.iter().count());
         match (wire, listed) {
             (Wire::Stealth, 0) => Err((0, "\"wire = stealth\" needs \"ports\": the list of ports to open".into())),
-            (Wire::Stealth, listed) if listed > MAX_STEALTH_PORTS => {
-                Err((0, format!("\"wire = stealth\" takes at most {MAX_STEALTH_PORTS} ports, and {listed} are listed")))
-            }
+            (Wire::Stealth, listed) if listed > MAX_STEALTH_PORTS => Err((
+                0,
+                format!("\"wire = stealth\" allows at most {MAX_STEALTH_PORTS} ports, and {listed} are listed"),
+            )),
             _ => Ok(Self { knock_port, ports: allowed, wire, legacy }),
         }
     }

@@ -77,11 +77,11 @@ fn check_name(name: &str) -> Result<()> {
     } else if name.starts_with('.') {
         "starts with \".\""
     } else if DISABLED.iter().any(|end| name.ends_with(end)) {
-        "ends like that of a disabled profile"
+        "ends with the suffix of a disabled profile"
     } else if name.contains('/') {
-        "has a \"/\""
+        "contains \"/\""
     } else if name.contains(char::is_control) {
-        "has control characters"
+        "contains control characters"
     } else if name.len() > 240 {
         "is too long"
     } else {

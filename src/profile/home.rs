@@ -87,10 +87,10 @@ impl ProfileHome {
             remarks.push(format!("no profiles in {:?}: no connection will start with a knock", self.directory));
         }
         remarks.extend(disabled.iter().map(|found| format!("profile {:?} is disabled by its name", found.name)));
-        remarks.extend(left_out.iter().map(|(found, error)| format!("profile {:?} is left out: {error}", found.name)));
+        remarks.extend(left_out.iter().map(|(found, error)| format!("profile {:?} is ignored: {error}", found.name)));
         let forgotten = self.left_with_root.iter().filter(|found| profiles.iter().all(|own| own.name != found.name));
         remarks.extend(forgotten.map(|found| {
-            let error = self.not_moved(&found.path, &format!("profile {:?} is left out", found.name));
+            let error = self.not_moved(&found.path, &format!("profile {:?} is ignored", found.name));
             format!("{error}; {}", error.advice().unwrap_or_default())
         }));
         Ok(remarks)

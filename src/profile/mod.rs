@@ -44,9 +44,9 @@ impl Profile {
     pub fn load(found: &Found) -> Result<Self> {
         let path = &found.path;
         if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
-            own(&fs::metadata(above).map_err(|cause| failed("look at", above, cause))?, above, EVERYBODY_WRITES)?;
+            own(&fs::metadata(above).map_err(|cause| failed("stat", above, cause))?, above, EVERYBODY_WRITES)?;
         }
-        own(&fs::metadata(path).map_err(|cause| failed("look at", path, cause))?, path, OTHERS_WRITE)?;
+        own(&fs::metadata(path).map_err(|cause| failed("stat", path, cause))?, path, OTHERS_WRITE)?;
         Ok(Self {
             name: found.name.clone(),
             config: ProfileConfig::load(path)?,

@@ -14,13 +14,13 @@ const OTHERS: u32 = 0o077;
 
 /// Refuses a file that another user owns, or that group or others can access.
 pub(super) fn private(file: &File, path: &Path) -> Result<()> {
-    own(&file.metadata().map_err(|cause| failed("look at", path, cause))?, path, OTHERS)
+    own(&file.metadata().map_err(|cause| failed("stat", path, cause))?, path, OTHERS)
 }
 
 /// Refuses a directory that another user owns, can write to, or can replace because a parent directory is
 /// world-writable. Whoever can write there could restore old counters.
 pub fn check_directory(path: &Path) -> Result<()> {
-    let failed = |cause| Error::path("look at", path, cause);
+    let failed = |cause| Error::path("stat", path, cause);
     let path = path.canonicalize().map_err(failed)?;
     own(&fs::metadata(&path).map_err(failed)?, &path, OTHERS_WRITE)?;
     for above in path.ancestors().skip(1) {

@@ -149,7 +149,7 @@ impl Race {
             knocks => format!("{knocks} knocks"),
         };
         failure.advise(format!(
-            "{knocks} went unanswered: does the daemon run there, and do key and counter match on both sides?"
+            "{knocks} went unanswered: check that the daemon is running, and that keys and counter match on both sides"
         ))
     }
 

@@ -113,7 +113,7 @@ def test_a_reset_is_an_error_and_ends_it(door):
     process.stdin.write(b"x")
     process.stdin.flush()
     assert process.wait(5) == 1
-    assert process.stderr.read() == b"knockknock-connect: cannot go on with the connection: connection reset by peer\n"
+    assert process.stderr.read() == b"knockknock-connect: cannot continue the connection: connection reset by peer\n"
     process.stdin.close()
 
 
@@ -178,7 +178,7 @@ def test_an_input_that_fails_ends_it_and_is_no_end_of_the_input(door):
                                 stdin=directory, stderr=subprocess.PIPE)
     os.close(directory)
     assert process.wait(5) == 1
-    assert process.stderr.read() == b"knockknock-connect: cannot go on with the connection: is a directory\n"
+    assert process.stderr.read() == b"knockknock-connect: cannot continue the connection: is a directory\n"
     wait_until(lambda: ends == [ConnectionResetError])
 
 

@@ -87,10 +87,10 @@ def test_check_and_start_agree(stage, what):
     except AssertionError:
         started = False
         assert daemon.wait_for_end() == 1
-    if started and checked.returncode and "is left out" not in checked.stderr:
+    if started and checked.returncode and "is ignored" not in checked.stderr:
         daemon.wait_for("as said above: every port that a profile lists is guarded")
     instead = any("as said above" in line for line in daemon.said)
-    complains = not started or instead or any("is left out" in line for line in daemon.said)
+    complains = not started or instead or any("is ignored" in line for line in daemon.said)
     assert (checked.returncode == 1) == complains == (what != "nothing"), (checked, daemon.said)
     for line in daemon.said if complains else []:
         ours = ["confined: ", ": ready", "as said above"]
@@ -122,7 +122,7 @@ def test_check_warns_of_a_udp_socket_on_a_guarded_port(stage):
         done = check(stage, "[main]\nguard = 22, 443, 51820\nlog = kmsg\n")
     assert done.returncode == 0
     for port in (443, 51820):
-        assert f"a UDP socket listens on guarded port {port}: the guard is for TCP alone" in done.stderr
+        assert f"a UDP socket listens on guarded port {port}, which stays reachable: the guard covers TCP only" in done.stderr
     assert "port 22:" not in done.stderr
 
 
@@ -157,7 +157,7 @@ def test_a_guard_outside_main_is_not_ignored_silently(stage):
     assert done.returncode == 1
     assert f'"{stage.server_dir}/config", line 1: stands before "[main]"' in done.stderr
     done = check(stage, "[other]\nguard = 22\n")
-    assert 'line 1: section "other" is ignored; [main] is what is read' in done.stderr
+    assert 'line 1: section "other" is ignored; only [main] is read' in done.stderr
     assert '"guard" is empty' in done.stderr
 
 
@@ -202,7 +202,7 @@ def test_with_only_damaged_profiles_the_guard_stays_with_a_warning(stage):
     stage.configure(guard="22", firewall="nft", log="kmsg")
     (Profile(stage, "gate").path / "config").unlink()
     stage.start_daemon()
-    assert any('profile "gate" is left out' in line for line in stage.daemon.said)
+    assert any('profile "gate" is ignored' in line for line in stage.daemon.said)
     assert any("no profile may open guarded port 22" in line for line in stage.daemon.said)
     assert not stage.connects()
 
@@ -221,7 +221,7 @@ def test_a_guarded_port_that_no_profile_opens_gives_a_warning(stage):
     Profile(stage, "web", ports=[443])
     done = check(stage, "[main]\nguard = 22, 443\n")
     assert done.returncode == 0
-    assert "no profile may open guarded port 22: closed to everybody" in done.stderr
+    assert "no profile may open guarded port 22: it stays closed" in done.stderr
 
 
 @pytest.mark.parametrize("file, content", [
@@ -244,7 +244,7 @@ def test_a_profile_that_cannot_be_read_is_reported_and_ignored(stage, file, cont
 
 @pytest.mark.parametrize("wire", ["classic", "stealth"])
 @pytest.mark.parametrize("copy_port", ["the same port", "another port"])
-def test_a_copy_of_a_profile_is_named_and_left_out(stage, wire, copy_port):
+def test_a_copy_of_a_profile_is_reported_and_ignored(stage, wire, copy_port):
     """On one port a knock for both would open nothing; on two, a recorded knock would open a second time."""
     stage.configure(firewall="nft", guard="22", log="kmsg")
     stage.gate = Profile(stage, "gate", ports=[22], wire=wire)
@@ -257,7 +257,7 @@ def test_a_copy_of_a_profile_is_named_and_left_out(stage, wire, copy_port):
     assert checked.returncode == 1
     stage.start_daemon()
     for said in (checked.stderr.splitlines(), stage.daemon.said):
-        at = next(at for at, line in enumerate(said) if line.endswith('profile "gate.bak" is left out:'))
+        at = next(at for at, line in enumerate(said) if line.endswith('profile "gate.bak" is ignored:'))
         assert said[at + 1].endswith('it has the same keys as profile "gate"')
     stage.open_port()
     assert stage.connects()
@@ -477,7 +477,7 @@ def test_a_reload_with_an_unreadable_log_keeps_the_daemon_running(stage, log):
         assert struct.unpack_from("=i", taken.recv(100), 16) == (0,)
         stage.configure(firewall="nft", guard="22, 7", log=log)
         os.kill(stage.daemon.pid, signal.SIGHUP)
-        stage.daemon.wait_for("the configuration stays as it was")
+        stage.daemon.wait_for("keeping the previous configuration")
     stage.open_port()
 
 
@@ -486,7 +486,7 @@ def test_a_config_takes_effect_only_after_a_reload(stage):
     stage.open_up("nft")
     (stage.server_dir / "config").write_text("[main]\ndelay = half a")
     stage.server.run("nft", "flush", "ruleset")
-    stage.daemon.wait_for("made again", timeout=3)
+    stage.daemon.wait_for("restored them", timeout=3)
     stage.open_port()
 
 
@@ -498,7 +498,7 @@ def test_a_failed_reload_keeps_the_guard_and_the_daemon(stage):
     stage.server.run("mount", "--bind", broken, shutil.which("nft"))
     stage.configure(firewall="nft", guard="22")
     os.kill(stage.daemon.pid, signal.SIGHUP)
-    stage.daemon.wait_for("stays as it was")
+    stage.daemon.wait_for("keeping the previous configuration")
     assert not stage.connects()
     stage.open_port()
     assert stage.connects()

@@ -125,7 +125,7 @@ def test_a_flushed_ruleset_is_restored_within_a_second(stage):
     for _ in range(3):
         stage.server.run("nft", "flush", "ruleset")
         repaired(stage)
-    stage.daemon.wait_for("made again")
+    stage.daemon.wait_for("restored them")
 
 
 @pytest.mark.parametrize("what", [
@@ -138,7 +138,7 @@ def test_a_flushed_ruleset_is_restored_within_a_second(stage):
 def test_a_damaged_table_is_repaired_within_a_second(stage, what):
     stage.open_up("nft")
     stage.server.run("nft", *what.split())
-    stage.daemon.wait_for("made again", timeout=1)
+    stage.daemon.wait_for("restored them", timeout=1)
     assert not stage.connects()
     stage.open_port()
     assert stage.connects()
@@ -152,7 +152,7 @@ def test_what_others_do_to_their_own_tables_is_left_alone(stage):
     stage.server.run("nft", "flush", "table", "inet", "other")
     stage.server.run("nft", "delete", "table", "inet", "other")
     stage.open_port()
-    assert not [line for line in stage.daemon.said if "made again" in line]
+    assert not [line for line in stage.daemon.said if "restored them" in line]
 
 
 def test_the_guard_stays_when_the_daemon_ends_and_unguard_removes_it(gate, firewall):
@@ -252,7 +252,7 @@ def test_the_guard_waits_for_an_interface_that_comes_later(stage, firewall):
     stage.server.run("ip", "link", "set", "eth0", "down")
     stage.server.run("ip", "link", "set", "eth0", "name", "later0")
     stage.open_up(firewall, interfaces="eth0")
-    assert [line for line in stage.daemon.said if 'no interface "eth0"' in line]
+    assert [line for line in stage.daemon.said if 'interface "eth0" does not exist' in line]
     stage.server.run("ip", "link", "set", "later0", "name", "eth0")
     stage.server.run("ip", "link", "set", "eth0", "up")
     assert not stage.connects()
@@ -277,7 +277,7 @@ def test_an_interface_that_is_a_port_of_a_bridge_is_guarded(stage, firewall, mom
     stage.open_up(firewall, interfaces="eth0")
     if moment == "while it runs":
         bridge()
-        stage.daemon.wait_for('interface "eth0" is a port of "br0": the guard holds on "br0" too')
+        stage.daemon.wait_for('interface "eth0" is a port of "br0": the guard also applies to "br0"')
         time.sleep(0.1)
     assert not stage.connects()
     stage.open_port()
@@ -292,7 +292,7 @@ def test_a_renamed_interface_is_reported(stage):
     stage.open_up("nft", interfaces="eth0")
     stage.server.run("ip", "link", "set", "eth0", "down")
     stage.server.run("ip", "link", "set", "eth0", "name", "lan0")
-    stage.daemon.wait_for('there is no interface "eth0": the guard holds there once it comes')
+    stage.daemon.wait_for('interface "eth0" does not exist: the guard will apply to it when it appears')
 
 
 def test_iptables_legacy(stage):
@@ -393,5 +393,5 @@ def test_without_a_path_no_program_of_the_working_directory_is_run(stage):
     for path in ({}, {"PATH": ""}):
         done = stage.server.run("env", "-i", *(f"{key}={value}" for key, value in path.items()), "/bin/sh", "-c",
                                 f"cd {trap} && exec {BINARY} daemon --unguard --dir {stage.server_dir}")
-        assert "the guard is gone" in done.stderr
+        assert "removed the guard" in done.stderr
     assert not (trap / "sprung").exists()

@@ -217,7 +217,7 @@ def test_a_proxy_says_which_profiles_sudo_left_with_root(town):
     left = town.give("root", 0)
     done, knocks, _ = town.run(town.as_root(*SUDO), "proxy")
     assert knocks == 0
-    assert f'profile "{SERVER}" is left out: root has it in "{left}"; move it, as root: mkdir' in done.stderr
+    assert f'profile "{SERVER}" is ignored: root has it in "{left}"; move it, as root: mkdir' in done.stderr
     assert "no profiles in" in done.stderr
 
 
@@ -331,8 +331,8 @@ def test_a_proxy_reports_profiles_with_invalid_names(town):
             (copy / "objects").mkdir(parents=True)
         os.chown(copy, ANN, ANN)
     said = town.run(town.as_root(*SUDO), "proxy")[0].stderr
-    assert 'profile ".hidden" is left out: its name starts with "."' in said
-    assert 'profile "x\ufffd" is left out: its name is not UTF-8' in said
+    assert 'profile ".hidden" is ignored: its name starts with "."' in said
+    assert 'profile "x\ufffd" is ignored: its name is not UTF-8' in said
     assert ".git" not in said and ".half" not in said
 
 
@@ -369,7 +369,7 @@ def test_the_daemon_reports_profiles_with_invalid_names(stage):
         assert 'profile ".hidden" is left out:' in said and 'its name starts with "."' in said
         assert 'profile "odd\ufffd" is left out:' in said and "its name is not UTF-8" in said
         assert "rename its directory" in said
-    assert checked.returncode == 1 and "2 profiles would be left out" in checked.stderr
+    assert checked.returncode == 1 and "2 profiles would be ignored" in checked.stderr
     assert re.findall(r"^profile +(.*?):", checked.stdout, re.M) == ['"gate"']
     assert daemon.said[-1].endswith(", 1 profile")
     assert daemon.stop() == 0

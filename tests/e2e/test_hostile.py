@@ -58,7 +58,7 @@ def test_removed_parts_of_our_table_are_restored(stage, what):
     stage.open_port()
     what = what.format(rule=handle(stage.server, "prerouting"), knock_port=stage.gate.knock_port)
     stage.server.run("nft", what)
-    stage.daemon.wait_for("made again", timeout=1)
+    stage.daemon.wait_for("restored them", timeout=1)
     assert stage.connects(), "the opening is still there"
     repaired(stage)
 
@@ -68,7 +68,7 @@ def test_removed_parts_of_our_iptables_chains_are_restored(stage, what):
     stage.open_up("iptables")
     stage.server.run("iptables", "-t", "mangle", *what.split())
     repaired(stage)
-    stage.daemon.wait_for("made again")
+    stage.daemon.wait_for("restored them")
 
 
 def test_iptables_legacy_sends_no_notification_and_sighup_repairs(stage):
@@ -93,7 +93,7 @@ def test_a_set_of_another_type_is_replaced(stage):
     stage.server.run("nft", "-f", "-", input="delete table inet knockknock\nadd table inet knockknock\n"
                      "add set inet knockknock guarded { type ipv4_addr; }\n")
     repaired(stage)
-    stage.daemon.wait_for("made again")
+    stage.daemon.wait_for("restored them")
 
 
 def test_repeated_removals_are_repaired_each_time_and_logged_once(stage):
@@ -102,7 +102,7 @@ def test_repeated_removals_are_repaired_each_time_and_logged_once(stage):
         stage.server.run("nft", "flush", "ruleset")
         repaired(stage)
     stage.daemon.unheard()
-    assert len([line for line in stage.daemon.said if "made again" in line]) == 1
+    assert len([line for line in stage.daemon.said if "restored them" in line]) == 1
 
 
 FLUSH = {"nft": "nft flush ruleset", "iptables": "printf '*mangle\\nCOMMIT\\n' | iptables-restore"}
@@ -146,8 +146,8 @@ def test_removing_the_rules_in_a_loop_does_not_stop_the_daemon(stage, firewall, 
         loop.kill()
         loop.wait()
     repaired(stage)
-    stage.daemon.wait_for("made again")
-    assert not [line for line in stage.daemon.unheard() if "made again" in line], "once in a minute"
+    stage.daemon.wait_for("restored them")
+    assert not [line for line in stage.daemon.unheard() if "restored them" in line], "once in a minute"
     assert stage.daemon.stop() == 0
     assert not stage.connects()
 
@@ -430,7 +430,7 @@ def test_a_blocking_or_endless_file_is_refused(stage, file, becomes):
     else:
         stage.daemon.wait_for(": ready")
     stage.server.run("nft", "flush", "ruleset")
-    stage.daemon.wait_for("made again")
+    stage.daemon.wait_for("restored them")
     assert not stage.connects()
     assert stage.daemon.stop() == 0
 
@@ -445,7 +445,7 @@ def test_a_directory_that_others_can_change_is_refused_with_advice(stage, which)
     assert done.returncode == 1
     assert f'"{path}": others can change it (mode 0777)' in done.stderr and f'chmod 755 "{path}"' in done.stderr
     stage.daemon.process.send_signal(signal.SIGHUP)
-    stage.daemon.wait_for("stays as it was")
+    stage.daemon.wait_for("keeping the previous configuration")
     stage.daemon.stop()
     stage.start_daemon(ready=False)
     assert stage.daemon.wait_for_end() == 1
@@ -479,7 +479,7 @@ def test_an_invalid_request_from_the_watcher_ends_the_daemon(stage, hooked):
     stage.open_up("nft", daemon_options={"binary": hooked, "env": environment})
     stage.knock()
     assert stage.daemon.wait_for_end() == 1
-    assert any("the watcher sent nonsense; everything ends" in line for line in stage.daemon.said)
+    assert any("the watcher sent an invalid request; the daemon ends" in line for line in stage.daemon.said)
     assert not stage.connects()
 
 

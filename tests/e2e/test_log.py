@@ -387,7 +387,7 @@ BROKEN = {
     "a device": (something_else(lambda path: path.symlink_to("/dev/zero")), "regular file"),
     "a link to itself": (something_else(lambda path: path.symlink_to(path.name)), "cannot follow"),
     "below a file": (something_else(lambda path: None), "cannot follow"),
-    "a group that another process has": (taken_group, "listens to it"),
+    "a group that another process has": (taken_group, "uses it"),
 }
 
 
@@ -444,12 +444,12 @@ def test_a_missing_log_is_reported_at_start_and_when_it_appears(stage):
     assert "does not exist yet" in checked.stdout and "does not exist yet" in checked.stderr
     stage.log = stage.keep(KernelLog(path))
     stage.open_port()
-    assert any("the log is there" in line for line in stage.daemon.said)
+    assert any("the log can be read now" in line for line in stage.daemon.said)
 
 
 def opens_again(stage, path):
     """The daemon finds the log that is at `path` by now, and a knock in it opens."""
-    stage.daemon.wait_for("opening it again", timeout=5)
+    stage.daemon.wait_for("reopening it", timeout=5)
     time.sleep(0.5)
     stage.keep(KernelLog(path))
     time.sleep(0.5)
@@ -499,7 +499,7 @@ def test_mounts_elsewhere_do_not_matter(stage):
     (stage.directory / "elsewhere").mkdir()
     stage.server.run("mount", "-t", "tmpfs", "tmpfs", stage.directory / "elsewhere")
     stage.open_port()
-    assert not [line for line in stage.daemon.said if "opening it again" in line]
+    assert not [line for line in stage.daemon.said if "reopening it" in line]
 
 
 def test_a_log_is_found_after_its_link_was_changed(stage):
@@ -528,7 +528,7 @@ def test_a_log_that_only_root_can_read_is_followed_through_rotation(stage):
     stage.log.reopen()
     os.chown(path, 0, 0)
     os.chmod(path, 0o600)
-    stage.daemon.wait_for("opening it again", timeout=5)
+    stage.daemon.wait_for("reopening it", timeout=5)
     time.sleep(0.5)
     stage.open_port()
 
@@ -594,11 +594,11 @@ def test_truncated_lines_are_reported(stage, lines):
         for _ in range(3):
             lines.append(CUT.format(port=stage.gate.knock_port).split(end)[0].encode() + b" \n")
             time.sleep(0.02)
-    stage.daemon.wait_for("are cut before their end")
-    assert "kmsg" in stage.daemon.wait_for("cuts long lines")
+    stage.daemon.wait_for("are truncated")
+    assert "kmsg" in stage.daemon.wait_for("truncates long lines")
     lines.append(line(stage.gate))
     assert opened_once(stage)
-    assert len([text for text in stage.daemon.said if "are cut before" in text]) == 1
+    assert len([text for text in stage.daemon.said if "are truncated" in text]) == 1
 
 
 def test_one_truncated_line_does_not_hide_a_missing_flag(stage, lines):
@@ -661,7 +661,7 @@ def test_lines_without_a_timestamp_give_a_warning(stage):
     for counter in (0, 1):
         os.write(write_end, line(stage.gate, counter, stamp="Nov 22 10:01:42 host kernel:"))
         stage.opened()
-    assert len([text for text in stage.daemon.said if "names no time" in text]) == 1
+    assert len([text for text in stage.daemon.said if "no readable timestamp" in text]) == 1
     assert said(stage, "journalctl -kf -n 0")
     os.close(write_end)
 

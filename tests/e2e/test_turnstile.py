@@ -298,7 +298,7 @@ def test_a_link_local_address_that_may_be_on_another_link_gets_no_opening(wall):
     for machine, interface, address in ((stage.server, "eth1", "fe80::1"), (other, "eth0", "fe80::2")):
         machine.run("ip", "-batch", "-", input=f"link set {interface} up\naddress add {address}/64 dev {interface} nodad\n")
     stage.knock(host="fe80::1%eth0")
-    stage.daemon.wait_for("port 22 stays closed to fe80::2: a link-local address may be another host")
+    stage.daemon.wait_for("port 22 stays closed to fe80::2: a link-local source may be a different host")
     assert not other.connect(22, "fe80::1%eth0", timeout=0.3)
     assert not stage.client.connect(22, "fe80::1%eth0", timeout=0.3)
     stage.server.run("ip", "link", "set", "eth1", "down")

@@ -59,7 +59,9 @@ pub fn run(directory: &Path) -> Result<()> {
     say::print(&text)?;
     setup.say_findings();
     for port in unguarded_udp(&setup.rules.guard) {
-        say::warn(format_args!("a UDP socket listens on guarded port {port}: the guard is for TCP alone"));
+        say::warn(format_args!(
+            "a UDP socket listens on guarded port {port}, which stays reachable: the guard covers TCP only"
+        ));
     }
     if unusable > 0 {
         let (profiles, them) = if unusable == 1 { ("profile", "it") } else { ("profiles", "them") };

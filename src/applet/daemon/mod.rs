@@ -34,6 +34,6 @@ pub fn unguard(directory: &Path) -> Result<()> {
     setup::must_be_root()?;
     let _lock = if directory.exists() { Some(setup::lock(directory)?) } else { None };
     firewall::unguard()?;
-    say::note("the guard is gone: guarded ports are open to everybody, until the daemon starts");
+    say::note("removed the guard: guarded ports are open to everybody until the daemon starts");
     Ok(())
 }

@@ -29,7 +29,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
     process::set_name(c"knock-opener");
     let backend = Backend::named(backend).ok_or_else(|| Error::usage("the supervisor starts the opener"))?;
     let (channel, ready) = (Channel::from(process::inherited(0)), File::from(process::inherited(1)));
-    process::leave_signals_to_supervisor().map_err(|cause| Error::system("let signals through", cause))?;
+    process::leave_signals_to_supervisor().map_err(|cause| Error::system("set the signal mask", cause))?;
 
     let limits = receive_limits(&channel)?;
     let mut admitter = Admitter::new(backend, &limits.guard)?;
@@ -46,15 +46,15 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
     if channel.receive(&mut said).ok() != Some(READY.len()) || said != *READY {
         return Err(Error::refused("the watcher did not start"));
     }
-    { ready }.write_all(READY).map_err(|cause| Error::system("tell the supervisor", cause))?;
+    { ready }.write_all(READY).map_err(|cause| Error::system("report to the supervisor", cause))?;
     serve(&channel, &limits, &mut admitter)
 }
 
 fn receive_limits(channel: &Channel) -> Result<OpenerLimits> {
     let mut bytes = vec![0; OpenerLimits::BYTES];
-    let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read the limits", cause))?;
+    let length = channel.receive(&mut bytes).map_err(|cause| Error::system("receive the opener limits", cause))?;
     let limits = bytes.get(..length).and_then(OpenerLimits::from_bytes);
-    limits.ok_or_else(|| Error::refused("the limits are damaged"))
+    limits.ok_or_else(|| Error::refused("the supervisor sent invalid opener limits"))
 }
 
 fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> Result<u8> {
@@ -66,7 +66,7 @@ fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> R
             return Ok(1);
         }
         let request = bytes.get(..length).and_then(OpenRequest::from_bytes);
-        let request = request.ok_or_else(|| Error::refused("the watcher sent nonsense; everything ends"))?;
+        let request = request.ok_or_else(|| Error::refused("the watcher sent an invalid request; the daemon ends"))?;
         hooks::step("opener: asked");
         match answer(limits, admitter, &request) {
             Ok(answer) => {

@@ -25,7 +25,7 @@ const SUPERVISOR: &[Capability] = &[
 
 /// Drops all other capabilities. Programs that the supervisor starts have the same ones.
 pub(super) fn limit_supervisor() -> Result<()> {
-    privilege::keep_and_pass_on(SUPERVISOR, SUPERVISOR).map_err(|cause| Error::system("give up capabilities", cause))
+    privilege::keep_and_pass_on(SUPERVISOR, SUPERVISOR).map_err(|cause| Error::system("drop capabilities", cause))
 }
 
 /// The users of the watcher and the opener if no accounts exist for them. Neither Debian nor systemd assigns these IDs.
@@ -84,14 +84,14 @@ pub(super) fn drop_root(kept: &Kept<'_>, supervisor: u32, log_target: LogTarget)
         Err(_) if directory.is_none() && sandbox::landlock::version().is_err() => Ok(()),
         restricted => restricted,
     };
-    let walls = [
-        ("limit its resources", sandbox::limits()),
-        ("confine its access to files (Landlock)", landlock),
-        ("filter its system calls (seccomp)", sandbox::seccomp::allow(kept.calls)),
+    let steps = [
+        ("set resource limits", sandbox::limits()),
+        ("restrict access to files (Landlock)", landlock),
+        ("filter system calls (seccomp)", sandbox::seccomp::allow(kept.calls)),
     ];
-    for (wall, built) in walls {
-        if let Err(cause) = built {
-            say::warn(format_args!("cannot {wall}: {}", reason(&cause)));
+    for (step, done) in steps {
+        if let Err(cause) = done {
+            say::warn(format_args!("cannot {step}: {}", reason(&cause)));
         }
     }
     Ok(())

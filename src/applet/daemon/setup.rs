@@ -20,7 +20,7 @@ pub(super) fn must_be_root() -> Result<()> {
         return Ok(());
     }
     Err(Error::refused("the daemon must be started as root")
-        .advise("it drops root before it reads what strangers sent"))
+        .advise("it drops root before it reads anything from the network"))
 }
 
 /// Opens the directory of the config and the profiles.
@@ -28,7 +28,7 @@ pub(super) fn open(directory: &Path) -> Result<File> {
     File::open(directory).map_err(|cause| {
         let advice = match cause.kind() {
             io::ErrorKind::PermissionDenied => "run as root",
-            _ => "make a first profile with: knockknock-genprofile NAME KNOCKPORT",
+            _ => "create a first profile with: knockknock-genprofile NAME KNOCKPORT",
         };
         Error::path("open", directory, cause).advise(advice)
     })
@@ -38,8 +38,8 @@ pub(super) fn open(directory: &Path) -> Result<File> {
 pub(super) fn lock(directory: &Path) -> Result<File> {
     let opened = open(directory)?;
     file::try_lock(&opened).map_err(|_| {
-        Error::refused(format!("another daemon runs on {directory:?}"))
-            .advise("stop it first, or send it SIGHUP to read its configuration again")
+        Error::refused(format!("another daemon is running on {directory:?}"))
+            .advise("stop it first, or send it SIGHUP to reload its configuration")
     })?;
     Ok(opened)
 }
@@ -265,7 +265,7 @@ impl ProfileIndex {
             return Ok(());
         }
         let why = format!("there is no profile in {:?}: nobody could knock", directory.join("profiles"));
-        Err(Error::refused(why).advise("make one with: knockknock-genprofile NAME"))
+        Err(Error::refused(why).advise("create one with: knockknock-genprofile NAME"))
     }
 
     /// Returns warnings about combinations of guard and profiles that are probably unintended.
@@ -277,7 +277,8 @@ impl ProfileIndex {
             warnings.push("\"guard\" is empty: no port is closed, unless by another firewall".to_owned());
         }
         if !closed.is_empty() {
-            warnings.push(format!("no profile may open guarded port {closed}: closed to everybody"));
+            let (ports, they) = if closed.iter().count() == 1 { ("port", "it stays") } else { ("ports", "they stay") };
+            warnings.push(format!("no profile may open guarded {ports} {closed}: {they} closed"));
         }
         warnings
     }

@@ -27,7 +27,7 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     setup::must_be_root()?;
     process::close_inherited().map_err(|cause| Error::system("close inherited descriptors", cause))?;
     // Block signals first, so that an early SIGHUP waits instead of terminating a daemon that is starting.
-    let signals = Signals::hold().map_err(|cause| Error::system("hold signals back", cause))?;
+    let signals = Signals::hold().map_err(|cause| Error::system("block signals", cause))?;
     let _lock = setup::lock(directory)?;
     let log_target = if background { LogTarget::Syslog } else { LogTarget::Stderr };
     log_target.open();
@@ -35,13 +35,13 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     let mut setup = last_good::start(directory)?;
     setup.say_warnings();
     let background = background.then(Background::start).transpose();
-    let background = background.map_err(|cause| Error::system("go into the background", cause))?;
+    let background = background.map_err(|cause| Error::system("run in the background", cause))?;
     // From here on there are rules, so SIGTERM must shut down in order.
-    signals.hold_end().map_err(|cause| Error::system("hold signals back", cause))?;
+    signals.hold_end().map_err(|cause| Error::system("block signals", cause))?;
     setup.backend.make(&setup.rules)?;
     // The guard is active, so units that wait for it, such as the network, may start now.
     if let Err(cause) = process::notify_ready() {
-        say::warn(format_args!("cannot tell the service manager that the guard stands: {}", reason(&cause)));
+        say::warn(format_args!("cannot notify the service manager: {}", reason(&cause)));
     }
     let mut supervisor = Supervisor {
         directory,
@@ -60,7 +60,7 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     // Whatever happened, make sure that the guard is in place.
     let guarded = supervisor.setup.backend.make(&supervisor.setup.rules);
     match &guarded {
-        Ok(()) => say::note("ended; the guard stays, and knocks open nothing until the daemon runs again"),
+        Ok(()) => say::note("stopped; the guard stays, and knocks open nothing until the daemon runs again"),
         Err(error) if ended.is_err() => say::error(error),
         Err(_) => {}
     }
@@ -171,7 +171,7 @@ impl Supervisor<'_> {
         }
         let ready = children.ready;
         self.stop_children();
-        let how = |end: Option<ExitStatus>| end.map_or("no answer".to_owned(), |status| status.to_string());
+        let how = |end: Option<ExitStatus>| end.map_or("still running".to_owned(), |status| status.to_string());
         let (watcher_end, opener_end) = (how(watcher), how(opener));
         let why = match (watcher, opener) {
             (_, Some(status)) if status.code() == Some(RULES_GONE.into()) => {
@@ -184,7 +184,7 @@ impl Supervisor<'_> {
                 return Ok(());
             }
             _ if !ready => {
-                let why = format!("the watcher ({watcher_end}) and the opener ({opener_end}) could not start");
+                let why = format!("the watcher ({watcher_end}) and the opener ({opener_end}) failed to start");
                 return self.start_failed(Error::refused(format!("{why}; see above")));
             }
             // The opener always exits after the watcher, so only the watcher's status matters.
@@ -242,7 +242,7 @@ impl Supervisor<'_> {
         }
         self.make_rules();
         if !self.rules_gone && self.mentioned.is_none_or(|last| last.elapsed() > pause::CALM) {
-            say::warn("somebody removed our firewall rules; they were made again");
+            say::warn("another program removed our firewall rules; restored them");
             self.mentioned = Some(Instant::now());
         }
         true
@@ -275,5 +275,5 @@ impl Supervisor<'_> {
 
 fn say_unchanged(error: &Error) {
     say::error(error);
-    say::warn("the configuration stays as it was");
+    say::warn("keeping the previous configuration");
 }

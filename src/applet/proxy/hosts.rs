@@ -52,7 +52,7 @@ impl Hosts {
         let asked = self.lookups.ask(name, client, source, Instant::now());
         let TooManyNames { names, say } = asked.err()?;
         if say {
-            say::warn(format_args!("{names} names wait for an answer of the name server: further ones are refused"));
+            say::warn(format_args!("{names} names are waiting for the name server: refusing further ones"));
         }
         Some(ClientEvent::Failed(Reply::Failed))
     }

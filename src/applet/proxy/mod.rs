@@ -57,14 +57,16 @@ pub fn run(options: ProxyOptions) -> Result<()> {
         .advise("listen on 127.0.0.1, or add --allow-remote, which allows connections to hosts with profiles only"));
     }
     if options.user.is_some() && privilege::real_uid() != 0 {
-        return Err(Error::refused("only root may become another user").advise("leave out --user, or start it as root"));
+        return Err(
+            Error::refused("only root may switch to another user").advise("leave out --user, or start it as root")
+        );
     }
     let home = match &options.user {
         Some(name) => ProfileHome::of_user(name, options.directory.as_deref())?,
         None => ProfileHome::of_caller(options.directory.as_deref())?,
     };
     let background = options.background.then(Background::start).transpose();
-    let background = background.map_err(|cause| Error::system("go into the background", cause))?;
+    let background = background.map_err(|cause| Error::system("run in the background", cause))?;
     let listener = TcpListener::bind(listen).map_err(|cause| Error::system(format!("listen on {listen}"), cause))?;
     let files = process::allow_files_up_to(FILES_BESIDE + MOST * FILES_EACH);
     let files = files.map_err(|cause| Error::system("read the limit of open files", cause))?;

@@ -60,7 +60,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     log_target.open();
     process::set_name(c"knock-watcher");
     let channel = Channel::from(process::inherited(1));
-    process::leave_signals_to_supervisor().map_err(|cause| Error::system("let signals through", cause))?;
+    process::leave_signals_to_supervisor().map_err(|cause| Error::system("set the signal mask", cause))?;
 
     let text = receive_config(&channel)?;
     let (config, _) = Config::of(directory, &text)?;
@@ -113,7 +113,8 @@ impl Profiles {
         // The supervisor has already reported the profiles whose config cannot be used.
         let index = ProfileIndex::read(directory)?.profiles;
         let files = index.len() as u32 + 64;
-        process::allow_files(files).map_err(|cause| Error::system("hold the counters open", cause))?;
+        process::allow_files(files)
+            .map_err(|cause| Error::system("allow enough open files for the counters", cause))?;
         let (mut profiles, mut room, mut key_index) = (Self::default(), MAX_PORTS, KeyIndex::default());
         profiles.loaded.reserve_exact(index.len());
         for (found, _) in index {
@@ -180,7 +181,7 @@ impl Watcher {
         let Reach { window, far } = engine.reach();
         if engine.reach() != wanted {
             say::warn(format_args!(
-                "there is room for {MAX_PORTS} codes: error_window is {window} and resync_window {far} where ports are listed"
+                "the profiles list many ports: error_window is reduced to {window} and resync_window to {far}"
             ));
         }
         let report = Report::new(profiles.names, config.delay, publication);

@@ -65,7 +65,7 @@ impl Report {
             }
             Event::Answered(knock, reply) => self.closed(knock, reason(*reply)),
             Event::NeedsSecond(knock) => {
-                self.closed(knock, "a second knock is needed while so many wrong codes come in");
+                self.closed(knock, "a second knock is required while many wrong codes arrive");
             }
             Event::Ambiguous(knock) => self.closed(knock, "another profile has the same code"),
             Event::NoClientAddress(knock) => self.closed(knock, "no client can have this address"),
@@ -123,7 +123,7 @@ impl Report {
             self.counts.since = Some(now);
         } else if self.throttled {
             (self.throttled, self.wrong_codes) = (false, 0);
-            say::note("wrong codes are few again: one knock opens");
+            say::note("few wrong codes arrive now: a single knock opens again");
         }
     }
 
@@ -140,7 +140,7 @@ impl Report {
                 "{} came in: until they stop, a stealth knock opens only with a second one",
                 counted(self.wrong_codes, "wrong code", "wrong codes")
             ));
-            say::warn("connect and proxy send both; with knock, knock twice within a minute");
+            say::warn("connect and proxy send both by themselves; with knock, knock twice within a minute");
         }
     }
 
@@ -189,8 +189,8 @@ fn reason(reply: OpenReply) -> &'static str {
     match reply {
         OpenReply::Opened => "it is open",
         OpenReply::SetFull => "the set of openings is full",
-        OpenReply::OwnAddress => "that is an address of this machine",
-        OpenReply::SeveralLinks => "a link-local address may be another host on each of this machine's links",
+        OpenReply::OwnAddress => "the source is an address of this machine",
+        OpenReply::SeveralLinks => "a link-local source may be a different host on each link",
         OpenReply::PortNotPermitted => "no profile may open this port",
         OpenReply::PortNotGuarded => "iptables opens only the ports in \"guard\"",
     }
@@ -212,8 +212,8 @@ impl Counts {
             lines.push(ignored);
         }
         if self.overruns > 0 {
-            let overruns = counted(self.overruns.into(), "overrun", "overruns");
-            lines.push(format!("the kernel's log had {overruns} in the last minute: knocks may be lost"));
+            let overruns = counted(self.overruns.into(), "overflow", "overflows");
+            lines.push(format!("the kernel log had {overruns} in the last minute: knocks may be lost"));
         }
         lines
     }
@@ -237,7 +237,7 @@ mod tests {
             counts.summary(),
             [
                 "ignored in the last minute: 1 wrong code",
-                "the kernel's log had 1 overrun in the last minute: knocks may be lost"
+                "the kernel log had 1 overflow in the last minute: knocks may be lost"
             ]
         );
     }
