@@ -82,7 +82,7 @@ pub const APPLETS: &[Applet] = &[
     Applet {
         name: "genprofile",
         alias: "knockknock-genprofile",
-        summary: "make a profile with new keys",
+        summary: "create a profile with new keys",
         usage: "NAME [KNOCKPORT]",
         letters: "",
         privileges: Privileges::None,

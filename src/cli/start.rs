@@ -41,7 +41,7 @@ struct KnockArgs {
     /// return when the port has answered a test connection, after a second knock
     #[argh(switch)]
     wait: bool,
-    /// say what was sent
+    /// print what was sent
     #[argh(switch, short = 'v')]
     verbose: bool,
     /// the server, by the name of its profile
@@ -66,7 +66,7 @@ struct DaemonArgs {
     unguard: bool,
 }
 
-/// Makes a profile with new keys. Copy its directory to the client.
+/// Creates a profile with new keys. Copy its directory to the client.
 #[derive(FromArgs)]
 struct GenprofileArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d)
@@ -81,7 +81,7 @@ struct GenprofileArgs {
     /// the name of the profile
     #[argh(positional)]
     name: String,
-    /// the port to which it knocks (default: that of the other profiles, or a free one)
+    /// the knock port (default: that of the other profiles, or a free one)
     #[argh(positional)]
     knockport: Option<String>,
 }
@@ -149,7 +149,7 @@ struct ProxyArgs {
     /// directory of the profiles (default: ~/.knockknock)
     #[argh(option)]
     dir: Option<Directory>,
-    /// the user to become (default: the user who called sudo)
+    /// the user to run as (default: the user who called sudo)
     #[argh(option)]
     user: Option<String>,
     /// serve other machines too, and connect to hosts with a profile only

@@ -133,8 +133,8 @@ def test_a_missing_config_means_the_defaults(stage):
 
 
 @pytest.mark.parametrize("config, line, why", [
-    ("[main]\ngaurd = 22\n", 2, 'there is no key "gaurd"'),
-    ("[main]\ndelay = 5\nguard = 22\ndelay = 9\n", 4, '"delay" stands on line 2 already'),
+    ("[main]\ngaurd = 22\n", 2, 'unknown key "gaurd"'),
+    ("[main]\ndelay = 5\nguard = 22\ndelay = 9\n", 4, '"delay" is already set on line 2'),
     ("[Main]\nguard = 22\n", 1, 'section "Main" is not read: write "[main]"'),
 ])
 def test_nothing_is_ignored_silently(stage, config, line, why):
@@ -155,7 +155,7 @@ def test_a_guard_outside_main_is_not_ignored_silently(stage):
     Profile(stage, "gate")
     done = check(stage, "guard = 22\n")
     assert done.returncode == 1
-    assert f'"{stage.server_dir}/config", line 1: stands before "[main]"' in done.stderr
+    assert f'"{stage.server_dir}/config", line 1: is before "[main]"' in done.stderr
     done = check(stage, "[other]\nguard = 22\n")
     assert 'line 1: section "other" is ignored; only [main] is read' in done.stderr
     assert '"guard" is empty' in done.stderr
@@ -278,7 +278,7 @@ def test_a_profile_with_a_key_that_does_not_exist_opens_nothing(stage):
 def test_a_value_that_0_8_took_is_refused_with_that_word(stage, line):
     Profile(stage, "gate")
     done = check(stage, f"[main]\n{line}\n")
-    assert done.returncode == 1 and "is needed; knockknock 0.8 took others, too" in done.stderr
+    assert done.returncode == 1 and "; knockknock 0.8 accepted others" in done.stderr
 
 
 def test_sighup_reads_profiles_and_config_again_and_loses_no_opening(gate, firewall):
