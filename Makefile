@@ -45,7 +45,7 @@ e2e: ## run the end-to-end tests only: namespaces, real firewalls, the real kern
 SEED ?= $(shell date +%s)
 
 .PHONY: simulate
-simulate: ## take 10 million steps in a simulation of the watcher (SEED=…); make test takes 100,000
+simulate: ## run 10 million steps of the watcher's simulation (SEED=…); make test runs 100,000
 	KNOCKKNOCK_SEED=$(SEED) KNOCKKNOCK_STEPS=10000000 \
 		cargo test --release --locked --test simulation -- --nocapture
 
@@ -72,7 +72,7 @@ advisories: ## check the dependencies for security advisories with cargo-deny (f
 SECONDS ?= 60
 
 .PHONY: fuzz
-fuzz: ## search with cargo-fuzz for inputs that break a parser's laws, SECONDS (60) for each target
+fuzz: ## search with cargo-fuzz for inputs that break a parser, SECONDS (60) for each target
 	tests/fuzz/run.sh $(SECONDS)
 
 .PHONY: fuzz-seeds
@@ -123,7 +123,7 @@ static-all: ## the same for x86_64, aarch64, armv7, mips and mipsel
 	scripts/build-static.sh all
 
 .PHONY: size
-size: ## hold the files in dist/ against scripts/size-budget.tsv, and list their largest symbols
+size: ## compare the files in dist/ with scripts/size-budget.tsv, and list their largest symbols
 	scripts/size.sh
 
 .PHONY: reproducible

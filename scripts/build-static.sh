@@ -11,7 +11,7 @@ for name in "$@"; do
     target=$(target "$name")
     built=$CARGO_TARGET_DIR/$target/release/knockknock
     file=$root/dist/$target/knockknock
-    # For size: less inlining, and on x86_64, the only one that can, identical code moves into one function where that
+    # For size: less inlining. On x86_64, the only target that supports it, identical code moves into one function if that
     # saves at least 20 bytes (with a lower limit the cryptography becomes slower).
     llvm=-inline-threshold=5
     [[ $target != x86_64-* ]] || llvm+=' -enable-machine-outliner=always -outliner-benefit-threshold=20'
@@ -23,7 +23,7 @@ for name in "$@"; do
             -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size --target "$target" -- -C llvm-args="$llvm"
     )
     mkdir -p "${file%/*}"
-    # .pdr is 67 KB for MIPS debuggers, which strip alone keeps.
+    # .pdr is 67 KB for MIPS debuggers; plain strip keeps it.
     llvm-objcopy --strip-all -R .pdr -R .comment "$built" "$file"
     ! llvm-readelf -lS "$file" | grep -wE 'INTERP|DYNAMIC' ||
         fail "$file is not static" "see the linker's arguments with: cargo-zigbuild zigbuild -v"

@@ -37,7 +37,7 @@ wait_for() {
     exit 1
 }
 
-# outcome EXPECTED GOT: prints both, the last line of a step. Where they differ the demonstration ends.
+# outcome EXPECTED GOT: prints both, as the last line of a step. If they differ, the demonstration ends.
 outcome() {
     printf '   expected: %-22s got: %s\n' "$1" "$2"
     if [ "$1" != "$2" ]; then
@@ -116,7 +116,7 @@ sleep 0.3 # a hundred times as long as the daemon takes for a knock
 outcome "not connected" "$(connect)"
 
 echo
-echo "The knock as tcpdump shows it, a SYN to port $knock_port, where nothing listens:"
+echo "The knock as tcpdump shows it, a SYN to port $knock_port, on which nothing listens:"
 tcpdump -tnvr "$files/knock.pcap" 2>/dev/null | sed 's/^ */   /'
 echo
 echo "Every step had the expected outcome."

@@ -1,7 +1,7 @@
 #!/bin/sh
 # minimal-firewall.sh [--apply [--yes] | --remove]: the rules of minimal-firewall.nft, with iptables and ip6tables.
-# Without an option it is a dry run: prints the rules and has both programs check them. The rules are in a chain of their own,
-# behind all others.
+# Without an option it is a dry run: it prints the rules and lets both programs check them. The rules are in a separate chain
+# after all others.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 CHAIN=minimal-firewall
@@ -33,7 +33,7 @@ on_ssh() { # by SSH_CONNECTION or, because sudo removes it, by an ancestor that 
 }
 
 warn() {
-    echo 'You are logged in by ssh. This session goes on, but the next one needs a knock. Have a profile on both sides, the' >&2
+    echo 'You are logged in over ssh. This session continues, but the next one needs a knock. Have a profile on both sides, the' >&2
     echo 'daemon running, and a second way in: a console, or: sleep 300 && minimal-firewall.sh --remove' >&2
 }
 
@@ -51,7 +51,7 @@ case "$*" in
     if on_ssh; then
         warn
         if [ "$*" = --apply ]; then
-            echo 'Nothing was changed. To apply the rules all the same: minimal-firewall.sh --apply --yes' >&2
+            echo 'Nothing was changed. To apply the rules anyway: minimal-firewall.sh --apply --yes' >&2
             exit 1
         fi
     fi

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced. Installs the toolchain of the static musl builds where it is missing, from packages only, and sets the environment.
-# The sizes in the documents, and the reproducible builds, are of these versions.
+# Sourced. Installs the toolchain of the static musl builds if it is missing, from packages only, and sets the environment.
+# The sizes in the documents and the reproducible builds depend on these versions.
 ZIG=ziglang==0.15.2 # newer versions replace musl's allocator
 ZIGBUILD=cargo-zigbuild==0.24.0
 TARGETS='x86_64 aarch64 armv7 mips mipsel' # short names; target() has the long ones
@@ -35,7 +35,7 @@ target() {
 
 packages gcc libc6-dev llvm python3-venv
 
-# Debian's newest Rust, with the source of the standard library, because nobody ships it compiled for MIPS.
+# Debian's newest Rust, with the source of the standard library, because no compiled one exists for MIPS.
 # It is only unpacked, because it conflicts with Debian's rustc and cargo.
 rust=$tools/rust-web
 if [ ! -x "$rust/rustc" ]; then
@@ -57,7 +57,7 @@ if [ "$(cat "$tools/venv/pins" 2>/dev/null)" != "$ZIG $ZIGBUILD" ]; then
     echo "$ZIG $ZIGBUILD" >"$tools/venv/pins"
 fi
 
-# A target directory of its own: with two compilers in one directory, each build would start over.
+# A separate target directory: with two compilers in one directory, each build would start over.
 export CARGO_TARGET_DIR=${KNOCKKNOCK_TARGET_DIR:-$root/target/static}
 export PATH=$tools/venv/bin:$PATH RUSTC=$rust/rustc CARGO=$rust/usr/bin/cargo
 export RUSTC_BOOTSTRAP=1 # -Zbuild-std and its like, on a stable compiler

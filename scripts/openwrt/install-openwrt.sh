@@ -1,6 +1,6 @@
 #!/bin/sh
 # install-openwrt.sh [-n] [USER@]ROUTER: copies the static build for that router and its service files over ssh.
-# What is configured there stays as it is. -n: only says what it would copy.
+# Keeps the router's configuration. -n: only lists what it would copy.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -30,7 +30,7 @@ aarch64_*) target=aarch64-unknown-linux-musl ;;
 arm_cortex-a*_vfp* | arm_cortex-a*_neon*) target=armv7-unknown-linux-musleabihf ;;
 mips_24kc* | mips_74kc*) target=mips-unknown-linux-musl ;;
 mipsel_24kc* | mipsel_74kc*) target=mipsel-unknown-linux-musl ;;
-'') fail "\"$router\" is no OpenWrt: it has no /etc/openwrt_release" "copy dist/TARGET/knockknock there by hand" ;;
+'') fail "\"$router\" does not run OpenWrt: it has no /etc/openwrt_release" "copy dist/TARGET/knockknock there by hand" ;;
 *) fail "no static build runs on \"$arch\"" "build the package in scripts/openwrt with OpenWrt's SDK" ;;
 esac
 binary=$here/../../dist/$target/knockknock

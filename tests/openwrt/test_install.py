@@ -102,7 +102,7 @@ def test_a_dry_run_copies_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("release, complaint", [
-    (None, '"root@router" is no OpenWrt'),
+    (None, '"root@router" does not run OpenWrt'),
     ("DISTRIB_ARCH='powerpc_464fp'\n", 'no static build runs on "powerpc_464fp"'),
     ("DISTRIB_ARCH='mips64_octeonplus'\n", 'no static build runs on "mips64_octeonplus"'),
     ("DISTRIB_ARCH='arm_cortex-a9'\n", 'no static build runs on "arm_cortex-a9"'),  # it has no FPU
