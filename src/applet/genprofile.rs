@@ -11,7 +11,7 @@ pub fn run(directory: &Path, name: &str, wanted: Wanted) -> Result<()> {
     let config = profile::choose(directory, wanted)?;
     let path = profile::create(&directory.join("profiles"), name, &config)?;
     say::note(format_args!(
-        "made {path:?} (knock port {}, {} wire); copy it to the client as ~/.knockknock/SERVERHOST",
+        "created {path:?} (knock port {}, {} wire); copy it to the client as ~/.knockknock/SERVERHOST",
         config.knock_port,
         config.wire.name()
     ));

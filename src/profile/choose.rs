@@ -47,7 +47,7 @@ pub fn choose(directory: &Path, wanted: Wanted) -> Result<ProfileConfig> {
     let hides = ports.as_ref().is_some_and(|ports| (1..=MAX_STEALTH_PORTS).contains(&ports.iter().count()));
     let wire = wanted.wire.unwrap_or(if hides { Wire::Stealth } else { Wire::Classic });
     if wire == Wire::Stealth && !hides {
-        let why = format!("a stealth profile lists the ports that it opens, at most {MAX_STEALTH_PORTS}");
+        let why = format!("a stealth profile must list the ports that it opens, at most {MAX_STEALTH_PORTS}");
         return Err(Error::refused(why).advise("name them with --ports, such as --ports 22, or use --wire classic"));
     }
     Ok(ProfileConfig { knock_port, ports, wire, legacy: false })

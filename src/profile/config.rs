@@ -58,7 +58,7 @@ impl ProfileConfig {
                     wire =
                         Some(named.ok_or_else(|| (line, format!("{value:?} is not a wire: use classic or stealth")))?);
                 }
-                _ => return Err((line, format!("there is no key {key:?}"))),
+                _ => return Err((line, format!("unknown key {key:?}"))),
             }
         }
         let knock_port = knock_port.ok_or_else(|| (0, "\"knock_port\" is missing".to_owned()))?;

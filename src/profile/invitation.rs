@@ -53,7 +53,7 @@ impl Invitation {
     }
 }
 
-/// How the text of a config starts, which is left out.
+/// The start of a config's text, which an invitation omits.
 const HEADING: &str = "[main]\n";
 
 /// The CRC-32 of Ethernet and zlib: no change of up to 32 bits in a row keeps it.

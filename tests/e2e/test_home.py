@@ -366,8 +366,8 @@ def test_the_daemon_reports_profiles_with_invalid_names(stage):
     daemon = stage.start_daemon()
     for said in (checked.stdout + checked.stderr, "\n".join(daemon.said)):
         assert len(re.findall('"old.off"(, by| is disabled by) its name', said)) == 1
-        assert 'profile ".hidden" is left out:' in said and 'its name starts with "."' in said
-        assert 'profile "odd\ufffd" is left out:' in said and "its name is not UTF-8" in said
+        assert 'profile ".hidden" is ignored:' in said and 'its name starts with "."' in said
+        assert 'profile "odd\ufffd" is ignored:' in said and "its name is not UTF-8" in said
         assert "rename its directory" in said
     assert checked.returncode == 1 and "2 profiles would be ignored" in checked.stderr
     assert re.findall(r"^profile +(.*?):", checked.stdout, re.M) == ['"gate"']

@@ -65,8 +65,8 @@ pub fn run(directory: &Path) -> Result<()> {
     }
     if unusable > 0 {
         let (profiles, them) = if unusable == 1 { ("profile", "it") } else { ("profiles", "them") };
-        return Err(Error::refused(format!("{unusable} {profiles} would be left out"))
-            .advise(format!("correct {them} as said above")));
+        return Err(Error::refused(format!("{unusable} {profiles} would be ignored"))
+            .advise(format!("correct {them} as described above")));
     }
     Ok(())
 }

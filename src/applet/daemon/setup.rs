@@ -87,7 +87,7 @@ impl Setup {
         config.log = klog::resolve(&config.log)?;
         warnings.extend(klog::check(&config.log)?.map(|warning| {
             Error::refused(warning)
-                .advise("see that \"log\" in the config names the file to which syslogd writes the kernel's messages")
+                .advise("check that \"log\" in the config names the file to which syslogd writes the kernel's messages")
         }));
         let rules = Rules::new(&config, index.knock_ports());
         let backend = Backend::choose(config.firewall, &rules)?;
@@ -116,13 +116,13 @@ impl Setup {
         let gone = |name: &&String| !links.iter().any(|link| link.name == **name);
         let missing: Vec<String> = self.config.interfaces.iter().filter(gone).cloned().collect();
         for name in missing.iter().filter(|name| !self.missing.contains(name)) {
-            let why = format!("there is no interface {name:?}: the guard holds there once it comes");
+            let why = format!("interface {name:?} does not exist: the guard will apply to it when it appears");
             self.warnings.push(Error::refused(why));
         }
         self.missing = missing;
         let (interfaces, pairs) = with_masters(&self.config.interfaces, &links);
         for (port, master) in pairs.iter().filter(|(_, master)| !self.rules.interfaces.iter().any(|on| on == master)) {
-            let why = format!("interface {port:?} is a port of {master:?}: the guard holds on {master:?} too");
+            let why = format!("interface {port:?} is a port of {master:?}: the guard also applies to {master:?}");
             self.warnings.push(Error::refused(why));
         }
         let changed = interfaces != self.rules.interfaces;
@@ -295,7 +295,7 @@ impl ProfileIndex {
 
 /// Describes why a profile is ignored.
 pub(super) fn left_out(found: &Found, error: &Error) -> Error {
-    Error::refused(format!("profile {:?} is left out: {error}", found.name)).advise(error.advice().unwrap_or_default())
+    Error::refused(format!("profile {:?} is ignored: {error}", found.name)).advise(error.advice().unwrap_or_default())
 }
 
 #[cfg(test)]
