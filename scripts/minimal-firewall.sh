@@ -1,7 +1,7 @@
 #!/bin/sh
 # minimal-firewall.sh [--apply [--yes] | --remove]: the rules of minimal-firewall.nft, with iptables and ip6tables.
 # Without an option it is a dry run: it prints the rules and lets both programs check them. The rules are in a separate chain
-# after all others.
+# before all others, so that no other rule drops admitted connections.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 CHAIN=minimal-firewall
@@ -11,6 +11,7 @@ rules() { # iptables|ip6tables
     echo ":$CHAIN - [0:0]"
     echo "-A $CHAIN -i lo -j ACCEPT"
     echo "-A $CHAIN -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+    echo "-A $CHAIN -m conntrack --ctstate INVALID -j DROP"
     echo "-A $CHAIN -m connmark --mark 0x08000000/0x08000000 -j ACCEPT" # knocked
     if [ "$1" = ip6tables ]; then # IPv6 needs these: neighbours, routers, DHCPv6 leases
         for kind in neighbour-solicitation neighbour-advertisement router-advertisement; do
@@ -18,6 +19,7 @@ rules() { # iptables|ip6tables
         done
         echo "-A $CHAIN -s fe80::/10 -p udp --sport 547 --dport 546 -j ACCEPT"
     fi
+    echo "-A $CHAIN -p tcp -j REJECT --reject-with tcp-reset" # a dropped knock would be conspicuous
     echo "-A $CHAIN -j DROP"
     echo COMMIT
 }
@@ -40,7 +42,7 @@ warn() {
 case "$*" in
 '')
     for program in iptables ip6tables; do
-        echo "# $program-restore --noflush, then $program -A INPUT -j $CHAIN"
+        echo "# $program-restore --noflush, then $program -I INPUT -j $CHAIN"
         rules $program
         rules $program | $program-restore --test --noflush
     done
@@ -57,8 +59,9 @@ case "$*" in
     fi
     for program in iptables ip6tables; do
         rules $program | $program-restore --wait --noflush
-        $program -w -C INPUT -j $CHAIN 2>/dev/null || $program -w -A INPUT -j $CHAIN
+        [ "$($program -w -S INPUT 1)" = "-A INPUT -j $CHAIN" ] || $program -w -I INPUT -j $CHAIN
     done
+    echo 'These rules are gone after a reboot. To keep them: netfilter-persistent save, or run this script at every boot.' >&2
     ;;
 --remove)
     for program in iptables ip6tables; do

@@ -1,5 +1,7 @@
 """scripts/minimal-firewall.nft and .sh: all ports are closed until a knock opens one."""
 
+import errno
+import socket
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,27 @@ def test_on_ssh_it_warns_and_waits_for_a_yes(stage):
     assert "minimal-firewall" not in stage.server.run("iptables", "-S").stdout
     dry = stage.server.run("env", f"SSH_CONNECTION=x {SERVER}", SHELL)
     assert "You are logged in by ssh" in dry.stderr and "-j DROP" in dry.stdout
+
+
+def test_applied_where_another_chain_rejects_everything(stage):
+    stage.server.run("sh", "-ec", """
+        iptables -N REJECTLOG
+        iptables -A REJECTLOG -p tcp -j REJECT --reject-with tcp-reset
+        iptables -A INPUT -i lo -j ACCEPT
+        iptables -A INPUT -j REJECTLOG""")
+    stage.open_up("iptables")
+    stage.open_port()
+    assert not stage.connects()
+    said = stage.server.run(SHELL, "--apply", "--yes").stderr
+    assert "gone after a reboot" in said
+    stage.open_port()
+    assert stage.connects()
+    assert not stage.connects()
+
+
+def test_the_knock_port_is_reset_like_a_closed_port(closed):
+    """A SYN that is dropped is normally retransmitted, and a knock is not."""
+    for port in (closed.gate.knock_port, 80):
+        with closed.client.socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
+            connection.settimeout(1)
+            assert connection.connect_ex((SERVER, port)) == errno.ECONNREFUSED
