@@ -102,9 +102,14 @@ impl Backend {
         foreign_rules::findings(&listings, &own, rules, ports)
     }
 
-    /// Returns whether `port` can be opened. With iptables only guarded ports have a list.
+    /// Returns whether every port can be opened. With iptables only guarded ports have a list.
+    pub fn can_open_any(self) -> bool {
+        self != Self::Iptables
+    }
+
+    /// Returns whether `port` can be opened.
     pub fn can_open(self, rules: &Rules, port: u16) -> bool {
-        self != Self::Iptables || rules.guard.contains(port)
+        self.can_open_any() || rules.guard.contains(port)
     }
 }
 

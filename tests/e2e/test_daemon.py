@@ -126,6 +126,17 @@ def test_check_warns_of_a_udp_socket_on_a_guarded_port(stage):
     assert "port 22:" not in done.stderr
 
 
+@pytest.mark.parametrize("firewall, guard, opens", [
+    ("nft", "", "any port"), ("nft", "guard = 22", "any port"),
+    ("iptables", "", "no port"), ("iptables", "guard = 22, 443", "ports 22,443")])
+def test_check_says_what_a_profile_without_ports_opens(stage, firewall, guard, opens):
+    profile = Profile(stage, "gate")
+    (profile.path / "config").write_text(f"[main]\nknock_port = {profile.knock_port}\n")
+    done = check(stage, f"[main]\nlog = kmsg\nfirewall = {firewall}\n{guard}\n")
+    assert f'"gate": knock port {profile.knock_port}, opens {opens}\n' in done.stdout
+    assert ('"guard" is empty: knocks open nothing' in done.stderr) == (opens == "no port")
+
+
 def test_a_missing_config_means_the_defaults(stage):
     Profile(stage, "gate")
     done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)

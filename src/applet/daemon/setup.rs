@@ -91,6 +91,10 @@ impl Setup {
         }));
         let rules = Rules::new(&config, index.knock_ports());
         let backend = Backend::choose(config.firewall, &rules)?;
+        if config.guard.is_empty() && !backend.can_open_any() {
+            let why = "iptables opens guarded ports only, and \"guard\" is empty: knocks open nothing";
+            warnings.push(Error::refused(why).advise("set \"guard\" in the config, or use nftables"));
+        }
         for (found, port) in index.beyond(|port| backend.can_open(&rules, port)) {
             let name = &found.name;
             let why = format!("iptables cannot open port {port} (profile {name:?}): it is not in \"guard\"");
