@@ -15,7 +15,7 @@
 //! | 3 | [`config`], [`status`] | the daemon's config; what its watcher tells of itself |
 //! | 2 | [`say`] | output: lines to standard error or syslog, text to standard output |
 //! | 1 | [`wire`], [`ini`], [`sys`] | bytes ⇄ values, pure; the lines of an INI file; system calls, the only unsafe code |
-//! | 0 | [`error`], [`ports`] | the error type; sets of ports |
+//! | 0 | [`error`], [`ports`], [`search`] | the error type; sets of ports; byte search |
 //!
 //! # Data flow
 //!
@@ -47,6 +47,7 @@ pub mod knocker;
 pub mod ports;
 pub mod profile;
 pub mod say;
+pub mod search;
 pub mod status;
 pub mod sys;
 pub mod tunnel;

@@ -4,7 +4,10 @@
 //! whatever the clocks say.
 
 use super::kmsg;
+use crate::search;
 use crate::sys::clock;
+use crate::wire::entry;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The kernel's log clock may lag CLOCK_BOOTTIME by this much.
@@ -18,6 +21,12 @@ pub(super) struct StartTime {
     since_boot: Duration,
 }
 
+/// The timestamps that lines logged since the start can have, by the clocks as they are set now.
+pub(super) struct Fresh {
+    kernel: RangeInclusive<Duration>,
+    wall: Duration,
+}
+
 impl StartTime {
     pub fn now() -> Self {
         // Records already in the kernel's log are old. The clock is the fallback if the log cannot be read.
@@ -26,30 +35,89 @@ impl StartTime {
         Self { at: Instant::now(), since_boot: newest.max(least.saturating_sub(BEHIND)) }
     }
 
-    /// Returns whether `line` was logged before the start; `None` if it has no readable timestamp.
-    pub fn is_after(&self, line: &[u8]) -> Option<bool> {
-        // Only the text before the fields is written by the kernel or syslog; a sender can influence the rest.
-        let end = line.windows(3).position(|three| three == b"IN=").unwrap_or(line.len());
-        let head = line.get(..end).unwrap_or_default();
-        let kernel = kernel_time(head).map(|time| time < self.since_boot || time > clock::since_boot().1 + AHEAD);
+    /// Reads the clocks, once for all lines of one read.
+    pub fn fresh(&self) -> Fresh {
         // The wall clock may have been set since the start, so subtract the elapsed monotonic time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall = wall_time(head).map(|time| time < now.saturating_sub(self.at.elapsed()));
+        Fresh { kernel: self.since_boot..=clock::since_boot().1 + AHEAD, wall: now.saturating_sub(self.at.elapsed()) }
+    }
+}
+
+impl Fresh {
+    /// Returns whether `line` was logged since the start; `None` if it has no readable timestamp.
+    pub fn contains(&self, line: &[u8]) -> Option<bool> {
+        // Only the text before the fields is written by the kernel or syslog; a sender can influence the rest.
+        let fields = entry::fields_of(line).unwrap_or_default();
+        let head = line.get(..line.len() - fields.len()).unwrap_or_default();
+        let kernel = kernel_time(head).map(|time| self.kernel.contains(&time));
+        let wall = wall_time(head).map(|time| time >= self.wall);
         match (kernel, wall) {
-            (Some(kernel), Some(wall)) => Some(kernel || wall),
+            (Some(kernel), Some(wall)) => Some(kernel && wall),
             (kernel, wall) => kernel.or(wall),
         }
     }
 }
 
+/// The rest of a text that is being parsed.
+struct Text<'a>(&'a [u8]);
+
+impl Text<'_> {
+    /// Takes the next byte, if it is one of `wanted`.
+    fn take(&mut self, wanted: &[u8]) -> Option<u8> {
+        let (&byte, rest) = self.0.split_first()?;
+        for &wanted in wanted {
+            if wanted == byte {
+                self.0 = rest;
+                return Some(byte);
+            }
+        }
+        None
+    }
+
+    /// Takes the digits that come next.
+    fn digits(&mut self) -> &[u8] {
+        let end = self.0.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(self.0.len());
+        let (digits, rest) = self.0.split_at(end);
+        self.0 = rest;
+        digits
+    }
+
+    /// Parses a number of exactly `digits` digits.
+    fn number(&mut self, digits: usize) -> Option<u64> {
+        let (digits, rest) = self.0.split_at_checked(digits)?;
+        self.0 = rest;
+        entry::number(digits).map(u64::from)
+    }
+
+    /// Parses a number of two digits and takes one of `ends` after it.
+    fn pair(&mut self, ends: &[u8]) -> Option<u64> {
+        let number = self.number(2)?;
+        self.take(ends)?;
+        Some(number)
+    }
+}
+
 /// Parses the time since boot in `[ 1287.881436]`, as the kernel writes it.
 fn kernel_time(head: &[u8]) -> Option<Duration> {
-    head.split(|&byte| byte == b'[').skip(1).find_map(|rest| {
-        let end = rest.iter().position(|&byte| byte == b']')?;
-        let (seconds, fraction) = std::str::from_utf8(rest.get(..end)?).ok()?.split_once('.')?;
-        let micros = digits(fraction).filter(|_| fraction.len() == 6)?;
-        Some(Duration::from_secs(digits(seconds.trim_start_matches(' '))?) + Duration::from_micros(micros))
-    })
+    let mut rest = head;
+    while let Some(at) = search::first_byte(rest, b'[') {
+        rest = rest.get(at + 1..)?;
+        let time = kernel_stamp(Text(rest));
+        if time.is_some() {
+            return time;
+        }
+    }
+    None
+}
+
+/// Parses ` 1287.881436]`.
+fn kernel_stamp(mut text: Text<'_>) -> Option<Duration> {
+    while text.take(b" ").is_some() {}
+    let seconds = entry::number(text.digits())?;
+    text.take(b".")?;
+    let micros = text.number(6)?;
+    text.take(b"]")?;
+    Some(Duration::from_secs(seconds.into()) + Duration::from_micros(micros))
 }
 
 /// Parses the time since 1970 in `2026-11-22T10:01:42.123456+01:00` at the start of the line (RFC 3339, or journalctl's
@@ -57,57 +125,43 @@ fn kernel_time(head: &[u8]) -> Option<Duration> {
 ///
 /// Syslog's `<7>` and version `1` may precede the time. A time without a zone is rejected, because it is ambiguous.
 fn wall_time(head: &[u8]) -> Option<Duration> {
-    let ascii = head.iter().position(|byte| !byte.is_ascii()).unwrap_or(head.len());
-    let mut text = std::str::from_utf8(head.get(..ascii)?).ok()?;
-    if let Some((_, rest)) = text.strip_prefix('<').and_then(|rest| rest.split_once('>')) {
-        text = rest.strip_prefix("1 ").unwrap_or(rest);
+    let mut text = Text(head);
+    if text.take(b"<").is_some() {
+        text.0 = text.0.get(search::first_byte(text.0, b'>')? + 1..)?;
+        text.0 = text.0.strip_prefix(b"1 ").unwrap_or(text.0);
     }
-    let (date, rest) = text.split_at_checked(19)?;
-    let number = |from: usize, to: usize| digits(date.get(from..to)?);
-    let shape: String = date.chars().map(|char| if char.is_ascii_digit() { '0' } else { char }).collect();
-    if !["0000-00-00T00:00:00", "0000-00-00 00:00:00"].contains(&shape.as_str()) {
+    let year = text.number(2)? * 100 + text.pair(b"-")?;
+    let days = days(year as u32, text.pair(b"-")? as u32, text.pair(b"T ")? as u32)?;
+    let seconds = days * 86_400 + text.pair(b":")? * 3600 + text.pair(b":")? * 60 + text.number(2)?;
+    let mut nanos = 999_999_999_u32;
+    if text.take(b".,").is_some() {
+        let digits = text.digits();
+        let digits = digits.get(..9).unwrap_or(digits);
+        nanos = (digits.len()..9).fold(entry::number(digits).unwrap_or(0), |nanos, _| nanos * 10);
+    }
+    let local = Duration::new(seconds, nanos);
+    let sign = text.take(b"Z+-")?;
+    let mut offset = Duration::ZERO;
+    if sign != b'Z' {
+        let hours = text.number(2)?;
+        text.take(b":");
+        offset = Duration::from_secs(hours * 3600 + text.number(2)? * 60);
+    }
+    if !matches!(text.0, [] | [b' ', ..]) {
         return None;
     }
-    let days = days(number(0, 4)?, number(5, 7)?, number(8, 10)?)?;
-    let seconds = days * 86_400 + number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
-    let (fraction, zone) = match rest.strip_prefix(['.', ',']) {
-        Some(rest) => rest.split_at(rest.find(|char: char| !char.is_ascii_digit())?),
-        None => ("", rest),
-    };
-    let nanos = match digits(fraction.get(..fraction.len().min(9))?) {
-        Some(number) => number * 10u64.pow(9 - fraction.len().min(9) as u32),
-        None => 999_999_999,
-    };
-    let local = Duration::new(seconds, nanos as u32);
-    let zone = zone.split(' ').next()?;
-    if zone == "Z" {
-        return Some(local);
-    }
-    let (sign, offset) = zone.split_at_checked(1)?;
-    let offset = offset.replace(':', "");
-    let offset = digits(&offset).filter(|_| offset.len() == 4)?;
-    let offset = Duration::from_secs(offset / 100 * 3600 + offset % 100 * 60);
-    match sign {
-        "+" => local.checked_sub(offset),
-        "-" => Some(local + offset),
-        _ => None,
-    }
+    if sign == b'-' { Some(local + offset) } else { local.checked_sub(offset) }
 }
 
 /// Returns the number of days from 1970 to a date (Howard Hinnant's `days_from_civil`).
-fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+fn days(year: u32, month: u32, day: u32) -> Option<u64> {
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
     // Years start in March here, so that a leap day is the last day of its year.
     let year = if month <= 2 { year.checked_sub(1)? } else { year };
-    let (era, of_era) = (year / 400, year % 400);
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    (era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year).checked_sub(719_468)
-}
-
-fn digits(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    (year * 365 + year / 4 - year / 100 + year / 400 + of_year).checked_sub(719_468).map(u64::from)
 }
 
 #[cfg(test)]
@@ -176,15 +230,15 @@ mod tests {
     fn an_old_line_is_detected_by_either_clock() {
         let start = StartTime::now();
         let kernel = |time: Duration| format!("[{:5}.{:06}] x IN=e", time.as_secs(), time.subsec_micros());
-        let old = |line: &str| start.is_after(line.as_bytes());
+        let fresh = |line: &str| start.fresh().contains(line.as_bytes());
         let second = Duration::from_secs(1);
-        assert_eq!(old(&kernel(start.since_boot + Duration::from_micros(1))), Some(false));
-        assert_eq!(old(&kernel(start.since_boot + second)), Some(false));
-        assert_eq!(old(&kernel(start.since_boot.saturating_sub(second))), Some(true));
-        assert_eq!(old(&kernel(start.since_boot + 3600 * second)), Some(true), "before the machine started");
-        assert_eq!(old("2026-01-01T00:00:00Z host kernel: x IN=e"), Some(true));
-        assert_eq!(old("2999-01-01T00:00:00Z host kernel: x IN=e"), Some(false));
-        assert_eq!(old("2999-01-01T00:00:00Z host kernel: [    0.000001] x IN=e"), Some(true));
-        assert_eq!(old("Nov 22 07:58:30 host kernel: x IN=e SRC=[    0.000001]"), None, "a stranger's words");
+        assert_eq!(fresh(&kernel(start.since_boot + Duration::from_micros(1))), Some(true));
+        assert_eq!(fresh(&kernel(start.since_boot + second)), Some(true));
+        assert_eq!(fresh(&kernel(start.since_boot.saturating_sub(second))), Some(false));
+        assert_eq!(fresh(&kernel(start.since_boot + 3600 * second)), Some(false), "before the machine started");
+        assert_eq!(fresh("2026-01-01T00:00:00Z host kernel: x IN=e"), Some(false));
+        assert_eq!(fresh("2999-01-01T00:00:00Z host kernel: x IN=e"), Some(true));
+        assert_eq!(fresh("2999-01-01T00:00:00Z host kernel: [    0.000001] x IN=e"), Some(false));
+        assert_eq!(fresh("Nov 22 07:58:30 host kernel: x IN=e SRC=[    0.000001]"), None, "a stranger's words");
     }
 }

@@ -1,6 +1,6 @@
 //! Sorts records: passes new SYNs on, and reports old, incomplete and missing lines.
 
-use super::age::StartTime;
+use super::age::{Fresh, StartTime};
 use super::notice::Notice;
 use super::record::{LogEvent, Record};
 use crate::ports::PortSet;
@@ -15,6 +15,8 @@ const QUIET: Duration = Duration::from_secs(3600);
 /// The state that sorting needs.
 pub(super) struct Intake {
     start: StartTime,
+    /// The clocks during this read, once a line's timestamp was compared with them.
+    fresh: Option<Fresh>,
     /// Whether any line of the source may be older than the start, as on standard input.
     has_past: bool,
     past_reported: bool,
@@ -36,11 +38,17 @@ impl Intake {
     pub fn new(has_past: bool) -> Self {
         Self {
             start: StartTime::now(),
+            fresh: None,
             has_past,
             past_reported: false,
             untimed_reported: false,
             incomplete: IncompleteLines::default(),
         }
+    }
+
+    /// Starts the records of another read.
+    pub fn begin(&mut self) {
+        self.fresh = None;
     }
 
     /// Classifies one record.
@@ -57,8 +65,10 @@ impl Intake {
         };
         self.incomplete.others = 0;
         let may_be_past = self.has_past || matches!(record, Record::PastLine(_));
-        match record.line().filter(|_| may_be_past).map(|line| self.start.is_after(line)) {
-            Some(Some(true)) => {
+        let Self { fresh, start, .. } = self;
+        let is_fresh = |line| fresh.get_or_insert_with(|| start.fresh()).contains(line);
+        match record.line().filter(|_| may_be_past).map(is_fresh) {
+            Some(Some(false)) => {
                 if !std::mem::replace(&mut self.past_reported, true) {
                     each(LogEvent::Notice(Notice::Past));
                 }

@@ -4,7 +4,7 @@ use super::notice::Notice;
 use super::record::Record;
 use crate::error::{Error, Result};
 use crate::ports::PortSet;
-use crate::sys::memory;
+use crate::search;
 use crate::wire::entry;
 use crate::wire::incomplete::LOG_PREFIX;
 use std::fs::File;
@@ -46,7 +46,7 @@ impl Lines {
         let read = from.read(self.buffer.get_mut(self.filled..).unwrap_or_default())?;
         self.filled += read;
         let filled = self.buffer.get(..self.filled).unwrap_or_default();
-        let Some(end) = memory::find_last_byte(filled, b'\n') else {
+        let Some(end) = search::last_byte(filled, b'\n') else {
             if self.filled == self.buffer.len() {
                 self.filled = 0;
                 self.beheaded = true;
@@ -55,7 +55,7 @@ impl Lines {
         };
         let (mut whole, rest) = filled.split_at(end + 1);
         if self.beheaded {
-            let first = memory::find_byte(whole, b'\n').map_or(0, |at| at + 1);
+            let first = search::first_byte(whole, b'\n').map_or(0, |at| at + 1);
             whole = whole.get(first..).unwrap_or_default();
             self.beheaded = false;
         }
@@ -77,7 +77,7 @@ const REACH: usize = 96;
 /// shortly before SYN. Line ends are searched for only around a match.
 fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
     let mut from = 0;
-    while let Some(at) = text.get(from..).and_then(|rest| memory::find_byte(rest, b'Y')) {
+    while let Some(at) = text.get(from..).and_then(|rest| search::first_byte(rest, b'Y')) {
         let at = from + at;
         from = at + 1;
         if text.get(at.saturating_sub(2)..at + 3) != Some(b" SYN ") {
@@ -90,11 +90,11 @@ fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
         }) else {
             continue;
         };
-        let start = memory::find_last_byte(before, b'\n').map_or(0, |newline| newline + 1);
+        let start = search::last_byte(before, b'\n').map_or(0, |newline| newline + 1);
         if start > named {
             continue;
         }
-        let end = at + memory::find_byte(after, b'\n').unwrap_or(after.len());
+        let end = at + search::first_byte(after, b'\n').unwrap_or(after.len());
         each(Record::Line(text.get(start..end).unwrap_or_default()));
         from = end;
     }
@@ -105,11 +105,11 @@ fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
 /// A program that truncates long lines truncates many, so one line of each read is enough.
 fn cut(text: &[u8], each: &mut dyn FnMut(Record<'_>)) {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
-    let start = memory::find_last_byte(text, b'\n').map_or(0, |newline| newline + 1);
+    let start = search::last_byte(text, b'\n').map_or(0, |newline| newline + 1);
     let line = text.get(start..).unwrap_or_default();
-    let has = |word: &[u8]| memory::contains(line, word);
+    let has = |word: &[u8]| search::contains(line, word);
     // A line that has its flags was handled above.
-    if has(b" IN=") && !has(b" URGP=") && !has(b" SYN ") && (has(b" PROTO=TCP") || has(LOG_PREFIX)) {
+    if !has(b"URGP=") && !has(b"SYN ") && has(b"IN=") && (has(b"PROTO=TCP") || has(LOG_PREFIX)) {
         each(Record::Line(line));
     }
 }
@@ -119,7 +119,7 @@ fn last_port(text: &[u8]) -> Option<usize> {
     let far = text.len().saturating_sub(REACH);
     let mut near = text.get(far..)?;
     // Between the two words only PSH has a P.
-    while let Some(at) = near.iter().rposition(|&byte| byte == b'P') {
+    while let Some(at) = search::last_byte(near, b'P') {
         if near.get(at.saturating_sub(2)..at + 3) == Some(b" DPT=") {
             return Some(far + at - 2);
         }

@@ -96,6 +96,7 @@ impl Klog {
     /// records it looks only at the port.
     pub fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(LogEvent)) -> Result<()> {
         let Self { source, intake } = self;
+        intake.begin();
         let mut take = |record: Record<'_>| intake.take(record, ports, each);
         let notice = match source {
             Source::Kmsg(kmsg) => kmsg.read(ports, &mut take),

@@ -12,7 +12,6 @@ pub mod file;
 pub mod inotify;
 pub mod links;
 pub mod listeners;
-pub mod memory;
 pub mod netlink;
 pub mod nf_tables;
 pub mod pipe;

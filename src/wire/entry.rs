@@ -3,7 +3,8 @@
 //! Anybody can make the kernel log almost any field, so the parser accepts only lines that are exactly those of a SYN.
 
 use super::seal::{Ciphertext, Fields};
-use std::net::IpAddr;
+use crate::search;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The logged fields of one SYN.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl Entry {
         let mut words = Words::default();
         let mut rest = fields_of(line)?;
         while !rest.is_empty() {
-            let (word, after) = rest.split_at_checked(first(rest, |byte| byte <= b' ', separators))?;
+            let (word, after) = rest.split_at_checked(search::first(rest, search::marks_separators))?;
             if !word.is_empty() {
                 words.take(word)?;
             }
@@ -85,8 +86,8 @@ impl Entry {
             return None;
         }
         let (source, id) = match (words.id, words.flow_label) {
-            (Some(id), None) => (IpAddr::V4(address(words.source?)?), short(id)?),
-            (None, Some(label)) => (IpAddr::V6(address(words.source?)?), flow_id(number(label)?)?),
+            (Some(id), None) => (v4(words.source?)?, short(id)?),
+            (None, Some(label)) => (v6(words.source?)?, flow_id(number(label)?)?),
             _ => return None,
         };
         Some(Self {
@@ -129,11 +130,11 @@ pub(super) fn flow_id(label: u32) -> Option<u16> {
 }
 
 /// Returns the part of a line from `IN=` on. A log prefix may contain anything, and may not be separated from `IN=`.
-fn fields_of(line: &[u8]) -> Option<&[u8]> {
+pub fn fields_of(line: &[u8]) -> Option<&[u8]> {
     let (mut touched, mut from) = (None, 0);
     loop {
         let rest = line.get(from..)?;
-        let equals = from + first(rest, |byte| byte == b'=', equal_signs);
+        let equals = from + search::first(rest, |eight| search::marks(eight, b'='));
         if equals >= line.len() {
             return line.get(touched?..);
         }
@@ -146,53 +147,37 @@ fn fields_of(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-const ONES: u64 = 0x0101_0101_0101_0101;
-const TOP_BITS: u64 = ONES << 7;
+/// Parses an IPv6 address.
+fn v6(text: &[u8]) -> Option<IpAddr> {
+    std::str::from_utf8(text).ok()?.parse().ok().map(IpAddr::V6)
+}
 
-/// Returns the index of the first byte for which `found` is true, or the length. Tests eight bytes at a time,
-/// because a flood is parsed too: `marks` must set the top bit of the first such byte of eight, and of no byte
-/// before it.
-fn first(bytes: &[u8], found: impl Fn(u8) -> bool, marks: impl Fn(u64) -> u64) -> usize {
-    let mut at = 0;
-    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        let marks = marks(u64::from_le_bytes(*eight));
-        if marks != 0 {
-            return at + marks.trailing_zeros() as usize / 8;
+/// Parses an IPv4 address. The standard library takes four times as long, for every SYN of a flood.
+fn v4(text: &[u8]) -> Option<IpAddr> {
+    let (mut octets, mut bits) = (0, 0);
+    for octet in text.split(|&byte| byte == b'.') {
+        let value = number(octet).filter(|&value| value < 256)?;
+        // 01 may be meant as octal.
+        if octet.len() > 1 && octet.first() == Some(&b'0') {
+            return None;
         }
-        at += 8;
+        octets += 1;
+        bits = bits << 8 | value;
     }
-    while bytes.get(at).is_some_and(|&byte| !found(byte)) {
-        at += 1;
-    }
-    at
+    (octets == 4).then(|| Ipv4Addr::from_bits(bits).into())
 }
 
-/// Marks spaces and control characters.
-fn separators(eight: u64) -> u64 {
-    eight.wrapping_sub(ONES * (u64::from(b' ') + 1)) & !eight & TOP_BITS
-}
-
-/// Marks equal signs.
-fn equal_signs(eight: u64) -> u64 {
-    let differs = eight ^ (ONES * u64::from(b'='));
-    differs.wrapping_sub(ONES) & !differs & TOP_BITS
-}
-
-fn address<A: std::str::FromStr>(text: &[u8]) -> Option<A> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// Parses a decimal number of 32 bits.
-fn number(digits: &[u8]) -> Option<u32> {
-    let mut number = 0_u32;
-    for byte in digits {
+/// Parses a decimal number of 32 bits and at most ten digits.
+pub fn number(digits: &[u8]) -> Option<u32> {
+    let mut number = 0;
+    for byte in digits.get(..digits.len().min(11))? {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
             return None;
         }
-        number = number.checked_mul(10)?.checked_add(digit.into())?;
+        number = number * 10 + u64::from(digit);
     }
-    (!digits.is_empty()).then_some(number)
+    number.try_into().ok().filter(|_| (1..=10).contains(&digits.len()))
 }
 
 /// Parses a decimal number of 16 bits.
@@ -351,19 +336,6 @@ mod tests {
             assert_eq!(knock_port(line.as_bytes()), port, "{line:?}");
             let padded = format!("D PT= DP{line}");
             assert_eq!(knock_port(padded.as_bytes()), port, "{padded:?}");
-        }
-    }
-
-    #[test]
-    fn a_word_ends_at_a_space_or_a_control_character() {
-        for length in 0..40 {
-            for last in 0..=u8::MAX {
-                let line = [&b"0\xff!~"[..]; 10].concat();
-                let line = [&line[..length], &[last], b" 1"].concat();
-                let expected = if last <= b' ' { length } else { length + 1 };
-                assert_eq!(first(&line, |byte| byte <= b' ', separators), expected, "{line:?}");
-                assert_eq!(first(&line[..length], |byte| byte <= b' ', separators), length);
-            }
         }
     }
 

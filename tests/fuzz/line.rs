@@ -76,13 +76,9 @@ fn slow(line: &[u8]) -> Option<Entry> {
 }
 
 fn number(digits: &str, most: u64) -> Option<u64> {
-    if digits.is_empty() || !digits.chars().all(|char| char.is_ascii_digit()) {
+    if digits.is_empty() || digits.len() > 10 || !digits.chars().all(|char| char.is_ascii_digit()) {
         return None;
     }
-    let significant = digits.trim_start_matches('0');
-    if significant.len() > 10 {
-        return None;
-    }
-    let number = significant.chars().fold(0, |number, digit| number * 10 + u64::from(digit.to_digit(10).unwrap()));
+    let number = digits.chars().fold(0, |number, digit| number * 10 + u64::from(digit.to_digit(10).unwrap()));
     (number <= most).then_some(number)
 }

@@ -1,0 +1,111 @@
+//! Searches bytes, several at a time: whoever floods a knock port makes the daemon read that much more.
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// Returns the index of the first byte that `marks` marks, or the length. Tests eight bytes at a time, because a flood
+/// is parsed too: `marks` must set the top bit of the first such byte of eight, and of no byte before it.
+#[inline(always)]
+pub fn first(bytes: &[u8], marks: impl Fn(u64) -> u64) -> usize {
+    let mut rest = bytes;
+    while let Some((eight, after)) = rest.split_first_chunk() {
+        let marks = marks(u64::from_le_bytes(*eight));
+        if marks != 0 {
+            return bytes.len() - rest.len() + marks.trailing_zeros() as usize / 8;
+        }
+        rest = after;
+    }
+    let mut eight = [0; 8];
+    eight.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    bytes.len() - rest.len() + (marks(u64::from_le_bytes(eight)).trailing_zeros() as usize / 8).min(rest.len())
+}
+
+/// Marks bytes for [`first`] that are `byte`.
+#[inline(always)]
+pub fn marks(eight: u64, byte: u8) -> u64 {
+    let differs = eight ^ (ONES * u64::from(byte));
+    differs.wrapping_sub(ONES) & !differs & (ONES << 7)
+}
+
+/// Marks spaces and control characters for [`first`].
+#[inline(always)]
+pub fn marks_separators(eight: u64) -> u64 {
+    eight.wrapping_sub(ONES * (u64::from(b' ') + 1)) & !eight & (ONES << 7)
+}
+
+/// Returns the position of the first `byte` in `haystack`.
+pub fn first_byte(haystack: &[u8], byte: u8) -> Option<usize> {
+    let mut rest = haystack;
+    while let Some((block, after)) = rest.split_first_chunk() {
+        if has_byte(*block, byte) {
+            break;
+        }
+        rest = after;
+    }
+    let at = first(rest, |eight| marks(eight, byte));
+    (at < rest.len()).then(|| haystack.len() - rest.len() + at)
+}
+
+/// Returns the position of the last `byte` in `haystack`.
+pub fn last_byte(haystack: &[u8], byte: u8) -> Option<usize> {
+    let mut before = haystack;
+    while let Some((rest, block)) = before.split_last_chunk() {
+        if has_byte(*block, byte) {
+            break;
+        }
+        before = rest;
+    }
+    before.iter().rposition(|&found| found == byte)
+}
+
+/// Returns whether `block` contains `byte`, as [`marks`] finds it.
+#[inline(always)]
+fn has_byte(block: [u8; 16], byte: u8) -> bool {
+    const ONES: u128 = 0x0101_0101_0101_0101_0101_0101_0101_0101;
+    let differs = u128::from_ne_bytes(block) ^ (ONES * u128::from(byte));
+    differs.wrapping_sub(ONES) & !differs & (ONES << 7) != 0
+}
+
+/// Returns whether `haystack` contains `needle`. Fast if the needle's first byte is rare.
+pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    let Some(&start) = needle.first() else { return true };
+    let mut rest = haystack;
+    while let Some(found) = first_byte(rest, start).and_then(|at| rest.get(at..)) {
+        if found.starts_with(needle) {
+            return true;
+        }
+        rest = found.get(1..).unwrap_or_default();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_ends_at_a_space_or_a_control_character() {
+        for length in 0..40 {
+            for last in 0..=u8::MAX {
+                let line = [&b"0\xff!~"[..]; 10].concat();
+                let line = [&line[..length], &[last], b" 1"].concat();
+                let expected = if last <= b' ' { length } else { length + 1 };
+                assert_eq!(first(&line, marks_separators), expected, "{line:?}");
+                assert_eq!(first(&line[..length], marks_separators), length);
+            }
+        }
+    }
+
+    #[test]
+    fn finds_the_first_and_the_last_byte() {
+        assert!(contains(b"abcabc", b"ca") && !contains(b"abc", b"cab") && !contains(b"", b"x"));
+        assert_eq!((first_byte(b"abc", 0), first_byte(b"", b'b'), last_byte(b"", b'b')), (None, None, None));
+        let text: Vec<u8> = (0..200_u8).map(|number| number.wrapping_mul(37) % 7).collect();
+        for (from, to) in (0..50).flat_map(|from| (from..text.len()).map(move |to| (from, to))) {
+            let haystack = &text[from..to];
+            for byte in [0, 3, 6, 7] {
+                assert_eq!(first_byte(haystack, byte), haystack.iter().position(|&found| found == byte));
+                assert_eq!(last_byte(haystack, byte), haystack.iter().rposition(|&found| found == byte));
+            }
+        }
+    }
+}
