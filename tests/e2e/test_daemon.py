@@ -12,7 +12,7 @@ import pytest
 
 import classic
 import packets
-from stage import BINARY, CLIENT, SERVER, Profile, Service, status
+from stage import BINARY, CLIENT, SERVER, Daemon, Profile, Service, status
 from test_faults import process
 
 
@@ -612,3 +612,25 @@ def test_it_starts_under_a_parent_that_ignores_sigchld(stage):
         stage.start_daemon(restore_signals=False)
     finally:
         signal.signal(signal.SIGCHLD, previous)
+
+
+@pytest.mark.parametrize("first", ["is ready", "starts too"])
+def test_of_two_daemons_on_one_nflog_group_one_ends_and_the_other_goes_on(stage, firewall, first):
+    stage.configure(firewall=firewall, guard="22", log="nflog:93")
+    stage.gate = Profile(stage, "gate", ports=[22])
+    stage.gate.give_to_client()
+    other = shutil.copytree(stage.server_dir, stage.directory / "other")
+    daemons = [stage.start_daemon(ready=first == "is ready"), stage.keep(Daemon(stage.server, other, ready=False))]
+
+    def ended(daemon):
+        daemon.unheard()
+        return daemon._rest is None
+
+    wait_until(lambda: any([ended(daemon) for daemon in daemons]), timeout=5)
+    [first_to_end] = [daemon for daemon in daemons if ended(daemon)]
+    assert first_to_end.wait_for_end() == 1
+    assert any("(knock-watcher) listens to it: stop that, or choose another group" in line for line in first_to_end.said)
+    [stage.daemon] = [daemon for daemon in daemons if daemon is not first_to_end]
+    wait_until(lambda: any(": ready" in line for line in stage.daemon.said + stage.daemon.unheard()))
+    stage.open_port()
+    assert stage.connects()
