@@ -19,6 +19,7 @@ use crate::config;
 use crate::error::{Error, Result, reason};
 use crate::ports::Ports;
 use std::io;
+use std::time::Duration;
 
 /// Which firewall holds our rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +160,24 @@ impl Admitter {
         match &mut self.kind {
             Kind::Nft(sets) => sets.admit(opening),
             Kind::Iptables(lists) => lists.admit(opening),
+        }
+    }
+
+    /// Returns the age at which to look whether an opening was used. With nftables that is shortly before its end,
+    /// when the kernel forgets it.
+    pub fn time_to_look(&self, opening: &Opening) -> Duration {
+        let time = Duration::from_secs(opening.seconds.into());
+        match &self.kind {
+            Kind::Nft(_) => time - Duration::from_millis(100),
+            Kind::Iptables(_) => time + Duration::from_secs(1),
+        }
+    }
+
+    /// Ends an opening. Returns whether it was still there, which means that no connection has used it or can.
+    pub fn withdraw(&self, opening: &Opening) -> io::Result<bool> {
+        match &self.kind {
+            Kind::Nft(sets) => sets.withdraw(opening),
+            Kind::Iptables(lists) => lists.is_left(opening),
         }
     }
 }

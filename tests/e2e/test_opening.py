@@ -1,13 +1,18 @@
 """Openings: which packets open a port, for which source, port and duration; and which do not."""
 
 import os
+import re
+import signal
+import subprocess
 import time
 
 import pytest
 
 import classic
 import packets
-from stage import CLIENT, SERVER, Capture, Profile
+import test_wires
+from stage import CLIENT, FAMILIES, SERVER, Capture, Profile
+from test_faults import process
 
 
 def test_one_knock_admits_one_connection(stage, firewall, log):
@@ -42,6 +47,58 @@ def test_a_second_knock_renews_the_delay(stage, firewall):
     time.sleep(1.3)
     assert stage.connects()
     assert not stage.connects()
+
+
+def unused(stage, seconds):
+    """The sources for which the daemon says within this time that nobody used an opening of port 22."""
+    time.sleep(seconds)
+    stage.daemon.unheard()
+    lines = [line for line in stage.daemon.said if "nobody used" in line]
+    assert sum("knockknock doctor" in line for line in stage.daemon.said) == len(lines)
+    return [re.fullmatch("knockknock-daemon: nobody used the opening of port 22 to (.*) in its 1 s", line)[1] for line in lines]
+
+
+def test_an_opening_that_nobody_used_is_reported_with_source_and_port(stage, firewall, family):
+    stage.open_up(firewall, delay=1)
+    server, client = FAMILIES[family]
+    stage.client.send(test_wires.classic_packet(stage.gate, 0, client, server))
+    stage.opened(source=client)
+    assert unused(stage, 0.5) == []
+    assert unused(stage, 2) == [client]
+    assert not stage.connects(address=server)
+    assert unused(stage, 2) == [client], "once"
+
+
+def test_an_opening_that_was_used_is_not_reported_as_unused(stage, firewall):
+    stage.open_up(firewall, delay=1)
+    for knocks in (1, 2):
+        for _ in range(knocks):
+            stage.open_port()
+        assert stage.connects()
+    assert unused(stage, 3) == []
+
+
+def test_an_opening_behind_one_that_was_used_is_reported(stage, firewall):
+    stage.open_up(firewall, delay=1)
+    stage.open_port()
+    assert stage.connects()
+    stage.open_port()
+    assert unused(stage, 2.5) == [CLIENT]
+
+
+def test_the_opener_sleeps_before_and_after_an_opening_that_nobody_uses(stage, firewall):
+    stage.open_up(firewall, delay=2)
+    opener = process(stage.daemon, "opener")
+    stage.open_port()
+    trace = stage.directory / "strace"
+    tracer = stage.server.start("strace", "-ttt", "-o", trace, "-p", opener, stderr=subprocess.PIPE, text=True)
+    assert "attached" in tracer.stderr.readline()
+    time.sleep(6)
+    tracer.send_signal(signal.SIGINT)
+    tracer.communicate()
+    times = [float(line.split()[0]) for line in trace.read_text().splitlines() if re.match(r"\d", line)]
+    gaps = sorted(later - earlier for earlier, later in zip(times, times[1:]))
+    assert len(times) < 20 and gaps[-1] > 1, "it wakes up once"
 
 
 def test_an_opening_is_for_the_sender_only(gate):

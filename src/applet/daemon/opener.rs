@@ -10,14 +10,20 @@ use crate::error::{Error, Result};
 use crate::firewall::{Admission, Admitter, Backend, Opening};
 use crate::say;
 use crate::sys::privilege::Capability;
-use crate::sys::process;
 use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
+use crate::sys::{poll, process};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::Instant;
 
 /// Exit code: an opening failed because our rules are gone, or may be gone.
 pub const RULES_GONE: u8 = 64;
+
+/// The opener remembers this many openings, to report those that nobody uses.
+const MAX_UNUSED: usize = 64;
 
 /// The opener's system calls: messages from the watcher and to the kernel, and writes to a `recent` list.
 const CALLS: &[&[libc::c_long]] = &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
@@ -58,7 +64,9 @@ fn receive_limits(channel: &Channel) -> Result<OpenerLimits> {
 }
 
 fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> Result<u8> {
+    let mut unused = Unused::default();
     loop {
+        unused.report(channel, admitter).map_err(|cause| Error::system("wait for the watcher", cause))?;
         // One byte more than a request, so that a longer message is detected.
         let mut bytes = [0; OpenRequest::BYTES + 1];
         let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read from the watcher", cause))?;
@@ -68,7 +76,7 @@ fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> R
         let request = bytes.get(..length).and_then(OpenRequest::from_bytes);
         let request = request.ok_or_else(|| Error::refused("the watcher sent an invalid request; the daemon ends"))?;
         hooks::step("opener: asked");
-        match answer(limits, admitter, &request) {
+        match answer(limits, admitter, &mut unused, &request) {
             Ok(answer) => {
                 hooks::step("opener: opened");
                 channel.send(&answer.to_bytes()).map_err(|cause| Error::system("answer the watcher", cause))?;
@@ -81,13 +89,55 @@ fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> R
     }
 }
 
-fn answer(limits: &OpenerLimits, admitter: &mut Admitter, request: &OpenRequest) -> io::Result<OpenReply> {
+/// Openings that no connection may have used yet, with the times to look at them, which are in order.
+#[derive(Default)]
+struct Unused(VecDeque<(Instant, Opening)>);
+
+impl Unused {
+    /// Remembers an opening. Those beyond the limit are never reported.
+    fn remember(&mut self, opening: Opening, admitter: &Admitter) {
+        self.0.retain(|(_, other)| (other.source, other.port) != (opening.source, opening.port));
+        if self.0.len() < MAX_UNUSED {
+            self.0.push_back((Instant::now() + admitter.time_to_look(&opening), opening));
+        }
+    }
+
+    /// Reports unused openings when their time is up. Returns when the watcher has sent something or no opening is left.
+    fn report(&mut self, channel: &Channel, admitter: &Admitter) -> io::Result<()> {
+        while let Some(&(due, opening)) = self.0.front() {
+            let left = due.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                match poll::readable([channel.as_fd()], Some(left))? {
+                    [true] => break,
+                    [false] => continue,
+                }
+            }
+            self.0.pop_front();
+            let Opening { source, port, seconds } = opening;
+            if admitter.withdraw(&opening).unwrap_or(false) {
+                say::warn(format_args!("nobody used the opening of port {port} to {source} in its {seconds} s"));
+                say::warn("if a connection was tried, see what is in its way: knockknock doctor");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn answer(
+    limits: &OpenerLimits,
+    admitter: &mut Admitter,
+    unused: &mut Unused,
+    request: &OpenRequest,
+) -> io::Result<OpenReply> {
     if !limits.allowed.contains(request.port()) {
         return Ok(OpenReply::PortNotPermitted);
     }
     let opening = Opening { source: request.source(), port: request.port(), seconds: request.seconds() };
     admitter.admit(&opening).map(|admission| match admission {
-        Admission::Admitted => OpenReply::Opened,
+        Admission::Admitted => {
+            unused.remember(opening, admitter);
+            OpenReply::Opened
+        }
         Admission::SetFull => OpenReply::SetFull,
         Admission::OwnAddress => OpenReply::OwnAddress,
         Admission::SeveralLinks => OpenReply::SeveralLinks,

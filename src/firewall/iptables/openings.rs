@@ -6,7 +6,7 @@ use crate::firewall::rules::{Admission, Opening, StandingOpening};
 use crate::ports::Ports;
 use crate::sys::process;
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 
 /// Writes openings into the lists.
@@ -23,8 +23,11 @@ impl ListWriter {
         for &version in versions() {
             for port in guard.iter() {
                 let path = version.list_path(port);
-                let file =
-                    File::options().write(true).open(&path).map_err(|cause| Error::path("open", &path, cause))?;
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .open(&path)
+                    .map_err(|cause| Error::path("open", &path, cause))?;
                 lists.push((version, port, file));
             }
         }
@@ -33,13 +36,27 @@ impl ListWriter {
 
     /// Writes the address to the port's list, which gives it a new time.
     pub(in crate::firewall) fn admit(&self, opening: &Opening) -> io::Result<Admission> {
-        let version = if matches!(opening.source, IpAddr::V4(_)) { IpVersion::V4 } else { IpVersion::V6 };
-        let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (version, opening.port));
-        let Some(mut file) = list.map(|(_, _, file)| file) else { return Ok(Admission::PortNotGuarded) };
+        let Some(mut file) = self.list(opening) else { return Ok(Admission::PortNotGuarded) };
         // The kernel takes a write at the file's start only, and no pwrite.
         file.seek(SeekFrom::Start(0))?;
         file.write_all(format!("+{}\n", opening.source).as_bytes())?;
         Ok(Admission::Admitted)
+    }
+
+    /// Returns whether the address is still in the port's list. A connection that uses the opening removes it.
+    pub(in crate::firewall) fn is_left(&self, opening: &Opening) -> io::Result<bool> {
+        let Some(mut file) = self.list(opening) else { return Ok(false) };
+        file.seek(SeekFrom::Start(0))?;
+        let mut list = Vec::with_capacity(1 << 14);
+        // `Take` hides that this is a file, whose size the opener may not query.
+        file.take(1 << 16).read_to_end(&mut list)?;
+        Ok(addresses(&String::from_utf8_lossy(&list)).any(|source| source == opening.source))
+    }
+
+    fn list(&self, opening: &Opening) -> Option<&File> {
+        let version = if opening.source.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
+        let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (version, opening.port));
+        list.map(|(_, _, file)| file)
     }
 }
 
@@ -49,9 +66,13 @@ pub(in crate::firewall) fn standing(guard: &Ports) -> Vec<StandingOpening> {
     for port in guard.iter() {
         for version in versions() {
             let list = fs::read_to_string(version.list_path(port)).unwrap_or_default();
-            let words = list.lines().filter_map(|line| line.strip_prefix("src=")?.split(' ').next()?.parse().ok());
-            found.extend(words.map(|source| StandingOpening { source, port, left: None }));
+            found.extend(addresses(&list).map(|source| StandingOpening { source, port, left: None }));
         }
     }
     found
+}
+
+/// Parses the addresses from the text of a list.
+fn addresses(list: &str) -> impl Iterator<Item = IpAddr> {
+    list.lines().filter_map(|line| line.strip_prefix("src=")?.split(' ').next()?.parse().ok())
 }

@@ -48,7 +48,28 @@ impl SetWriter {
         }
         batch.message(NFT_MSG_NEWSETELEM, add, 2, &NFGENMSG_INET, |body| element(body, opening, true));
         batch.message(NFNL_MSG_BATCH_END, flags, 3, &NFGENMSG_BATCH, |_| {});
-        self.requests.send(batch.bytes())?;
+        self.exchange(&batch)
+    }
+
+    /// Removes the element. Returns whether it was there.
+    pub(in crate::firewall) fn withdraw(&self, opening: &Opening) -> io::Result<bool> {
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+        let mut get = Writer::default();
+        get.message(NFT_MSG_GETSETELEM, flags, 1, &NFGENMSG_INET, |body| element(body, opening, false));
+        let mut batch = Writer::default();
+        batch.message(NFNL_MSG_BATCH_BEGIN, libc::NLM_F_REQUEST as u16, 0, &NFGENMSG_BATCH, |_| {});
+        batch.message(NFT_MSG_DELSETELEM, flags, 1, &NFGENMSG_INET, |body| element(body, opening, false));
+        batch.message(NFNL_MSG_BATCH_END, libc::NLM_F_REQUEST as u16, 2, &NFGENMSG_BATCH, |_| {});
+        // Ask first: most openings have been used, and a transaction that fails makes others wait.
+        match self.exchange(&get).and_then(|()| self.exchange(&batch)) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
+    }
+
+    /// Sends messages, and returns how the kernel has answered.
+    fn exchange(&self, messages: &Writer) -> io::Result<()> {
+        self.requests.send(messages.bytes())?;
         // The kernel has answered before `send` returns: for the add, and for whatever failed.
         let (mut added, mut failed) = (false, None);
         let mut buffer = [0; 4096];
