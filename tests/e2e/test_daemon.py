@@ -428,14 +428,68 @@ def wait_until(happens, timeout=2):
 
 def test_replays_and_wrong_tags_are_summarised(gate):
     gate.open_port()
-    heard = len(gate.daemon.said)
     for counter in range(50):
         gate.client.send(gate.gate.packet(0))
     for fields in classic.knocks(os.urandom(16), os.urandom(16), range(50), 22):
         gate.client.send(packets.tcp(CLIENT, SERVER, 40000, gate.gate.knock_port, fields))
     assert gate.nothing_opened()
     gate.daemon.wait_for("ignored in the last minute: 50 replayed knocks, 50 wrong codes", timeout=65)
-    assert len(gate.daemon.said) - heard == 2, "the fence and one line for all of them"
+    assert [line for line in gate.daemon.said if "wrong code" in line or "old counter" in line][1:] == gate.daemon.said[-1:], \
+        "the first at once, and one line for all of them"
+
+
+def refusals(stage):
+    """The lines on refused knocks so far, without their advice."""
+    assert stage.nothing_opened()
+    return [line.removeprefix("knockknock-daemon: ") for line in stage.daemon.said if ": knock from" in line]
+
+
+def wrong(stage, number, source=CLIENT):
+    """Knocks with a wrong code."""
+    for fields in classic.knocks(os.urandom(16), os.urandom(16), range(number), 22):
+        stage.client.send(packets.tcp(source, SERVER, 40000, stage.gate.knock_port, fields))
+
+
+def test_a_wrong_code_from_a_source_that_knocked_before_is_logged_at_once_and_once(stage, firewall, wire):
+    stage.open_up(firewall, wire=wire)
+    stage.open_port()
+    wrong(stage, 5)
+    assert refusals(stage) == [f'knock from {CLIENT} for profile "gate" with a wrong code, after valid ones']
+    assert "if it is from your client, its profile differs from the server's" in "".join(stage.daemon.said)
+    stage.open_port()
+    wrong(stage, 5)
+    assert len(refusals(stage)) == 1
+
+
+def test_the_first_wrong_codes_for_a_profile_are_logged_at_once_and_a_flood_is_not(stage, wire):
+    stage.open_up(wire=wire)
+    for last in range(3, 200):
+        wrong(stage, 1, source=f"10.9.0.{last}")
+    assert refusals(stage) == [f'knock from 10.9.0.{last} for profile "gate" with a wrong code' for last in (3, 4, 5)]
+
+
+def test_wrong_codes_at_a_knock_port_of_several_profiles_name_the_port(stage):
+    stage.open_up(wire="stealth")
+    Profile(stage, "other", knock_port=stage.gate.knock_port, wire="stealth")
+    stage.daemon.process.send_signal(signal.SIGHUP)
+    stage.daemon.wait_for(": ready")
+    wrong(stage, 1)
+    assert refusals(stage) == [f"knock from {CLIENT} at knock port {stage.gate.knock_port} with a wrong code"]
+
+
+@pytest.mark.parametrize("wire, ports", [("classic", None), ("classic", [22]), ("stealth", [22])])
+def test_a_client_with_an_old_copy_of_its_profile_is_named_at_once(stage, wire, ports):
+    """Its counters are older than the replay cache is long, so they look like wrong codes."""
+    stage.configure(firewall="nft", guard="22, 7", log="kmsg", error_window=200)
+    stage.gate = Profile(stage, "gate", ports=ports, wire=wire)
+    (stage.gate.path / "counter").write_text("300\n")
+    stage.gate.give_to_client()
+    stage.fence = Profile(stage, "fence", ports=[7])
+    stage.start_daemon()
+    (stage.gate.client_path / "counter").write_text("187\n")
+    stage.knock()
+    assert refusals(stage) == [f'knock from {CLIENT} for profile "gate" with an old counter, 113 behind']
+    assert "its profile is an old copy: make a new profile" in "".join(stage.daemon.said)
 
 
 def test_no_secret_is_logged(gate):

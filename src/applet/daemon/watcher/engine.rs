@@ -229,6 +229,12 @@ impl Engine {
         self.decryption.charge(source, spent, now);
     }
 
+    /// Returns how far the counter of a refused SYN lies behind the profile's next counter, if it is one of the last
+    /// few that were used.
+    pub fn counters_behind(&self, profile: usize, entry: &Entry) -> Option<u64> {
+        self.profiles[profile].counters_behind(&Message::of(&entry.fields)?)
+    }
+
     /// Computes some more codes of the look-ahead table. Returns `false` when the table is complete.
     pub fn fill(&mut self) -> bool {
         self.look_ahead.fill(&self.profiles)

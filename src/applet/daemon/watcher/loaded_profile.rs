@@ -8,6 +8,9 @@ use crate::wire::{Ciphertext, Keys, Wire};
 /// Profiles that list more ports are not held in the look-ahead table.
 const MAX_HELD_PORTS: usize = 16;
 
+/// How many used counters are searched to explain a refused knock: 16 ports take about 2 ms on x86-64.
+const MAX_BEHIND: u32 = 200;
+
 /// A profile with its keys but without its files.
 pub struct LoadedProfile {
     keys: Keys,
@@ -80,6 +83,17 @@ impl LoadedProfile {
         let only = self.ports.as_ref().filter(|_| listed_only);
         let unsealed = self.keys.unseal(ciphertext, first..=last, only)?;
         Some((unsealed.counter(), unsealed.port()))
+    }
+
+    /// Returns how far behind the next counter `message` was made, if that is at most [`MAX_BEHIND`].
+    pub(super) fn counters_behind(&self, message: &Message) -> Option<u64> {
+        let first = self.next.saturating_sub(MAX_BEHIND.into());
+        if let (Message::Classic(ciphertext), []) = (message, self.held_ports()) {
+            let (counter, _) = self.decrypt(ciphertext, first, (self.next - first) as u32, true)?;
+            return Some(self.next - u64::from(counter));
+        }
+        let made = |counter: u64| self.held_ports().iter().any(|&port| self.message(counter as u32, port) == *message);
+        (first..self.next).rev().find(|&counter| made(counter)).map(|counter| self.next - counter)
     }
 
     /// Returns whether the counter in memory is on disk.

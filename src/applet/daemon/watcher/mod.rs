@@ -6,6 +6,7 @@ mod armed;
 mod code_table;
 mod decryption;
 pub mod engine;
+mod ignored;
 mod keyed_hash;
 mod loaded_profile;
 mod look_ahead;
@@ -34,7 +35,7 @@ use crate::sys::process;
 use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
 use crate::wire::Entry;
-use engine::{Action, Engine, Settings};
+use engine::{Action, Engine, Event, Settings};
 use publication::Publication;
 use report::Report;
 use std::io;
@@ -184,7 +185,8 @@ impl Watcher {
                 "the profiles list many ports: error_window is reduced to {window} and resync_window to {far}"
             ));
         }
-        let report = Report::new(profiles.names, config.delay, publication);
+        let knock_ports = engine.profiles().iter().map(LoadedProfile::knock_port).collect();
+        let report = Report::new(profiles.names, knock_ports, config.delay, publication);
         Ok(Self { engine, counters: profiles.counters, report, channel })
     }
 
@@ -252,6 +254,11 @@ impl Watcher {
     fn handle(&mut self, entry: &Entry, now: Instant) {
         if let Some(event) = self.engine.handle(entry, now) {
             self.report.event(&event, now);
+            let is_refusal = matches!(event, Event::Replay | Event::WrongCode { .. });
+            if let Some(refused) = is_refusal.then(|| self.report.select(entry, now)).flatten() {
+                let behind = refused.profile.and_then(|profile| self.engine.counters_behind(profile, entry));
+                self.report.refused(&refused, behind);
+            }
         }
         if self.engine.has_accepted() {
             hooks::step("watcher: judged");

@@ -2,10 +2,13 @@
 //! summarised.
 
 use super::engine::{Event, Knock};
+use super::ignored::Ignored;
 use super::publication::Publication;
 use crate::applet::daemon::ipc::OpenReply;
 use crate::say;
 use crate::status::Count;
+use crate::wire::Entry;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// The interval of summaries.
@@ -15,6 +18,8 @@ const SUMMARY: Duration = Duration::from_secs(60);
 pub(super) struct Report {
     names: Vec<String>,
     publication: Publication,
+    knock_ports: Vec<u16>,
+    ignored: Ignored,
     /// How long an opening lasts, in seconds.
     delay: u16,
     counts: Counts,
@@ -34,10 +39,20 @@ struct Counts {
     overruns: u32,
 }
 
+/// A refused knock that is logged at once.
+pub(super) struct Refused {
+    source: IpAddr,
+    knock_port: u16,
+    /// Whether knocks from this source were accepted before.
+    known: bool,
+    pub profile: Option<usize>,
+}
+
 impl Report {
-    /// Creates an empty report. `names` are the profile names by number.
-    pub fn new(names: Vec<String>, delay: u16, publication: Publication) -> Self {
-        Self { names, publication, delay, counts: Counts::default(), wrong_codes: 0, throttled: false }
+    /// Creates an empty report. `names` and `knock_ports` are those of the profiles by number.
+    pub fn new(names: Vec<String>, knock_ports: Vec<u16>, delay: u16, publication: Publication) -> Self {
+        let (counts, ignored) = (Counts::default(), Ignored::default());
+        Self { names, publication, knock_ports, ignored, delay, counts, wrong_codes: 0, throttled: false }
     }
 
     /// Counts or logs an event.
@@ -54,13 +69,12 @@ impl Report {
                 counted(*ahead, "counter", "counters"),
             )),
             Event::Answered(knock, OpenReply::Opened) => {
-                say::note(format_args!(
-                    "opened port {} to {} for {} s (profile {:?})",
-                    knock.port,
-                    knock.source,
-                    self.delay,
-                    self.name(knock.profile)
-                ));
+                let Knock { profile, source, port } = *knock;
+                let (delay, name) = (self.delay, self.name(profile));
+                say::note(format_args!("opened port {port} to {source} for {delay} s (profile {name:?})"));
+                if let Some(&knock_port) = self.knock_ports.get(profile) {
+                    self.ignored.accepted(source, profile, knock_port);
+                }
                 self.knocked(knock);
             }
             Event::Answered(knock, reply) => self.closed(knock, reason(*reply)),
@@ -124,6 +138,34 @@ impl Report {
         } else if self.throttled {
             (self.throttled, self.wrong_codes) = (false, 0);
             say::note("few wrong codes arrive now: a single knock opens again");
+        }
+    }
+
+    /// Selects the refused knocks to log at once. Returns the profile if it is known: the one for which the source
+    /// knocked before, or the only one of its knock port.
+    pub fn select(&mut self, entry: &Entry, now: Instant) -> Option<Refused> {
+        let Entry { source, knock_port, .. } = *entry;
+        let known = self.ignored.select(source, knock_port, now)?;
+        let mut at_port = self.knock_ports.iter().enumerate().filter(|&(_, &port)| port == knock_port);
+        let only = at_port.next().filter(|_| at_port.next().is_none()).map(|(profile, _)| profile);
+        Some(Refused { source, knock_port, known: known.is_some(), profile: known.or(only) })
+    }
+
+    /// Logs a refused knock. `behind` says how far its counter lies behind the next one, if it is an old counter.
+    pub fn refused(&self, refused: &Refused, behind: Option<u64>) {
+        let Refused { source, knock_port, known, profile } = *refused;
+        let whose = profile
+            .map_or(format!("at knock port {knock_port}"), |profile| format!("for profile {:?}", self.name(profile)));
+        let before = if known { ", after valid ones" } else { "" };
+        match behind {
+            Some(behind) => {
+                say::warn(format_args!("knock from {source} {whose} with an old counter, {behind} behind"));
+                say::warn("if it is from your client, its profile is an old copy: make a new profile");
+            }
+            None => {
+                say::warn(format_args!("knock from {source} {whose} with a wrong code{before}"));
+                say::warn("if it is from your client, its profile differs from the server's: hand it out again");
+            }
         }
     }
 
@@ -244,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_summary_is_due_a_minute_after_the_first_count() {
-        let (mut report, now) = (Report::new(Vec::new(), 15, Publication::default()), Instant::now());
+        let (mut report, now) = (Report::new(Vec::new(), Vec::new(), 15, Publication::default()), Instant::now());
         assert_eq!(report.summary_due(now), None);
         report.event(&Event::Replay, now);
         report.event(&Event::WrongCode { throttled: false }, now + Duration::from_secs(50));
@@ -257,7 +299,7 @@ mod tests {
 
     #[test]
     fn throttling_is_logged_once_and_its_end_a_minute_after_the_last_wrong_code() {
-        let (mut report, start) = (Report::new(Vec::new(), 15, Publication::default()), Instant::now());
+        let (mut report, start) = (Report::new(Vec::new(), Vec::new(), 15, Publication::default()), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         for seconds in 0..100 {
             report.event(&Event::WrongCode { throttled: seconds >= 10 }, at(seconds));

@@ -1,0 +1,110 @@
+//! Selects the refused knocks that are logged at once, because they may come from an owner: those of a source whose
+//! knock was accepted before, and the first few at a knock port. The limits keep strangers from filling the log.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// This many sources with accepted knocks are remembered.
+const SOURCES: usize = 16;
+/// A refused knock of such a source is logged at most once in this time.
+const PAUSE: Duration = Duration::from_secs(60);
+/// From other sources this many refused knocks of a knock port are logged in an hour, for at most so many ports.
+const FIRST: u8 = 3;
+const PORTS: usize = 16;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A source whose knock was accepted.
+struct Known {
+    source: IpAddr,
+    profile: usize,
+    knock_port: u16,
+    logged: Option<Instant>,
+}
+
+/// What was accepted and logged lately.
+#[derive(Default)]
+pub(super) struct Ignored {
+    /// The latest sources, the oldest first.
+    known: Vec<Known>,
+    /// Knock ports and how many refused knocks were logged, since the hour began.
+    ports: Vec<(u16, u8)>,
+    hour: Option<Instant>,
+}
+
+impl Ignored {
+    /// Remembers the source of an accepted knock.
+    pub fn accepted(&mut self, source: IpAddr, profile: usize, knock_port: u16) {
+        let place = self.known.iter().position(|known| (known.source, known.profile) == (source, profile));
+        let logged = place.and_then(|place| self.known.remove(place).logged);
+        if self.known.len() >= SOURCES {
+            self.known.remove(0);
+        }
+        self.known.push(Known { source, profile, knock_port, logged });
+    }
+
+    /// Decides whether to log a refused knock. Returns the profile for which the source knocked before, if any.
+    pub fn select(&mut self, source: IpAddr, knock_port: u16, now: Instant) -> Option<Option<usize>> {
+        let mut known = self.known.iter_mut().rev();
+        if let Some(known) = known.find(|known| (known.source, known.knock_port) == (source, knock_port)) {
+            let due = known.logged.is_none_or(|logged| now.duration_since(logged) >= PAUSE);
+            known.logged = if due { Some(now) } else { known.logged };
+            return due.then_some(Some(known.profile));
+        }
+        if self.hour.is_none_or(|hour| now.duration_since(hour) >= HOUR) {
+            self.hour = Some(now);
+            self.ports.clear();
+        }
+        let place = self.ports.iter().position(|&(port, _)| port == knock_port).unwrap_or_else(|| {
+            self.ports.push((knock_port, 0));
+            self.ports.len() - 1
+        });
+        self.ports.truncate(PORTS);
+        let (_, logged) = self.ports.get_mut(place).filter(|(_, logged)| *logged < FIRST)?;
+        *logged += 1;
+        Some(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    #[test]
+    fn a_known_source_is_logged_once_a_minute_with_its_latest_profile() {
+        let (mut ignored, start) = (Ignored::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for profile in [4, 5] {
+            ignored.accepted(source(1), profile, 666);
+        }
+        assert_eq!(ignored.select(source(1), 666, at(0)), Some(Some(5)));
+        ignored.accepted(source(1), 5, 666);
+        assert_eq!(ignored.select(source(1), 666, at(59)), None, "an accepted knock does not end the pause");
+        assert_eq!(ignored.select(source(1), 666, at(60)), Some(Some(5)));
+        assert_eq!(ignored.select(source(1), 667, at(61)), Some(None), "at another port it is a stranger");
+    }
+
+    #[test]
+    fn strangers_cause_a_few_lines_an_hour() {
+        let (mut ignored, start) = (Ignored::default(), Instant::now());
+        let mut lines = |hour: Instant| {
+            let all = (0..10_000u16).map(|n| (source(n as u8), 1000 + n % 100));
+            all.filter(|&(from, port)| ignored.select(from, port, hour) == Some(None)).count()
+        };
+        let most = PORTS * usize::from(FIRST);
+        assert_eq!([lines(start), lines(start + HOUR / 2), lines(start + HOUR)], [most, 0, most]);
+    }
+
+    #[test]
+    fn only_the_latest_sources_are_known() {
+        let (mut ignored, now) = (Ignored::default(), Instant::now());
+        for last in 0..=SOURCES as u8 {
+            ignored.accepted(source(last), 0, 666);
+        }
+        assert_eq!(ignored.select(source(0), 666, now), Some(None));
+        assert_eq!(ignored.select(source(1), 666, now), Some(Some(0)));
+    }
+}
