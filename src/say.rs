@@ -121,8 +121,26 @@ pub fn escaped(text: &str) -> String {
     safe
 }
 
+/// Returns `text` as a JSON string (RFC 8259, section 7).
+pub fn json_string(text: &str) -> String {
+    let mut string = String::from("\"");
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => string.extend(['\\', char]),
+            '\0'..='\x1f' => string.push_str(&format!("\\u{:04x}", u32::from(char))),
+            _ => string.push(char),
+        }
+    }
+    string + "\""
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn json_strings_are_escaped() {
+        assert_eq!(super::json_string("a \"b\"\\\n\x1b\u{7f}é"), "\"a \\\"b\\\"\\\\\\u000a\\u001b\u{7f}é\"");
+    }
+
     #[test]
     fn control_characters_are_escaped() {
         assert_eq!(super::escaped("a\x1b[2J\nb\u{85}é"), "a\\x1b[2J\\x0ab\\x85é");

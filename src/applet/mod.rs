@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod connect;
 pub mod daemon;
+pub mod doctor;
 pub mod genprofile;
 pub mod invite;
 pub mod knock;

@@ -133,6 +133,15 @@ pub const APPLETS: &[Applet] = &[
         privileges: Privileges::Root,
         run: start::status,
     },
+    Applet {
+        name: "doctor",
+        alias: "knockknock-doctor",
+        summary: "find out why a knock does not work",
+        usage: "[HOST]",
+        letters: "p:46",
+        privileges: Privileges::Root,
+        run: start::doctor,
+    },
     internal("watcher", start::watcher),
     internal("opener", start::opener),
 ];

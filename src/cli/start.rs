@@ -2,7 +2,7 @@
 
 use super::arguments::{Arguments, text};
 use crate::applet::daemon::LogTarget;
-use crate::applet::{accept, connect, daemon, genprofile, invite, knock, proxy, status};
+use crate::applet::{accept, connect, daemon, doctor, genprofile, invite, knock, proxy, status};
 use crate::config::DIRECTORY;
 use crate::error::{Error, Result};
 use crate::knocker::Family;
@@ -139,6 +139,30 @@ struct ConnectArgs {
     port: u16,
 }
 
+/// Finds out why a knock does not work. With a host it follows a knock from this machine, and knocks; without one it
+/// checks the daemon on this machine, as root.
+#[derive(FromArgs)]
+struct DoctorArgs {
+    /// the TCP port to open (default: 22, or the first that the profile lists)
+    #[argh(option, short = 'p', from_str_fn(port))]
+    port: Option<u16>,
+    /// use only IPv4 addresses of the host
+    #[argh(switch, short = '4')]
+    ipv4: bool,
+    /// use only IPv6 addresses of the host
+    #[argh(switch, short = '6')]
+    ipv6: bool,
+    /// directory of the profiles (default: ~/.knockknock, or /etc/knockknock.d without a host)
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// print JSON, one object a line
+    #[argh(switch)]
+    json: bool,
+    /// the server, by the name of its profile
+    #[argh(positional)]
+    host: Option<String>,
+}
+
 /// SOCKS proxy (4, 4a and 5) that knocks before it connects to a host with a profile, and connects to
 /// other hosts without a knock.
 #[derive(FromArgs)]
@@ -262,6 +286,20 @@ pub fn connect(arguments: &Arguments) -> Result<Outcome> {
     parsed(arguments, |args: ConnectArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         connect::run(&client_home(arguments, args.dir)?, &args.host, args.port, family).map(|()| 0)
+    })
+}
+
+pub fn doctor(arguments: &Arguments) -> Result<Outcome> {
+    parsed(arguments, |args: DoctorArgs| {
+        let family = family(args.ipv4, args.ipv6)?;
+        let Some(host) = args.host else {
+            if args.port.is_some() || family != Family::Any {
+                return Err(Error::usage("-p, -4 and -6 need a host"));
+            }
+            return daemon::doctor(server_directory(arguments, args.dir), args.json);
+        };
+        let options = doctor::DoctorOptions { port: args.port, family, json: args.json };
+        doctor::run(&client_home(arguments, args.dir)?, &host, &options)
     })
 }
 

@@ -50,7 +50,7 @@ pub(super) fn require_flow_labels(destination: SocketAddr) -> Result<()> {
     let labels = sysctl::number("net/ipv6/auto_flowlabels").is_none_or(|number| matches!(number, 1 | 3));
     if destination.is_ipv6() && !labels {
         let why = "the stealth wire needs IPv6 flow labels, and this machine sends none";
-        return Err(Error::refused(why).advise("sysctl net.ipv6.auto_flowlabels=1, or knock with -4 or --wire classic"));
+        return Err(Error::refused(why).advise("sysctl net.ipv6.auto_flowlabels=1, or knock with -4"));
     }
     Ok(())
 }

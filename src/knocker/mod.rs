@@ -10,6 +10,7 @@ use crate::profile::{Counter, Profile, SPENT};
 use crate::sys::privilege::{self, User};
 use crate::sys::raw::RawSockets;
 use crate::sys::route::Route;
+use crate::sys::sysctl;
 use crate::wire::seal::Fields;
 use crate::wire::{Syn, Wire};
 use fingerprint::Noise;
@@ -89,6 +90,17 @@ impl Knocker {
             .map_err(|cause| Error::system(format!("send the knock to {}", destination.ip()), cause))?;
         Ok(route.source)
     }
+}
+
+/// Describes how a knock to `destination` would leave this machine, and what of it differs from a connection's SYN.
+pub fn describe_route(destination: SocketAddr) -> Result<(String, Option<&'static str>)> {
+    let route = Route::to(canonical(destination, destination.port()), None)
+        .map_err(|cause| Error::system(format!("find a way to {}", destination.ip()), cause))
+        .map_err(|error| error.advise(format!("ip route get {} shows what is missing", destination.ip())))?;
+    let timestamps = if sysctl::number("net/ipv4/tcp_timestamps") == Some(0) { "without" } else { "with" };
+    let text = format!("from {}, MTU {}, {timestamps} timestamps", route.source.ip(), route.mtu);
+    let differs = "this kernel cannot prepare a connection: the knock's source port and timestamp are random";
+    Ok((text, route.port.is_none().then_some(differs)))
 }
 
 /// Returns `address` with `port`; an IPv4-mapped IPv6 address becomes an IPv4 address.

@@ -26,12 +26,12 @@ def test_help_lists_the_applets():
     done = run("--help")
     assert done.returncode == 0 and done.stderr == ""
     assert re.findall(r"^  (\w+) +\w", done.stdout, re.M) == ["knock", "daemon", "genprofile", "invite", "accept", "connect", "proxy",
-                                                                  "status"]
+                                                                  "status", "doctor"]
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize("applet", [("daemon",), ("genprofile",), ("invite",), ("accept",), ("knock",), ("connect",),
-                                    ("proxy",), ("status",)])
+                                    ("proxy",), ("status",), ("doctor",)])
 def test_each_applet_has_help(applet, flag):
     done = run(*applet, flag)
     assert (done.returncode, done.stderr) == (0, "")
@@ -46,7 +46,7 @@ def test_version():
 
 
 USAGE = {"": "-p PORT HOST", "knock": "-p PORT HOST", "daemon": "[OPTION ...]", "genprofile": "NAME [KNOCKPORT]",
-         "invite": "NAME HOST", "accept": "[--as HOST]", "connect": "HOST PORT", "proxy": "LISTENPORT", "status": "[OPTION ...]"}
+         "invite": "NAME HOST", "accept": "[--as HOST]", "connect": "HOST PORT", "proxy": "LISTENPORT", "status": "[OPTION ...]", "doctor": "[HOST]"}
 
 
 def test_no_arguments_is_usage():
@@ -333,7 +333,7 @@ def test_a_set_uid_binary_only_knocks_and_connects(tmp_path):
 
 PAGES = {"knock": "knockknock.1", "daemon": "knockknock-daemon.8", "genprofile": "knockknock-genprofile.1",
          "invite": "knockknock-invite.1", "accept": "knockknock-accept.1",
-         "connect": "knockknock-connect.1", "proxy": "knockknock-proxy.1", "status": "knockknock-status.1"}
+         "connect": "knockknock-connect.1", "proxy": "knockknock-proxy.1", "status": "knockknock-status.1", "doctor": "knockknock-doctor.1"}
 ALL_PAGES = sorted([*PAGES.values(), "knockknock.conf.5", "knockknock-wire.7"])
 # A warning that depends on which other packages are installed.
 UNKNOWN_REFERENCE = "referenced manual not found"

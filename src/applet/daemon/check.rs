@@ -77,7 +77,7 @@ pub fn run(directory: &Path) -> Result<()> {
 }
 
 /// Returns the guarded ports on which a UDP socket listens.
-fn unguarded_udp(guard: &Ports) -> Vec<u16> {
+pub(super) fn unguarded_udp(guard: &Ports) -> Vec<u16> {
     let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
     let listening: Ports = tables.iter().flat_map(|table| udp_listeners(table)).collect();
     listening.iter().filter(|&port| guard.contains(port)).collect()

@@ -8,6 +8,7 @@
 
 mod check;
 mod children;
+mod doctor;
 mod hooks;
 pub mod ipc;
 mod last_good;
@@ -20,6 +21,7 @@ mod supervisor;
 pub mod watcher;
 
 pub use check::run as check;
+pub use doctor::run as doctor;
 pub use log_target::LogTarget;
 pub use opener::run as opener;
 pub use supervisor::run as supervisor;

@@ -114,7 +114,7 @@ impl Output {
 
     fn json_key(&mut self, key: &str) {
         self.json_comma();
-        self.text.push_str(&quoted(key));
+        self.text.push_str(&say::json_string(key));
         self.text.push(':');
     }
 
@@ -132,7 +132,7 @@ impl Output {
 
     fn render(&self, value: &Value) -> String {
         let word = match (value, self.json) {
-            (Value::Text(text), true) => return quoted(text),
+            (Value::Text(text), true) => return say::json_string(text),
             (Value::Text(text), false) => return say::escaped(text),
             (Value::Ports(Some(ports)), true) => return ["[", &ports.to_string(), "]"].concat(),
             (Value::Ports(Some(ports)), false) if !ports.is_empty() => return ports.to_string(),
@@ -173,19 +173,6 @@ fn duration(seconds: u64) -> String {
         _ => (seconds / 86_400, " days"),
     };
     number.to_string() + unit
-}
-
-/// A JSON string (RFC 8259, section 7).
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for char in text.chars() {
-        match char {
-            '"' | '\\' => quoted.extend(['\\', char]),
-            '\0'..='\x1f' => quoted.push_str(&format!("\\u{:04x}", u32::from(char))),
-            _ => quoted.push(char),
-        }
-    }
-    quoted + "\""
 }
 
 #[cfg(test)]

@@ -1,0 +1,138 @@
+//! doctor without a host: checks on the server all that a knock needs, step by step.
+
+use super::setup::{self, Setup, left_out};
+use super::{check, privileges};
+use crate::config::{self, Log};
+use crate::diagnosis::Diagnosis;
+use crate::error::{Error, Result};
+use crate::klog;
+use crate::profile::{KeyIndex, Profile};
+use crate::status;
+use crate::sys::listeners;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Checks the daemon on `directory`. Changes nothing. Returns the exit code.
+pub fn run(directory: &Path, json: bool) -> Result<u8> {
+    setup::must_be_root()?;
+    let mut diagnosis = Diagnosis::new(json);
+    // Each later step needs the setup.
+    if let Some(setup) = configuration(&mut diagnosis, directory) {
+        profiles(&mut diagnosis, &setup);
+        log(&mut diagnosis, &setup);
+        rules(&mut diagnosis, &setup);
+        ports(&mut diagnosis, &setup);
+        daemon(&mut diagnosis, directory, &setup);
+    }
+    diagnosis.end()
+}
+
+fn configuration(diagnosis: &mut Diagnosis, directory: &Path) -> Option<Setup> {
+    let read = setup::open(directory).and_then(|_| Setup::read(directory)).and_then(|setup| {
+        setup.index.must_not_be_empty(directory)?;
+        privileges::watcher_user(&setup.config)?;
+        Ok(setup)
+    });
+    let mut setup = diagnosis.value("configuration", read)?;
+    let path = directory.join("config");
+    diagnosis.ok("configuration", &format!("{path:?} can be used"));
+    for warning in setup.warnings.drain(..) {
+        diagnosis.wrong("configuration", &warning);
+    }
+    Some(setup)
+}
+
+fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
+    for found in &setup.index.disabled {
+        diagnosis.note("profile", &format!("{:?} is disabled by its name", found.name));
+    }
+    let mut keys = KeyIndex::default();
+    for (found, config) in &setup.index.profiles {
+        let loaded = Profile::load(found).and_then(|profile| {
+            keys.add(&profile)?;
+            // Loading reads the counter only.
+            let path = profile.counter.path();
+            File::options().write(true).open(path).map_err(|cause| Error::path("write", path, cause))?;
+            Ok(profile.counter.next())
+        });
+        match loaded {
+            Ok(counter) => {
+                let opens = config.ports.as_ref().map_or("any port".to_owned(), |ports| format!("ports {ports}"));
+                let (knock_port, wire) = (config.knock_port, config.wire.name());
+                let text =
+                    format!("{:?}: knock port {knock_port}, {wire} wire, opens {opens}, counter {counter}", found.name);
+                diagnosis.ok("profile", &text);
+            }
+            Err(error) => diagnosis.wrong("profile", &left_out(found, &error)),
+        }
+    }
+}
+
+fn log(diagnosis: &mut Diagnosis, setup: &Setup) {
+    let log = &setup.config.log;
+    // `Setup::read` has opened it.
+    diagnosis.ok("log", &format!("{} can be read", klog::describe(log)));
+    // Log rules write nothing for an address family without a logger (nf_log_proc_dostring in net/netfilter/nf_log.c).
+    let silent = |family: &str| {
+        let logger = fs::read_to_string(Path::new("/proc/sys/net/netfilter/nf_log").join(family));
+        logger.is_ok_and(|name| name.trim_ascii() == "NONE")
+    };
+    if !matches!(log, Log::Nflog(_)) && ["2", "10"].iter().any(|family| silent(family)) {
+        let why = "the kernel has no logger for IPv4 or IPv6: log rules write nothing";
+        diagnosis.wrong("log", &Error::refused(why).advise("modprobe nf_log_syslog"));
+    }
+}
+
+fn rules(diagnosis: &mut Diagnosis, setup: &Setup) {
+    let (backend, rules) = (setup.backend, &setup.rules);
+    diagnosis.ok("firewall", &format!("{} can be used: {}", backend.name(), backend.turnstile()));
+    match backend.stands(rules) {
+        true => diagnosis.ok("rules", "the guard and the log rule are in place"),
+        false => {
+            let why = "the guard and the log rule are not in place as the configuration has them";
+            diagnosis.wrong("rules", &Error::refused(why).advise("start the daemon, or reload it"));
+        }
+    }
+    let findings = setup.findings();
+    if findings.is_empty() {
+        diagnosis.ok("other rules", "none is known to stand in the way");
+    }
+    for finding in findings {
+        diagnosis.wrong("other rules", &Error::refused(finding.what).advise(finding.mend));
+    }
+}
+
+fn ports(diagnosis: &mut Diagnosis, setup: &Setup) {
+    for port in setup.rules.guard.iter() {
+        match listeners::listens(port) {
+            true => diagnosis.ok("guarded port", &format!("{port}: a program listens")),
+            false => diagnosis.note("guarded port", &format!("{port}: nothing listens here, unless it is forwarded")),
+        }
+    }
+    for port in check::unguarded_udp(&setup.rules.guard) {
+        diagnosis.note("guarded port", &format!("{port}: a UDP socket listens, and the guard is for TCP alone"));
+    }
+    for port in setup.rules.knock_ports.iter().filter(|&port| listeners::listens(port)) {
+        let why = format!("{port}: a program listens, so a scan finds an open port there");
+        diagnosis.wrong("knock port", &Error::refused(why).advise("knockknock genprofile chooses a free port"));
+    }
+}
+
+fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup) {
+    if !config::daemon_runs(directory) {
+        let why = "it does not run: knocks open nothing";
+        return diagnosis.wrong("daemon", &Error::refused(why).advise("systemctl start knockknock-daemon"));
+    }
+    let status = status::read(directory).unwrap_or_default();
+    let process = Path::new("/proc").join(status.daemon.to_string());
+    diagnosis.ok("daemon", &format!("it runs as process {}; knockknock status tells more", status.daemon));
+    if fs::read_link(process.join("exe")).is_ok_and(|program| program.as_os_str().as_bytes().ends_with(b" (deleted)")) {
+        let why = "its program was replaced since it started";
+        diagnosis.wrong("daemon", &Error::refused(why).advise("systemctl restart knockknock-daemon"));
+    }
+    if status.config != status::checksum(setup.text.as_bytes()) {
+        let why = "its configuration was changed since it read it";
+        diagnosis.wrong("daemon", &Error::refused(why).advise("systemctl reload knockknock-daemon"));
+    }
+}

@@ -1,0 +1,133 @@
+//! doctor HOST: follows a knock's way from this machine, step by step, and says where it ends.
+
+use crate::diagnosis::Diagnosis;
+use crate::error::{Error, Result};
+use crate::knocker::{self, Family, Knocker};
+use crate::profile::{Found, Profile, ProfileHome};
+use crate::sys::{poll, tcp};
+use crate::tunnel::{self, KnockSetup, OpeningDelay, REFUSAL_SHOWS};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long to wait for an answer without a knock.
+const UNKNOCKED: Duration = Duration::from_secs(1);
+/// The port to try if the profile may open it.
+const SSH: u16 = 22;
+
+/// What to diagnose.
+pub struct DoctorOptions {
+    /// The port to open; by default 22, or the first that the profile lists.
+    pub port: Option<u16>,
+    /// The address families to use.
+    pub family: Family,
+    /// Whether to print JSON.
+    pub json: bool,
+}
+
+/// Diagnoses a knock at `host` with its profile from `home`. Knocks at last. Returns the exit code.
+pub fn run(home: &ProfileHome, host: &str, options: &DoctorOptions) -> Result<u8> {
+    let mut diagnosis = Diagnosis::new(options.json);
+    // It drops root, so it comes first.
+    let knocker = Knocker::open(home.user);
+    follow(&mut diagnosis, home, host, options, knocker);
+    diagnosis.end()
+}
+
+/// Takes one step after another; `None` where the way ends.
+fn follow(
+    diagnosis: &mut Diagnosis,
+    home: &ProfileHome,
+    host: &str,
+    options: &DoctorOptions,
+    knocker: Result<Knocker>,
+) -> Option<()> {
+    let found = home.find(host).and_then(|found| found.ok_or_else(|| home.missing(host)));
+    let loaded = found.and_then(|found| Ok((Profile::load(&found)?, found)));
+    let (profile, found) = diagnosis.value("profile", loaded)?;
+    let config = &profile.config;
+    let opens = config.ports.as_ref().map_or("any port".to_owned(), |ports| format!("ports {ports}"));
+    let (knock_port, wire, counter) = (config.knock_port, config.wire.name(), profile.counter.next());
+    let text = format!("{:?}: knock port {knock_port}, {wire} wire, opens {opens}, counter {counter}", found.path);
+    diagnosis.ok("profile", &text);
+    let listed = config.ports.as_ref().filter(|ports| !ports.contains(SSH)).and_then(|ports| ports.iter().next());
+    let port = options.port.or(listed).unwrap_or(SSH);
+
+    let knocker = diagnosis.value("privileges", knocker)?;
+    diagnosis.ok("privileges", "a raw socket can be opened");
+
+    let mut addresses = diagnosis.value("name", knocker::resolve(host, port, options.family))?;
+    if config.legacy {
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+    }
+    let list: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    diagnosis.ok("name", &format!("{host:?} is {}", list.join(", then ")));
+
+    // An address without a route is skipped, as connections do.
+    let mut routes: Vec<_> = addresses.iter().map(|&address| (address, knocker::describe_route(address))).collect();
+    let with_route = routes.iter().position(|(_, route)| route.is_ok()).unwrap_or(0);
+    let (address, route) = routes.swap_remove(with_route);
+    let (route, differs) = diagnosis.value("route", route)?;
+    diagnosis.ok("route", &format!("to {} {route}", address.ip()));
+    if let Some(differs) = differs {
+        diagnosis.note("route", differs);
+    }
+
+    let refused_before = match TcpStream::connect_timeout(&address, UNKNOCKED) {
+        Ok(stream) => {
+            let _ = tcp::reset(&stream);
+            let why = format!("port {port} answers without a knock: nothing guards it");
+            let advice = "on the server, as root: knockknock doctor";
+            diagnosis.wrong("guard", &Error::refused(why).advise(advice));
+            return None;
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => true,
+        Err(_) => false,
+    };
+    match refused_before {
+        true => diagnosis
+            .note("guard", &format!("without a knock port {port} refuses connections; a guard would drop them")),
+        false => diagnosis.ok("guard", &format!("without a knock port {port} does not answer")),
+    }
+
+    let opened = knock(knocker, profile, &found, &addresses).map_err(|error| explain(error, port, refused_before));
+    let address = diagnosis.value("knock", opened)?;
+    diagnosis.ok("knock", &format!("opened port {port}: connected to {address}"));
+    Some(())
+}
+
+/// Knocks and connects. Returns the server's address.
+fn knock(knocker: Knocker, profile: Profile, found: &Found, addresses: &[SocketAddr]) -> Result<SocketAddr> {
+    let (knocker, turn) = (Rc::new(knocker), tunnel::wait_for_turn(found)?);
+    let setup = KnockSetup { knocker, profile, turn, first_delay: OpeningDelay::default().get() };
+    let stream = tunnel::connect(addresses, Some(setup))?;
+    let silent = poll::readable([stream.as_fd()], Some(REFUSAL_SHOWS)).is_ok_and(|ready| ready == [false]);
+    if let Some(error) = tunnel::refusal(&stream).filter(|_| silent) {
+        return Err(error);
+    }
+    let address = stream.peer_addr().map_err(|cause| Error::system("look at the connection", cause));
+    let _ = tcp::reset(&stream);
+    address
+}
+
+/// Adds what a failure means, and how to tell one cause from another.
+fn explain(error: Error, port: u16, refused_before: bool) -> Error {
+    let advice = match error.kind() {
+        Some(ErrorKind::ConnectionRefused) if refused_before => format!(
+            "if nothing listens on port {port} there, the knock may have worked; otherwise a firewall in front rejects"
+        ),
+        Some(ErrorKind::ConnectionRefused) => {
+            format!("the knock worked: start the program that is to listen on port {port}")
+        }
+        Some(ErrorKind::TimedOut) => format!(
+            "see on the server: knockknock status. Wrong codes have grown: keys or counters differ, or something on the way \
+             rewrites SYNs; make new keys with knockknock rotate. Opened has grown: another firewall drops the connection; \
+             see knockknock doctor there. Neither: the daemon does not run, or the knock does not arrive; see there whether \
+             tcpdump 'tcp[tcpflags] == tcp-syn and not dst port {port}' shows it"
+        ),
+        _ => return error,
+    };
+    error.advise(advice)
+}

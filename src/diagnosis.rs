@@ -1,0 +1,75 @@
+//! What doctor finds: for each step of a knock's way, that it works, or what is wrong and what to do about it.
+
+use crate::error::{Error, Result};
+use crate::say;
+
+/// Prints findings, one after another, and counts those that are wrong.
+pub struct Diagnosis {
+    /// Whether to print JSON: one object a line.
+    json: bool,
+    wrong: usize,
+    printed: Result<()>,
+}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Ok,
+    Note,
+    Wrong,
+}
+
+impl Diagnosis {
+    /// Starts one without findings.
+    pub fn new(json: bool) -> Self {
+        Self { json, wrong: 0, printed: Ok(()) }
+    }
+
+    /// Prints that `step` works.
+    pub fn ok(&mut self, step: &str, what: &str) {
+        self.print(Level::Ok, step, what, None);
+    }
+
+    /// Prints something about `step` that may be intended.
+    pub fn note(&mut self, step: &str, what: &str) {
+        self.print(Level::Note, step, what, None);
+    }
+
+    /// Prints what is wrong with `step`, and what to do.
+    pub fn wrong(&mut self, step: &str, error: &Error) {
+        self.wrong += 1;
+        self.print(Level::Wrong, step, &error.to_string(), error.advice());
+    }
+
+    /// Returns the value of a step that works. Prints why it does not.
+    pub fn value<T>(&mut self, step: &str, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.wrong(step, &error)).ok()
+    }
+
+    /// Returns the exit code: 0 if nothing is wrong.
+    pub fn end(self) -> Result<u8> {
+        self.printed.map(|()| u8::from(self.wrong > 0))
+    }
+
+    fn print(&mut self, level: Level, step: &str, what: &str, mend: Option<&str>) {
+        let word = match level {
+            Level::Ok => "ok",
+            Level::Note => "note",
+            Level::Wrong => "wrong",
+        };
+        let line = match (self.json, mend) {
+            (true, _) => {
+                let mend = mend.map_or_else(|| "null".to_owned(), say::json_string);
+                let [word, step, what] = [word, step, what].map(say::json_string);
+                format!("{{\"finding\":{word},\"step\":{step},\"what\":{what},\"mend\":{mend}}}\n")
+            }
+            (false, None) => format!("{word:<6} {step:<14} {}\n", say::escaped(what)),
+            (false, Some(mend)) => {
+                format!("{word:<6} {step:<14} {}\n{:<21} to mend it: {}\n", say::escaped(what), "", say::escaped(mend))
+            }
+        };
+        if self.printed.is_ok() {
+            self.printed = say::print(&line);
+        }
+    }
+}

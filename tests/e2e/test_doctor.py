@@ -1,0 +1,222 @@
+"""doctor: each step of a knock's way is broken in turn; doctor names it, and what it prints mends it."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+
+import pytest
+
+from stage import BINARY, CLIENT, SERVER, Profile
+
+
+def findings(done):
+    """What was found, as {step: [(finding, what, mend)]}."""
+    found = {}
+    for line in done.stdout.splitlines():
+        entry = json.loads(line)
+        assert list(entry) == ["finding", "step", "what", "mend"]
+        found.setdefault(entry["step"], []).append((entry["finding"], entry["what"], entry["mend"]))
+    wrong = [entry for entries in found.values() for entry in entries if entry[0] == "wrong"]
+    assert done.returncode == (1 if wrong else 0) and done.stderr == "", done
+    return found
+
+
+def on_server(stage):
+    return findings(stage.server.run(BINARY, "doctor", "--json", "--dir", stage.server_dir, check=False))
+
+
+def on_client(stage, *arguments, host=SERVER):
+    return findings(stage.client.run(BINARY, "doctor", "--json", "--dir", stage.client_dir, *arguments, host, check=False))
+
+
+def wrong(found):
+    return [(step, what, mend) for step, entries in found.items() for finding, what, mend in entries if finding == "wrong"]
+
+
+def test_a_sound_server_has_nothing_wrong(gate):
+    found = on_server(gate)
+    assert wrong(found) == []
+    assert {finding for entries in found.values() for finding, *_ in entries} == {"ok"} | {"note"} & {
+        finding for finding, *_ in found["guarded port"]}
+    text = gate.server.run(BINARY, "doctor", "--dir", gate.server_dir).stdout
+    assert "ok     rules          the guard and the log rule are in place\n" in text
+    assert all(line.startswith(("ok ", "note ")) for line in text.splitlines())
+
+
+def test_without_root_it_says_so(gate):
+    done = gate.server.run("setpriv", "--reuid=12345", "--clear-groups", BINARY, "doctor", "--dir", gate.server_dir, check=False)
+    assert done.returncode == 1 and "must be started as root" in done.stderr
+
+
+def break_server(stage, what):
+    """Breaks one step; returns the step, words of the finding, and what mends it."""
+    config, profile = stage.server_dir / "config", stage.gate.path
+    text = config.read_text()
+    if what == "a wrong value":
+        config.write_text(text + "delay = x\n")
+        return "configuration", 'delay = "x', lambda: config.write_text(text)
+    if what == "a missing interface":
+        config.write_text(text + "interfaces = eth0, wan9\n")
+        return "configuration", 'interface "wan9" does not exist', lambda: config.write_text(text)
+    if what == "a guard without a key":
+        config.write_text(text.replace("guard = ", "guard = 2222, "))
+        (profile / "config").write_text((profile / "config").read_text() + "ports = 22\n")
+        (stage.fence.path / "config").write_text((stage.fence.path / "config").read_text() + "ports = 7\n")
+        return "configuration", "no profile may open guarded port 2222", lambda: config.write_text(text)
+    if what == "a readable key":
+        (profile / "mac.key").chmod(0o644)
+        return "profile", "mac.key", lambda: (profile / "mac.key").chmod(0o600)
+    if what == "a doubled key":
+        copy = profile.with_name("copy")
+        shutil.copytree(profile, copy)
+        return "profile", "same keys", lambda: shutil.rmtree(copy)
+    if what == "a damaged counter":
+        counter = (profile / "counter").read_text()
+        (profile / "counter").write_text("many\n")
+        return "profile", "counter", lambda: (profile / "counter").write_text(counter)
+    if what == "a disk that is read-only":
+        stage.server.run("mount", "--bind", profile, profile)
+        stage.server.run("mount", "-o", "remount,ro,bind", profile)
+        return "profile", "read-only file system", lambda: stage.server.run("umount", profile)
+    if what == "a daemon that does not run":
+        assert stage.daemon.stop() == 0
+        return "daemon", "it does not run", stage.start_daemon
+    if what == "a log that is nowhere":
+        config.write_text(text.replace("log = kmsg", "log = /nowhere/kern.log"))
+        return "configuration", "/nowhere", lambda: config.write_text(text)
+    if what == "a knock port with a listener":
+        listener = stage.server.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.bind(("", stage.gate.knock_port))
+        listener.listen()
+        return "knock port", str(stage.gate.knock_port), listener.close
+    raise AssertionError(what)
+
+
+@pytest.mark.parametrize("what", [
+    "a wrong value", "a missing interface", "a guard without a key", "a readable key", "a doubled key", "a damaged counter",
+    "a disk that is read-only", "a daemon that does not run", "a log that is nowhere", "a knock port with a listener",
+])
+def test_doctor_names_what_is_broken_on_the_server(stage, what):
+    stage.open_up()
+    assert wrong(on_server(stage)) == []
+    step, words, mend = break_server(stage, what)
+    broken = wrong(on_server(stage))
+    assert any(at == step and words in found for at, found, _ in broken), broken
+    mend()
+    assert [at for at, *_ in wrong(on_server(stage)) if at != "rules"] == []
+
+
+def test_rules_that_somebody_removed_are_seen(stage):
+    stage.open_up()
+    assert stage.daemon.stop() == 0
+    stage.server.run("nft", "flush", "ruleset")
+    assert {"rules", "daemon"} <= {step for step, *_ in wrong(on_server(stage))}
+    stage.start_daemon()
+    assert wrong(on_server(stage)) == []
+
+
+def test_a_config_that_was_changed_and_not_read_is_seen(gate):
+    config = gate.server_dir / "config"
+    config.write_text(config.read_text() + "delay = 7\n")
+    [(step, what, mend)] = wrong(on_server(gate))
+    assert (step, mend) == ("daemon", "systemctl reload knockknock-daemon") and "was changed" in what
+    gate.daemon.process.send_signal(signal.SIGHUP)
+    gate.daemon.wait_for(": ready")
+    assert wrong(on_server(gate)) == []
+
+
+def test_a_program_that_was_replaced_is_seen(stage):
+    program = stage.directory / "knockknock"
+    shutil.copy(BINARY, program)
+    stage.open_up(daemon_options={"binary": program})
+    assert wrong(on_server(stage)) == []
+    shutil.copy(BINARY, stage.directory / "new")
+    (stage.directory / "new").rename(program)
+    [(step, what, mend)] = wrong(on_server(stage))
+    assert (step, mend) == ("daemon", "systemctl restart knockknock-daemon") and "was replaced" in what
+
+
+def test_a_foreign_rule_in_the_way_is_named_with_its_mend(gate):
+    gate.server.run("nft", "-f", "-", input="""
+        table inet other { chain input { type filter hook input priority 0;
+            ct state established accept
+            tcp dport 22 drop
+        }
+        }""")
+    [(step, what, mend)] = wrong(on_server(gate))
+    assert step == "other rules" and "inet other" in what
+    gate.server.run("sh", "-c", mend)
+    assert wrong(on_server(gate)) == []
+    gate.open_port()
+    assert gate.client.connect(22) is not None
+
+
+def test_a_nothing_that_listens_on_a_guarded_port_is_noted(stage):
+    stage.open_up()
+    stage.service.close()
+    found = on_server(stage)
+    assert ("note", "22: nothing listens here, unless it is forwarded", None) in found["guarded port"]
+
+
+def test_a_client_whose_knock_works(gate, wire):
+    found = on_client(gate)
+    assert wrong(found) == []
+    assert list(found) == ["profile", "privileges", "name", "route", "guard", "knock"]
+    [(_, route, _)] = found["route"]
+    assert route.startswith(f"to {SERVER} from {CLIENT}, MTU 1500, with timestamps")
+    assert found["knock"] == [("ok", f"opened port 22: connected to {SERVER}:22", None)]
+
+
+def break_client(stage, what):
+    """Breaks one step of the client's; returns the step and words of the finding."""
+    path = stage.gate.client_path
+    if what == "no profile":
+        shutil.rmtree(path)
+        return "profile", "no profile for"
+    if what == "a readable key":
+        (path / "mac.key").chmod(0o644)
+        return "profile", "mac.key"
+    if what == "no route":
+        stage.client.run("ip", "route", "add", "unreachable", SERVER)
+        stage.client.run("ip", "route", "flush", "cache")
+        return "route", "find a way"
+    if what == "a server that does not run":
+        assert stage.daemon.stop() == 0
+        return "knock", "timed out"
+    if what == "another key":
+        key = path / "mac.key"
+        key.write_bytes((stage.fence.path / "mac.key").read_bytes())
+        return "knock", "timed out"
+    if what == "no guard":
+        assert stage.daemon.stop() == 0
+        stage.server.run("nft", "flush", "ruleset")
+        return "guard", "answers without a knock"
+    if what == "no service":
+        stage.service.close()
+        return "knock", "refused"
+    raise AssertionError(what)
+
+
+@pytest.mark.parametrize("what", [
+    "no profile", "a readable key", "no route", "a server that does not run", "another key", "no guard", "no service"])
+def test_doctor_names_what_is_broken_on_the_client(stage, what):
+    stage.open_up()
+    step, words = break_client(stage, what)
+    [(at, found, mend)] = wrong(on_client(stage))
+    assert at == step and words in found and mend, (at, found, mend)
+    if what == "no service":
+        assert "the knock worked" in mend
+
+
+def test_without_the_capability_it_says_how_to_get_it(stage, public):
+    stage.open_up()
+    home = public / "profiles"
+    shutil.copytree(stage.client_dir, home)
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 12345, 12345)
+    done = stage.client.run("setpriv", "--reuid=12345", "--clear-groups", BINARY, "doctor", "--json", "--dir", home, SERVER,
+                            check=False)
+    [(step, what, mend)] = wrong(findings(done))
+    assert step == "privileges" and "raw socket" in what and "setcap cap_net_raw+ep" in mend
