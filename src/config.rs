@@ -183,7 +183,7 @@ pub fn guard(directory: &Path) -> Result<Option<Ports>> {
     Ok(Some(config.guard).filter(|guard| !guard.is_empty()))
 }
 
-/// Says that a daemon which runs on `directory`, and so holds its lock, does not know a new profile yet.
+/// Prints a note if a daemon runs on `directory`, because it does not know a new profile yet.
 pub fn mention_reload(directory: &Path) {
     if daemon_runs(directory) {
         say::note("the running daemon does not know it yet: systemctl reload knockknock-daemon, or send it SIGHUP");

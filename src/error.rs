@@ -9,7 +9,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// An error that ends a program, or that makes the daemon ignore a profile.
 ///
-/// One pointer, since nearly every function returns one.
+/// It is one pointer, because nearly every function returns it.
 #[derive(Debug)]
 pub struct Error(Box<Parts>);
 

@@ -79,9 +79,9 @@ pub fn print(text: &str) -> Result<()> {
 /// Standard output, if it is a terminal.
 #[derive(Clone, Copy)]
 pub struct Terminal {
-    /// How many characters a line has.
+    /// The width in characters.
     pub columns: usize,
-    /// Whether colours are wanted.
+    /// Whether to use colours.
     pub colours: bool,
 }
 

@@ -1,7 +1,7 @@
-//! The status record: what the daemon's watcher counts, as text of a fixed length in /run/knockknock.
+//! The status record: the watcher's counts and recent knocks, as text of fixed length in /run/knockknock.
 //!
-//! The watcher rewrites the record in place, and `knockknock status` reads it. Times are seconds since the machine
-//! started, which no setting of the clock changes.
+//! The watcher rewrites the record in place, and `knockknock status` reads it. Times are seconds since boot, so setting
+//! the clock does not change them.
 
 use crate::say;
 use std::fs::{self, DirBuilder, File};
@@ -12,25 +12,25 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// The length of the record: as much as a confined watcher can write into a file.
+/// The length of the record: the most that a confined watcher can write into a file.
 const BYTES: usize = 4096;
-/// How many knocks are kept at most; fewer if the names of their profiles are long.
+/// The most knocks that are kept; fewer if the profiles' names are long.
 const KNOCKS: usize = 64;
 /// The longest text of a problem, in characters.
 const PROBLEM: usize = 400;
-/// How often a record is read again that was being rewritten.
+/// How often to retry reading a record that is being rewritten.
 const ATTEMPTS: u32 = 50;
 
-/// What is counted, with its name in the output.
+/// The events that are counted.
 #[derive(Clone, Copy, Debug)]
 pub enum Count {
     /// Ports opened.
     Opened,
-    /// Clients that ran ahead and were let in.
+    /// Clients that were far ahead and were admitted.
     CaughtUp,
     /// Replayed knocks.
     Replayed,
-    /// Messages that no key made.
+    /// Messages that match no profile.
     WrongCodes,
     /// Knocks for ports that their profiles may not open.
     NotAllowed,
@@ -44,17 +44,17 @@ pub const COUNTS: [&str; 6] = ["opened", "caught_up", "replayed", "wrong_codes",
 /// An accepted knock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastKnock {
-    /// When it came.
+    /// When it arrived.
     pub time: u64,
-    /// Where it came from.
+    /// Its source address.
     pub source: IpAddr,
-    /// The port that it asked for.
+    /// The requested port.
     pub port: u16,
     /// The name of its profile, with control characters escaped.
     pub profile: String,
 }
 
-/// What is to be known of a running daemon.
+/// The status of a running daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// The process ID of the supervisor.
@@ -74,7 +74,8 @@ pub struct Status {
 }
 
 impl Status {
-    /// The status of a watcher that starts at `now`: it continues that of an earlier watcher of the same daemon.
+    /// Creates the status of a watcher that starts at `now`. It continues that of an earlier watcher of the same
+    /// daemon.
     pub fn start(earlier: Option<Self>, daemon: u32, config: &str, now: u64) -> Self {
         let status = earlier.filter(|earlier| earlier.daemon == daemon);
         Self {
@@ -84,14 +85,14 @@ impl Status {
         }
     }
 
-    /// Counts something.
+    /// Increments a count.
     pub fn count(&mut self, what: Count) {
         if let Some(count) = self.counts.get_mut(what as usize) {
             *count += 1;
         }
     }
 
-    /// Notes an accepted knock.
+    /// Records an accepted knock.
     pub fn knock(&mut self, knock: LastKnock) {
         let key = |knock: &LastKnock| (knock.source, knock.port);
         self.knocks.retain(|other| key(other) != key(&knock) || other.profile != knock.profile);
@@ -99,7 +100,7 @@ impl Status {
         self.knocks.truncate(KNOCKS);
     }
 
-    /// Notes a problem.
+    /// Records a problem.
     pub fn problem(&mut self, time: u64, text: &str) {
         self.problem = Some((time, say::escaped(text).chars().take(PROBLEM).collect()));
     }
@@ -132,7 +133,7 @@ impl Status {
         [&checksum(&text).to_be_bytes()[..], &text].concat()
     }
 
-    /// Reads the bytes of a record; `None` if it is damaged, or is being rewritten.
+    /// Parses a record; `None` if it is damaged or being rewritten.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (sum, text) = bytes.split_at_checked(CHECKSUM)?;
         if sum != checksum(text).to_be_bytes() || bytes.len() != BYTES {
@@ -167,7 +168,7 @@ fn push_number(text: &mut String, number: u64) {
     text.push(' ');
 }
 
-/// Takes a number and the space behind it off the line.
+/// Removes a number and the following space from the line.
 fn number(line: &mut &str) -> Option<u64> {
     let (number, rest) = line.split_once(' ')?;
     *line = rest;
@@ -177,19 +178,19 @@ fn number(line: &mut &str) -> Option<u64> {
 /// The length of the checksum.
 const CHECKSUM: usize = 8;
 
-/// FNV-1a, which shows that a record was read while it was being written, or that a configuration was changed.
+/// FNV-1a, to detect a record that was read while it was being written, or a changed configuration.
 pub fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The file with the record of the daemon that runs on `directory`.
+/// Returns the path of the record of the daemon on `directory`.
 pub fn path(directory: &Path) -> io::Result<PathBuf> {
     let run = if Path::new("/run").is_dir() { "/run" } else { "/var/run" };
     let name = fs::canonicalize(directory)?.to_string_lossy().replace('/', "-");
     Ok(Path::new(run).join("knockknock").join(format!("status{name}")))
 }
 
-/// Opens that file for writing, and makes it if necessary. Only root can read it.
+/// Opens that file for writing and creates it if necessary. Only root can read it.
 pub fn open(directory: &Path) -> io::Result<File> {
     let path = path(directory)?;
     if let Some(above) = path.parent() {
@@ -198,8 +199,7 @@ pub fn open(directory: &Path) -> io::Result<File> {
     File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-/// Reads the record of the daemon that runs on `directory`, or ran there since the machine started; `None` if there is
-/// none.
+/// Reads the record of the daemon that runs on `directory`, or has run there since boot; `None` if there is none.
 pub fn read(directory: &Path) -> Option<Status> {
     let path = path(directory).ok()?;
     for _ in 0..ATTEMPTS {

@@ -12,10 +12,10 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// How long after a line more of the same paste may come.
+/// How long to wait for more of the same paste after a line.
 const PASTE: Duration = Duration::from_millis(100);
 
-/// Creates the profile of the invitation on standard input in `home`. It is for the host `host`, or that of the invitation.
+/// Creates a profile in `home` from the invitation on standard input. Its host is `host`, or the one in the invitation.
 pub fn run(home: &ProfileHome, host: Option<&str>) -> Result<()> {
     knocker::give_up_privileges(home.user)?;
     let text = read().map_err(|cause| Error::system("read standard input", cause))?;
@@ -34,13 +34,13 @@ pub fn run(home: &ProfileHome, host: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Reads the line, and what comes right behind it, so that a line pasted twice is noticed and does not reach the shell.
+/// Reads the line and any input right after it, so that a line pasted twice is detected and does not reach the shell.
 fn read() -> io::Result<Zeroizing<Vec<u8>>> {
     let mut input = File::from(process::inherited(0));
     if input.is_terminal() {
         say::note("paste the line that knockknock invite printed, and press Enter");
     }
-    // As long as it can become: one that grows leaves copies of the keys behind.
+    // Allocated once, because a growing string leaves copies of the keys in memory.
     let mut text = Zeroizing::new(vec![0; LONGEST]);
     let mut length = 0;
     loop {

@@ -7,7 +7,8 @@ use crate::profile::{self, Found, Wanted};
 use crate::say;
 use std::path::Path;
 
-/// Invites a client that calls this server `host`: with the profile `name` under `directory`, or with a new one.
+/// Prints an invitation for a client that calls this server `host`: with the profile `name` in `directory`, or with a
+/// new one.
 pub fn run(directory: &Path, name: &str, host: &str, ports: Option<Ports>, again: bool) -> Result<()> {
     profile::check_spelling(host)?;
     let profiles = directory.join("profiles");

@@ -94,7 +94,7 @@ impl Backend {
         self != Self::Iptables
     }
 
-    /// Returns what other programs' rules do to knocks, and to knocked connections to `ports`, as far as their text says.
+    /// Returns how other programs' rules affect knocks, and knocked connections to `ports`, judged by their text.
     pub fn foreign_findings(self, rules: &Rules, ports: &Ports) -> Vec<Finding> {
         let listings = foreign_rules::Listings { nft: nft::list_all(), iptables: iptables::list_all() };
         let in_iptables = self == Self::Iptables;

@@ -68,11 +68,11 @@ pub struct Opening {
 /// An opening that waits in the kernel for its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StandingOpening {
-    /// The address that is admitted.
+    /// The admitted address.
     pub source: IpAddr,
     /// The TCP port.
     pub port: u16,
-    /// How many seconds are left; `None` where the kernel does not tell, as iptables' lists.
+    /// The remaining seconds; `None` if unknown, as with iptables.
     pub left: Option<u64>,
 }
 
@@ -91,12 +91,12 @@ pub enum Admission {
     PortNotGuarded,
 }
 
-/// Something that stands in the way of knocks, or of connections that knocked.
+/// A rule that blocks knocks or knocked connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What, and where.
+    /// A description of the rule and its place.
     pub what: String,
-    /// The command that mends it, or advice.
+    /// The command that corrects it, or advice.
     pub mend: String,
 }
 

@@ -34,8 +34,8 @@ impl ProfileConfig {
             .map_err(|(line, why)| Error::content(&path, line, why).advise("correct it, or copy the profile again"))
     }
 
-    /// Parses the text of a `config`. The error is a line number, or 0, and a reason. An unknown key may be a
-    /// misspelled `ports`, without which the key of the profile opens every port.
+    /// Parses the text of a `config`. The error is a line number, or 0, and a reason. An unknown key is an error,
+    /// because it may be a misspelled `ports`, without which the profile opens every port.
     pub fn parse(text: &str) -> std::result::Result<Self, (usize, String)> {
         let (settings, _) = ini::settings(text, &["ports"])?;
         let (mut knock_port, mut allowed, mut wire) = (None, None, None);

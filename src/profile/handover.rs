@@ -1,14 +1,14 @@
-//! Handing a profile over: from the server into an invitation, and from an invitation to the client.
+//! Hands a profile over: from the server into an invitation, and from an invitation to the client.
 
 use super::create::{Content, make};
 use super::{Found, Invitation, Profile, keys};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Makes an invitation of a server's profile, for a client that calls the server `host`.
+/// Creates an invitation for a server's profile, for a client that calls the server `host`.
 ///
-/// The counter starts at 1 once the profile was handed over. A higher one than 0 is therefore refused, unless `again`
-/// is set: two clients with the same keys would use the same counters.
+/// Handing a profile over sets its counter to 1. A counter above 0 is therefore refused, unless `again` is set: two
+/// clients with the same keys would use the same counters.
 pub fn invite(found: &Found, host: &str, again: bool) -> Result<Invitation> {
     let Profile { config, mut counter, .. } = Profile::load(found)?;
     counter.lock()?;

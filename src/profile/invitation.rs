@@ -1,8 +1,8 @@
 //! An invitation: a profile as one line of text, which hands it to a client.
 //!
 //! `knockknock1:CONFIG:COUNTER:HOST:KEYS:CHECKSUM`. CONFIG is the profile's config in one word, KEYS both keys in
-//! base64, CHECKSUM the CRC-32 of the text before it, in hexadecimal. Of COUNTER, HOST and the rest only one spelling
-//! is valid, so a line that was changed, cut off or doubled is refused.
+//! base64, CHECKSUM the CRC-32 of the text before it, in hexadecimal. Each field has only one valid spelling, so a line
+//! that was changed, truncated or doubled is refused.
 
 use super::keys::RawKeys;
 use super::{Counter, ProfileConfig};
@@ -10,12 +10,12 @@ use base64ct::{Base64, Encoding};
 use std::fmt::Write;
 use zeroize::Zeroizing;
 
-/// How every invitation starts.
+/// The prefix of every invitation.
 const START: &str = "knockknock1:";
 
-/// What a client needs to knock. It has no `Debug`, so that no key can be printed by mistake.
+/// The data that a client needs to knock. It has no `Debug`, so that no key can be printed by mistake.
 pub struct Invitation {
-    /// The name of the server, by which the client calls it.
+    /// The client's name for the server.
     pub host: String,
     /// The config of the profile.
     pub config: ProfileConfig,
@@ -31,7 +31,7 @@ impl Invitation {
         let keys = Base64::encode(self.keys.as_flattened(), &mut *keys).unwrap_or_default();
         let text = self.config.to_text();
         let config = text.strip_prefix(HEADING).unwrap_or(&text).replace(" = ", "=").replace("\n", ";");
-        // Enough from the start: a string that grows leaves copies of the keys behind.
+        // Allocated once, because a growing string leaves copies of the keys in memory.
         let mut line = Zeroizing::new(String::with_capacity(START.len() + config.len() + self.host.len() + 80));
         let _ = write!(line, "{START}{config}:{}:{}:{keys}", self.counter, self.host);
         let sum = crc32(line.as_bytes());
@@ -39,7 +39,7 @@ impl Invitation {
         line
     }
 
-    /// Reads a line that [`Invitation::encode`] wrote; `None` for every other text.
+    /// Parses a line that [`Invitation::encode`] wrote; `None` for any other text.
     pub fn decode(line: &str) -> Option<Self> {
         let (rest, _) = line.strip_prefix(START)?.rsplit_once(':')?;
         let (rest, encoded) = rest.rsplit_once(':')?;
@@ -56,7 +56,7 @@ impl Invitation {
 /// The start of a config's text, which an invitation omits.
 const HEADING: &str = "[main]\n";
 
-/// The CRC-32 of Ethernet and zlib: no change of up to 32 bits in a row keeps it.
+/// The CRC-32 of Ethernet and zlib. It detects every change within 32 consecutive bits.
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
     !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))

@@ -59,13 +59,13 @@ impl Profile {
     }
 }
 
-/// What the keys of loaded profiles make of the same message, to find profiles with the same keys.
+/// Messages that the loaded profiles compute from the same input, to find profiles with the same keys.
 #[derive(Default)]
 pub struct KeyIndex(Vec<(Ciphertext, String)>);
 
 impl KeyIndex {
-    /// Adds a profile, and refuses one that has the keys of another: each would accept the knocks for the
-    /// other, or neither could tell whose they are.
+    /// Adds a profile, and refuses one with the keys of another: the two would accept each other's knocks, or neither
+    /// could be identified.
     pub fn add(&mut self, profile: &Profile) -> Result<()> {
         let made = profile.keys.seal(0, 1);
         if let Some((_, other)) = self.0.iter().find(|(others, _)| *others == made) {

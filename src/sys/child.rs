@@ -23,13 +23,13 @@ unsafe extern "C" {
 /// A child process.
 pub struct Child {
     id: libc::pid_t,
-    /// Set once it has been reaped; another process may then have its id.
+    /// Set once the child has been reaped, when its ID may be reused.
     ended: Option<ExitStatus>,
 }
 
 impl Child {
     /// Starts `program` with `args`, the first of which is its name. `descriptors` become its descriptors 0, 1 and 2;
-    /// for `None` it inherits ours. Without an `environment` it has ours.
+    /// `None` inherits ours. Without an `environment` it inherits ours too.
     fn start(
         program: &Path,
         args: &[&OsStr],
@@ -110,7 +110,7 @@ impl Child {
     }
 }
 
-/// The strings' addresses with a null pointer behind them, as execve(2) takes them.
+/// Returns the strings' addresses followed by a null pointer, as execve(2) expects.
 fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
     strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
 }
@@ -145,7 +145,7 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     let args: Vec<&OsStr> = [&program].into_iter().chain(args).map(OsStr::new).collect();
     let ((stdin, mut writer), (mut stdout, output)) = (pipe()?, pipe()?);
     let (mut stderr, errors) = UnixStream::pair()?;
-    // Only its beginning is read, and only at the end: more than a buffer of it is lost, and blocks nobody.
+    // Only the beginning is read, at the end. Output beyond the pipe's buffer is lost, but does not block the program.
     errors.set_nonblocking(true)?;
     let mut child =
         Child::start(&file, &args, None, [Some(stdin.as_fd()), Some(output.as_fd()), Some(errors.as_fd())])?;

@@ -10,7 +10,7 @@ pub fn since_boot() -> (Duration, Duration) {
     (one.min(other), one.max(other))
 }
 
-/// Seconds since the machine started, those of suspension included.
+/// Returns the seconds since boot, including time in suspension.
 pub fn uptime() -> u64 {
     read(libc::CLOCK_BOOTTIME).as_secs()
 }

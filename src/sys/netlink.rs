@@ -5,7 +5,7 @@ use super::{check, check_length};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// How often a list is asked for that changes meanwhile.
+/// How often to request a list again that changed meanwhile.
 const PATIENCE: u32 = 100;
 
 /// A netlink socket.
@@ -39,8 +39,8 @@ impl Socket {
             .or_else(|_| set(&self.0, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
     }
 
-    /// Sends a request for a list, and returns the body of each message of the answer. Asks again when the list
-    /// has changed meanwhile.
+    /// Sends a request for a list and returns the body of each message of the reply. Repeats the request if the list
+    /// changed meanwhile.
     pub fn list(&self, kind: u16, header: &[u8], attributes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         let mut buffer = vec![0; 1 << 16];
         for _ in 0..PATIENCE {
@@ -159,7 +159,7 @@ impl Writer {
         self.write_at(start, &length.to_ne_bytes());
     }
 
-    /// Appends attributes that are written already.
+    /// Appends encoded attributes.
     pub fn attributes(&mut self, attributes: &[u8]) {
         self.0.extend(attributes);
     }

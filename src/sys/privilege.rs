@@ -50,8 +50,8 @@ pub struct Account {
     pub home: PathBuf,
 }
 
-/// The longest row of the system's lists that is read, in bytes. The buffer is on the heap and not zeroed, so
-/// that only the used part of it takes memory.
+/// The longest accepted row of the user and group databases, in bytes. The buffer is on the heap and not zeroed, so
+/// only the used part takes memory.
 const ROW: usize = 16384;
 
 impl Account {

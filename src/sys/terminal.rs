@@ -1,10 +1,10 @@
-//! Terminals.
+//! Terminal properties.
 
 use super::check;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 
-/// The number of columns; `None` for what is no terminal, or does not know its size.
+/// Returns the number of columns; `None` if it is not a terminal or its size is unknown.
 pub fn width(terminal: &impl AsRawFd) -> Option<usize> {
     let mut size = MaybeUninit::<libc::winsize>::zeroed();
     // SAFETY: the structure is valid for writes, and zeroes are a size too.

@@ -6,10 +6,10 @@ use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr;
 
-/// What a thread does.
+/// The work of a thread.
 pub type Work = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
-/// A running thread. Dropped, it runs on by itself.
+/// A running thread. If it is dropped, the thread continues.
 pub struct Thread(libc::pthread_t);
 
 impl Thread {

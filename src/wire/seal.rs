@@ -19,7 +19,7 @@ const AT_ONCE: usize = 8;
 
 /// A profile's two keys. Does not implement `Debug`, so that no key can be printed.
 pub struct Keys {
-    /// Expanded when it is used: the expanded key has 704 bytes.
+    /// Expanded on use, because an expanded key has 704 bytes.
     cipher: Zeroizing<[u8; 16]>,
     /// The HMAC state after the key; cloned for each message.
     pub(super) mac: Hmac<Sha1>,
@@ -62,7 +62,7 @@ pub struct Fields {
 }
 
 impl Keys {
-    /// Takes over the two 16-byte keys.
+    /// Creates keys from the two 16-byte values.
     pub fn new(cipher: &[u8; 16], mac: &[u8; 16]) -> Self {
         // HMAC pads the key with zeros to a block (RFC 2104). A whole block cannot have a wrong length, so this cannot fail.
         let mut block = Zeroizing::new([0; 64]);

@@ -1,5 +1,5 @@
-//! The last configuration that worked. A daemon whose configuration cannot be used starts with it, because
-//! without a daemon nothing would guard the ports after a reboot.
+//! Keeps the last configuration that worked. A daemon whose configuration is unusable starts with it, because without a
+//! daemon nothing would guard the ports after a reboot.
 
 use super::privileges;
 use super::setup::{ProfileIndex, Setup};
@@ -14,7 +14,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The file beside the directory of the profiles, which `directory` may only have a link to.
+/// The file, next to the directory of the profiles; `directory` may contain only a link to that directory.
 fn path(directory: &Path) -> Result<PathBuf> {
     let profiles = directory.join("profiles");
     let path = profiles.canonicalize().unwrap_or(profiles).with_file_name("config.good");
@@ -22,7 +22,7 @@ fn path(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Keeps the configuration of a daemon that is ready.
+/// Stores the configuration of a daemon that is ready.
 pub(super) fn keep(directory: &Path, setup: &Setup) -> Result<()> {
     let (path, text) = (path(directory)?, setup.text.as_bytes());
     if setup.instead.is_some() || file::read_small(&path).is_ok_and(|kept| kept == text) {
@@ -36,19 +36,19 @@ pub(super) fn keep(directory: &Path, setup: &Setup) -> Result<()> {
         .map_err(|cause| Error::path("keep the configuration in", &path, cause))
 }
 
-/// The setup of a daemon that starts: by the configuration or, if that cannot be used, by the last one that
-/// worked or, if there is none, with a guard on every port that a profile lists.
+/// Returns the setup for a start: from the configuration or, if that is unusable, from the last one that worked or, if
+/// there is none, with a guard on every port that a profile lists.
 ///
-/// Where the last one that worked cannot be used either, its guard is made before the error is returned.
+/// If the last one that worked is unusable too, its guard is made before the error is returned.
 pub(super) fn start(directory: &Path) -> Result<Setup> {
     let kept = path(directory).ok().and_then(|path| file::read_small(&path).ok());
     let tried = |text| {
         let setup = Setup::of(directory, text)?;
-        // Whoever removes the last profile of a daemon that has worked does not open the ports.
+        // Removing the last profile of a working daemon must not open the ports.
         if kept.is_none() {
             setup.index.must_not_be_empty(directory)?;
         }
-        // A reload leaves this to the watcher, because accounts may be slow to look up.
+        // A reload leaves this to the watcher, because account lookups may be slow.
         privileges::watcher_user(&setup.config)?;
         Ok(setup)
     };

@@ -59,9 +59,9 @@ pub(super) struct Setup {
     pub(super) links: Option<LinkWatch>,
     /// The named interfaces that do not exist.
     missing: Vec<String>,
-    /// Problems that the daemon runs with, and that were not logged yet.
+    /// Problems that do not stop the daemon and have not been logged yet.
     pub(super) warnings: Vec<Error>,
-    /// What is used instead of a configuration that cannot be used.
+    /// The replacement for an unusable configuration.
     pub(super) instead: Option<&'static str>,
 }
 
@@ -71,7 +71,7 @@ impl Setup {
         Self::of(directory, Config::read(directory)?)
     }
 
-    /// The same, with the configuration's text.
+    /// Like [`Setup::read`], with the configuration's text.
     pub(super) fn of(directory: &Path, text: String) -> Result<Self> {
         // The conversion to UTF-8 replaces each invalid byte by three.
         if text.len() > CONFIG {
@@ -134,14 +134,14 @@ impl Setup {
         Ok(changed)
     }
 
-    /// Returns which rules of other programs stand in the way, and what to do about each.
+    /// Returns the rules of other programs that conflict with ours, each with advice.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let listed = self.index.profiles.iter().flat_map(|(_, config)| config.ports.iter().flat_map(Ports::iter));
         let ports = listed.chain(self.rules.guard.iter()).collect();
         self.backend.foreign_findings(&self.rules, &ports)
     }
 
-    /// Logs them.
+    /// Logs these rules.
     pub(super) fn say_findings(&self) {
         for Finding { what, mend } in self.findings() {
             say::warn(what);
@@ -149,7 +149,7 @@ impl Setup {
         }
     }
 
-    /// Logs the problems that the daemon runs with.
+    /// Logs the problems that do not stop the daemon.
     pub(super) fn say_warnings(&mut self) {
         for warning in self.warnings.drain(..) {
             say::warning(&warning);
@@ -258,7 +258,7 @@ impl ProfileIndex {
         allowed
     }
 
-    /// The ports that profiles list.
+    /// Returns the ports that profiles list.
     pub(super) fn listed_ports(&self) -> Ports {
         self.profiles.iter().filter_map(|(_, config)| config.ports.as_ref()).flat_map(Ports::iter).collect()
     }

@@ -1,4 +1,4 @@
-//! status: tells what the daemon does, and which profiles there are.
+//! status: prints the state of the daemon, and its profiles.
 
 mod profiles;
 mod server;
@@ -14,23 +14,23 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use table::Output;
 
-/// How often `--watch` looks again.
+/// The refresh interval of `--watch`.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How to print.
+/// The output options.
 pub struct StatusOptions {
-    /// As JSON.
+    /// Whether to print JSON.
     pub json: bool,
-    /// Again each second.
+    /// Whether to refresh every second.
     pub watch: bool,
 }
 
-/// Returns whether `directory` is that of a daemon, and this is root, who may look into it.
+/// Returns whether `directory` belongs to a daemon and the caller is root, who may read it.
 pub fn is_server(directory: &Path) -> bool {
     privilege::effective_uid() == 0 && directory.join("profiles").is_dir()
 }
 
-/// Prints what the daemon on `directory` does.
+/// Prints the state of the daemon on `directory`.
 pub fn server(directory: &Path, options: &StatusOptions) -> Result<()> {
     print(&|output| server::add(directory, output), options)
 }

@@ -1,4 +1,4 @@
-//! The profiles in a directory, as far as anybody may know them: no key is read.
+//! Reports the profiles in a directory. It reads no key.
 
 use super::table::{Output, Value};
 use crate::error::Result;
@@ -16,7 +16,7 @@ pub(super) fn add_of_client(directory: &Path, output: &mut Output) -> Result<()>
     Ok(())
 }
 
-/// Adds a server's profiles, each with the address that its last knock came from.
+/// Adds a server's profiles, each with the source of its last knock.
 pub(super) fn add_of_server(
     directory: &Path,
     from: &dyn Fn(&str) -> Option<String>,
@@ -42,7 +42,7 @@ fn row(found: &Found, from: Option<String>) -> Result<Vec<Value>> {
     let config = ProfileConfig::load(&found.path)?;
     let path = found.path.join("counter");
     let counter = file::read_small(&path).ok().and_then(|bytes| Counter::parse(&bytes));
-    // The file is written for each knock.
+    // The counter file is written for each knock.
     let knocked = if counter > Some(0) { modified(&path) } else { None };
     Ok(vec![
         Value::Text(found.name.clone()),

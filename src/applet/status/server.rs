@@ -1,4 +1,4 @@
-//! What a server has: the daemon's record, the openings in the kernel, the profiles.
+//! Reports the state of a server: the daemon's record, the openings in the kernel, and the profiles.
 
 use super::profiles::{add_of_server, modified};
 use super::table::{Output, Value};
@@ -13,16 +13,16 @@ use crate::sys::{clock, sandbox};
 use std::fs;
 use std::path::Path;
 
-/// Adds all that there is to know.
+/// Adds everything that is known.
 pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     let text = Config::read(directory)?;
     let (config, _) = Config::of(directory, &text)?;
     let (status, profiles) = (status::read(directory).unwrap_or_default(), directory.join("profiles"));
     let program = fs::read_link(format!("/proc/{}/exe", status.daemon)).unwrap_or_default();
-    // Asked only of a process that exists: a daemon that starts meanwhile would find its lock taken.
+    // Try the lock only if the process exists, because a daemon that is starting would find the lock taken.
     let running = !program.as_os_str().is_empty() && config::daemon_runs(directory);
     let (now, uptime) = (output.now, clock::uptime());
-    // Since 1970 instead of since the machine started.
+    // Converts from time since boot to time since 1970.
     let time = |since_boot: u64| (now + since_boot).saturating_sub(uptime);
     let changed = checksum(text.as_bytes()) != status.config || newest(&profiles) > time(status.loaded) + 1;
     let standing = firewall::standing_openings(&config.guard);
@@ -49,7 +49,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     add_of_server(&profiles, &from, output)?;
     let mut openings = Vec::new();
     for opening in standing.map_or(Vec::new(), |(_, openings)| openings) {
-        // iptables' lists have no times. The daemon's record has those of the last knocks.
+        // iptables' lists have no timestamps, so use those of the last knocks in the daemon's record.
         let knock = status.knocks.iter().find(|knock| (knock.source, knock.port) == (opening.source, opening.port));
         let expires = knock.map_or(0, |knock| knock.time + u64::from(config.delay));
         if let Some(left) = opening.left.or(expires.checked_sub(uptime)) {
@@ -64,7 +64,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
 const DAEMON: &[&str] =
     &["running", "pid", "since", "replaced", "needs_reload", "log", "firewall", "guard", "confined"];
 
-/// Returns when a profile was last made, removed or changed, in seconds since 1970.
+/// Returns when a profile was last created, removed or changed, in seconds since 1970.
 fn newest(profiles: &Path) -> u64 {
     let mut newest = modified(profiles).unwrap_or(0);
     for found in profile::list(profiles).unwrap_or_default().profiles {

@@ -1,9 +1,9 @@
-//! The output: keys and values, as text for people or as JSON.
+//! Formats keys and values, as text or as JSON.
 
 use crate::ports::Ports;
 use crate::say::{self, Terminal};
 
-/// A value in the output.
+/// An output value.
 pub(super) enum Value {
     /// A word or a sentence.
     Text(String),
@@ -15,13 +15,13 @@ pub(super) enum Value {
     Time(u64),
     /// A duration in seconds.
     Seconds(u64),
-    /// Yes or no, and which of them is good.
+    /// Yes or no, and which of them is the good state.
     Flag(bool, bool),
-    /// Nothing is known, or there is nothing.
+    /// Unknown or empty.
     Nothing,
 }
 
-/// What is printed at once.
+/// The output of one refresh.
 pub(super) struct Output {
     json: bool,
     terminal: Option<Terminal>,
@@ -44,7 +44,7 @@ impl Output {
         self.text
     }
 
-    /// Adds an object; without values, it is missing.
+    /// Adds an object. An object without values is omitted.
     pub(super) fn object(&mut self, title: &str, keys: &[&str], values: &[Value]) {
         if self.json {
             self.json_key(title);
@@ -62,7 +62,7 @@ impl Output {
         }
     }
 
-    /// Adds a list of objects: as text, a table.
+    /// Adds a list of objects, which is a table in text output.
     pub(super) fn list(&mut self, title: &str, keys: &[&str], rows: &[Vec<Value>]) {
         if self.json {
             self.json_key(title);
@@ -164,7 +164,7 @@ fn push_padded(line: &mut String, cell: &str, width: usize) {
     }
 }
 
-/// A duration in its largest unit.
+/// Formats a duration in its largest unit.
 fn duration(seconds: u64) -> String {
     let (number, unit) = match seconds {
         0..120 => (seconds, " s"),

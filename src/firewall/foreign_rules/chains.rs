@@ -3,7 +3,7 @@
 /// The output of `nft -t list ruleset`, iptables-save and ip6tables-save.
 pub(in crate::firewall) struct Listings {
     pub(in crate::firewall) nft: String,
-    /// With nft's name for the family of each.
+    /// Each with nft's name for its family.
     pub(in crate::firewall) iptables: [(&'static str, String); 2],
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Chain<'a> {
     pub(super) rules: Vec<&'a str>,
 }
 
-/// Where the kernel enters a chain.
+/// The hook of a base chain.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Base {
     /// The hook's name, such as `prerouting`.

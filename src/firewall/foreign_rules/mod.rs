@@ -1,9 +1,9 @@
 //! Finds rules of other programs that drop knocks or knocked connections.
 //!
-//! This follows the SYN of a knocked connection through the text of the rules. A rule that may or may not match is
-//! ignored if it drops. It is assumed to match if it accepts and names the port or the mark. So this can miss a rule
-//! that drops, and a finding may not hold for an interface or a source that is accepted as a whole. Forwarded
-//! connections are not followed.
+//! This follows the SYN of a knocked connection through the text of the rules. If a rule may or may not match, it is
+//! ignored if it drops, and assumed to match if it accepts and names the port or the mark. So this can miss a rule that
+//! drops, and a finding may be wrong for an interface or a source that is accepted as a whole. Forwarded connections
+//! are not followed.
 
 mod chains;
 mod mark;
@@ -20,7 +20,7 @@ use syn::{Syn, Verdict, fit, verdicts, words};
 /// The greatest depth of jumps, which is nft's limit.
 const DEPTH: usize = 16;
 
-/// Stands for the rule if a chain's policy drops.
+/// Replaces the rule in a finding if the chain's policy drops.
 const POLICY: &str = "policy drop";
 
 /// What a chain does to knocks or to knocked connections.

@@ -1,7 +1,7 @@
 //! Decides from a rule's text whether it matches the SYN of a knocked connection, and what it does.
 //!
-//! Conditions on port, protocol, connection state, mark, interface and type of address are understood. Any other
-//! condition may hold or not.
+//! It understands conditions on port, protocol, connection state, mark, interface and address type. Any other condition
+//! may or may not hold.
 
 /// The properties of the SYN that rules match.
 pub(super) struct Syn<'a> {

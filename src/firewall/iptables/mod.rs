@@ -75,7 +75,7 @@ pub(super) fn remove() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether there are chains of ours.
+/// Returns whether our chains exist.
 pub(super) fn exist() -> bool {
     let listed = child::run(IpVersion::V4.program(), &["-w", "-t", "mangle", "-S"], "");
     listed.is_ok_and(|listed| listed.contains("-N KNOCKKNOCK\n"))

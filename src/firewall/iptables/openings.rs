@@ -60,7 +60,8 @@ impl ListWriter {
     }
 }
 
-/// The addresses in the lists of the ports in `guard`. The kernel leaves one there when its time is up.
+/// Returns the addresses in the lists of the ports in `guard`. The kernel keeps an address in the list after its time
+/// is up.
 pub(in crate::firewall) fn standing(guard: &Ports) -> Vec<StandingOpening> {
     let mut found = Vec::new();
     for port in guard.iter() {

@@ -93,7 +93,7 @@ impl SetWriter {
     }
 }
 
-/// The openings in the table; an error where there is no table.
+/// Returns the openings in the table; an error if there is no table.
 pub(in crate::firewall) fn standing() -> io::Result<Vec<StandingOpening>> {
     let socket = Socket::open(libc::NETLINK_NETFILTER)?;
     let mut found = Vec::new();
@@ -120,7 +120,7 @@ fn standing_opening(element: &[u8]) -> Option<StandingOpening> {
     Some(StandingOpening { source, port: u16::from_be_bytes(*port.first_chunk()?), left })
 }
 
-/// The value of an attribute; empty where there is none.
+/// Returns the value of an attribute; empty if it is missing.
 fn value(attributes: &[u8], wanted: u16) -> &[u8] {
     netlink::attributes(attributes).find(|(kind, _)| *kind == wanted).map_or(&[], |(_, value)| value)
 }

@@ -10,21 +10,21 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The shortest time between two writes.
+/// The minimum time between two writes.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The status of the daemon, and the file that it is written to.
+/// The status of the daemon, and the file of its record.
 #[derive(Default)]
 pub(super) struct Publication {
     status: Status,
     file: Option<File>,
-    /// Whether the file lacks what the status has.
+    /// Whether the status has changed since the last write.
     changed: bool,
     written: Option<Instant>,
 }
 
 impl Publication {
-    /// Opens the file, as root. Without one there is no status, and all else works.
+    /// Opens the file as root. If that fails there is no status, and everything else works.
     pub fn open(directory: &Path, supervisor: u32, config: &str) -> Self {
         let file = status::open(directory);
         if let Err(cause) = &file {
@@ -34,31 +34,31 @@ impl Publication {
         Self { status, file: file.ok(), changed: true, written: None }
     }
 
-    /// Counts something.
+    /// Increments a count.
     pub fn count(&mut self, what: Count) {
         self.status.count(what);
         self.changed = true;
     }
 
-    /// Notes an accepted knock.
+    /// Records an accepted knock.
     pub fn knock(&mut self, profile: String, source: IpAddr, port: u16) {
         self.status.knock(LastKnock { time: uptime(), source, port, profile });
         self.changed = true;
     }
 
-    /// Notes a problem.
+    /// Records a problem.
     pub fn problem(&mut self, text: &str) {
         self.status.problem(uptime(), text);
         self.changed = true;
     }
 
-    /// The time until [`Publication::write`] has something to do.
+    /// Returns the time until [`Publication::write`] has something to do.
     pub fn due(&self, now: Instant) -> Option<Duration> {
         let left = self.written.map_or(Duration::ZERO, |written| INTERVAL.saturating_sub(now.duration_since(written)));
         self.changed.then_some(left)
     }
 
-    /// Writes the record if that is due.
+    /// Writes the record if a write is due.
     pub fn write(&mut self, now: Instant) {
         if self.due(now) != Some(Duration::ZERO) {
             return;

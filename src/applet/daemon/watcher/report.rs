@@ -113,7 +113,7 @@ impl Report {
         self.publication.count(Count::LogOverruns);
     }
 
-    /// The time until something is to be said or written.
+    /// Returns the time until a summary or a write of the status is due.
     pub fn due(&self, now: Instant) -> Option<Duration> {
         [self.summary_due(now), self.publication.due(now)].into_iter().flatten().min()
     }
@@ -122,7 +122,7 @@ impl Report {
         self.counts.since.map(|since| SUMMARY.saturating_sub(now.duration_since(since)))
     }
 
-    /// Writes the status, and says what was counted, where that is due.
+    /// Writes the status and logs the summary, if they are due.
     pub fn sum_up(&mut self, now: Instant) {
         self.publication.write(now);
         if self.summary_due(now) != Some(Duration::ZERO) {
