@@ -135,7 +135,7 @@ impl Config {
                     let names = value.split([',', ' ']).filter(|name| !name.is_empty());
                     config.interfaces = names.map(str::to_owned).collect();
                     if config.interfaces.is_empty() {
-                        return Err(wrong("without a name the guard would be on every interface".into()));
+                        return Err(wrong("an empty list would guard every interface".into()));
                     }
                     if let Some(bad) = config.interfaces.iter().find(|name| !is_interface(name)) {
                         return Err(wrong(format!("{bad:?} is not a valid interface name")));

@@ -21,7 +21,7 @@ pub fn run(home: &ProfileHome, host: Option<&str>) -> Result<()> {
     let text = read().map_err(|cause| Error::system("read standard input", cause))?;
     let line = std::str::from_utf8(text.trim_ascii()).unwrap_or_default();
     let invitation = Invitation::decode(line).ok_or_else(|| {
-        Error::refused("this is no invitation, or it is damaged, cut off or there twice")
+        Error::refused("this is not an invitation, or it is damaged, truncated or doubled")
             .advise("copy the whole line that knockknock invite printed, and nothing else")
     })?;
     let host = host.unwrap_or(&invitation.host);

@@ -14,8 +14,8 @@ pub fn run(directory: &Path, name: &str, host: &str, ports: Option<Ports>, again
     let profiles = directory.join("profiles");
     let known = profile::list(&profiles)?.profiles.into_iter().find(|found| found.name == name);
     if known.is_some() && ports.is_some() {
-        return Err(Error::refused(format!("profile {name:?} exists, and --ports is for a new one"))
-            .advise("leave --ports out, or choose another name"));
+        return Err(Error::refused(format!("profile {name:?} exists, and --ports applies only to a new one"))
+            .advise("omit --ports, or choose another name"));
     }
     let is_new = known.is_none();
     let found = match known {
@@ -29,7 +29,9 @@ pub fn run(directory: &Path, name: &str, host: &str, ports: Option<Ports>, again
     if is_new {
         config::mention_reload(directory);
     }
-    say::warn("whoever has this line can knock: it is the key. Paste it on the client into: knockknock accept");
+    say::warn(
+        "anyone with this line can knock, because it contains the keys. On the client, paste it into: knockknock accept",
+    );
     let mut line = invitation.encode();
     line.push('\n');
     say::print(&line)

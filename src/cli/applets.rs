@@ -91,7 +91,7 @@ pub const APPLETS: &[Applet] = &[
     Applet {
         name: "invite",
         alias: "knockknock-invite",
-        summary: "print the line with which a client gets its profile",
+        summary: "print an invitation for a client",
         usage: "NAME HOST",
         letters: "",
         privileges: Privileges::None,
@@ -100,7 +100,7 @@ pub const APPLETS: &[Applet] = &[
     Applet {
         name: "accept",
         alias: "knockknock-accept",
-        summary: "make a profile from the line that invite printed",
+        summary: "create a profile from an invitation",
         usage: "[--as HOST]",
         letters: "",
         privileges: Privileges::Root,
@@ -127,7 +127,7 @@ pub const APPLETS: &[Applet] = &[
     Applet {
         name: "status",
         alias: "knockknock-status",
-        summary: "list profiles, openings and what the daemon counts",
+        summary: "show the daemon's state, openings and profiles",
         usage: "[OPTION ...]",
         letters: "",
         privileges: Privileges::Root,

@@ -88,12 +88,12 @@ def test_check_and_start_agree(stage, what):
         started = False
         assert daemon.wait_for_end() == 1
     if started and checked.returncode and "is ignored" not in checked.stderr:
-        daemon.wait_for("as said above: every port that a profile lists is guarded")
-    instead = any("as said above" in line for line in daemon.said)
+        daemon.wait_for("see above: guarding every port that a profile lists")
+    instead = any("see above" in line for line in daemon.said)
     complains = not started or instead or any("is ignored" in line for line in daemon.said)
     assert (checked.returncode == 1) == complains == (what != "nothing"), (checked, daemon.said)
     for line in daemon.said if complains else []:
-        ours = ["confined: ", ": ready", "as said above"]
+        ours = ["confined: ", ": ready", "see above"]
         assert any(word in line for word in ours) or line in checked.stderr.splitlines(), line
 
 
@@ -340,7 +340,7 @@ def test_a_start_with_a_wrong_config_uses_the_last_one_that_worked(worked, what)
     assert checked.returncode == 1
     worked.start_daemon()
     assert checked.stderr.splitlines()[0] in worked.daemon.said
-    worked.daemon.wait_for("the configuration cannot be used, as said above: the last one that worked is used")
+    worked.daemon.wait_for("the configuration is unusable, see above: using the last one that worked")
     assert not worked.connects()
     worked.open_port()
     assert worked.connects()
@@ -352,13 +352,13 @@ def test_a_start_with_a_wrong_config_that_never_worked_guards_what_profiles_list
     Profile(stage, "gate", ports=[22])
     stage.configure(guard="22", delay="soon")
     stage.start_daemon()
-    stage.daemon.wait_for("the configuration cannot be used, as said above: every port that a profile lists is guarded")
+    stage.daemon.wait_for("the configuration is unusable, see above: guarding every port that a profile lists")
     assert 'delay = "soon"' in "".join(stage.daemon.said)
     assert not stage.connects()
     assert not (stage.server_dir / "config.good").exists()
     stage.daemon.stop()
     stage.configure(guard="22")
-    assert stage.start_daemon() and not any("as said above" in line for line in stage.daemon.said)
+    assert stage.start_daemon() and not any("see above" in line for line in stage.daemon.said)
 
 
 @pytest.mark.parametrize("what", ["mode 777 profiles", "no log"])
@@ -370,7 +370,7 @@ def test_a_start_that_fails_on_a_machine_where_it_worked_leaves_the_guard(worked
     for _ in range(2):
         done = worked.server.run(BINARY, "daemon", "--dir", worked.server_dir, check=False)
         assert done.returncode == 1
-        assert "the guard stands as in the last configuration that worked, and knocks open nothing" in done.stderr
+        assert "the guard of the last configuration that worked is active, and knocks open nothing" in done.stderr
         assert not worked.connects()
 
 

@@ -38,21 +38,21 @@ def nft(ruleset):
 
 # What breaks knocking, and what is said of it.
 OBSTACLES = {
-    "a policy of nft": (nft(DROPS % ""), ["keeps out knocked connections to ports 7,22: policy drop"]),
+    "a policy of nft": (nft(DROPS % ""), ["blocks knocked connections to ports 7,22: policy drop"]),
     "a rule of nft": (nft(DROPS % 'counter reject with tcp reset comment "accept"'), ["to ports 7,22: meta l4proto tcp counter packets 0"]),
     "a rule behind a jump": (
         nft("""table inet filter {
             chain rest { tcp dport 80 accept; tcp dport 22 drop; }
             chain input { type filter hook input priority filter; iifname vmap { "lo" : accept }; jump rest; }
-        }"""), ["chain rest keeps out knocked connections to port 22: tcp dport 22 drop"]),
+        }"""), ["chain rest blocks knocked connections to port 22: tcp dport 22 drop"]),
     "what 0.8 needs": (
-        REJECTS_LIKE_0_8, ["has a rule that knockknock 0.8 left: -s 192.0.2.7/32", "chain REJECTLOG keeps out"]),
+        REJECTS_LIKE_0_8, ["has a rule that knockknock 0.8 left: -s 192.0.2.7/32", "chain REJECTLOG blocks"]),
     "a policy of iptables": (
         "iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables -P INPUT DROP",
-        ["table ip filter, chain INPUT keeps out knocked connections to ports 7,22: policy drop"]),
+        ["table ip filter, chain INPUT blocks knocked connections to ports 7,22: policy drop"]),
     "a rule for one interface": (
         "iptables -A INPUT -i eth0 -p tcp --dport 22 -m comment --comment 'not ACCEPT' -j DROP",
-        ["keeps out knocked connections to port 22: -i eth0"]),
+        ["blocks knocked connections to port 22: -i eth0"]),
     "the mark overwritten by iptables": (
         "iptables -t mangle -A PREROUTING -i eth0 -m conntrack --ctstate NEW -j CONNMARK --set-mark 2" + ADMITTING,
         ["changes the mark 0x08000000, by which other rules admit knocked connections to ports 7,22: -i eth0"]),
@@ -83,7 +83,7 @@ OBSTACLES = {
 def findings(stage):
     """What --check finds, and the commands that it prints."""
     said = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check").stderr.splitlines()
-    mends = [line.split("to mend it: ")[1] for line in said if "to mend it: " in line]
+    mends = [line.split("to correct it: ")[1] for line in said if "to correct it: " in line]
     return said, mends
 
 
@@ -169,5 +169,5 @@ def test_a_port_that_is_not_guarded_is_admitted_by_the_mark(stage):
     web = Profile(stage, "web", ports=[80])
     stage.server.run("sh", "-ec", nft(DROPS % "tcp dport { 7, 22 } accept"))
     said, [mend] = findings(stage)
-    assert any("keeps out knocked connections to port 80: policy drop" in line for line in said), said
+    assert any("blocks knocked connections to port 80: policy drop" in line for line in said), said
     assert web and mend == "nft insert rule inet filter input ct mark and 0x08000000 != 0 accept"

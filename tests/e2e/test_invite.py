@@ -31,7 +31,7 @@ def invite(directory, *arguments):
     done = run("invite", "--dir", directory, *arguments)
     assert done.returncode == 0, done.stderr
     assert LINE.fullmatch(done.stdout) and not SECRET.search(done.stderr)
-    assert "it is the key" in done.stderr
+    assert "it contains the keys" in done.stderr
     return done.stdout
 
 
@@ -90,7 +90,7 @@ def test_the_next_invitation_continues_with_the_counter(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, status, named", [
-    (("laptop", "server.example.org", "--ports", 22, "--again"), 1, "--ports is for a new one"),
+    (("laptop", "server.example.org", "--ports", 22, "--again"), 1, "--ports applies only to a new one"),
     (("phone", "ann@server.example.org", "--ports", 22), 1, 'write "server.example.org"'),
     (("phone", "server.example.org:22", "--ports", 22), 1, 'write "server.example.org"'),
     (("phone", "", "--ports", 22), 2, "the host is empty"),
@@ -122,7 +122,7 @@ def test_a_damaged_line_is_refused_with_nothing_changed(tmp_path, damage):
     done = subprocess.run([BINARY, "accept", "--dir", tmp_path / "client"], input=line.encode(errors="surrogateescape"),
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=10)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"damaged, cut off or there twice\n" in done.stderr and not SECRET.search(done.stderr.decode())
+    assert b"damaged, truncated or doubled\n" in done.stderr and not SECRET.search(done.stderr.decode())
     assert not (tmp_path / "client").exists()
 
 

@@ -57,13 +57,13 @@ pub(super) fn start(directory: &Path) -> Result<Setup> {
         setup => return setup,
     };
     let (text, instead) = match &kept {
-        Some(kept) => (String::from_utf8_lossy(kept).into_owned(), "the last one that worked is used"),
+        Some(kept) => (String::from_utf8_lossy(kept).into_owned(), "using the last one that worked"),
         None => {
             let listed = ProfileIndex::read(directory).map_or_else(|_| Ports::default(), |index| index.listed_ports());
             if listed.is_empty() {
                 return Err(error);
             }
-            (format!("[main]\nguard = {listed}\n"), "every port that a profile lists is guarded")
+            (format!("[main]\nguard = {listed}\n"), "guarding every port that a profile lists")
         }
     };
     if let Ok(mut setup) = tried(text.clone()) {
@@ -74,7 +74,7 @@ pub(super) fn start(directory: &Path) -> Result<Setup> {
     if let (Some(_), Ok((config, _))) = (kept, Config::of(directory, &text)) {
         let rules = Rules::new(&config, Ports::default());
         Backend::choose(config.firewall, &rules)?.make(&rules)?;
-        say::warn("the guard stands as in the last configuration that worked, and knocks open nothing");
+        say::warn("the guard of the last configuration that worked is active, and knocks open nothing");
     }
     Err(error)
 }

@@ -145,7 +145,7 @@ impl Setup {
     pub(super) fn say_findings(&self) {
         for Finding { what, mend } in self.findings() {
             say::warn(what);
-            say::warn(format_args!("to mend it: {mend}"));
+            say::warn(format_args!("to correct it: {mend}"));
         }
     }
 
@@ -177,7 +177,7 @@ impl Setup {
             self.backend.name(),
         ));
         if let Some(instead) = self.instead {
-            say::warn(format_args!("the configuration cannot be used, as said above: {instead}"));
+            say::warn(format_args!("the configuration is unusable, see above: {instead}"));
         }
     }
 }

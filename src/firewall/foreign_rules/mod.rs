@@ -27,7 +27,7 @@ const POLICY: &str = "policy drop";
 #[derive(Clone, Copy, PartialEq)]
 enum Harm {
     /// Drops packets before they reach our rules.
-    Deafens,
+    DropsKnocks,
     /// Exempts packets from connection tracking, which our rules need.
     Untracks,
     /// Drops knocked connections.
@@ -58,7 +58,7 @@ pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Po
         let Some(base) = &chain.base else { continue };
         match base.hook.as_str() {
             "ingress" | "prerouting" if base.before => {
-                look.at(chain, Harm::Deafens, &heard, &mut found);
+                look.at(chain, Harm::DropsKnocks, &heard, &mut found);
                 look.at(chain, Harm::Untracks, &ports, &mut found);
             }
             "output" => look.at(chain, Harm::Untracks, &ports, &mut found),
@@ -118,11 +118,11 @@ impl<'a> Look<'a> {
             };
             let (at, bit) = (place.place(), self.rules.mark);
             let what = match (harm, change.filter(|_| !marked)) {
-                (Harm::Deafens, _) => format!("{at} drops packets{to} before knockknock sees them: {rule}"),
+                (Harm::DropsKnocks, _) => format!("{at} drops packets{to} before knockknock sees them: {rule}"),
                 (Harm::Untracks, _) => {
                     format!("{at} exempts connections{to} from tracking, so no knock opens them: {rule}")
                 }
-                (Harm::Drops, None) => format!("{at} keeps out knocked connections{to}: {rule}"),
+                (Harm::Drops, None) => format!("{at} blocks knocked connections{to}: {rule}"),
                 (Harm::Drops, Some((other, rule))) => format!(
                     "{} changes the mark {bit:#010x}, by which other rules admit knocked connections{to}: {rule}",
                     other.place()
@@ -236,7 +236,7 @@ mod tests {
                 "nftables",
                 "22,80",
                 vec![(
-                    "input keeps out knocked connections to port 22: counter",
+                    "input blocks knocked connections to port 22: counter",
                     format!("nft insert rule inet filter input {mark}"),
                 )],
             ),
@@ -245,7 +245,7 @@ mod tests {
                 "fw4",
                 "22",
                 vec![(
-                    "handle_reject keeps out",
+                    "handle_reject blocks",
                     format!("mkdir -p {fw4} && echo '{mark}' >{fw4}/knockknock.nft && fw4 reload"),
                 )],
             ),
@@ -254,7 +254,7 @@ mod tests {
                 "firewalld-closed",
                 "22",
                 vec![(
-                    "filter_IN_public keeps out",
+                    "filter_IN_public blocks",
                     "firewall-cmd --permanent --add-port=22/tcp && firewall-cmd --reload".into(),
                 )],
             ),
@@ -263,11 +263,11 @@ mod tests {
                 "22",
                 vec![
                     (
-                        "ip filter, chain IN_public keeps out",
+                        "ip filter, chain IN_public blocks",
                         "firewall-cmd --permanent --add-port=22/tcp && firewall-cmd --reload".into(),
                     ),
                     (
-                        "ip6 filter, chain IN_public keeps out",
+                        "ip6 filter, chain IN_public blocks",
                         "firewall-cmd --permanent --add-port=22/tcp && firewall-cmd --reload".into(),
                     ),
                 ],
@@ -277,10 +277,10 @@ mod tests {
                 "22,443",
                 vec![
                     (
-                        "table ip filter, chain INPUT keeps out knocked connections to ports 22,443: policy drop",
+                        "table ip filter, chain INPUT blocks knocked connections to ports 22,443: policy drop",
                         "ufw allow 22,443/tcp".into(),
                     ),
-                    ("table ip6 filter, chain INPUT keeps out", "ufw allow 22,443/tcp".into()),
+                    ("table ip6 filter, chain INPUT blocks", "ufw allow 22,443/tcp".into()),
                 ],
             ),
             ("ufw-allowed", "22", vec![]),
@@ -291,7 +291,7 @@ mod tests {
                 vec![
                     ("knockknock 0.8 left", format!("iptables -D INPUT {left}")),
                     (
-                        "REJECTLOG keeps out knocked connections to port 22: -p tcp -j REJECT",
+                        "REJECTLOG blocks knocked connections to port 22: -p tcp -j REJECT",
                         format!("iptables -t filter -I INPUT {connmark}"),
                     ),
                 ],
@@ -299,13 +299,13 @@ mod tests {
             (
                 "iptables-services",
                 "22",
-                vec![("ip6 filter, chain INPUT keeps out", format!("ip6tables -t filter -I INPUT {connmark}"))],
+                vec![("ip6 filter, chain INPUT blocks", format!("ip6tables -t filter -I INPUT {connmark}"))],
             ),
             (
                 "docker",
                 "22,8080",
                 vec![(
-                    "INPUT keeps out knocked connections to port 22: policy",
+                    "INPUT blocks knocked connections to port 22: policy",
                     format!("iptables -t filter -I INPUT {connmark}"),
                 )],
             ),
@@ -381,6 +381,6 @@ mod tests {
     #[test]
     fn where_no_port_is_named_a_rule_that_drops_all_is_found() {
         let [found] = &findings_in("nftables", "", "")[..] else { panic!("one finding") };
-        assert!(found.what.contains("chain input keeps out knocked connections: counter"), "{found:?}");
+        assert!(found.what.contains("chain input blocks knocked connections: counter"), "{found:?}");
     }
 }
