@@ -83,7 +83,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     hooks::attempt("watcher");
 
     watcher.report.sum_up(Instant::now());
-    watcher.channel.send(READY).map_err(|cause| Error::system("tell the opener", cause))?;
+    watcher.channel.send(READY).map_err(|cause| Error::system("report to the opener", cause))?;
     match watcher.follow(&mut log) {
         // The supervisor reports the cause.
         End::OpenerGone => Ok(1),

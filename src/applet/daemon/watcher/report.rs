@@ -102,7 +102,7 @@ impl Report {
     /// Logs that a counter file had lost its value.
     pub fn restored(&mut self, profile: usize) {
         self.problem(format!(
-            "the counter file of profile {:?} had gone backwards or was damaged; the right value is stored again",
+            "the counter file of profile {:?} was too low or damaged; stored the correct value",
             self.name(profile)
         ));
     }
@@ -179,7 +179,7 @@ impl Report {
         if !self.throttled {
             self.throttled = true;
             self.problem(format!(
-                "{} came in: until they stop, a stealth knock opens only with a second one",
+                "received {}: until they stop, a stealth knock opens only with a second one",
                 counted(self.wrong_codes, "wrong code", "wrong codes")
             ));
             say::warn("connect and proxy send both by themselves; with knock, knock twice within a minute");
