@@ -99,7 +99,7 @@ pub fn reason(cause: &io::Error) -> String {
     let mut text = cause.to_string();
     if let Some(number) = text.rfind('(').filter(|_| cause.raw_os_error().is_some()) {
         text.truncate(number);
-        text.truncate(text.trim_end().len());
+        text.truncate(text.trim_ascii_end().len());
     }
     if let Some(first) = text.get_mut(..1) {
         first.make_ascii_lowercase();

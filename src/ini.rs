@@ -32,7 +32,7 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
     // Some editors start a file with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
-        let trimmed = line.trim();
+        let trimmed = line.trim_ascii();
         if trimmed.contains('\r') {
             return Err((number, "contains a carriage return before its end".into()));
         }
@@ -41,20 +41,20 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
         }
         if line.starts_with([' ', '\t']) && open {
             if let Some((_, last)) = settings.last_mut().filter(|_| section.is_some()) {
-                last.value = format!("{} {}", last.value, without_comment(trimmed)).trim().into();
+                last.value = format!("{} {}", last.value, without_comment(trimmed)).trim_ascii().into();
             }
             continue;
         }
         if let Some(name) = trimmed.strip_prefix('[') {
             begun = true;
             let (name, behind) = name.split_once(']').ok_or_else(|| bad(number))?;
-            if !behind.trim_start().is_empty() && !behind.trim_start().starts_with(['#', ';']) {
+            if !behind.trim_ascii_start().is_empty() && !behind.trim_ascii_start().starts_with(['#', ';']) {
                 return Err((number, format!("has text after \"[{name}]\", which belongs on a line of its own")));
             }
             section = match name {
                 "main" => Some(true),
                 "DEFAULT" => Some(false),
-                main if main.trim().eq_ignore_ascii_case("main") => {
+                main if main.trim_ascii().eq_ignore_ascii_case("main") => {
                     return Err((number, format!("section {main:?} is not read: write \"[main]\"")));
                 }
                 other => {
@@ -67,13 +67,13 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
         }
         let (key, value) = match trimmed.split_once(['=', ':']) {
             _ if !begun => return Err((number, "is before \"[main]\"".into())),
-            Some((key, value)) if !key.trim().is_empty() => (key, value),
+            Some((key, value)) if !key.trim_ascii().is_empty() => (key, value),
             _ => return Err(bad(number)),
         };
         open = true;
         if let Some(in_main) = section {
             let value = without_comment(value);
-            settings.push((in_main, Setting { key: key.trim().to_ascii_lowercase(), value, line: number }));
+            settings.push((in_main, Setting { key: key.trim_ascii().to_ascii_lowercase(), value, line: number }));
         }
     }
     let of = |wanted: bool| settings.iter().filter(move |(in_main, _)| *in_main == wanted).map(|(_, setting)| setting);
@@ -101,15 +101,16 @@ fn bad(line: usize) -> BadLine {
 }
 
 fn is_rem(line: &str) -> bool {
-    line.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("rem")) && line.starts_with(['r', 'R'])
+    line.split_ascii_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("rem"))
+        && line.starts_with(['r', 'R'])
 }
 
 fn without_comment(value: &str) -> String {
     let comment = value
         .char_indices()
         .zip(value.chars().skip(1))
-        .find_map(|((at, before), char)| (before.is_whitespace() && matches!(char, ';' | '#')).then_some(at));
-    let value = value.get(..comment.unwrap_or(value.len())).unwrap_or_default().trim();
+        .find_map(|((at, before), char)| (before.is_ascii_whitespace() && matches!(char, ';' | '#')).then_some(at));
+    let value = value.get(..comment.unwrap_or(value.len())).unwrap_or_default().trim_ascii();
     if value == "\"\"" { String::new() } else { value.into() }
 }
 

@@ -1,7 +1,7 @@
 //! Output: log lines to standard error or syslog, and requested text to standard output. Nothing else prints.
 
 use crate::error::{Error, Result};
-use crate::sys::terminal;
+use crate::sys::{process, terminal};
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::os::unix::net::UnixDatagram;
@@ -66,14 +66,12 @@ fn lines(severity: Severity, error: &Error) {
 
 /// Prints an applet's usage line to standard error, without the name in front.
 pub fn usage(line: &str) {
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+    let _ = process::standard(2).write_all(format!("{line}\n").as_bytes());
 }
 
 /// Prints requested text, such as help, to standard output.
 pub fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    printed.map_err(|cause| Error::system("write to standard output", cause))
+    process::standard(1).write_all(text.as_bytes()).map_err(|cause| Error::system("write to standard output", cause))
 }
 
 /// Standard output, if it is a terminal.
@@ -87,9 +85,9 @@ pub struct Terminal {
 
 /// The terminal that [`print`] prints to, if it is one. NO_COLOR is respected (<https://no-color.org>).
 pub fn terminal() -> Option<Terminal> {
-    let out = std::io::stdout();
+    let out = process::standard(1);
     let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    out.is_terminal().then(|| Terminal { columns: terminal::width(&out).unwrap_or(80), colours })
+    out.is_terminal().then(|| Terminal { columns: terminal::width(&*out).unwrap_or(80), colours })
 }
 
 fn line(severity: Severity, text: &str) {
@@ -105,7 +103,7 @@ fn line(severity: Severity, text: &str) {
         }
     }
     // A single write keeps lines of several processes apart.
-    let _ = std::io::stderr().write_all(format!("{name}: {text}\n").as_bytes());
+    let _ = process::standard(2).write_all(format!("{name}: {text}\n").as_bytes());
 }
 
 /// The text with control characters written as `\x1b`, because names come from files and packets.

@@ -222,13 +222,15 @@ fn parsed<T: FromArgs>(arguments: &Arguments, start: impl FnOnce(T) -> Result<u8
 /// Converts argh's message to our format: one line that starts in lower case, without the advice to run --help, which
 /// the usage line gives.
 fn message(output: &str) -> String {
-    let lines = output.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Run "));
-    let text = lines.collect::<Vec<_>>().join(" ");
+    let lines = output.lines().map(str::trim_ascii).filter(|line| !line.is_empty() && !line.starts_with("Run "));
+    let mut text = lines.collect::<Vec<_>>().join(" ");
     if let Some(option) = text.strip_prefix("Unrecognized argument: ") {
         return format!("unknown option {option:?}");
     }
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    text
 }
 
 pub fn knock(arguments: &Arguments) -> Result<Outcome> {

@@ -167,7 +167,7 @@ pub(super) mod tests {
         }
         let golden = std::fs::read_to_string(&path).unwrap();
         let bare: Vec<&str> =
-            golden.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+            golden.lines().map(str::trim_ascii).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
         assert!(sent.lines().eq(bare), "what is sent is not what {name} says:\n{sent}");
         let differs = golden.lines().zip(commented.lines()).find(|(golden, line)| golden != line);
         assert!(golden == commented, "{name} differs: {differs:#?}; GOLDEN=write cargo test firewall makes it anew");

@@ -105,11 +105,11 @@ fn configure(socket: &Socket, group: u16, kind: u16, value: &[u8]) -> io::Result
 fn listener(group: u16) -> Option<(u32, String)> {
     let table = fs::read_to_string("/proc/net/netfilter/nfnetlink_log").ok()?;
     let pid = table.lines().find_map(|line| {
-        let mut columns = line.split_whitespace().map_while(|column| column.parse().ok());
+        let mut columns = line.split_ascii_whitespace().map_while(|column| column.parse().ok());
         (columns.next() == Some(u32::from(group))).then(|| columns.next())?
     })?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Some((pid, name.trim_end().to_owned()))
+    Some((pid, name.trim_ascii_end().to_owned()))
 }
 
 /// Checks that a group can be bound by binding it. If a knockknock daemon holds the group already, that is proof

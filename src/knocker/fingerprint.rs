@@ -2,10 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::sys::route::Route;
-use crate::sys::sysctl;
+use crate::sys::{random, sysctl};
 use crate::wire::SynTemplate;
 use crate::wire::syn_template::{RouteMetrics, TcpSettings};
-use std::io;
 use std::net::SocketAddr;
 
 /// The default of `net.ipv4.ip_local_port_range`, for when it cannot be read.
@@ -65,7 +64,7 @@ pub(super) struct Noise {
 impl Noise {
     pub(super) fn new() -> Result<Self> {
         let mut bytes = [0; 7];
-        getrandom::fill(&mut bytes).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
+        random::fill(&mut bytes)?;
         let [p0, p1, t0, t1, t2, t3, flow] = bytes;
         Ok(Self {
             port: u16::from_be_bytes([p0, p1]),

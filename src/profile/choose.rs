@@ -5,9 +5,8 @@ use super::{ProfileConfig, list};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::ports::Ports;
-use crate::sys::listeners;
+use crate::sys::{listeners, random};
 use crate::wire::Wire;
-use std::io;
 use std::path::Path;
 
 /// The properties of a new profile; `None` selects a default.
@@ -64,7 +63,7 @@ fn shared_port(profiles: &Path) -> Result<Option<u16>> {
 fn free_port(guard: Option<&Ports>) -> Result<u16> {
     loop {
         let mut bytes = [0; 2];
-        getrandom::fill(&mut bytes).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
+        random::fill(&mut bytes)?;
         let port = u16::from_be_bytes(bytes);
         if port > 1024 && !guard.is_some_and(|guard| guard.contains(port)) && !listeners::listens(port) {
             return Ok(port);

@@ -4,7 +4,7 @@ use super::ownership::{failed, private};
 use crate::error::{Error, Result};
 use crate::sys::file;
 use base64ct::{Base64, Encoding};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use zeroize::Zeroizing;
 
@@ -20,8 +20,7 @@ pub(super) const FILES: [&str; 2] = ["cipher.key", "mac.key"];
 /// Returns keys from the kernel's random number generator.
 pub(super) fn random() -> Result<RawKeys> {
     let mut keys = RawKeys::default();
-    let filled = getrandom::fill(keys.as_flattened_mut());
-    filled.map_err(|cause| Error::system("get random numbers", io::Error::other(cause)))?;
+    crate::sys::random::fill(keys.as_flattened_mut())?;
     Ok(keys)
 }
 

@@ -164,7 +164,7 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     stderr.set_nonblocking(true)?;
     let _ = stderr.read_to_end(&mut bytes);
     let stderr = String::from_utf8_lossy(&bytes);
-    Err(io::Error::other(stderr.lines().next().unwrap_or("it failed without an error message").trim().to_owned()))
+    Err(io::Error::other(stderr.lines().next().unwrap_or("it failed without an error message").trim_ascii().to_owned()))
 }
 
 /// Returns a pipe's ends for reading and for writing.

@@ -17,7 +17,7 @@ pub fn listens(port: u16) -> bool {
 
 /// Parses a line of a listening socket into its local address and port.
 fn listener(line: &str) -> Option<(IpAddr, u16)> {
-    let mut words = line.split_whitespace();
+    let mut words = line.split_ascii_whitespace();
     let (local, state) = (words.nth(1)?, words.nth(1)?);
     let (address, port) = local.split_once(':')?;
     // Every 32 bits are a number in host byte order.

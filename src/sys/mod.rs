@@ -18,6 +18,7 @@ pub mod pipe;
 pub mod poll;
 pub mod privilege;
 pub mod process;
+pub mod random;
 pub mod raw;
 pub mod route;
 pub mod rtnetlink;

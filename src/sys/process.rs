@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -99,6 +99,12 @@ fn mask(how: libc::c_int, signals: &libc::sigset_t) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Standard output (1) or standard error (2), without the buffers and the lock of `std::io`.
+pub fn standard(number: i32) -> ManuallyDrop<File> {
+    // SAFETY: std opens /dev/null for descriptors that were closed, and nothing of ours closes these two.
+    ManuallyDrop::new(unsafe { File::from_raw_fd(number) })
 }
 
 /// Takes ownership of descriptor 0 or 1, as inherited from the supervisor. Call it once for each.

@@ -9,7 +9,7 @@ pub fn numbers(name: &str) -> Vec<u32> {
     let mut buffer = [0; 64];
     let read = File::open(Path::new("/proc/sys").join(name)).and_then(|mut file| file.read(&mut buffer));
     let text = buffer.get(..read.unwrap_or(0)).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
-    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 /// Reads a setting that is one number; `None` if it cannot be read.
@@ -23,8 +23,8 @@ pub fn netstat(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/net/netstat").ok()?;
     let mut lines = text.lines();
     while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
-        if let Some(column) = names.split_whitespace().position(|word| word == name) {
-            return values.split_whitespace().nth(column)?.parse().ok();
+        if let Some(column) = names.split_ascii_whitespace().position(|word| word == name) {
+            return values.split_ascii_whitespace().nth(column)?.parse().ok();
         }
     }
     None

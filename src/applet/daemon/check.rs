@@ -87,7 +87,7 @@ pub(super) fn unguarded_udp(guard: &Ports) -> Vec<u16> {
 /// address and state; addresses and ports are hexadecimal.
 fn udp_listeners(table: &str) -> impl Iterator<Item = u16> {
     table.lines().filter_map(|line| {
-        let [_, local, remote, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+        let [_, local, remote, ..] = line.split_ascii_whitespace().collect::<Vec<_>>()[..] else { return None };
         let (_, port) = local.rsplit_once(':').filter(|_| remote.ends_with(":0000"))?;
         u16::from_str_radix(port, 16).ok()
     })

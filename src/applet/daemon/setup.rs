@@ -238,7 +238,9 @@ impl ProfileIndex {
                 Err(error) => left_out.push((found, error)),
             }
         }
-        profiles.sort_by_key(|(_, config): &(Found, ProfileConfig)| config.knock_port);
+        profiles.sort_unstable_by(|one: &(Found, ProfileConfig), other| {
+            (one.1.knock_port, &one.0.name).cmp(&(other.1.knock_port, &other.0.name))
+        });
         Self { profiles, left_out, disabled: Vec::new() }
     }
 

@@ -199,7 +199,7 @@ impl fmt::Display for QueueNotice {
                 f,
                 "knocks for {profile:?} are limited to {} a second: {BUDGET} were sent within a few minutes, \
                  by a program or web page that connects again and again",
-                1000 / INTERVAL.as_millis()
+                1000 / INTERVAL.as_millis() as u64
             ),
         }
     }

@@ -94,7 +94,7 @@ fn of_iptables<'a>(family: &'static str, listing: &'a str, own: &Own, chains: &m
 
 fn of_nft<'a>(listing: &'a str, own: &Own, skip: impl Fn((&str, &str)) -> bool, chains: &mut Vec<Chain<'a>>) {
     let (mut table, mut ours, mut within) = (("", ""), false, false);
-    for line in listing.lines().map(str::trim) {
+    for line in listing.lines().map(str::trim_ascii) {
         let opened = line.strip_suffix(" {").unwrap_or_default();
         if let Some(name) = opened.strip_prefix("table ") {
             table = name.split_once(' ').unwrap_or_default();

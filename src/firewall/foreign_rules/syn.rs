@@ -59,7 +59,7 @@ pub(super) fn words(rule: &str) -> Vec<&str> {
     for (at, part) in rule.split('"').enumerate() {
         match words.last() {
             Some(&("comment" | "prefix" | "--comment" | "--log-prefix")) if at % 2 == 1 => words.push("_"),
-            _ => words.extend(part.split_whitespace().map(|word| word.trim_end_matches([',', ';']))),
+            _ => words.extend(part.split_ascii_whitespace().map(|word| word.trim_end_matches([',', ';']))),
         }
     }
     words.retain(|word| !word.is_empty());

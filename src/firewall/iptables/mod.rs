@@ -19,7 +19,7 @@ use std::{fs, io};
 pub(super) fn works() -> io::Result<()> {
     // The lists are files of the machine's root, and root in a user namespace is another user.
     let ids = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    if ids.split_whitespace().nth(1).is_some_and(|root| root != "0") {
+    if ids.split_ascii_whitespace().nth(1).is_some_and(|root| root != "0") {
         return Err(io::Error::other("in a user namespace nobody may write to /proc/net/xt_recent; nft works there"));
     }
     versions().iter().try_for_each(|version| {

@@ -12,7 +12,7 @@ pub(super) use ruleset::TABLE;
 use super::rules::{Rules, Turnstile, count};
 use crate::error::{Error, Result};
 use crate::ports::Ports;
-use crate::sys::child;
+use crate::sys::{child, random};
 use ruleset::{anew, checks, handles, script};
 use std::io;
 
@@ -37,7 +37,7 @@ fn nft(args: &[&str], input: &str) -> io::Result<String> {
 /// Makes the table, or makes it again around its openings.
 pub(super) fn make(rules: &Rules, turnstile: Turnstile) -> Result<()> {
     let mut seed = [0; 4];
-    getrandom::fill(&mut seed).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
+    random::fill(&mut seed)?;
     let text = script(rules, turnstile, u32::from_ne_bytes(seed));
     let Err(cause) = nft(&["-f", "-"], &text) else { return Ok(()) };
     // Sets of another shape, as another version may have left them, cannot be added to.

@@ -5,10 +5,10 @@ pub mod calls;
 pub mod landlock;
 pub mod seccomp;
 
-use super::check;
+use super::{check, process};
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 
 /// Directories to try, in this order, for a short-lived empty directory.
@@ -51,8 +51,7 @@ fn gone_directory() -> io::Result<File> {
 pub fn limits() -> io::Result<()> {
     limit(libc::RLIMIT_NPROC as _, 0)?;
     // Standard error may be redirected to a file, which grows beyond that size.
-    let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
-    if !stderr.is_ok_and(|found| found.is_file()) {
+    if !process::standard(2).metadata().is_ok_and(|found| found.is_file()) {
         limit(libc::RLIMIT_FSIZE as _, LARGEST_FILE)?;
     }
     // SAFETY: SIG_IGN is no function of ours; a write beyond the limit then fails with EFBIG.

@@ -31,14 +31,13 @@ use crate::klog::{self, Klog, Notice};
 use crate::ports::PortSet;
 use crate::profile::{Counter, KeyIndex, Profile};
 use crate::say;
-use crate::sys::process;
 use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
+use crate::sys::{process, random};
 use crate::wire::Entry;
 use engine::{Action, Engine, Event, Settings};
 use publication::Publication;
 use report::Report;
-use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -169,7 +168,7 @@ impl From<Error> for End {
 impl Watcher {
     fn new(config: &Config, profiles: Profiles, channel: Channel, publication: Publication) -> Result<Self> {
         let mut secret = [0; 8];
-        getrandom::fill(&mut secret).map_err(|cause| Error::system("get a random number", io::Error::other(cause)))?;
+        random::fill(&mut secret)?;
         let wanted = Reach { window: config.window, far: config.resync_window };
         let settings = Settings {
             delay: config.delay,

@@ -1,0 +1,13 @@
+//! Random numbers.
+
+use crate::error::{Error, Result};
+use std::io;
+
+/// Fills `bytes` from the kernel's random number generator.
+pub fn fill(bytes: &mut [u8]) -> Result<()> {
+    getrandom::fill(bytes).map_err(|cause| {
+        // The number only: the crate's own error would bring its messages along.
+        let number = cause.raw_os_error().unwrap_or(libc::EIO);
+        Error::system("get random numbers", io::Error::from_raw_os_error(number))
+    })
+}
