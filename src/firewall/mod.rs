@@ -9,16 +9,19 @@ mod iptables;
 mod local_address;
 mod nft;
 mod rules;
+mod wall;
 mod watch;
 
 pub use local_address::LocalAddresses;
 pub use rules::{Admission, Finding, Opening, Rules, StandingOpening, Turnstile};
+pub use wall::Wall;
 pub use watch::RuleWatch;
 
 use crate::config;
 use crate::error::{Error, Result, reason};
 use crate::ports::Ports;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// Which firewall holds our rules.
@@ -71,29 +74,6 @@ impl Backend {
         }
     }
 
-    /// Makes our rules, in one transaction that keeps existing openings. Removes rules of the other backend.
-    pub fn make(self, rules: &Rules) -> Result<()> {
-        // In this order both backends guard for a moment, rather than neither.
-        match self {
-            Self::Nft(turnstile) => nft::make(rules, turnstile).map(|()| drop(iptables::remove())),
-            Self::Iptables => iptables::make(rules).map(|()| drop(nft::remove())),
-        }
-    }
-
-    /// Returns whether our rules are still complete.
-    pub fn stands(self, rules: &Rules) -> bool {
-        match self {
-            Self::Nft(turnstile) => nft::stands(rules, turnstile),
-            Self::Iptables => iptables::stands(rules),
-        }
-    }
-
-    /// Returns whether a running opener still works after the rules were made again. With iptables the lists may have
-    /// been replaced.
-    pub fn opener_survives_repair(self) -> bool {
-        self != Self::Iptables
-    }
-
     /// Returns how other programs' rules affect knocks, and knocked connections to `ports`, judged by their text.
     pub fn foreign_findings(self, rules: &Rules, ports: &Ports) -> Vec<Finding> {
         let listings = foreign_rules::Listings { nft: nft::list_all(), iptables: iptables::list_all() };
@@ -101,6 +81,14 @@ impl Backend {
         let priority = if in_iptables { -150 } else { -160 };
         let own = foreign_rules::Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority, in_iptables };
         foreign_rules::findings(&listings, &own, rules, ports)
+    }
+
+    /// Returns whether rules like ours stand, made by another process: as many of them, for the same ports.
+    pub fn stands(self, rules: &Rules) -> bool {
+        match self {
+            Self::Nft(turnstile) => nft::stands(rules, turnstile),
+            Self::Iptables => iptables::stands(rules),
+        }
     }
 
     /// Returns whether every port can be opened. With iptables only guarded ports have a list.
@@ -140,10 +128,10 @@ enum Kind {
 }
 
 impl Admitter {
-    /// Opens the sockets or files that admitting needs. The rules must exist.
-    pub fn new(backend: Backend, guard: &Ports) -> Result<Self> {
+    /// Opens the sockets or files that admitting needs. The rules must exist; `owner` is the socket that owns them.
+    pub fn new(backend: Backend, guard: &Ports, owner: Option<OwnedFd>) -> Result<Self> {
         let kind = match backend {
-            Backend::Nft(_) => Kind::Nft(nft::SetWriter::new()?),
+            Backend::Nft(_) => Kind::Nft(nft::SetWriter::new(owner)?),
             Backend::Iptables => Kind::Iptables(iptables::ListWriter::new(guard)?),
         };
         Ok(Self { kind, local_addresses: LocalAddresses::new()? })

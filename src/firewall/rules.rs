@@ -118,11 +118,6 @@ fn fill_line(line: &str, values: &[(&str, Vec<String>)], text: &mut String) {
     }
 }
 
-/// Counts how often `word` occurs in `text`.
-pub(super) fn count(text: &str, word: &str) -> usize {
-    text.as_bytes().windows(word.len()).filter(|&bytes| bytes == word.as_bytes()).count()
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

@@ -1,14 +1,13 @@
 //! Notifications of changes to nf_tables' rules (NFNLGRP_NFTABLES).
 
-use super::nft::TABLE;
 use crate::error::{Error, Result};
 use crate::sys::netlink::{self, Socket};
 use crate::sys::nf_tables::*;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Subscribes to notifications of removals from our rules, in either backend. On most systems iptables is a front end
-/// of nf_tables; legacy iptables sends no notifications.
+/// Subscribes to notifications of changes to our rules, in either backend. On most systems iptables is a front end of
+/// nf_tables; legacy iptables sends no notifications.
 pub struct RuleWatch(Socket);
 
 impl RuleWatch {
@@ -21,15 +20,15 @@ impl RuleWatch {
         joined.map(Self).map_err(|cause| Error::system("watch nf_tables for changes", cause))
     }
 
-    /// Reads all notifications. Returns whether something of ours was removed since the last call, or may have been
+    /// Reads all notifications. Returns whether something in `table` was changed since the last call, or may have been
     /// because notifications were lost.
-    pub fn saw_removal(&self) -> bool {
-        let (mut buffer, mut removal) = ([0; 8192], false);
+    pub(super) fn saw_change(&self, table: &str) -> bool {
+        let (mut buffer, mut changed) = ([0; 8192], false);
         loop {
             match self.0.receive_now(&mut buffer) {
-                Ok(told) => removal |= netlink::messages(told).any(|message| is_loss(&message)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return removal,
-                Err(_) => removal = true,
+                Ok(told) => changed |= netlink::messages(told).any(|message| is_change(&message, table)),
+                Err(error) if netlink::is_loss(&error) => changed = true,
+                Err(error) => return changed || error.kind() != io::ErrorKind::WouldBlock,
             }
         }
     }
@@ -41,19 +40,15 @@ impl AsFd for RuleWatch {
     }
 }
 
-/// Returns whether the message reports a removal from our table or, with iptables, from table mangle. Elements of the
-/// sets of openings do not count: packets and the opener remove those.
-fn is_loss(message: &netlink::NetlinkMessage<'_>) -> bool {
-    let elements = message.kind == NFT_MSG_DELSETELEM;
-    if !elements && !REMOVALS.contains(&message.kind) {
-        return false;
-    }
+/// Returns whether the message reports a change in `table`. Elements of the sets of openings do not count: packets and
+/// the opener change those.
+fn is_change(message: &netlink::NetlinkMessage<'_>, table: &str) -> bool {
     // Attribute 1 of every message is the table; attribute 2 of an element message is the set.
-    let name = |wanted: u16| {
+    let named = |wanted: u16| {
         let attributes = netlink::attributes(message.body.get(NFGENMSG_INET.len()..).unwrap_or_default());
         let found = attributes.into_iter().find(|(kind, _)| *kind == wanted);
-        found.and_then(|(_, value)| std::str::from_utf8(value).ok()).map(|name| name.trim_end_matches('\0'))
+        found.and_then(|(_, value)| std::str::from_utf8(value).ok()).map_or("", |name| name.trim_end_matches('\0'))
     };
-    let is_opening = elements && name(NFTA_SET_ELEM_LIST_SET).is_some_and(|set| set.starts_with("open"));
-    name(NFTA_SET_ELEM_LIST_TABLE).is_some_and(|table| table == "mangle" || table == TABLE && !is_opening)
+    let elements = [NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM].contains(&message.kind);
+    named(NFTA_TABLE) == table && !(elements && named(NFTA_SET_ELEM_LIST_SET).starts_with("open"))
 }

@@ -28,13 +28,13 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts `program` with `args`, the first of which is its name. `descriptors` become its descriptors 0, 1 and 2;
-    /// `None` inherits ours. Without an `environment` it inherits ours too.
+    /// Starts `program` with `args`, the first of which is its name. `descriptors` become its descriptors 0 to 3; `None`
+    /// inherits ours, except for 3. Without an `environment` it inherits ours too.
     fn start(
         program: &Path,
         args: &[&OsStr],
         environment: Option<&[CString]>,
-        descriptors: [Option<BorrowedFd<'_>>; 3],
+        descriptors: [Option<BorrowedFd<'_>>; 4],
     ) -> io::Result<Self> {
         let strings = args.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
         let (program, args) = (CString::new(program.as_os_str().as_bytes())?, pointers(&strings));
@@ -115,9 +115,14 @@ fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
     strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
 }
 
-/// Starts this same binary as a child with `args`. `input` and `output` become its descriptors 0 and 1; it inherits
-/// standard error, and standard input if `input` is `None`, and has an empty environment.
-pub fn restart_self(args: &[&OsStr], input: Option<BorrowedFd<'_>>, output: BorrowedFd<'_>) -> io::Result<Child> {
+/// Starts this same binary as a child with `args`. `input`, `output` and `further` become its descriptors 0, 1 and 3; it
+/// inherits standard error, and standard input if `input` is `None`, and has an empty environment.
+pub fn restart_self(
+    args: &[&OsStr],
+    input: Option<BorrowedFd<'_>>,
+    output: BorrowedFd<'_>,
+    further: Option<BorrowedFd<'_>>,
+) -> io::Result<Child> {
     #[allow(unused_mut)]
     let mut environment = Vec::new();
     #[cfg(feature = "hooks")]
@@ -125,7 +130,7 @@ pub fn restart_self(args: &[&OsStr], input: Option<BorrowedFd<'_>>, output: Borr
         environment.push(CString::new(format!("{name}={value}"))?);
     }
     let args = [&[OsStr::new("knockknock")], args].concat();
-    Child::start("/proc/self/exe".as_ref(), &args, Some(&environment), [input, Some(output), None])
+    Child::start("/proc/self/exe".as_ref(), &args, Some(&environment), [input, Some(output), None, further])
 }
 
 /// Directories of the system's administration programs, which a user's PATH may lack.
@@ -148,7 +153,7 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     // Only the beginning is read, at the end. Output beyond the pipe's buffer is lost, but does not block the program.
     errors.set_nonblocking(true)?;
     let mut child =
-        Child::start(&file, &args, None, [Some(stdin.as_fd()), Some(output.as_fd()), Some(errors.as_fd())])?;
+        Child::start(&file, &args, None, [Some(stdin.as_fd()), Some(output.as_fd()), Some(errors.as_fd()), None])?;
     drop((stdin, output, errors));
     // A write fails when the program exits before it has read everything; its standard error says why.
     let _ = writer.write_all(input.as_bytes());
@@ -200,7 +205,7 @@ mod tests {
     #[test]
     fn a_child_is_reaped_once() {
         let mut child =
-            Child::start("/bin/sleep".as_ref(), &["sleep", "100"].map(OsStr::new), None, [None; 3]).unwrap();
+            Child::start("/bin/sleep".as_ref(), &["sleep", "100"].map(OsStr::new), None, [None; 4]).unwrap();
         assert_eq!(child.ended(), None);
         child.end();
         assert_eq!(child.ended().map(|status| status.signal()), Some(Some(libc::SIGKILL)));

@@ -1,6 +1,6 @@
 //! The list of network interfaces and their bridges, and notifications of changes (rtnetlink(7)).
 
-use super::netlink::{self, Socket, Writer};
+use super::netlink::{self, Socket};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -40,9 +40,7 @@ impl LinkWatch {
 
     /// Discards all pending notifications. [`list`] returns the new state.
     pub fn drain(&self) {
-        let mut buffer = [0; 8192];
-        let would_block = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        while !self.0.receive_now(&mut buffer).is_err_and(would_block) {}
+        self.0.discard();
     }
 }
 
@@ -59,20 +57,8 @@ pub fn list() -> io::Result<Vec<Link>> {
 
 /// Returns all interfaces, using an open routing socket.
 pub(super) fn list_by(socket: &Socket) -> io::Result<Vec<Link>> {
-    let mut request = Writer::default();
-    request.message(libc::RTM_GETLINK, (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16, 1, &[0; IFINFOMSG], |_| {});
-    socket.send(request.bytes())?;
-    let (mut links, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
-    loop {
-        for message in netlink::messages(socket.receive(&mut buffer)?) {
-            match (message.kind, netlink::outcome(&message)) {
-                (libc::RTM_NEWLINK, _) => links.extend(link(message.body)),
-                (_, Some(outcome)) => return outcome.map(|()| links),
-                (kind, None) if i32::from(kind) == libc::NLMSG_DONE => return Ok(links),
-                _ => {}
-            }
-        }
-    }
+    let bodies = socket.ask(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; IFINFOMSG], &[])?;
+    Ok(bodies.iter().filter_map(|body| link(body)).collect())
 }
 
 fn link(body: &[u8]) -> Option<Link> {

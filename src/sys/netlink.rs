@@ -5,9 +5,6 @@ use super::{check, check_length};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// How often to request a list again that changed meanwhile.
-const PATIENCE: u32 = 100;
-
 /// A netlink socket.
 pub struct Socket(OwnedFd);
 
@@ -24,6 +21,8 @@ impl Socket {
         let size = size_of_val(&address) as libc::socklen_t;
         // SAFETY: the address is valid for reads of its size.
         check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) })?;
+        // Errors come without the message that they are about, so that they fit into any buffer.
+        let _ = set(&socket, libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1);
         Ok(Self(socket))
     }
 
@@ -39,31 +38,28 @@ impl Socket {
             .or_else(|_| set(&self.0, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
     }
 
-    /// Sends a request for a list and returns the body of each message of the reply. Repeats the request if the list
-    /// changed meanwhile.
-    pub fn list(&self, kind: u16, header: &[u8], attributes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-        let mut buffer = vec![0; 1 << 16];
-        for _ in 0..PATIENCE {
-            let mut request = Writer::default();
-            let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-            request.message(kind, flags, 1, header, |body| body.attributes(attributes));
-            self.send(request.bytes())?;
-            let (mut bodies, mut changed, mut more) = (Vec::new(), false, true);
-            while more {
-                for message in messages(self.receive(&mut buffer)?) {
-                    changed |= i32::from(message.flags) & libc::NLM_F_DUMP_INTR != 0;
-                    match outcome(&message) {
-                        Some(outcome) => return outcome.map(|()| bodies),
-                        None if i32::from(message.kind) == libc::NLMSG_DONE => more = false,
-                        None => bodies.push(message.body.to_vec()),
-                    }
+    /// Makes room for sending `bytes` at once, beyond `net.core.wmem_max` with CAP_NET_ADMIN.
+    pub fn send_buffer(&self, bytes: usize) -> io::Result<()> {
+        let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+        set(&self.0, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes)
+            .or_else(|_| set(&self.0, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes))
+    }
+
+    /// Sends a request and returns the body of each message of the answer. `flags` has NLM_F_DUMP or NLM_F_ACK, so that
+    /// the answer has an end.
+    pub fn ask(&self, kind: u16, flags: libc::c_int, header: &[u8], attributes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let mut request = Writer::default();
+        request.message(kind, (libc::NLM_F_REQUEST | flags) as u16, 1, header, |body| body.append(attributes));
+        self.send(request.bytes())?;
+        let (mut bodies, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+        loop {
+            for message in messages(self.receive(&mut buffer)?) {
+                match outcome(&message) {
+                    Some(outcome) => return outcome.map(|()| bodies),
+                    None => bodies.push(message.body.to_vec()),
                 }
             }
-            if !changed {
-                return Ok(bodies);
-            }
         }
-        Err(io::ErrorKind::ResourceBusy.into())
     }
 
     /// Sends `messages` to the kernel.
@@ -81,6 +77,11 @@ impl Socket {
     /// Receives like [`Socket::receive`], but fails with `WouldBlock` instead of waiting.
     pub fn receive_now<'a>(&self, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
         self.receive_with(buffer, libc::MSG_DONTWAIT)
+    }
+
+    /// Discards all datagrams that wait to be received.
+    pub fn discard(&self) {
+        while self.receive_now(&mut [0; 1]).map_or_else(|error| is_loss(&error), |_| true) {}
     }
 
     fn receive_with<'a>(&self, buffer: &'a mut [u8], flags: libc::c_int) -> io::Result<&'a [u8]> {
@@ -109,6 +110,17 @@ impl Socket {
     }
 }
 
+/// Whether an error of receiving says that datagrams were lost, for want of room. It says so once.
+pub fn is_loss(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+impl From<OwnedFd> for Socket {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -123,7 +135,7 @@ fn unspecified() -> libc::sockaddr_nl {
 
 /// A buffer to which messages and attributes are written (linux/netlink.h). Each is aligned to 4 bytes; numbers are
 /// in host byte order unless the family says otherwise.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub struct Writer(Vec<u8>);
 
 impl Writer {
@@ -159,9 +171,9 @@ impl Writer {
         self.write_at(start, &length.to_ne_bytes());
     }
 
-    /// Appends encoded attributes.
-    pub fn attributes(&mut self, attributes: &[u8]) {
-        self.0.extend(attributes);
+    /// Appends encoded attributes or messages.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.0.extend(bytes);
     }
 
     /// The bytes written so far.
@@ -186,8 +198,6 @@ const KIND: u16 = 0x3fff;
 pub struct NetlinkMessage<'a> {
     /// The message type.
     pub kind: u16,
-    /// The flags, `NLM_F_…`.
-    pub flags: u16,
     /// The sequence number; a reply has that of its request.
     pub sequence: u32,
     /// The bytes after the netlink header.
@@ -197,12 +207,12 @@ pub struct NetlinkMessage<'a> {
 /// Iterates over the messages in a received datagram. Stops at the first malformed one.
 pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<'_>> {
     std::iter::from_fn(move || {
-        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, _, _, _, _, ..] = *bytes else { return None };
+        let [l0, l1, l2, l3, k0, k1, _, _, s0, s1, s2, s3, _, _, _, _, ..] = *bytes else { return None };
         let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
         let body = bytes.get(16..length)?;
         bytes = bytes.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
         let (kind, sequence) = (u16::from_ne_bytes([k0, k1]), u32::from_ne_bytes([s0, s1, s2, s3]));
-        Some(NetlinkMessage { kind, flags: u16::from_ne_bytes([f0, f1]), sequence, body })
+        Some(NetlinkMessage { kind, sequence, body })
     })
 }
 
@@ -217,10 +227,11 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// Decodes an NLMSG_ERROR message; error number 0 is an acknowledgment, `Ok`. `None` for any other message.
+/// Decodes an NLMSG_ERROR or NLMSG_DONE message; number 0 is an acknowledgment or the end of a list, `Ok`. `None` for
+/// any other message.
 pub fn outcome(message: &NetlinkMessage<'_>) -> Option<io::Result<()>> {
     let number: [u8; 4] = *message.body.first_chunk()?;
-    (i32::from(message.kind) == libc::NLMSG_ERROR).then(|| match i32::from_ne_bytes(number) {
+    [libc::NLMSG_ERROR, libc::NLMSG_DONE].contains(&message.kind.into()).then(|| match i32::from_ne_bytes(number) {
         0 => Ok(()),
         negative => Err(io::Error::from_raw_os_error(negative.checked_neg().unwrap_or(libc::EIO))),
     })

@@ -107,7 +107,7 @@ pub fn standard(number: i32) -> ManuallyDrop<File> {
     ManuallyDrop::new(unsafe { File::from_raw_fd(number) })
 }
 
-/// Takes ownership of descriptor 0 or 1, as inherited from the supervisor. Call it once for each.
+/// Takes ownership of a descriptor that was inherited from the supervisor. Call it once for each.
 pub fn inherited(number: i32) -> OwnedFd {
     // SAFETY: the supervisor opened this descriptor for us, and nothing else in this process owns it.
     unsafe { OwnedFd::from_raw_fd(number) }

@@ -83,3 +83,9 @@ def hooked():
     subprocess.run(["cargo", "build", "--quiet", "--locked", "--release", "--features", "hooks", "--target-dir", target],
                    cwd=root, check=True)
     return target / "release/knockknock"
+
+
+@pytest.fixture
+def unowned(hooked):
+    """The options of a daemon that does as on a kernel before 6.9, where anybody can change its table."""
+    return {"binary": hooked, "env": {**os.environ, "KNOCKKNOCK_PLAIN_TABLE": "1"}}

@@ -119,9 +119,9 @@ def test_one_of_two_racing_connections_is_admitted(gate):
     assert gate.service.accepted == 60
 
 
-def test_a_flushed_ruleset_is_restored_within_a_second(stage):
+def test_a_flushed_ruleset_is_restored_within_a_second(stage, unowned):
     """No knock is needed. The repair works repeatedly, and repeated repairs are not all logged."""
-    stage.open_up("nft")
+    stage.open_up("nft", daemon_options=unowned)
     for _ in range(3):
         stage.server.run("nft", "flush", "ruleset")
         repaired(stage)
@@ -135,8 +135,8 @@ def test_a_flushed_ruleset_is_restored_within_a_second(stage):
     "flush chain inet knockknock knock",
     "flush set inet knockknock guarded",
 ])
-def test_a_damaged_table_is_repaired_within_a_second(stage, what):
-    stage.open_up("nft")
+def test_a_damaged_table_is_repaired_within_a_second(stage, unowned, what):
+    stage.open_up("nft", daemon_options=unowned)
     stage.server.run("nft", *what.split())
     stage.daemon.wait_for("restored them", timeout=1)
     assert not stage.connects()

@@ -53,8 +53,8 @@ def repaired(stage):
     "flush chain inet knockknock input",
     "delete chain inet knockknock input",
 ])
-def test_removed_parts_of_our_table_are_restored(stage, what):
-    stage.open_up("nft")
+def test_removed_parts_of_our_table_are_restored(stage, unowned, what):
+    stage.open_up("nft", daemon_options=unowned)
     stage.open_port()
     what = what.format(rule=handle(stage.server, "prerouting"), knock_port=stage.gate.knock_port)
     stage.server.run("nft", what)
@@ -87,17 +87,17 @@ def test_iptables_legacy_sends_no_notification_and_sighup_repairs(stage):
     assert stage.connects()
 
 
-def test_a_set_of_another_type_is_replaced(stage):
+def test_a_set_of_another_type_is_replaced(stage, unowned):
     """A table of our name with other contents is deleted, and ours is restored."""
-    stage.open_up("nft")
+    stage.open_up("nft", daemon_options=unowned)
     stage.server.run("nft", "-f", "-", input="delete table inet knockknock\nadd table inet knockknock\n"
                      "add set inet knockknock guarded { type ipv4_addr; }\n")
     repaired(stage)
     stage.daemon.wait_for("restored them")
 
 
-def test_repeated_removals_are_repaired_each_time_and_logged_once(stage):
-    stage.open_up("nft")
+def test_repeated_removals_are_repaired_each_time_and_logged_once(stage, unowned):
+    stage.open_up("nft", daemon_options=unowned)
     for _ in range(6):
         stage.server.run("nft", "flush", "ruleset")
         repaired(stage)
@@ -126,8 +126,8 @@ def open_for(stage, seconds):
     return longest, total / seconds
 
 
-def test_the_second_removal_is_repaired_as_soon_as_the_first(stage, firewall):
-    stage.open_up(firewall)
+def test_the_second_removal_is_repaired_as_soon_as_the_first(stage, unowned, firewall):
+    stage.open_up(firewall, daemon_options=unowned)
     for _ in range(3):
         stage.server.run("sh", "-c", FLUSH[firewall])
         longest, _ = open_for(stage, 1)
@@ -136,8 +136,8 @@ def test_the_second_removal_is_repaired_as_soon_as_the_first(stage, firewall):
 
 
 @pytest.mark.parametrize("pause, seconds", [(0.3, 4), (0, 12)])
-def test_removing_the_rules_in_a_loop_does_not_stop_the_daemon(stage, firewall, pause, seconds):
-    stage.open_up(firewall)
+def test_removing_the_rules_in_a_loop_does_not_stop_the_daemon(stage, unowned, firewall, pause, seconds):
+    stage.open_up(firewall, daemon_options=unowned)
     loop = stage.server.start("sh", "-c", f"while :; do {FLUSH[firewall]}; sleep {pause}; done", stderr=subprocess.DEVNULL)
     try:
         _, share = open_for(stage, seconds)
@@ -156,9 +156,9 @@ def test_removing_the_rules_in_a_loop_does_not_stop_the_daemon(stage, firewall, 
     ("nft", "nft flush ruleset", "nft list table inet knockknock"),
     ("iptables", "printf '*mangle\\nCOMMIT\\n' | iptables-restore", "iptables -t mangle -S KNOCKKNOCK"),
 ])
-def test_rules_removed_before_the_opener_is_ready_are_restored(stage, firewall, flush, look):
+def test_rules_removed_before_the_opener_is_ready_are_restored(stage, unowned, firewall, flush, look):
     """A restart of nftables.service flushes the rules twice like this."""
-    stage.open_up(firewall)
+    stage.open_up(firewall, daemon_options=unowned)
     for _ in range(8):
         stage.server.run("sh", "-c", f"{flush}; until {look} >/dev/null 2>&1; do :; done; {flush}")
         deadline = time.monotonic() + 3
@@ -316,9 +316,9 @@ def test_a_burst_of_wrong_tags_from_one_source_does_not_get_a_search_each(stage)
     assert costs(64, "11.0.0.2") < 4 * one + 0.2
 
 
-def test_a_full_set_of_openings_is_reported_and_ends_nothing(stage):
+def test_a_full_set_of_openings_is_reported_and_ends_nothing(stage, unowned):
     """At most 4,096 openings exist at a time. The next is refused until one of them has been used."""
-    stage.open_up("nft", delay=900)
+    stage.open_up("nft", delay=900, daemon_options=unowned)
     fields = classic.knocks(*stage.gate.keys, range(4100), 22)
     port = stage.gate.knock_port
     with stage.client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
@@ -413,8 +413,8 @@ def test_a_damaged_directory_is_a_clear_error(stage, damage):
 
 @pytest.mark.parametrize("file", ["config", "profiles/gate/config", "profiles/gate/cipher.key", "profiles/gate/counter"])
 @pytest.mark.parametrize("becomes", ["a FIFO", "a device that never ends", "a long file"])
-def test_a_blocking_or_endless_file_is_refused(stage, file, becomes):
-    stage.open_up("nft")
+def test_a_blocking_or_endless_file_is_refused(stage, unowned, file, becomes):
+    stage.open_up("nft", daemon_options=unowned)
     path = stage.server_dir / file
     path.unlink()
     {"a FIFO": lambda: os.mkfifo(path, 0o600), "a device that never ends": lambda: path.symlink_to("/dev/zero"),
@@ -490,9 +490,9 @@ def request(port, source, seconds=15):
 
 
 @pytest.mark.parametrize("firewall", ["nft", "iptables"])
-def test_the_opener_checks_requests_itself(stage, firewall):
+def test_the_opener_checks_requests_itself(stage, unowned, firewall):
     """The test acts as the watcher, with a second opener next to the daemon."""
-    stage.open_up(firewall)
+    stage.open_up(firewall, daemon_options=unowned)
 
     def asked(message):
         """Returns the opener's answer to a watcher's message, and its exit code if it has exited."""

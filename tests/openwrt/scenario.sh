@@ -156,6 +156,7 @@ sed -i "s/list guard '22'/list guard '22;23'/" /etc/config/knockknock
 before=$(cat /var/run/knockknock/config)
 check "a value that cannot be right is refused" not $init reload
 check "and the old configuration stays" [ "$(cat /var/run/knockknock/config)" = "$before" ]
+check "nobody has changed our rules, and the daemon does not say so" not grep -q 'restored them' $said
 check "it does not restart with it" not $init restart
 check "and runs on" knocks
 check "for one connection all the same" connects

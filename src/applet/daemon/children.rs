@@ -26,8 +26,13 @@ pub(super) struct Children {
 }
 
 impl Children {
-    /// Starts both processes.
-    pub(super) fn start(directory: &Path, setup: &Setup, log_target: LogTarget) -> Result<Self> {
+    /// Starts both processes. The opener inherits `owner`, the socket that owns the rules, if there is one.
+    pub(super) fn start(
+        directory: &Path,
+        setup: &Setup,
+        log_target: LogTarget,
+        owner: Option<BorrowedFd<'_>>,
+    ) -> Result<Self> {
         let failed = |cause| Error::system("start the watcher and the opener", cause);
         let (to_opener, to_watcher) = socketpair::pair().map_err(failed)?;
         // Sent before either child exists, so neither can have forged them.
@@ -35,14 +40,17 @@ impl Children {
         to_watcher.send(setup.text.as_bytes()).map_err(failed)?;
         let (says, tells) = UnixStream::pair().map_err(failed)?;
         let (supervisor, log_name) = (std::process::id().to_string(), log_target.name());
-        let opener = ["opener", &supervisor, log_name, setup.backend.name()].map(OsStr::new);
-        let mut opener = child::restart_self(&opener, Some(to_watcher.as_fd()), tells.as_fd()).map_err(failed)?;
+        let owned = if owner.is_some() { " owned" } else { "" };
+        let backend = setup.backend.name().to_owned() + owned;
+        let opener = ["opener", &supervisor, log_name, &backend].map(OsStr::new);
+        let mut opener =
+            child::restart_self(&opener, Some(to_watcher.as_fd()), tells.as_fd(), owner).map_err(failed)?;
         let log = match setup.config.log {
             Log::Input => None,
             _ => Some(File::open("/dev/null").map_err(failed)?),
         };
         let watcher = [OsStr::new("watcher"), supervisor.as_ref(), log_name.as_ref(), directory.as_os_str()];
-        match child::restart_self(&watcher, log.as_ref().map(AsFd::as_fd), to_opener.as_fd()) {
+        match child::restart_self(&watcher, log.as_ref().map(AsFd::as_fd), to_opener.as_fd(), None) {
             Ok(watcher) => Ok(Self { watcher, opener, says, ready: false }),
             Err(cause) => {
                 opener.end();

@@ -5,7 +5,7 @@ use super::privileges;
 use super::setup::{ProfileIndex, Setup};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::firewall::{Backend, Rules};
+use crate::firewall::{Backend, Rules, Wall};
 use crate::ports::Ports;
 use crate::sys::file;
 use crate::{profile, say};
@@ -73,7 +73,10 @@ pub(super) fn start(directory: &Path) -> Result<Setup> {
     }
     if let (Some(_), Ok((config, _))) = (kept, Config::of(directory, &text)) {
         let rules = Rules::new(&config, Ports::default());
-        Backend::choose(config.firewall, &rules)?.make(&rules)?;
+        let (backend, mut wall) = (Backend::choose(config.firewall, &rules)?, Wall::default());
+        wall.make(backend, &rules)?;
+        wall.disown();
+        wall.restore(backend, &rules)?;
         say::warn("the guard of the last configuration that worked is active, and knocks open nothing");
     }
     Err(error)

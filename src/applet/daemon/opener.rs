@@ -28,17 +28,21 @@ const MAX_UNUSED: usize = 64;
 /// The opener's system calls: messages from the watcher and to the kernel, and writes to a `recent` list.
 const CALLS: &[&[libc::c_long]] = &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
 
-/// Runs the opener. Descriptor 0 is the socket to the watcher, descriptor 1 a pipe to the supervisor. Returns the exit
-/// code.
+/// Runs the opener. Descriptor 0 is the socket to the watcher, descriptor 1 a pipe to the supervisor. `backend` is the
+/// backend's name and, if a socket owns the rules, its descriptor. Returns the exit code.
 pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> {
     log_target.open();
     process::set_name(c"knock-opener");
+    let (backend, owner) = match backend.strip_suffix(" owned") {
+        Some(backend) => (backend, Some(process::inherited(3))),
+        None => (backend, None),
+    };
     let backend = Backend::named(backend).ok_or_else(|| Error::usage("the supervisor starts the opener"))?;
     let (channel, ready) = (Channel::from(process::inherited(0)), File::from(process::inherited(1)));
     process::leave_signals_to_supervisor().map_err(|cause| Error::system("set the signal mask", cause))?;
 
     let limits = receive_limits(&channel)?;
-    let mut admitter = Admitter::new(backend, &limits.guard)?;
+    let mut admitter = Admitter::new(backend, &limits.guard, owner)?;
     hooks::attempt("unconfined opener");
     let capabilities: &[Capability] = match backend {
         Backend::Nft(_) => &[Capability::NetAdmin],

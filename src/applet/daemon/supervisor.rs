@@ -11,6 +11,7 @@ use super::setup::{self, Setup};
 use super::watcher::LOG_MOVED;
 use crate::config::Log;
 use crate::error::{Error, Result, reason};
+use crate::firewall::{Backend, Rules, Wall};
 use crate::say;
 use crate::sys::poll;
 use crate::sys::process::{self, Background, Signal, Signals};
@@ -38,7 +39,8 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     let background = background.map_err(|cause| Error::system("run in the background", cause))?;
     // From here on there are rules, so SIGTERM must shut down in order.
     signals.hold_end().map_err(|cause| Error::system("block signals", cause))?;
-    setup.backend.make(&setup.rules)?;
+    let mut wall = Wall::default();
+    wall.make(setup.backend, &setup.rules)?;
     // The guard is active, so units that wait for it, such as the network, may start now.
     if let Err(cause) = process::notify_ready() {
         say::warn(format_args!("cannot notify the service manager: {}", reason(&cause)));
@@ -47,7 +49,7 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
         directory,
         log_target,
         setup,
-        rules_gone: false,
+        wall,
         mentioned: None,
         start: StartReason::First,
         background,
@@ -58,7 +60,8 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     let ended = supervisor.supervise(&signals);
     supervisor.stop_children();
     // Whatever happened, make sure that the guard is in place.
-    let guarded = supervisor.setup.backend.make(&supervisor.setup.rules);
+    supervisor.wall.disown();
+    let guarded = supervisor.wall.restore(supervisor.setup.backend, &supervisor.setup.rules);
     match &guarded {
         Ok(()) => say::note("stopped; the guard stays, and knocks open nothing until the daemon runs again"),
         Err(error) if ended.is_err() => say::error(error),
@@ -81,8 +84,7 @@ struct Supervisor<'a> {
     directory: &'a Path,
     log_target: LogTarget,
     setup: Setup,
-    /// Whether our rules may be missing because making them failed.
-    rules_gone: bool,
+    wall: Wall,
     /// When a removal of our rules was last logged.
     mentioned: Option<Instant>,
     start: StartReason,
@@ -100,7 +102,7 @@ impl Supervisor<'_> {
         let waiting = |cause| Error::system("wait for signals", cause);
         loop {
             if self.children.is_none() && self.pause.left(Instant::now()).is_zero() {
-                match Children::start(self.directory, &self.setup, self.log_target) {
+                match Children::start(self.directory, &self.setup, self.log_target, self.wall.owner()) {
                     Ok(children) => self.children = Some(children),
                     Err(error) => self.start_failed(error)?,
                 }
@@ -113,14 +115,14 @@ impl Supervisor<'_> {
                 let followed = self.setup.follow_links();
                 self.setup.say_warnings();
                 match followed {
-                    Ok(true) => self.make_rules(),
+                    Ok(true) => self.make_rules(Wall::make),
                     Ok(false) => {}
                     Err(error) => say::error(&error),
                 }
             }
             // Rules come first.
-            let doubtful = changed && self.setup.watch.saw_removal() || self.rules_gone;
-            if doubtful && self.repair() && !self.setup.backend.opener_survives_repair() {
+            let doubtful = changed && self.wall.saw_change(&self.setup.watch) || self.wall.is_gone();
+            if doubtful && self.repair() && !self.wall.opener_survives_repair() {
                 self.restart_children();
             }
             if said {
@@ -138,7 +140,7 @@ impl Supervisor<'_> {
     /// Returns how long to wait for events.
     fn timeout(&self) -> Option<Duration> {
         let start = self.children.is_none().then(|| self.pause.left(Instant::now()));
-        start.into_iter().chain(self.rules_gone.then_some(NEXT_REPAIR)).min()
+        start.into_iter().chain(self.wall.is_gone().then_some(NEXT_REPAIR)).min()
     }
 
     /// Handles a message from the opener: both children are ready, or the opener has exited.
@@ -201,7 +203,7 @@ impl Supervisor<'_> {
             StartReason::Reload(old) => {
                 say_unchanged(&error);
                 self.setup = *old;
-                self.make_rules();
+                self.make_rules(Wall::make);
             }
             StartReason::Again => {
                 say::error(&error);
@@ -223,40 +225,41 @@ impl Supervisor<'_> {
         self.stop_children();
         self.ready_said = false;
         let old = std::mem::replace(&mut self.setup, setup);
-        match self.setup.backend.make(&self.setup.rules) {
+        match self.wall.make(self.setup.backend, &self.setup.rules) {
             Ok(()) if matches!(self.start, StartReason::Again) => self.start = StartReason::Reload(Box::new(old)),
             // The earlier setup has not worked yet, so there is nothing to go back to.
             Ok(()) => {}
             Err(error) => {
                 say_unchanged(&error);
                 self.setup = old;
-                self.make_rules();
+                self.make_rules(Wall::make);
             }
         }
     }
 
-    /// Makes the rules again if they are incomplete. Returns whether they were.
+    /// Makes the rules again if they do not stand as they were made. Returns whether that was so.
     fn repair(&mut self) -> bool {
-        if !self.rules_gone && self.setup.backend.stands(&self.setup.rules) {
+        if self.wall.stands() {
             return false;
         }
-        self.make_rules();
-        if !self.rules_gone && self.mentioned.is_none_or(|last| last.elapsed() > pause::CALM) {
-            say::warn("another program removed our firewall rules; restored them");
+        self.make_rules(Wall::restore);
+        if !self.wall.is_gone() && self.mentioned.is_none_or(|last| last.elapsed() > pause::CALM) {
+            say::warn("another program changed our firewall rules; restored them");
             self.mentioned = Some(Instant::now());
         }
         true
     }
 
-    /// Makes the rules. A failure is logged, and retried soon.
-    fn make_rules(&mut self) {
-        match self.setup.backend.make(&self.setup.rules) {
-            Ok(()) => self.rules_gone = false,
-            Err(error) => {
-                if !std::mem::replace(&mut self.rules_gone, true) {
-                    say::error(&error);
-                }
-            }
+    /// Makes the rules, by `Wall::make` or `Wall::restore`. A failure is logged, and retried soon.
+    fn make_rules(&mut self, make: fn(&mut Wall, Backend, &Rules) -> Result<()>) {
+        // An opener with the same socket would read the kernel's answers to this process.
+        if self.children.is_some() && self.wall.owner().is_some() {
+            self.restart_children();
+        }
+        let logged = self.wall.is_gone();
+        match make(&mut self.wall, self.setup.backend, &self.setup.rules) {
+            Err(error) if !logged => say::error(&error),
+            _ => {}
         }
     }
 

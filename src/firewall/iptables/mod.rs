@@ -9,11 +9,16 @@ mod ruleset;
 
 pub(super) use openings::{ListWriter, standing};
 
-use super::rules::{Rules, count};
+use super::rules::Rules;
 use crate::error::{Error, Result};
 use crate::sys::child;
-use ruleset::{CHAIN_PREROUTING, CHAINS, IpVersion, JUMPS, script, versions};
+use ruleset::{IpVersion, lines_in, own, removal, script, versions};
 use std::{fs, io};
+
+/// How often chains are made that somebody changes before they are listed.
+const ATTEMPTS: usize = 20;
+/// How long a program waits for another one that holds the lock of iptables of the old kind, in seconds.
+const WAIT: &str = "5";
 
 /// Whether iptables can be used.
 pub(super) fn works() -> io::Result<()> {
@@ -23,53 +28,65 @@ pub(super) fn works() -> io::Result<()> {
         return Err(io::Error::other("in a user namespace nobody may write to /proc/net/xt_recent; nft works there"));
     }
     versions().iter().try_for_each(|version| {
-        child::run(version.program(), &["-w", "-t", "mangle", "-S", "PREROUTING"], "").map(drop)
+        child::run(version.program(), &["-w", WAIT, "-t", "mangle", "-S", "PREROUTING"], "").map(drop)
     })
 }
 
-/// Makes our chains, or makes them again, one transaction for each version.
-pub(super) fn make(rules: &Rules) -> Result<()> {
-    for &version in versions() {
-        let failed = |cause| {
-            Error::system(format!("make the rules with {:?}", version.restore()), cause).advise(
-                "the kernel needs the matches recent, hashlimit, conntrack, connmark and addrtype, and the target LOG",
-            )
-        };
-        child::run(version.restore(), &["-w", "--noflush"], &script(version, rules)).map_err(failed)?;
-        for (from, to) in JUMPS {
-            if mangle(version, &["-C", from, "-j", to]).is_err() {
-                mangle(version, &["-I", from, "1", "-j", to]).map_err(failed)?;
-            }
+/// Our chains as they were made: for each version what is listed of them.
+pub struct Wall(Vec<String>);
+
+impl Wall {
+    /// Makes our chains, or makes them again, one transaction for each version.
+    pub(in crate::firewall) fn make(rules: &Rules) -> Result<Self> {
+        let mut made = Vec::new();
+        for &version in versions() {
+            let failed = |cause| {
+                Error::system(format!("make the rules with {:?}", version.restore()), cause).advise(
+                    "the kernel needs the matches recent, hashlimit, conntrack, connmark and addrtype, and the target LOG",
+                )
+            };
+            made.push(make(version, rules).map_err(failed)?);
         }
+        Ok(Self(made))
     }
-    Ok(())
+
+    /// Whether our chains stand as they were made, and are jumped to before anything else.
+    pub(in crate::firewall) fn stands(&self) -> bool {
+        versions().iter().zip(&self.0).all(|(&version, made)| list(version).is_ok_and(|listed| own(&listed) == *made))
+    }
 }
 
-/// Whether our chains stand whole: they are named as often as they were, and once more for each jump to them.
+/// Returns whether chains like ours stand: with as many rules, and jumped to before anything else.
 pub(super) fn stands(rules: &Rules) -> bool {
     versions().iter().all(|&version| {
-        let listed = child::run(version.program(), &["-w", "-t", "mangle", "-S"], "").unwrap_or_default();
-        count(&listed, CHAIN_PREROUTING) >= count(&script(version, rules), CHAIN_PREROUTING) + JUMPS.len()
+        let listed = list(version).unwrap_or_default();
+        own(&listed).lines().count() == lines_in(&script(version, rules, ""))
     })
+}
+
+/// Makes the chains of one version; what is listed of them then.
+fn make(version: IpVersion, rules: &Rules) -> io::Result<String> {
+    for _ in 0..ATTEMPTS {
+        let text = script(version, rules, &list(version)?);
+        child::run(version.restore(), &["-w", WAIT, "--noflush"], &text)?;
+        let made = own(&list(version)?);
+        if made.lines().count() == lines_in(&text) {
+            return Ok(made);
+        }
+    }
+    Err(io::Error::other("somebody changes them meanwhile"))
+}
+
+fn list(version: IpVersion) -> io::Result<String> {
+    child::run(version.program(), &["-w", WAIT, "-t", "mangle", "-S"], "")
 }
 
 /// Takes our chains away, where there are any.
 pub(super) fn remove() -> io::Result<()> {
     for &version in versions() {
-        if mangle(version, &["-S", CHAIN_PREROUTING]).is_err() {
-            continue;
-        }
-        for (from, to) in JUMPS {
-            // As often as it is there; hardly ever more than once.
-            let _ = (0..16).try_for_each(|_| mangle(version, &["-D", from, "-j", to]));
-        }
-        for flush_or_delete in ["-F", "-X"] {
-            for chain in CHAINS {
-                let _ = mangle(version, &[flush_or_delete, chain]);
-            }
-        }
-        if mangle(version, &["-S", CHAIN_PREROUTING]).is_ok() {
-            return Err(io::Error::other(format!("chain {CHAIN_PREROUTING} is still in use")));
+        // Without iptables there are none.
+        if let Some(text) = removal(&list(version).unwrap_or_default()) {
+            child::run(version.restore(), &["-w", WAIT, "--noflush"], &text)?;
         }
     }
     Ok(())
@@ -85,8 +102,4 @@ pub(super) fn exist() -> bool {
 pub(super) fn list_all() -> [(&'static str, String); 2] {
     [("ip", IpVersion::V4), ("ip6", IpVersion::V6)]
         .map(|(family, version)| (family, child::run(version.save(), &[], "").unwrap_or_default()))
-}
-
-fn mangle(version: IpVersion, args: &[&str]) -> io::Result<()> {
-    child::run(version.program(), &[&["-w", "-t", "mangle"], args].concat(), "").map(drop)
 }

@@ -4,16 +4,14 @@ use crate::firewall::rules::{Rules, fill};
 use crate::ports::Ports;
 use std::path::{Path, PathBuf};
 
-/// Our chains in table mangle: what PREROUTING, INPUT and FORWARD jump to, and what those jump to.
-pub(super) const CHAIN_PREROUTING: &str = "KNOCKKNOCK";
-pub(super) const CHAIN_INPUT: &str = "KNOCKKNOCK-INPUT";
-pub(super) const CHAIN_FORWARD: &str = "KNOCKKNOCK-FORWARD";
-pub(super) const CHAIN_KNOCK: &str = "KNOCKKNOCK-KNOCK";
-pub(super) const CHAIN_ADMIT: &str = "KNOCKKNOCK-ADMIT";
-/// The kernel's chains, and ours that each jumps to.
-pub(super) const JUMPS: [(&str, &str); 3] =
-    [("PREROUTING", CHAIN_PREROUTING), ("INPUT", CHAIN_INPUT), ("FORWARD", CHAIN_FORWARD)];
-pub(super) const CHAINS: [&str; 5] = [CHAIN_PREROUTING, CHAIN_INPUT, CHAIN_FORWARD, CHAIN_KNOCK, CHAIN_ADMIT];
+/// How a listed rule of ours begins.
+const OURS: &str = "-A KNOCKKNOCK";
+/// How the rules of the kernel's chains begin, and how the first of each must go on.
+const JUMPS: [(&str, &str); 3] = [
+    ("-A PREROUTING ", "-j KNOCKKNOCK\n"),
+    ("-A INPUT ", "-j KNOCKKNOCK-INPUT\n"),
+    ("-A FORWARD ", "-j KNOCKKNOCK-FORWARD\n"),
+];
 
 /// iptables or ip6tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,14 +62,52 @@ pub(super) fn versions() -> &'static [IpVersion] {
 
 /// mangle.rules without its comments, as build.rs has left it.
 const TEMPLATE: &str = include_str!(concat!(env!("OUT_DIR"), "/mangle.rules"));
+/// What removes our chains. They are emptied first, since they jump to each other.
+const REMOVAL: &str = "*mangle
+:KNOCKKNOCK - [0:0]
+:KNOCKKNOCK-INPUT - [0:0]
+:KNOCKKNOCK-FORWARD - [0:0]
+:KNOCKKNOCK-KNOCK - [0:0]
+:KNOCKKNOCK-ADMIT - [0:0]
+-D <jump>
+-X KNOCKKNOCK
+-X KNOCKKNOCK-INPUT
+-X KNOCKKNOCK-FORWARD
+-X KNOCKKNOCK-KNOCK
+-X KNOCKKNOCK-ADMIT
+COMMIT";
 
 /// The rules of table mangle, as `iptables-restore --noflush` takes them: a chain that is named is
-/// emptied first.
-pub(super) fn script(version: IpVersion, rules: &Rules) -> String {
-    filled(TEMPLATE, version, rules)
+/// emptied first. `listed` is what stands in the table.
+pub(super) fn script(version: IpVersion, rules: &Rules, listed: &str) -> String {
+    filled(TEMPLATE, version, rules, jumps(listed))
 }
 
-fn filled(template: &str, version: IpVersion, rules: &Rules) -> String {
+/// What takes our chains out of the table; `None` where there are none.
+pub(super) fn removal(listed: &str) -> Option<String> {
+    listed.contains("-N KNOCKKNOCK\n").then(|| fill(REMOVAL, &[("<jump>", jumps(listed))]))
+}
+
+/// The listed rules of others' chains that jump to ours.
+fn jumps(listed: &str) -> Vec<String> {
+    let jumps = listed.lines().filter(|line| line.contains(" -j KNOCKKNOCK") && !line.starts_with(OURS));
+    jumps.filter_map(|line| line.strip_prefix("-A ")).map(str::to_owned).collect()
+}
+
+/// What the listed table has of ours: the rules of our chains, and the jumps to them that come first.
+pub(super) fn own(listed: &str) -> String {
+    let rules = listed.split_inclusive('\n').filter(|line| line.starts_with(OURS));
+    let is_first =
+        |(chain, jump): &(&str, &str)| listed.split_once(chain).is_some_and(|(_, rest)| rest.starts_with(jump));
+    rules.chain(JUMPS.iter().filter(|jump| is_first(jump)).map(|(_, jump)| *jump)).collect()
+}
+
+/// How many lines [`own`] has once a script has been loaded.
+pub(super) fn lines_in(script: &str) -> usize {
+    script.lines().filter(|line| line.starts_with("-A") || line.starts_with("-I")).count()
+}
+
+fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>) -> String {
     let v6 = version == IpVersion::V6;
     let one = |value: &str| vec![value.to_owned()];
     let ports = |ports: &Ports| ports.iter().map(|port| port.to_string()).collect();
@@ -88,6 +124,7 @@ fn filled(template: &str, version: IpVersion, rules: &Rules) -> String {
         }
     };
     let values = [
+        ("<jump>", jumps),
         ("<on>", on),
         ("<port>", ports(&rules.guard)),
         ("<knock_port>", ports(&rules.knock_ports)),
@@ -113,16 +150,42 @@ mod tests {
             for (name, rules) in
                 [("everywhere", everywhere()), ("interfaces", on_two_interfaces()), ("unguarded", unguarded())]
             {
-                let commented = filled(include_str!("mangle.rules"), version, &rules);
-                assert_golden(&format!("{name}.{program}"), &commented, &script(version, &rules));
+                let made = |template| filled(template, version, &rules, Vec::new());
+                assert_golden(&format!("{name}.{program}"), &made(include_str!("mangle.rules")), &made(TEMPLATE));
             }
         }
     }
 
     #[test]
-    fn every_chain_is_made_and_every_name_has_a_value() {
-        let text = script(IpVersion::V4, &everywhere());
-        assert!(CHAINS.iter().all(|chain| text.contains(&format!("\n:{chain} - "))));
-        assert!(!text.contains('<'));
+    fn every_name_has_a_value() {
+        assert!(!script(IpVersion::V4, &everywhere(), "").contains('<'));
+    }
+
+    #[test]
+    fn every_chain_that_is_made_is_removed() {
+        let named = |text: &str, start| {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(start));
+            lines.map(|line| line.trim_end_matches(" - [0:0]").to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(named(TEMPLATE, ":"), named(REMOVAL, ":"));
+        assert_eq!(named(TEMPLATE, ":"), named(REMOVAL, "-X "));
+        assert_eq!(removal("-N OTHER\n-A PREROUTING -j OTHER\n"), None);
+    }
+
+    #[test]
+    fn jumps_to_our_chains_come_first_and_once() {
+        let jump = "-A INPUT -j KNOCKKNOCK-INPUT\n";
+        let text = script(IpVersion::V4, &everywhere(), &format!("-A INPUT -j ACCEPT\n{jump}{jump}"));
+        let about: Vec<_> = text.lines().filter(|line| line.contains(" INPUT ")).collect();
+        let gone = "-D INPUT -j KNOCKKNOCK-INPUT";
+        assert_eq!(about, [gone, gone, "-I INPUT -j KNOCKKNOCK-INPUT"]);
+    }
+
+    #[test]
+    fn what_others_have_is_not_ours() {
+        let (ours, jump) = ("-A KNOCKKNOCK -i lo -j RETURN\n", "-A PREROUTING -j KNOCKKNOCK\n");
+        let others = "-P PREROUTING ACCEPT\n-N OTHER\n-A OTHER -j ACCEPT\n";
+        assert_eq!(own(&format!("{others}{ours}{jump}-A PREROUTING -j OTHER\n")), format!("{ours}-j KNOCKKNOCK\n"));
+        assert_eq!(own(&format!("{others}{ours}-A PREROUTING -j OTHER\n{jump}")), ours, "the jump is not the first");
     }
 }

@@ -1,20 +1,28 @@
 //! nftables: our own table, which survives reloads of everybody else's rules.
 //!
-//! The table is made by `nft -f -`. An opening is one netlink transaction, whose format is that of
+//! nft translates its text. The table itself is made by netlink: so it belongs to us on Linux 6.9 and later, where
+//! nobody else can change it. An opening is one netlink transaction, whose format is that of
 //! linux/netfilter/nf_tables.h, and which is acknowledged before anybody says "opened".
 
+mod contents;
 mod openings;
 mod ruleset;
 
 pub(super) use openings::{SetWriter, standing};
 pub(super) use ruleset::TABLE;
 
-use super::rules::{Rules, Turnstile, count};
+use super::rules::{Rules, Turnstile};
 use crate::error::{Error, Result};
-use crate::ports::Ports;
+use crate::sys::netlink::Socket;
+use crate::sys::nf_tables::{Batch, NFT_TABLE_F_DORMANT, NFT_TABLE_F_OWNER, NFT_TABLE_F_PERSIST};
 use crate::sys::{child, random};
-use ruleset::{anew, checks, handles, script};
+use contents::Contents;
+use ruleset::{DRAFT, checks, draft, rules_in};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// How often the rules are translated, or made, that somebody removes before they are read.
+const ATTEMPTS: usize = 20;
 
 /// Whether nftables can be used: the kernel would take the whole table, and keeps the limit in a set.
 /// Says which turnstile it can be. Nothing is made for it.
@@ -34,39 +42,111 @@ fn nft(args: &[&str], input: &str) -> io::Result<String> {
     child::run("nft", args, input)
 }
 
-/// Makes the table, or makes it again around its openings.
-pub(super) fn make(rules: &Rules, turnstile: Turnstile) -> Result<()> {
-    let mut seed = [0; 4];
-    random::fill(&mut seed)?;
-    let text = script(rules, turnstile, u32::from_ne_bytes(seed));
-    let Err(cause) = nft(&["-f", "-"], &text) else { return Ok(()) };
-    // Sets of another shape, as another version may have left them, cannot be added to.
-    nft(&["-f", "-"], &anew(&text)).map(drop).map_err(|_| {
-        Error::system("make the nftables table with \"nft -f -\"", cause)
-            .advise("install nftables and run as root, or set firewall = iptables in the config")
-    })
+/// Our table: what it is made of, and the socket that it belongs to where the kernel can have that.
+pub struct Wall {
+    socket: Socket,
+    contents: Contents,
 }
 
-/// Whether the table stands whole: the kernel has as many things with a handle in it as were made, and the
-/// ports in both sets of ports.
-pub(super) fn stands(rules: &Rules, turnstile: Turnstile) -> bool {
-    let listed = nft(&["-a", "-t", "list", "table", "inet", TABLE], "").unwrap_or_default();
-    let has = |set: &str, ports: &Ports| {
-        let listed = nft(&["list", "set", "inet", TABLE, set], "").unwrap_or_default();
-        let elements = listed.split_once("elements = {").map_or("", |(_, elements)| elements);
-        Ports::parse(&elements.split('}').next().unwrap_or_default().replace('\n', " ")).as_ref() == Ok(ports)
+impl Wall {
+    /// Has nft translate the rules. Nothing is in force yet.
+    pub(in crate::firewall) fn new(rules: &Rules, turnstile: Turnstile) -> Result<Self> {
+        let socket =
+            Socket::open(libc::NETLINK_NETFILTER).map_err(|cause| Error::system("open a netlink socket", cause))?;
+        let owned = !plain() && contents::can_own(&socket, DRAFT);
+        let flags = if owned { NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST } else { 0 };
+        Ok(Self { contents: translate(&socket, rules, turnstile, flags)?, socket })
+    }
+
+    /// Takes other rules, which are not in force yet.
+    pub(in crate::firewall) fn translate(&mut self, rules: &Rules, turnstile: Turnstile) -> Result<()> {
+        self.contents = translate(&self.socket, rules, turnstile, self.contents.flags)?;
+        Ok(())
+    }
+
+    /// Makes the table in one transaction, and keeps its openings if it has the right shape already.
+    pub(in crate::firewall) fn make(&self) -> Result<()> {
+        let failed = |cause| {
+            Error::system(format!("make the nftables table {TABLE:?}"), cause)
+                .advise("run as root, or set firewall = iptables in the config")
+        };
+        // An opener that has ended may have left answers unread.
+        self.socket.discard();
+        for _ in 0..ATTEMPTS {
+            if self.contents.renew().commit(&self.socket).is_ok() && self.stands() {
+                return Ok(());
+            }
+            // Another version has left it, or somebody has added something, or it is to belong to us.
+            let openings = self.contents.take_openings(&self.socket).unwrap_or_default();
+            let replace = |openings| self.contents.replace(openings).commit(&self.socket);
+            // A table of another shape has no place for them.
+            replace(openings).or_else(|_| replace(Batch::default())).map_err(failed)?;
+            if self.stands() {
+                return Ok(());
+            }
+        }
+        Err(failed(io::Error::other("somebody changes it meanwhile")))
+    }
+
+    /// Whether the table stands as it was made.
+    pub(in crate::firewall) fn stands(&self) -> bool {
+        Contents::read(TABLE).is_ok_and(|standing| standing == self.contents)
+    }
+
+    /// Has the table made nobody's the next time, since the daemon ends: nft up to 1.0.6 lists one that has lost its
+    /// owner in a way that it cannot read again.
+    pub(in crate::firewall) fn disown(&mut self) {
+        self.contents.flags = 0;
+    }
+
+    /// The socket that alone can change the table.
+    pub(in crate::firewall) fn owner(&self) -> Option<BorrowedFd<'_>> {
+        (self.contents.flags & NFT_TABLE_F_OWNER != 0).then(|| self.socket.as_fd())
+    }
+}
+
+/// Has nft make the rules into a table that is not in force, and reads it.
+fn translate(socket: &Socket, rules: &Rules, turnstile: Turnstile, flags: u32) -> Result<Contents> {
+    let mut seed = [0; 4];
+    random::fill(&mut seed)?;
+    let text = draft(rules, turnstile, u32::from_ne_bytes(seed));
+    let failed = |cause| {
+        Error::system("have nft translate the rules", cause)
+            .advise("install nftables and run as root, or set firewall = iptables in the config")
     };
-    count(&listed, " # handle ") >= handles(turnstile)
-        && has("knock_ports", &rules.knock_ports)
-        && has("guarded", &rules.guard)
+    for _ in 0..ATTEMPTS {
+        nft(&["-f", "-"], &text).map_err(failed)?;
+        let drafted = Contents::read(DRAFT);
+        let _ = contents::delete(DRAFT).commit(socket);
+        // Somebody may have flushed or removed it at once.
+        if let Some(mut contents) = drafted.ok().filter(|drafted| drafted.rules == rules_in(&text)) {
+            contents.flags = flags;
+            return Ok(contents);
+        }
+    }
+    Err(failed(io::Error::other("somebody changes them meanwhile")))
+}
+
+/// Returns whether a table like ours stands: with as many rules, for the same ports.
+pub(super) fn stands(rules: &Rules, turnstile: Turnstile) -> bool {
+    let standing = Contents::read(TABLE).ok().filter(|standing| standing.flags & NFT_TABLE_F_DORMANT == 0);
+    standing.is_some_and(|standing| standing.rules == rules_in(&draft(rules, turnstile, 0)))
+        && openings::ports("knock_ports\0").is_ok_and(|ports| ports == rules.knock_ports)
+        && openings::ports("guarded\0").is_ok_and(|ports| ports == rules.guard)
+}
+
+/// For tests: whether to do as on a kernel before Linux 6.9.
+fn plain() -> bool {
+    cfg!(feature = "hooks") && std::env::var_os("KNOCKKNOCK_PLAIN_TABLE").is_some()
 }
 
 /// Takes the table away, where there is one.
 pub(super) fn remove() -> io::Result<()> {
-    let table = ["table", "inet", TABLE];
-    match nft(&[&["list"], &table[..]].concat(), "") {
-        Ok(_) => nft(&[&["delete"], &table[..]].concat(), "").map(drop),
-        Err(_) => Ok(()),
+    let deleted = Socket::open(libc::NETLINK_NETFILTER).and_then(|socket| contents::delete(TABLE).commit(&socket));
+    match deleted {
+        // No table, or no nf_tables.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => Ok(()),
+        deleted => deleted,
     }
 }
 

@@ -1,0 +1,219 @@
+//! The contents of a table: read from the kernel, and kept as the netlink messages that make them.
+//!
+//! nft translates our text into a table that is never in force. The same contents become our own table in one
+//! transaction, by our own socket. So the table can belong to us, and can be compared with what stands.
+
+use super::ruleset::{CHAIN_PREROUTING, TABLE};
+use crate::sys::netlink::{Socket, Writer, attributes};
+use crate::sys::nf_tables::*;
+use std::io;
+
+/// How often a table is read again that changes meanwhile.
+const PATIENCE: usize = 100;
+/// How many elements a message has at most: those of our sets take up to 60 bytes.
+const ELEMENTS: usize = 500;
+/// What a table consists of, in the order in which it can be made: the message that lists such objects, the one that
+/// makes one, and the attributes that both have. Handles, positions and counts of users are left out.
+const KINDS: [(u16, u16, &[u16]); 3] = [
+    (
+        NFT_MSG_GETSET,
+        NFT_MSG_NEWSET,
+        &[
+            NFTA_SET_NAME,
+            NFTA_SET_FLAGS,
+            NFTA_SET_KEY_TYPE,
+            NFTA_SET_KEY_LEN,
+            NFTA_SET_DESC,
+            NFTA_SET_TIMEOUT,
+            NFTA_SET_USERDATA,
+            NFTA_SET_EXPR,
+        ],
+    ),
+    (NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, &[NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE]),
+    (NFT_MSG_GETRULE, NFT_MSG_NEWRULE, &[NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA]),
+];
+
+/// A table's flags and contents, without the elements that packets or openings add.
+#[derive(PartialEq, Eq)]
+pub(super) struct Contents {
+    pub(super) flags: u32,
+    /// The messages that give the same contents to the table [`TABLE`].
+    messages: Batch,
+    /// The message that makes the guard, the last rule of its chain.
+    guard: Batch,
+    pub(super) rules: usize,
+}
+
+impl Contents {
+    /// Reads the table of that name.
+    pub(super) fn read(table: &str) -> io::Result<Self> {
+        let socket = Socket::open(libc::NETLINK_NETFILTER)?;
+        for _ in 0..PATIENCE {
+            let before = state(&socket, table)?;
+            let contents = Self::read_once(&socket, table, attribute_of(&before, NFTA_TABLE_FLAGS));
+            // With the number of the last transaction, whosever it was: nothing has changed meanwhile.
+            if state(&socket, table)? == before {
+                return contents;
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
+    }
+
+    fn read_once(socket: &Socket, table: &str, flags: &[u8]) -> io::Result<Self> {
+        let flags = u32::from_be_bytes(flags.first_chunk().copied().unwrap_or_default());
+        let mut contents = Self { flags, messages: Batch::default(), guard: Batch::default(), rules: 0 };
+        for (list, kind, wanted) in KINDS {
+            for object in socket.ask(list, libc::NLM_F_DUMP, &NFGENMSG_INET, of(table).bytes())? {
+                // Chains are listed of all tables.
+                if attribute_of(&object, NFTA_TABLE) != named(table) {
+                    continue;
+                }
+                let mut message = of(TABLE);
+                for (kind, value) in attributes(behind_header(&object)) {
+                    if wanted.contains(&kind) {
+                        message.attribute(kind, value);
+                    }
+                }
+                if kind == NFT_MSG_NEWSET {
+                    // The kernel wants a number, and finds sets by their names.
+                    message.attribute(NFTA_SET_ID, &[1; 4]);
+                }
+                contents.messages.add(kind, libc::NLM_F_CREATE | libc::NLM_F_APPEND, message.bytes());
+                match kind {
+                    NFT_MSG_NEWSET => contents.read_elements(socket, table, &object)?,
+                    NFT_MSG_NEWRULE => {
+                        contents.rules += 1;
+                        if attribute_of(&object, NFTA_RULE_CHAIN) == named(CHAIN_PREROUTING) {
+                            contents.guard = Batch::default();
+                            contents.guard.add(kind, libc::NLM_F_CREATE, message.bytes());
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(contents)
+    }
+
+    fn read_elements(&mut self, socket: &Socket, table: &str, set: &[u8]) -> io::Result<()> {
+        let (name, flags) = (attribute_of(set, NFTA_SET_NAME), attribute_of(set, NFTA_SET_FLAGS));
+        let has = |flag: u32| flags.last().is_some_and(|flags| u32::from(*flags) & flag != 0);
+        if has(NFT_SET_EVAL) {
+            return Ok(());
+        }
+        // Those that are in a set of this name already. An anonymous one goes with its rule.
+        if !has(NFT_SET_ANONYMOUS) {
+            self.messages.add(NFT_MSG_DELSETELEM, 0, elements_of(TABLE, name).bytes());
+        }
+        let lists =
+            socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, elements_of(table, name).bytes())?;
+        let lists = lists.iter().map(|list| attribute_of(list, NFTA_SET_ELEM_LIST_ELEMENTS));
+        let mut elements: Vec<&[u8]> = lists.flat_map(attributes).map(|(_, element)| element).collect();
+        // A hash lists them in any order.
+        elements.sort_unstable();
+        for some in elements.chunks(ELEMENTS) {
+            let mut message = elements_of(TABLE, name);
+            message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                some.iter().for_each(|element| list.attribute(NFTA_LIST_ELEM, element));
+            });
+            self.messages.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
+        }
+        Ok(())
+    }
+
+    /// The transaction that gives these contents to our table, around its openings.
+    pub(super) fn renew(&self) -> Batch {
+        let mut batch = Batch::default();
+        new_table(&mut batch, TABLE, self.flags);
+        batch.add(NFT_MSG_DELRULE, 0, of(TABLE).bytes());
+        batch.append(&self.messages);
+        batch
+    }
+
+    /// The transaction that puts a new table with these contents in our table's place.
+    pub(super) fn replace(&self, openings: Batch) -> Batch {
+        let mut batch = Batch::default();
+        // Made first, since there may be none.
+        batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, of(TABLE).bytes());
+        batch.add(NFT_MSG_DELTABLE, 0, of(TABLE).bytes());
+        batch.append(&self.renew());
+        batch.append(&openings);
+        batch
+    }
+
+    /// Reads the openings of a table that is to be replaced, as the messages that make them. First it removes all of the
+    /// table's rules but the guard, so that no packet uses an opening that was read.
+    pub(super) fn take_openings(&self, socket: &Socket) -> io::Result<Batch> {
+        let mut closed = Batch::default();
+        closed.add(NFT_MSG_DELRULE, 0, of(TABLE).bytes());
+        closed.append(&self.guard);
+        closed.commit(socket)?;
+        let mut openings = Batch::default();
+        for set in ["open4\0", "open6\0"] {
+            let of_set = elements_of(TABLE, set.as_bytes());
+            for elements in socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, of_set.bytes())? {
+                openings.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, behind_header(&elements));
+            }
+        }
+        Ok(openings)
+    }
+}
+
+/// The transaction that deletes a table.
+pub(super) fn delete(table: &str) -> Batch {
+    let mut batch = Batch::default();
+    batch.add(NFT_MSG_DELTABLE, 0, of(table).bytes());
+    batch
+}
+
+/// Whether the kernel knows tables that belong to a process and outlive it: since Linux 6.9.
+pub(super) fn can_own(socket: &Socket, table: &str) -> bool {
+    let mut batch = Batch::default();
+    new_table(&mut batch, table, NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST);
+    batch.append(&delete(table));
+    batch.commit(socket).is_ok()
+}
+
+fn new_table(batch: &mut Batch, table: &str, flags: u32) {
+    let mut message = of(table);
+    message.attribute(NFTA_TABLE_FLAGS, &flags.to_be_bytes());
+    batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, message.bytes());
+}
+
+/// What the kernel says of a table. It begins with the number of the last transaction.
+fn state(socket: &Socket, table: &str) -> io::Result<Vec<u8>> {
+    socket.ask(NFT_MSG_GETTABLE, libc::NLM_F_ACK, &NFGENMSG_INET, of(table).bytes()).map(|answers| answers.concat())
+}
+
+/// The attribute that says which table a message is about.
+fn of(table: &str) -> Writer {
+    let mut attributes = Writer::default();
+    attributes.attribute(NFTA_TABLE, &named(table));
+    attributes
+}
+
+/// The attributes that say which set of a table a message is about.
+pub(super) fn elements_of(table: &str, set: &[u8]) -> Writer {
+    let mut attributes = of(table);
+    attributes.attribute(NFTA_SET_ELEM_LIST_SET, set);
+    attributes
+}
+
+/// A name, as netlink has it.
+fn named(name: &str) -> Vec<u8> {
+    [name.as_bytes(), b"\0"].concat()
+}
+
+fn behind_header(body: &[u8]) -> &[u8] {
+    body.get(NFGENMSG_INET.len()..).unwrap_or_default()
+}
+
+/// The value of a message's attribute; empty if it has none.
+pub(super) fn attribute_of(body: &[u8], wanted: u16) -> &[u8] {
+    value(behind_header(body), wanted)
+}
+
+/// The value of one of these attributes; empty if there is none.
+pub(super) fn value(list: &[u8], wanted: u16) -> &[u8] {
+    attributes(list).find(|(kind, _)| *kind == wanted).map_or(&[], |(_, value)| value)
+}

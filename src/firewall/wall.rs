@@ -1,0 +1,100 @@
+//! Our rules as the supervisor holds them: made, compared with what stands, released.
+
+use super::rules::Rules;
+use super::watch::RuleWatch;
+use super::{Backend, iptables, nft};
+use crate::error::Result;
+use std::os::fd::BorrowedFd;
+
+/// Our rules, in either backend.
+#[derive(Default)]
+pub struct Wall {
+    made: Option<Made>,
+    /// Whether our rules may be missing because making them failed.
+    gone: bool,
+}
+
+enum Made {
+    Nft(nft::Wall),
+    Iptables(iptables::Wall),
+}
+
+impl Wall {
+    /// Makes rules, in one transaction that keeps the openings. Removes rules of the other backend.
+    pub fn make(&mut self, backend: Backend, rules: &Rules) -> Result<()> {
+        self.gone = true;
+        // In this order both backends guard for a moment, rather than neither.
+        match (backend, &mut self.made) {
+            (Backend::Nft(turnstile), Some(Made::Nft(wall))) => {
+                wall.translate(rules, turnstile)?;
+                wall.make()?;
+            }
+            (Backend::Nft(turnstile), made) => {
+                let wall = nft::Wall::new(rules, turnstile)?;
+                wall.make()?;
+                *made = Some(Made::Nft(wall));
+                let _ = iptables::remove();
+            }
+            (Backend::Iptables, Some(Made::Iptables(wall))) => *wall = iptables::Wall::make(rules)?,
+            (Backend::Iptables, made) => {
+                *made = Some(Made::Iptables(iptables::Wall::make(rules)?));
+                let _ = nft::remove();
+            }
+        }
+        self.gone = false;
+        Ok(())
+    }
+
+    /// Makes the same rules again.
+    pub fn restore(&mut self, backend: Backend, rules: &Rules) -> Result<()> {
+        match &mut self.made {
+            Some(Made::Nft(wall)) if !self.gone => {
+                let made = wall.make();
+                self.gone = made.is_err();
+                made
+            }
+            _ => self.make(backend, rules),
+        }
+    }
+
+    /// Returns whether our rules may be missing because making them failed.
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// Returns whether the rules stand as they were made.
+    pub fn stands(&self) -> bool {
+        match &self.made {
+            _ if self.gone => false,
+            Some(Made::Nft(wall)) => wall.stands(),
+            Some(Made::Iptables(wall)) => wall.stands(),
+            None => false,
+        }
+    }
+
+    /// Reads all notifications. Returns whether our rules may have been changed.
+    pub fn saw_change(&self, watch: &RuleWatch) -> bool {
+        watch.saw_change(if self.opener_survives_repair() { nft::TABLE } else { "mangle" })
+    }
+
+    /// Returns whether a running opener still works after the rules were made again. With iptables the lists may have
+    /// been replaced.
+    pub fn opener_survives_repair(&self) -> bool {
+        !matches!(self.made, Some(Made::Iptables(_)))
+    }
+
+    /// The socket that owns the rules, for the opener.
+    pub fn owner(&self) -> Option<BorrowedFd<'_>> {
+        match &self.made {
+            Some(Made::Nft(wall)) => wall.owner(),
+            _ => None,
+        }
+    }
+
+    /// Gives up the ownership when the rules are made the next time, because the daemon ends.
+    pub fn disown(&mut self) {
+        if let Some(Made::Nft(wall)) = &mut self.made {
+            wall.disown();
+        }
+    }
+}

@@ -1,0 +1,307 @@
+"""What other people's commands do to our rules: nothing where the table is ours, and not for long where it is not."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from stage import BINARY, SERVER, Service
+from test_faults import process
+
+# Each leaves as many rules as there were, or more.
+TAMPERING = {
+    "dormant": "add table inet knockknock { flags dormant; }",
+    "an accept in prerouting": "insert rule inet knockknock prerouting accept",
+    "an accept in input": "insert rule inet knockknock input accept",
+    "a return that silences knocks": "insert rule inet knockknock knock return",
+    "a replaced rule": "replace rule inet knockknock prerouting handle {guard} tcp dport 1 drop",
+    "another policy": "chain inet knockknock input {{ policy drop; }}",
+    "another chain": "add chain inet knockknock mine {{ type filter hook input priority -300; policy accept; }}",
+    "another guarded port": "add element inet knockknock guarded {{ 8080 }}",
+    "another knock port": "add element inet knockknock knock_ports {{ 8080 }}",
+}
+REMOVALS = {
+    "a flush": "flush ruleset",
+    "a deletion": "delete table inet knockknock",
+    "a rule's deletion": "delete rule inet knockknock prerouting handle {guard}",
+    "a set's flush": "flush set inet knockknock guarded",
+}
+
+
+OWNERSHIP = ("flags", "flags owner", "flags persist", "flags owner,persist")
+
+
+def stands(machine):
+    """What nft lists of our table, without what changes by itself."""
+    listing = machine.run("nft", "-s", "-t", "list", "table", "inet", "knockknock", check=False).stdout
+    ports = [machine.run("nft", "list", "set", "inet", "knockknock", name, check=False).stdout
+             for name in ("guarded", "knock_ports")]
+    lines = re.sub("seed 0x[0-9a-f]+", "seed", "".join([listing, *ports])).splitlines()
+    return [line for line in lines if "table inet" not in line and line.strip() not in OWNERSHIP]
+
+
+def command(stage, what):
+    """The nft command, with the handle of the rule that is the guard."""
+    lines = stage.server.run("nft", "-a", "list", "chain", "inet", "knockknock", "prerouting").stdout.splitlines()
+    [guard] = [line.split()[-1] for line in lines if "tcp dport @guarded drop" in line]
+    return what.replace("{{", "{").replace("}}", "}").replace("{guard}", guard)
+
+
+def within(seconds, condition):
+    """How long it takes until `condition` holds, at most `seconds`."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.002)
+    return time.monotonic() - began
+
+
+def gets_in(stage):
+    """Knocks until somebody is let in: knocks are lost while the watcher and the opener restart."""
+    within(10, lambda: stage.knock() or stage.connects(timeout=0.2))
+
+
+@pytest.mark.parametrize("what", [*TAMPERING, *REMOVALS])
+def test_an_owned_table_is_nobodys_to_change(stage, what):
+    stage.open_up("nft")
+    before = stands(stage.server)
+    stage.open_port()
+    stage.server.run("nft", command(stage, {**TAMPERING, **REMOVALS}[what]), check=False)
+    assert stands(stage.server) == before
+    assert stage.connects()
+    assert not stage.connects()
+    assert not [line for line in stage.daemon.unheard() if "restored them" in line]
+
+
+@pytest.mark.parametrize("what", TAMPERING)
+def test_a_change_that_removes_nothing_is_undone(stage, unowned, what):
+    stage.open_up("nft", daemon_options=unowned)
+    before = stands(stage.server)
+    stage.open_port()
+    children = stage.daemon.children()
+    stage.server.run("nft", command(stage, TAMPERING[what]))
+    took = within(1, lambda: stands(stage.server) == before)
+    print(f"{what}: {1000 * took:.0f} ms")
+    stage.daemon.wait_for("restored them")
+    assert stage.connects(), "the opening is still there"
+    assert not stage.connects()
+    stage.open_port()
+    assert stage.connects()
+    assert stage.daemon.children() == children, "they went on"
+
+
+IPTABLES_TAMPERING = [
+    "-I PREROUTING -j ACCEPT",
+    "-I INPUT -j ACCEPT",
+    "-I KNOCKKNOCK -j ACCEPT",
+    "-I KNOCKKNOCK-INPUT -j ACCEPT",
+    "-I KNOCKKNOCK-KNOCK -j RETURN",
+    "-R KNOCKKNOCK-ADMIT 1 -j MARK --set-xmark 0x1/0x1",
+    "-I KNOCKKNOCK-FORWARD -j ACCEPT",
+]
+
+
+@pytest.mark.parametrize("program", ["iptables", "ip6tables"])
+@pytest.mark.parametrize("what", IPTABLES_TAMPERING)
+def test_a_change_of_our_iptables_chains_that_removes_nothing_is_undone(stage, program, what):
+    stage.open_up("iptables")
+
+    def stands():
+        listed = stage.server.run(program, "-t", "mangle", "-S").stdout.splitlines()
+        first = [next(line for line in listed if line.startswith(f"-A {chain} ")) for chain in ("PREROUTING", "INPUT", "FORWARD")]
+        return first, [line for line in listed if line.startswith("-A KNOCKKNOCK")]
+    before = stands()
+    stage.server.run(program, "-t", "mangle", *what.split())
+    took = within(1, lambda: stands() == before)
+    print(f"{program} {what}: {1000 * took:.0f} ms")
+    stage.daemon.wait_for("restored them")
+    assert not stage.connects()
+    assert not stage.connects(address="fd09::1")
+    gets_in(stage)
+
+
+def test_what_others_do_in_table_mangle_is_left_alone(stage):
+    """Anybody's deletion there is told to us, too."""
+    stage.open_up("iptables")
+    children = [process(stage.daemon, name) for name in ("watcher", "opener")]
+    for program in ("iptables", "ip6tables"):
+        for _ in range(5):
+            stage.server.run(program, "-t", "mangle", "-A", "PREROUTING", "-p", "udp", "-j", "MARK", "--set-mark", "1")
+            stage.server.run(program, "-t", "mangle", "-D", "PREROUTING", "-p", "udp", "-j", "MARK",
+                             "--set-mark", "1")
+    stage.open_port()
+    assert stage.connects()
+    assert [process(stage.daemon, name) for name in ("watcher", "opener")] == children
+    assert not [line for line in stage.daemon.said if "restored them" in line]
+
+
+@pytest.mark.parametrize("owned", [True, False], ids=["owned", "unowned"])
+def test_a_blocklist_that_is_loaded_anew_is_no_removal(stage, unowned, owned):
+    """A hundred thousand addresses: the notifications are more than a socket holds."""
+    stage.open_up("nft", daemon_options={} if owned else unowned)
+    children = stage.daemon.children()
+    addresses = ", ".join(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(100_000))
+    path = stage.directory / "blocklist.nft"
+    path.write_text("add table inet block\nadd set inet block addresses { type ipv4_addr; }\nflush set inet block addresses\n"
+                    f"add element inet block addresses {{ {addresses} }}\n")
+    loader = stage.server.start("sh", "-c", f"for i in 1 2 3 4; do nft -f {path} || exit 1; done")
+    opened = 0
+    while loader.poll() is None:
+        stage.knock()
+        stage.daemon.wait_for("opened port", timeout=20)  # an opening waits for the loader's transaction
+        opened += stage.connects()
+        time.sleep(0.05)
+    assert loader.returncode == 0
+    assert opened > 2
+    assert opened == stage.gate.counter, "each knock"
+    assert stage.daemon.children() == children
+    assert not [line for line in stage.daemon.said if "restored them" in line]
+
+
+def refused(stage, during, tries=200):
+    """Tries to connect as often as that while `during` runs; how often somebody was let in."""
+    process = stage.server.start("sh", "-c", during, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    accepted = tried = 0
+    while process.poll() is None or tried < tries:
+        connection = stage.client.connect(22, timeout=0.002)
+        tried += 1
+        if connection:
+            accepted += 1
+            connection.close()
+    process.wait()
+    return accepted, tried
+
+
+def test_an_owned_table_stands_through_a_loop_of_flushes(stage):
+    stage.open_up("nft")
+    accepted, tried = refused(stage, "for i in $(seq 300); do nft flush ruleset; done")
+    print(f"{accepted} of {tried}")
+    assert accepted == 0
+    stage.open_port()
+    assert stage.connects()
+
+
+def test_a_reload_under_a_loop_of_flushes_opens_nothing(stage):
+    stage.open_up("nft")
+    loop = stage.server.start("sh", "-c", "while :; do nft flush ruleset; done", stderr=subprocess.DEVNULL)
+    try:
+        accepted = tried = 0
+        for _ in range(5):
+            stage.daemon.process.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + 0.5
+            while time.monotonic() < deadline:
+                connection = stage.client.connect(22, timeout=0.002)
+                accepted, tried = accepted + bool(connection), tried + 1
+                if connection:
+                    connection.close()
+    finally:
+        loop.kill()
+        loop.wait()
+    print(f"{accepted} of {tried}")
+    assert accepted == 0
+    gets_in(stage)
+
+
+def test_killed_an_owned_table_goes_on_and_the_next_daemon_takes_it_over(stage):
+    stage.open_up("nft")
+    stage.open_port()
+    before = stands(stage.server)
+    for pid in [*stage.daemon.children(), stage.daemon.pid]:
+        os.kill(pid, signal.SIGKILL)
+    stage.daemon.wait_for_end()
+    assert stage.connects(), "the opening is there"
+    assert not stage.connects()
+    stage.server.run("nft", "flush", "ruleset", check=False)
+    assert stands(stage.server) != before, "it is nobody's"
+    stage.start_daemon()
+    assert stands(stage.server) == before
+    assert stage.server.run("nft", "insert", "rule", "inet", "knockknock", "prerouting", "accept", check=False).returncode == 1
+
+
+def test_an_opening_outlives_a_kill_and_the_next_start(stage):
+    stage.open_up("nft")
+    stage.open_port()
+    for pid in [*stage.daemon.children(), stage.daemon.pid]:
+        os.kill(pid, signal.SIGKILL)
+    stage.daemon.wait_for_end()
+    stage.start_daemon()
+    assert stage.connects()
+    assert not stage.connects()
+
+
+def test_a_table_that_the_daemon_leaves_can_be_saved_and_loaded(stage):
+    """nft 1.0.6 lists a table that has lost its owner in a way that it cannot read, which would stop a firewall at boot."""
+    stage.open_up("nft")
+    running = stage.server.run("nft", "list", "ruleset").stdout
+    stage.daemon.stop()
+    saved = stage.server.run("nft", "list", "ruleset").stdout
+    assert "table inet knockknock {" in saved
+    stage.server.run("nft", "flush", "ruleset")
+    for text in (running, saved):
+        stage.server.run("nft", "-f", "-", input=text)
+    assert not stage.connects()
+    with stage.server.connect(22, "127.0.0.1") as connection:
+        assert connection.recv(100) == Service.GREETING
+    stage.start_daemon()
+    stage.open_port()
+    assert stage.connects()
+
+
+@pytest.mark.parametrize("start", ["over a plain table", "over none"])
+def test_a_start_lets_nobody_in(stage, start):
+    stage.open_up("nft")
+    for _ in range(5):
+        stage.daemon.stop()
+        if start == "over none":
+            stage.server.run("nft", "delete", "table", "inet", "knockknock")
+            stage.start_daemon()
+            continue
+        stage.daemon = None
+        began = time.monotonic()
+        pending = stage.start_daemon(ready=False)
+        while time.monotonic() - began < 0.3:
+            connection = stage.client.connect(22, timeout=0.002)
+            assert connection is None
+        pending.wait_for(": ready")
+    stage.open_port()
+    assert stage.connects(address=SERVER)
+
+
+def test_a_reload_moves_the_guard_from_one_firewall_to_the_other(stage):
+    stage.open_up("nft")
+    for firewall in ("iptables", "nft", "iptables", "nft"):
+        stage.configure(firewall=firewall, guard="22, 7", log="kmsg")
+        stage.daemon.process.send_signal(signal.SIGHUP)
+        stage.daemon.wait_for(f"guards ports 7,22 with {firewall}")
+        assert not stage.connects()
+        stage.open_port()
+        assert stage.connects()
+        assert not stage.connects()
+        assert ("KNOCKKNOCK" in stage.server.run("iptables-save").stdout) == (firewall == "iptables")
+        assert ("table inet knockknock" in stage.server.run("nft", "list", "tables").stdout) == (firewall == "nft")
+
+
+def test_unguard_removes_a_table_whose_owner_was_killed(stage):
+    stage.open_up("nft")
+    for pid in [*stage.daemon.children(), stage.daemon.pid]:
+        os.kill(pid, signal.SIGKILL)
+    stage.daemon.wait_for_end()
+    assert not stage.connects()
+    stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--unguard")
+    assert stage.connects()
+    assert "knockknock" not in stage.server.run("nft", "list", "ruleset").stdout
+
+
+def test_the_socket_that_owns_the_table_is_the_supervisors_and_the_openers_alone(stage):
+    stage.open_up("nft")
+
+    def sockets(pid):
+        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        return {link for link in links if link.startswith("socket:")}
+    owner = process(stage.daemon, "opener")
+    shared = sockets(stage.daemon.pid) & sockets(owner)
+    assert len(shared) == 1
+    assert not shared & sockets(process(stage.daemon, "watcher"))
