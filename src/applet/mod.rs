@@ -8,4 +8,5 @@ pub mod genprofile;
 pub mod invite;
 pub mod knock;
 pub mod proxy;
+pub mod revoke;
 pub mod status;

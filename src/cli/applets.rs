@@ -107,6 +107,15 @@ pub const APPLETS: &[Applet] = &[
         run: start::accept,
     },
     Applet {
+        name: "revoke",
+        alias: "knockknock-revoke",
+        summary: "revoke a profile at once",
+        usage: "NAME",
+        letters: "",
+        privileges: Privileges::None,
+        run: start::revoke,
+    },
+    Applet {
         name: "connect",
         alias: "knockknock-connect",
         summary: "knock, connect, and relay standard input and output",

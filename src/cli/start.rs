@@ -2,7 +2,7 @@
 
 use super::arguments::{Arguments, text};
 use crate::applet::daemon::LogTarget;
-use crate::applet::{accept, connect, daemon, doctor, genprofile, invite, knock, proxy, status};
+use crate::applet::{accept, connect, daemon, doctor, genprofile, invite, knock, proxy, revoke, status};
 use crate::config::DIRECTORY;
 use crate::error::{Error, Result};
 use crate::knocker::Family;
@@ -116,6 +116,17 @@ struct AcceptArgs {
     /// the name to type for the server (default: the name in the line)
     #[argh(option, long = "as")]
     host: Option<String>,
+}
+
+/// Revokes a profile on the server and deletes it. A running daemon opens nothing to it any more.
+#[derive(FromArgs)]
+struct RevokeArgs {
+    /// directory of the config and the profiles (default: /etc/knockknock.d)
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// the name of the profile
+    #[argh(positional)]
+    name: String,
 }
 
 /// Knocks, connects, and relays standard input and output. Connects without a knock if there is no
@@ -282,6 +293,10 @@ pub fn accept(arguments: &Arguments) -> Result<Outcome> {
     parsed(arguments, |args: AcceptArgs| {
         accept::run(&client_home(arguments, args.dir)?, args.host.as_deref()).map(|()| 0)
     })
+}
+
+pub fn revoke(arguments: &Arguments) -> Result<Outcome> {
+    parsed(arguments, |args: RevokeArgs| revoke::run(server_directory(arguments, args.dir), &args.name).map(|()| 0))
 }
 
 pub fn connect(arguments: &Arguments) -> Result<Outcome> {

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// The last value, 2^32 - 1, which is never used to seal: a client's file with this value is exhausted.
 pub const SPENT: u64 = u32::MAX as u64;
 
+/// The value of a counter that accepts nothing more.
+pub const REVOKED: u64 = SPENT + 1;
+
 /// The length of the counter's line in bytes: ten digits and a newline.
 const LINE: usize = 11;
 
@@ -63,13 +66,18 @@ impl Counter {
     /// Stores `next` in place and flushes it to disk. If the value on disk is higher it is kept, so a counter never
     /// decreases. Returns `false` if the value on disk was lower than the last known one, or unreadable.
     ///
-    /// It is an error if the file has been deleted or replaced, since a value stored in it would be lost.
+    /// It is an error if the file has been deleted or replaced, since a value stored in it would be lost, or if the
+    /// profile has been revoked. The file is locked until [`Counter::unlock`].
     pub fn store(&mut self, next: u64) -> io::Result<bool> {
+        sys::file::try_lock(&self.file)?;
+        let found = self.read().ok();
+        if found == Some(REVOKED) && next < REVOKED {
+            return Err(io::Error::other("the profile was revoked"));
+        }
         let metadata = self.file.metadata()?;
         if metadata.nlink() == 0 {
             return Err(io::Error::other("the file was replaced (SIGHUP makes the daemon read the profiles again)"));
         }
-        let found = self.read().ok();
         let next = next.max(found.unwrap_or(0));
         self.widen(metadata.size())?;
         // Always 11 bytes: the file does not grow, so storing works on a full disk.
@@ -78,6 +86,22 @@ impl Counter {
         let kept = found.is_some_and(|found| found >= self.next);
         self.next = next;
         Ok(kept)
+    }
+
+    /// Revokes the profile of the counter file at `path`: no process accepts or sends a knock with it after this.
+    ///
+    /// A process that stores a counter holds the lock until it has used the counter, so no knock is in progress when
+    /// this returns. A file that does not exist was revoked by its deletion.
+    pub fn revoke(path: &Path) -> io::Result<()> {
+        let file = match sys::file::open_small(path, true) {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        let write = || file.write_all_at(format!("{REVOKED}\n").as_bytes(), 0).and_then(|()| file.sync_data());
+        // Once before the lock, so that no other knock delays it, and again, since a knock in progress may overwrite it.
+        write()?;
+        sys::file::lock(&file)?;
+        write()
     }
 
     /// Pads a shorter file, as version 0.8 writes it, to 11 bytes. If the size changed together with the number, a
@@ -153,6 +177,36 @@ mod tests {
             std::fs::remove_file(path).unwrap();
             assert!(counter.store(2).is_err());
             assert_eq!(counter.next(), 1);
+        });
+    }
+
+    #[test]
+    fn a_revoked_counter_stores_nothing_more_whatever_was_in_the_file() {
+        for text in ["7\n", "0000000007\n", "damaged\n", ""] {
+            let path = std::env::temp_dir().join(format!("knockknock-revoked-{}-{}", std::process::id(), text.len()));
+            std::fs::write(&path, "7\n").unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            let mut counter = Counter::open(&path).unwrap();
+            std::fs::write(&path, text).unwrap();
+            Counter::revoke(&path).unwrap();
+            assert!(counter.store(8).is_err());
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "4294967296\n");
+            std::fs::remove_file(&path).unwrap();
+            Counter::revoke(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_profile_is_not_revoked_between_storing_a_counter_and_using_it() {
+        with("5\n", |path, mut counter| {
+            counter.store(8).unwrap();
+            let path = path.to_owned();
+            let revoking = std::thread::spawn(move || Counter::revoke(&path).unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!revoking.is_finished());
+            counter.unlock();
+            revoking.join().unwrap();
+            assert!(counter.store(9).is_err());
         });
     }
 

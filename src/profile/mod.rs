@@ -10,16 +10,18 @@ mod home;
 mod invitation;
 mod keys;
 mod ownership;
+mod revoke;
 mod set;
 
 pub use choose::{Wanted, choose};
 pub use config::ProfileConfig;
-pub use counter::{Counter, SPENT};
+pub use counter::{Counter, REVOKED, SPENT};
 pub use create::create;
 pub use handover::{accept, invite};
 pub use home::{ProfileHome, check_spelling};
 pub use invitation::Invitation;
 pub use ownership::check_directory;
+pub use revoke::revoke;
 pub use set::{Found, Listing, find, list};
 
 use crate::error::{Error, Result};

@@ -85,9 +85,9 @@ impl Children {
         }
     }
 
-    /// Stops both processes.
+    /// Stops both processes. The opener first: the watcher holds the locks of the counters that it asks for.
     pub(super) fn stop(mut self) {
-        self.watcher.end();
         self.opener.end();
+        self.watcher.end();
     }
 }

@@ -22,8 +22,8 @@ pub const LIVE: &[c_long] = &[
 pub const READ_WRITE: &[c_long] = &[SYS_read, SYS_write, SYS_writev, SYS_close];
 /// Changing inotify watches.
 pub const WATCH: &[c_long] = &[SYS_inotify_add_watch, SYS_inotify_rm_watch];
-/// Reading and writing a file at an offset, and flushing it to disk.
-pub const AT_OFFSETS: &[c_long] = &[SYS_fdatasync, own::PREAD, own::PWRITE];
+/// Reading and writing a file at an offset, locking it, and flushing it to disk.
+pub const AT_OFFSETS: &[c_long] = &[SYS_flock, SYS_fdatasync, own::PREAD, own::PWRITE];
 /// Seeking in an open file.
 pub const SEEK: &[c_long] = &[SYS_lseek, own::LSEEK];
 /// Waiting for descriptors, and reading clocks.

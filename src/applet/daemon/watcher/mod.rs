@@ -282,9 +282,14 @@ impl Watcher {
 
     /// Performs the engine's actions.
     fn act(&mut self) -> std::result::Result<(), End> {
+        let mut stored = Vec::new();
         while let Some(action) = self.engine.next_action() {
             match action {
-                Action::Store { profile, next } => self.store(profile, next),
+                Action::Store { profile, next } => {
+                    if self.store(profile, next) {
+                        stored.push(profile);
+                    }
+                }
                 Action::Report(event) => self.report.event(&event, Instant::now()),
                 Action::Open(request) => {
                     let reply = self.ask(&request).ok_or(End::OpenerGone)?;
@@ -294,12 +299,14 @@ impl Watcher {
                 }
             }
         }
+        // Only now, so that no port opens after a profile was revoked.
+        stored.iter().filter_map(|&profile| self.counters.get(profile)).for_each(Counter::unlock);
         Ok(())
     }
 
-    /// Stores a counter, and tells the engine if that succeeded.
+    /// Stores a counter, and tells the engine and the caller if that succeeded. The counter is then locked.
     #[allow(clippy::indexing_slicing, reason = "the engine's profiles and the counters are of one list")]
-    fn store(&mut self, profile: usize, next: u64) {
+    fn store(&mut self, profile: usize, next: u64) -> bool {
         let counter = &mut self.counters[profile];
         match counter.store(next) {
             Ok(kept) => {
@@ -307,8 +314,13 @@ impl Watcher {
                 if !kept {
                     self.report.restored(profile);
                 }
+                true
             }
-            Err(cause) => self.report.not_stored(profile, counter.path(), &cause),
+            Err(cause) => {
+                counter.unlock();
+                self.report.not_stored(profile, counter.path(), &cause);
+                false
+            }
         }
     }
 
