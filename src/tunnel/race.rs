@@ -12,6 +12,7 @@ use crate::knocker::Knocker;
 use crate::profile::Profile;
 use crate::sys::epoll::Epoll;
 use crate::sys::tcp;
+use crate::wire::Wire;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
@@ -62,6 +63,7 @@ impl Race {
         let pace = match &setup {
             None => Pace::Plain,
             Some(setup) if setup.profile.config.legacy => Pace::Legacy,
+            Some(setup) if setup.profile.config.wire == Wire::Stealth => Pace::Stealth(setup.first_delay),
             Some(setup) => Pace::Knock(setup.first_delay),
         };
         Self { schedule: Schedule::new(addresses, pace), setup, source: None, attempts: Vec::new(), failure: None }

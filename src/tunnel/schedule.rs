@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 const ATTEMPTS: [u64; 8] = [3, 6, 10, 20, 40, 100, 250, 500];
 /// The minimum time between the first three attempts.
 const APART: Duration = Duration::from_millis(1);
-/// The most knocks.
+/// The most knocks, and the most if each address gets two.
 const KNOCKS: usize = 3;
+const KNOCKS_IN_TWOS: usize = 4;
 /// The most addresses tried.
 const ADDRESSES: usize = 8;
 /// How long to wait for one address before the next one is tried too (RFC 8305, section 5).
@@ -37,6 +38,9 @@ pub enum Pace {
     Plain,
     /// Attempt this long after a knock.
     Knock(Duration),
+    /// The same by the stealth wire. While many guess codes, the server wants two knocks from one address. So each
+    /// address gets two knocks before the next one gets any.
+    Stealth(Duration),
     /// For a server of version 0.8. It logs IPv4 only, so IPv4 comes first.
     Legacy,
 }
@@ -69,7 +73,10 @@ pub struct Schedule {
     first_delay: Option<Duration>,
     /// How long to wait for one address before the next one is tried as well.
     next_address: Duration,
+    /// The address of the first of two knocks.
+    first_of_two: Option<SocketAddr>,
     knocks: usize,
+    most_knocks: usize,
     round: Option<Round>,
     /// The number of attempts, and how many of them have not failed.
     attempts: usize,
@@ -90,7 +97,7 @@ impl Schedule {
         let mut addresses: Vec<_> = addresses.iter().map(|&address| canonical(address, address.port())).collect();
         let (first_delay, next_address) = match pace {
             Pace::Plain => (None, NEXT_ADDRESS),
-            Pace::Knock(delay) => (Some(delay), NEXT_ADDRESS),
+            Pace::Knock(delay) | Pace::Stealth(delay) => (Some(delay), NEXT_ADDRESS),
             Pace::Legacy => {
                 addresses.sort_by_key(SocketAddr::is_ipv6);
                 (Some(LEGACY_DELAY), NEXT_KNOCK)
@@ -99,7 +106,20 @@ impl Schedule {
         let mut addresses = alternating(&addresses);
         addresses.truncate(ADDRESSES);
         let untried = addresses.len();
-        Self { addresses, untried, first_delay, next_address, knocks: 0, round: None, attempts: 0, running: 0 }
+        // A single address gets its next knock anyway.
+        let in_twos = matches!(pace, Pace::Stealth(_)) && untried > 1;
+        Self {
+            addresses,
+            untried,
+            first_delay,
+            next_address,
+            first_of_two: None,
+            knocks: 0,
+            most_knocks: if in_twos { KNOCKS_IN_TWOS } else { KNOCKS },
+            round: None,
+            attempts: 0,
+            running: 0,
+        }
     }
 
     /// Returns the step that is due at `now`.
@@ -128,12 +148,18 @@ impl Schedule {
     /// Records that a knock was sent to `address` at `now`. If a knock could not be sent, the caller does not report
     /// it, and that address gets no other knock.
     pub fn knocked(&mut self, address: SocketAddr, now: Instant) {
+        self.knocks += 1;
+        if self.most_knocks == KNOCKS_IN_TWOS && self.first_of_two != Some(address) {
+            self.first_of_two = Some(address);
+            self.addresses.push_front(address);
+            self.untried += 1;
+        } else {
+            self.addresses.push_back(address);
+        }
         let first = self.first_delay.unwrap_or_default();
         let second = first + (first / 2).max(APART);
         let end = if self.untried > 0 { self.next_address } else { NEXT_KNOCK };
         let later = ATTEMPTS.map(Duration::from_millis).into_iter().filter(|&at| at > second + APART && at < end);
-        self.knocks += 1;
-        self.addresses.push_back(address);
         self.round = Some(Round { began: now, address, offsets: [first, second].into_iter().chain(later).collect() });
     }
 
@@ -163,12 +189,12 @@ impl Schedule {
     }
 
     fn is_last(&self) -> bool {
-        self.addresses.is_empty() || self.knocks == KNOCKS
+        self.addresses.is_empty() || self.knocks == self.most_knocks
     }
 
     /// Begins the next round; `None` if its first step is an attempt.
     fn next_round(&mut self, now: Instant) -> Option<Step> {
-        let Some(address) = self.addresses.pop_front().filter(|_| self.knocks < KNOCKS) else {
+        let Some(address) = self.addresses.pop_front().filter(|_| self.knocks < self.most_knocks) else {
             self.addresses.clear();
             return Some(Step::GiveUp);
         };
@@ -308,6 +334,27 @@ mod tests {
         // The last address has longer, and so has the last knock.
         let (steps, _) = simulate(&mut Schedule::new(&[mute, open], Pace::Plain), |_, _| Answer::Nothing);
         assert_eq!(steps.last(), Some(&(30_250, Step::GiveUp)));
+    }
+
+    #[test]
+    fn a_stealth_knock_is_repeated_before_the_other_family_gets_one() {
+        let [v6, v4] = addresses(["[fd09::1]:22", "10.9.0.1:22"]);
+        let pace = Pace::Stealth(Duration::from_millis(3));
+        for (open, knocks, won_at) in [(v6, &[v6, v6][..], 253), (v4, &[v6, v6, v4, v4], 753)] {
+            let second = won_at - 3;
+            let server =
+                |address, time| if address == open && time > second { Answer::Accept } else { Answer::Nothing };
+            let (steps, winner) = simulate(&mut Schedule::new(&[v6, v4], pace), server);
+            assert_eq!((steps.last().unwrap().0, winner), (won_at, Some(open)));
+            assert_eq!(knock_times(&steps), (0..).step_by(250).zip(knocks.iter().copied()).collect::<Vec<_>>());
+        }
+        let (steps, _) = simulate(&mut Schedule::new(&[v6, v4], pace), |_, _| Answer::Nothing);
+        assert_eq!(steps.last(), Some(&(2750, Step::GiveUp)));
+        let (steps, _) = simulate(&mut Schedule::new(&[v4], pace), |_, _| Answer::Nothing);
+        assert_eq!(knock_times(&steps), [(0, v4), (1000, v4), (2000, v4)]);
+        let mut schedule = Schedule::new(&[v6, v4], pace);
+        assert_eq!(schedule.next(Instant::now()), Step::Knock(v6));
+        assert_eq!(schedule.next(Instant::now()), Step::Knock(v4), "the knock at the first address was not sent");
     }
 
     #[test]
