@@ -360,6 +360,17 @@ def test_a_start_with_a_wrong_config_that_never_worked_guards_what_profiles_list
     assert stage.start_daemon() and not any("see above" in line for line in stage.daemon.said)
 
 
+@pytest.mark.parametrize("kept", [b"", b"delay = x\n", b"\0" * 70000], ids=["empty", "a wrong value", "too long"])
+def test_a_damaged_copy_of_the_configuration_that_worked_is_passed_over(stage, kept):
+    Profile(stage, "gate", ports=[22])
+    stage.configure(delay="soon")
+    (stage.server_dir / "config.good").write_bytes(kept)
+    stage.start_daemon()
+    says = "using the last one that worked" if kept == b"" else "guarding every port that a profile lists"
+    stage.daemon.wait_for(f"see above: {says}")
+    assert stage.connects() == (kept == b"")
+
+
 @pytest.mark.parametrize("what", ["mode 777 profiles", "no log"])
 def test_a_start_that_fails_on_a_machine_where_it_worked_leaves_the_guard(worked, what):
     if what == "no log":

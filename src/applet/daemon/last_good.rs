@@ -42,6 +42,8 @@ pub(super) fn keep(directory: &Path, setup: &Setup) -> Result<()> {
 /// If the last one that worked is unusable too, its guard is made before the error is returned.
 pub(super) fn start(directory: &Path) -> Result<Setup> {
     let kept = path(directory).ok().and_then(|path| file::read_small(&path).ok());
+    let kept = kept.map(|text| String::from_utf8_lossy(&text).into_owned());
+    let kept = kept.and_then(|text| Config::of(directory, &text).ok().map(|(config, _)| (config, text)));
     let tried = |text| {
         let setup = Setup::of(directory, text)?;
         // Removing the last profile of a working daemon must not open the ports.
@@ -57,7 +59,7 @@ pub(super) fn start(directory: &Path) -> Result<Setup> {
         setup => return setup,
     };
     let (text, instead) = match &kept {
-        Some(kept) => (String::from_utf8_lossy(kept).into_owned(), "using the last one that worked"),
+        Some((_, kept)) => (kept.clone(), "using the last one that worked"),
         None => {
             let listed = ProfileIndex::read(directory).map_or_else(|_| Ports::default(), |index| index.listed_ports());
             if listed.is_empty() {
@@ -66,12 +68,12 @@ pub(super) fn start(directory: &Path) -> Result<Setup> {
             (format!("[main]\nguard = {listed}\n"), "guarding every port that a profile lists")
         }
     };
-    if let Ok(mut setup) = tried(text.clone()) {
+    if let Ok(mut setup) = tried(text) {
         say::error(&error);
         setup.instead = Some(instead);
         return Ok(setup);
     }
-    if let (Some(_), Ok((config, _))) = (kept, Config::of(directory, &text)) {
+    if let Some((config, _)) = kept {
         let rules = Rules::new(&config, Ports::default());
         let (backend, mut wall) = (Backend::choose(config.firewall, &rules)?, Wall::default());
         wall.make(backend, &rules)?;
