@@ -51,21 +51,21 @@ impl Diagnosis {
         self.printed.map(|()| u8::from(self.wrong > 0))
     }
 
-    fn print(&mut self, level: Level, step: &str, what: &str, mend: Option<&str>) {
+    fn print(&mut self, level: Level, step: &str, what: &str, fix: Option<&str>) {
         let word = match level {
             Level::Ok => "ok",
             Level::Note => "note",
             Level::Wrong => "wrong",
         };
-        let line = match (self.json, mend) {
+        let line = match (self.json, fix) {
             (true, _) => {
-                let mend = mend.map_or_else(|| "null".to_owned(), say::json_string);
+                let fix = fix.map_or_else(|| "null".to_owned(), say::json_string);
                 let [word, step, what] = [word, step, what].map(say::json_string);
-                format!("{{\"finding\":{word},\"step\":{step},\"what\":{what},\"mend\":{mend}}}\n")
+                format!("{{\"finding\":{word},\"step\":{step},\"what\":{what},\"fix\":{fix}}}\n")
             }
             (false, None) => format!("{word:<6} {step:<14} {}\n", say::escaped(what)),
-            (false, Some(mend)) => {
-                format!("{word:<6} {step:<14} {}\n{:<21} to mend it: {}\n", say::escaped(what), "", say::escaped(mend))
+            (false, Some(fix)) => {
+                format!("{word:<6} {step:<14} {}\n{:<21} to fix it: {}\n", say::escaped(what), "", say::escaped(fix))
             }
         };
         if self.printed.is_ok() {

@@ -97,7 +97,7 @@ pub struct Finding {
     /// A description of the rule and its place.
     pub what: String,
     /// The command that corrects it, or advice.
-    pub mend: String,
+    pub fix: String,
 }
 
 /// Replaces names in `<…>` in `template`. A line whose name has several values is repeated for each of them; a line

@@ -1,4 +1,4 @@
-"""doctor: each step of a knock's way is broken in turn; doctor names it, and what it prints mends it."""
+"""doctor: each step of a knock's way is broken in turn; doctor names it, and what it prints fixes it."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from stage import BINARY, CLIENT, SERVER, Profile
 
 
 def findings(done):
-    """What was found, as {step: [(finding, what, mend)]}."""
+    """What was found, as {step: [(finding, what, fix)]}."""
     found = {}
     for line in done.stdout.splitlines():
         entry = json.loads(line)
-        assert list(entry) == ["finding", "step", "what", "mend"]
-        found.setdefault(entry["step"], []).append((entry["finding"], entry["what"], entry["mend"]))
+        assert list(entry) == ["finding", "step", "what", "fix"]
+        found.setdefault(entry["step"], []).append((entry["finding"], entry["what"], entry["fix"]))
     wrong = [entry for entries in found.values() for entry in entries if entry[0] == "wrong"]
     assert done.returncode == (1 if wrong else 0) and done.stderr == "", done
     return found
@@ -32,7 +32,7 @@ def on_client(stage, *arguments, host=SERVER):
 
 
 def wrong(found):
-    return [(step, what, mend) for step, entries in found.items() for finding, what, mend in entries if finding == "wrong"]
+    return [(step, what, fix) for step, entries in found.items() for finding, what, fix in entries if finding == "wrong"]
 
 
 def test_a_sound_server_has_nothing_wrong(gate):
@@ -51,7 +51,7 @@ def test_without_root_it_says_so(gate):
 
 
 def break_server(stage, what):
-    """Breaks one step; returns the step, words of the finding, and what mends it."""
+    """Breaks one step; returns the step, words of the finding, and what fixes it."""
     config, profile = stage.server_dir / "config", stage.gate.path
     text = config.read_text()
     if what == "a wrong value":
@@ -101,10 +101,10 @@ def break_server(stage, what):
 def test_doctor_names_what_is_broken_on_the_server(stage, what):
     stage.open_up()
     assert wrong(on_server(stage)) == []
-    step, words, mend = break_server(stage, what)
+    step, words, fix = break_server(stage, what)
     broken = wrong(on_server(stage))
     assert any(at == step and words in found for at, found, _ in broken), broken
-    mend()
+    fix()
     assert [at for at, *_ in wrong(on_server(stage)) if at != "rules"] == []
 
 
@@ -120,8 +120,8 @@ def test_rules_that_somebody_removed_are_seen(stage):
 def test_a_config_that_was_changed_and_not_read_is_seen(gate):
     config = gate.server_dir / "config"
     config.write_text(config.read_text() + "delay = 7\n")
-    [(step, what, mend)] = wrong(on_server(gate))
-    assert (step, mend) == ("daemon", "systemctl reload knockknock-daemon") and "was changed" in what
+    [(step, what, fix)] = wrong(on_server(gate))
+    assert (step, fix) == ("daemon", "systemctl reload knockknock-daemon") and "was changed" in what
     gate.daemon.process.send_signal(signal.SIGHUP)
     gate.daemon.wait_for(": ready")
     assert wrong(on_server(gate)) == []
@@ -134,8 +134,8 @@ def test_a_program_that_was_replaced_is_seen(stage):
     assert wrong(on_server(stage)) == []
     shutil.copy(BINARY, stage.directory / "new")
     (stage.directory / "new").rename(program)
-    [(step, what, mend)] = wrong(on_server(stage))
-    assert (step, mend) == ("daemon", "systemctl restart knockknock-daemon") and "was replaced" in what
+    [(step, what, fix)] = wrong(on_server(stage))
+    assert (step, fix) == ("daemon", "systemctl restart knockknock-daemon") and "was replaced" in what
 
 
 def test_a_foreign_rule_in_the_way_is_named_with_its_mend(gate):
@@ -145,9 +145,9 @@ def test_a_foreign_rule_in_the_way_is_named_with_its_mend(gate):
             tcp dport 22 drop
         }
         }""")
-    [(step, what, mend)] = wrong(on_server(gate))
+    [(step, what, fix)] = wrong(on_server(gate))
     assert step == "other rules" and "inet other" in what
-    gate.server.run("sh", "-c", mend)
+    gate.server.run("sh", "-c", fix)
     assert wrong(on_server(gate)) == []
     gate.open_port()
     assert gate.client.connect(22) is not None
@@ -204,10 +204,10 @@ def break_client(stage, what):
 def test_doctor_names_what_is_broken_on_the_client(stage, what):
     stage.open_up()
     step, words = break_client(stage, what)
-    [(at, found, mend)] = wrong(on_client(stage))
-    assert at == step and words in found and mend, (at, found, mend)
+    [(at, found, fix)] = wrong(on_client(stage))
+    assert at == step and words in found and fix, (at, found, fix)
     if what == "no service":
-        assert "the knock worked" in mend
+        assert "the knock worked" in fix
 
 
 def test_without_the_capability_it_says_how_to_get_it(stage, public):
@@ -218,5 +218,5 @@ def test_without_the_capability_it_says_how_to_get_it(stage, public):
         os.chown(path, 12345, 12345)
     done = stage.client.run("setpriv", "--reuid=12345", "--clear-groups", BINARY, "doctor", "--json", "--dir", home, SERVER,
                             check=False)
-    [(step, what, mend)] = wrong(findings(done))
-    assert step == "privileges" and "raw socket" in what and "setcap cap_net_raw+ep" in mend
+    [(step, what, fix)] = wrong(findings(done))
+    assert step == "privileges" and "raw socket" in what and "setcap cap_net_raw+ep" in fix

@@ -1,4 +1,4 @@
-"""Rules of other programs that stand in the way: --check and the start name each, and the command that they print mends it."""
+"""Rules of other programs that stand in the way: --check and the start name each, and the command that they print fixes it."""
 
 import pytest
 
@@ -83,8 +83,8 @@ OBSTACLES = {
 def findings(stage):
     """What --check finds, and the commands that it prints."""
     said = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check").stderr.splitlines()
-    mends = [line.split("to correct it: ")[1] for line in said if "to correct it: " in line]
-    return said, mends
+    fixes = [line.split("to fix it: ")[1] for line in said if "to fix it: " in line]
+    return said, fixes
 
 
 def knock_opens(stage):
@@ -101,24 +101,24 @@ def test_what_keeps_a_knock_from_opening_is_named_and_mended(stage, firewall, ob
     assert findings(stage)[1] == []
     breaks, named = OBSTACLES[obstacle]
     stage.server.run("sh", "-ec", breaks)
-    said, mends = findings(stage)
+    said, fixes = findings(stage)
     if (firewall, obstacle) == ("iptables", "the mark overwritten by iptables"):
         # Our chain comes first there, and no other rule of that table sees the SYN that it accepts.
-        assert mends == [] and knock_opens(stage)
+        assert fixes == [] and knock_opens(stage)
         return
     for name in named:
         assert any(name in line for line in said), said
-    assert len(mends) == len(named)
+    assert len(fixes) == len(named)
     if "seen" in obstacle or "raw" in obstacle:
         stage.knock()
         assert not stage.connects()
         assert not any("opened" in line for line in stage.daemon.unheard())
     else:
         assert not knock_opens(stage)
-    for mend in mends:
-        stage.server.run("sh", "-ec", mend)
-    said, mends = findings(stage)
-    assert mends == [], said
+    for fix in fixes:
+        stage.server.run("sh", "-ec", fix)
+    said, fixes = findings(stage)
+    assert fixes == [], said
     assert knock_opens(stage)
     assert not stage.connects()
 
@@ -152,8 +152,8 @@ HARMLESS = {
 def test_rules_that_let_knocks_and_knocked_connections_through_are_not_named(stage, firewall, rules):
     stage.server.run("sh", "-ec", HARMLESS[rules])
     stage.open_up(firewall)
-    said, mends = findings(stage)
-    assert mends == [], said
+    said, fixes = findings(stage)
+    assert fixes == [], said
     assert knock_opens(stage)
 
 
@@ -168,6 +168,6 @@ def test_a_port_that_is_not_guarded_is_admitted_by_the_mark(stage):
     stage.open_up("nft", guard="7")
     web = Profile(stage, "web", ports=[80])
     stage.server.run("sh", "-ec", nft(DROPS % "tcp dport { 7, 22 } accept"))
-    said, [mend] = findings(stage)
+    said, [fix] = findings(stage)
     assert any("blocks knocked connections to port 80: policy drop" in line for line in said), said
-    assert web and mend == "nft insert rule inet filter input ct mark and 0x08000000 != 0 accept"
+    assert web and fix == "nft insert rule inet filter input ct mark and 0x08000000 != 0 accept"

@@ -99,7 +99,7 @@ fn rules(diagnosis: &mut Diagnosis, setup: &Setup) {
         diagnosis.ok("other rules", "none is known to stand in the way");
     }
     for finding in findings {
-        diagnosis.wrong("other rules", &Error::refused(finding.what).advise(finding.mend));
+        diagnosis.wrong("other rules", &Error::refused(finding.what).advise(finding.fix));
     }
 }
 

@@ -143,9 +143,9 @@ impl Setup {
 
     /// Logs these rules.
     pub(super) fn say_findings(&self) {
-        for Finding { what, mend } in self.findings() {
+        for Finding { what, fix } in self.findings() {
             say::warn(what);
-            say::warn(format_args!("to correct it: {mend}"));
+            say::warn(format_args!("to fix it: {fix}"));
         }
     }
 

@@ -6,8 +6,8 @@
 //! are not followed.
 
 mod chains;
+mod fix;
 mod mark;
-mod mend;
 mod syn;
 
 pub(super) use chains::{Listings, Own};
@@ -51,7 +51,7 @@ pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Po
     for (chain, rule) in all().filter(|(_, rule)| is_of_0_8(&words(rule))) {
         found.push(Finding {
             what: format!("{} has a rule that knockknock 0.8 left: {rule}", chain.place()),
-            mend: format!("iptables -D {} {rule}", chain.name),
+            fix: format!("iptables -D {} {rule}", chain.name),
         });
     }
     for chain in &chains {
@@ -131,20 +131,20 @@ impl<'a> Look<'a> {
             let by_mark = harm == Harm::Drops && change.is_none();
             let guarded = ports.iter().all(|port| self.rules.guard.contains(port));
             let has = |name| self.chains.iter().any(|other| other.table == chain.table && other.name.starts_with(name));
-            let mend = match chain.table.1 {
-                _ if harm != Harm::Drops => mend::insert(chain, &mend::port(chain, answer, &ports)),
-                _ if chain.table.1 == "firewalld" || has("INPUT_ZONES") => mend::firewalld(guarded, &ports),
+            let fix = match chain.table.1 {
+                _ if harm != Harm::Drops => fix::insert(chain, &fix::port(chain, answer, &ports)),
+                _ if chain.table.1 == "firewalld" || has("INPUT_ZONES") => fix::firewalld(guarded, &ports),
                 _ if guarded && (place.name.starts_with("ufw") || rule == POLICY && has("ufw")) => {
                     format!("ufw allow {ports}/tcp")
                 }
                 "fw4" if by_mark => format!(
                     "mkdir -p /usr/share/nftables.d/chain-pre/input && echo 'ct mark and {bit:#010x} != 0 accept' >/usr/share/nftables.d/chain-pre/input/knockknock.nft && fw4 reload"
                 ),
-                _ if by_mark => mend::insert(chain, &mend::mark(chain, bit)),
-                _ if guarded => mend::insert(chain, &mend::port(chain, answer, &ports)),
+                _ if by_mark => fix::insert(chain, &fix::mark(chain, bit)),
+                _ if guarded => fix::insert(chain, &fix::port(chain, answer, &ports)),
                 _ => "choose another bit with \"mark\" in the config, or let that rule leave this one alone".to_owned(),
             };
-            found.push(Finding { what, mend });
+            found.push(Finding { what, fix });
         }
     }
 
@@ -353,8 +353,8 @@ mod tests {
             ),
         ] {
             let findings = findings_in(ruleset, guard, "");
-            let same = |(finding, (what, mend)): (&Finding, &(&str, String))| {
-                finding.what.contains(what) && finding.mend == *mend
+            let same = |(finding, (what, fix)): (&Finding, &(&str, String))| {
+                finding.what.contains(what) && finding.fix == *fix
             };
             assert!(
                 findings.len() == found.len() && findings.iter().zip(&found).all(same),
@@ -366,15 +366,14 @@ mod tests {
     #[test]
     fn a_port_that_is_not_guarded_is_never_accepted_by_its_number() {
         for ruleset in ["nftables", "fw4", "ufw", "left-by-0.8", "docker", "dual-wan"] {
-            for Finding { what, mend } in
-                findings_in(ruleset, "", "25").iter().filter(|found| !found.mend.contains("-D"))
+            for Finding { what, fix } in findings_in(ruleset, "", "25").iter().filter(|found| !found.fix.contains("-D"))
             {
-                assert!(mend.contains("mark"), "{ruleset}: {what}: {mend}");
+                assert!(fix.contains("mark"), "{ruleset}: {what}: {fix}");
             }
         }
         for ruleset in ["firewalld", "firewalld-iptables-closed"] {
             let [found, ..] = &findings_in(ruleset, "", "25")[..] else { panic!("{ruleset}") };
-            assert!(found.mend.starts_with("guard these ports, then: firewall-cmd"), "{ruleset}: {found:?}");
+            assert!(found.fix.starts_with("guard these ports, then: firewall-cmd"), "{ruleset}: {found:?}");
         }
     }
 
