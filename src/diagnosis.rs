@@ -1,9 +1,9 @@
-//! What doctor finds: for each step of a knock's way, that it works, or what is wrong and what to do about it.
+//! The findings of doctor: for each step, that it works, or what is wrong and what to do.
 
 use crate::error::{Error, Result};
 use crate::say;
 
-/// Prints findings, one after another, and counts those that are wrong.
+/// Prints findings and counts those that are wrong.
 pub struct Diagnosis {
     /// Whether to print JSON: one object a line.
     json: bool,
@@ -11,7 +11,7 @@ pub struct Diagnosis {
     printed: Result<()>,
 }
 
-/// How much a finding matters.
+/// The severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
     Ok,
@@ -20,7 +20,7 @@ enum Level {
 }
 
 impl Diagnosis {
-    /// Starts one without findings.
+    /// Creates a diagnosis without findings.
     pub fn new(json: bool) -> Self {
         Self { json, wrong: 0, printed: Ok(()) }
     }
@@ -30,7 +30,7 @@ impl Diagnosis {
         self.print(Level::Ok, step, what, None);
     }
 
-    /// Prints something about `step` that may be intended.
+    /// Prints a note on `step`: something that may be intended.
     pub fn note(&mut self, step: &str, what: &str) {
         self.print(Level::Note, step, what, None);
     }
@@ -41,7 +41,7 @@ impl Diagnosis {
         self.print(Level::Wrong, step, &error.to_string(), error.advice());
     }
 
-    /// Returns the value of a step that works. Prints why it does not.
+    /// Returns the value of a step that worked, or prints the error.
     pub fn value<T>(&mut self, step: &str, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.wrong(step, &error)).ok()
     }

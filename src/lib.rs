@@ -12,7 +12,7 @@
 //! | 6 | [`tunnel`] | a connection that begins with a knock, for `connect` and `proxy` |
 //! | 5 | [`knocker`] | one knock: resolve, burn a counter, send |
 //! | 4 | [`profile`], [`klog`], [`firewall`] | keys and counters on disk; the kernel log; the firewall |
-//! | 3 | [`config`], [`status`], [`diagnosis`] | the daemon's config; what its watcher tells of itself; what doctor finds |
+//! | 3 | [`config`], [`status`], [`diagnosis`] | the daemon's config; its status record; findings of doctor |
 //! | 2 | [`say`] | output: lines to standard error or syslog, text to standard output |
 //! | 1 | [`wire`], [`ini`], [`sys`] | bytes ⇄ values, pure; the lines of an INI file; system calls, the only unsafe code |
 //! | 0 | [`error`], [`ports`], [`search`] | the error type; sets of ports; byte search |

@@ -1,4 +1,4 @@
-//! Searches bytes, several at a time: whoever floods a knock port makes the daemon read that much more.
+//! Searches bytes several at a time, because the daemon has to read the log during a flood.
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 

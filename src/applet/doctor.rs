@@ -1,4 +1,4 @@
-//! doctor HOST: follows a knock's way from this machine, step by step, and says where it ends.
+//! doctor HOST: follows a knock from this machine step by step, and reports where it fails.
 
 use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ const UNKNOCKED: Duration = Duration::from_secs(1);
 /// The port to try if the profile may open it.
 const SSH: u16 = 22;
 
-/// What to diagnose.
+/// The options of a diagnosis.
 pub struct DoctorOptions {
     /// The port to open; by default 22, or the first that the profile lists.
     pub port: Option<u16>,
@@ -27,16 +27,16 @@ pub struct DoctorOptions {
     pub json: bool,
 }
 
-/// Diagnoses a knock at `host` with its profile from `home`. Knocks at last. Returns the exit code.
+/// Diagnoses a knock at `host` with its profile from `home`. The last step sends a knock. Returns the exit code.
 pub fn run(home: &ProfileHome, host: &str, options: &DoctorOptions) -> Result<u8> {
     let mut diagnosis = Diagnosis::new(options.json);
-    // It drops root, so it comes first.
+    // Open it first, because it drops root.
     let knocker = Knocker::open(home.user);
     follow(&mut diagnosis, home, host, options, knocker);
     diagnosis.end()
 }
 
-/// Takes one step after another; `None` where the way ends.
+/// Runs the steps in order; `None` if one fails.
 fn follow(
     diagnosis: &mut Diagnosis,
     home: &ProfileHome,
@@ -78,7 +78,7 @@ fn follow(
     let refused_before = match TcpStream::connect_timeout(&address, UNKNOCKED) {
         Ok(stream) => {
             let _ = tcp::reset(&stream);
-            let why = format!("port {port} answers without a knock: nothing guards it");
+            let why = format!("port {port} answers without a knock: it is not guarded");
             let advice = "on the server, as root: knockknock doctor";
             diagnosis.wrong("guard", &Error::refused(why).advise(advice));
             return None;
@@ -107,25 +107,25 @@ fn knock(knocker: Knocker, profile: Profile, found: &Found, addresses: &[SocketA
     if let Some(error) = tunnel::refusal(&stream).filter(|_| silent) {
         return Err(error);
     }
-    let address = stream.peer_addr().map_err(|cause| Error::system("look at the connection", cause));
+    let address = stream.peer_addr().map_err(|cause| Error::system("examine the connection", cause));
     let _ = tcp::reset(&stream);
     address
 }
 
-/// Adds what a failure means, and how to tell one cause from another.
+/// Adds the meaning of a failure, and how to find its cause.
 fn explain(error: Error, port: u16, refused_before: bool) -> Error {
     let advice = match error.kind() {
         Some(ErrorKind::ConnectionRefused) if refused_before => format!(
-            "if nothing listens on port {port} there, the knock may have worked; otherwise a firewall in front rejects"
+            "if no program listens on port {port} there, the knock may have worked; otherwise another firewall rejects"
         ),
         Some(ErrorKind::ConnectionRefused) => {
-            format!("the knock worked: start the program that is to listen on port {port}")
+            format!("the knock worked: start the program that should listen on port {port}")
         }
         Some(ErrorKind::TimedOut) => format!(
-            "see on the server: knockknock status. Wrong codes have grown: keys or counters differ, or something on the way \
-             rewrites SYNs; make new keys with knockknock rotate. Opened has grown: another firewall drops the connection; \
-             see knockknock doctor there. Neither: the daemon does not run, or the knock does not arrive; see there whether \
-             tcpdump 'tcp[tcpflags] == tcp-syn and not dst port {port}' shows it"
+            "run knockknock status on the server. More wrong codes: keys or counters differ, or a device on the path \
+             rewrites SYNs; make new keys with knockknock rotate. More opened: another firewall drops the connection; \
+             run knockknock doctor there. Neither: the daemon is not running, or the knock does not arrive; check with \
+             tcpdump 'tcp[tcpflags] == tcp-syn and not dst port {port}' on the server"
         ),
         _ => return error,
     };

@@ -151,8 +151,8 @@ impl Admitter {
         }
     }
 
-    /// Returns the age at which to look whether an opening was used. With nftables that is shortly before its end,
-    /// when the kernel forgets it.
+    /// Returns the age at which to check whether an opening was used. With nftables that is shortly before it expires,
+    /// because the kernel then forgets it.
     pub fn time_to_look(&self, opening: &Opening) -> Duration {
         let time = Duration::from_secs(opening.seconds.into());
         match &self.kind {
@@ -161,7 +161,7 @@ impl Admitter {
         }
     }
 
-    /// Ends an opening. Returns whether it was still there, which means that no connection has used it or can.
+    /// Removes an opening. Returns whether it still existed, so that no connection has used it.
     pub fn withdraw(&self, opening: &Opening) -> io::Result<bool> {
         match &self.kind {
             Kind::Nft(sets) => sets.withdraw(opening),

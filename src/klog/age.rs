@@ -21,7 +21,7 @@ pub(super) struct StartTime {
     since_boot: Duration,
 }
 
-/// The timestamps that lines logged since the start can have, by the clocks as they are set now.
+/// The range of timestamps of lines logged since the start, by the clocks as they are set now.
 pub(super) struct Fresh {
     kernel: RangeInclusive<Duration>,
     wall: Duration,
@@ -58,7 +58,7 @@ impl Fresh {
     }
 }
 
-/// The rest of a text that is being parsed.
+/// The unparsed rest of a text.
 struct Text<'a>(&'a [u8]);
 
 impl Text<'_> {
@@ -74,7 +74,7 @@ impl Text<'_> {
         None
     }
 
-    /// Takes the digits that come next.
+    /// Takes the next digits.
     fn digits(&mut self) -> &[u8] {
         let end = self.0.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(self.0.len());
         let (digits, rest) = self.0.split_at(end);

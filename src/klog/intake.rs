@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_secs(3600);
 /// The state that sorting needs.
 pub(super) struct Intake {
     start: StartTime,
-    /// The clocks during this read, once a line's timestamp was compared with them.
+    /// The clocks of this read; set when the first timestamp is compared.
     fresh: Option<Fresh>,
     /// Whether any line of the source may be older than the start, as on standard input.
     has_past: bool,
@@ -46,7 +46,7 @@ impl Intake {
         }
     }
 
-    /// Starts the records of another read.
+    /// Starts another read.
     pub fn begin(&mut self) {
         self.fresh = None;
     }

@@ -92,10 +92,10 @@ impl Knocker {
     }
 }
 
-/// Describes how a knock to `destination` would leave this machine, and what of it differs from a connection's SYN.
+/// Describes the knock that this machine would send to `destination`, and how it differs from a connection's SYN.
 pub fn describe_route(destination: SocketAddr) -> Result<(String, Option<&'static str>)> {
     let route = Route::to(canonical(destination, destination.port()), None)
-        .map_err(|cause| Error::system(format!("find a way to {}", destination.ip()), cause))
+        .map_err(|cause| Error::system(format!("find a route to {}", destination.ip()), cause))
         .map_err(|error| error.advise(format!("ip route get {} shows what is missing", destination.ip())))?;
     let timestamps = if sysctl::number("net/ipv4/tcp_timestamps") == Some(0) { "without" } else { "with" };
     let text = format!("from {}, MTU {}, {timestamps} timestamps", route.source.ip(), route.mtu);

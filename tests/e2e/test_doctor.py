@@ -82,7 +82,7 @@ def break_server(stage, what):
         return "profile", "read-only file system", lambda: stage.server.run("umount", profile)
     if what == "a daemon that does not run":
         assert stage.daemon.stop() == 0
-        return "daemon", "it does not run", stage.start_daemon
+        return "daemon", "it is not running", stage.start_daemon
     if what == "a log that is nowhere":
         config.write_text(text.replace("log = kmsg", "log = /nowhere/kern.log"))
         return "configuration", "/nowhere", lambda: config.write_text(text)
@@ -157,7 +157,7 @@ def test_a_nothing_that_listens_on_a_guarded_port_is_noted(stage):
     stage.open_up()
     stage.service.close()
     found = on_server(stage)
-    assert ("note", "22: nothing listens here, unless it is forwarded", None) in found["guarded port"]
+    assert ("note", "22: no program listens here; ignore this if the port is forwarded", None) in found["guarded port"]
 
 
 def test_a_client_whose_knock_works(gate, wire):
@@ -181,7 +181,7 @@ def break_client(stage, what):
     if what == "no route":
         stage.client.run("ip", "route", "add", "unreachable", SERVER)
         stage.client.run("ip", "route", "flush", "cache")
-        return "route", "find a way"
+        return "route", "find a route"
     if what == "a server that does not run":
         assert stage.daemon.stop() == 0
         return "knock", "timed out"

@@ -53,9 +53,9 @@ def unused(stage, seconds):
     """The sources for which the daemon says within this time that nobody used an opening of port 22."""
     time.sleep(seconds)
     stage.daemon.unheard()
-    lines = [line for line in stage.daemon.said if "nobody used" in line]
+    lines = [line for line in stage.daemon.said if "no connection used" in line]
     assert sum("knockknock doctor" in line for line in stage.daemon.said) == len(lines)
-    return [re.fullmatch("knockknock-daemon: nobody used the opening of port 22 to (.*) in its 1 s", line)[1] for line in lines]
+    return [re.fullmatch("knockknock-daemon: no connection used the opening of port 22 to (.*) within 1 s", line)[1] for line in lines]
 
 
 def test_an_opening_that_nobody_used_is_reported_with_source_and_port(stage, firewall, family):

@@ -1,4 +1,4 @@
-//! doctor without a host: checks on the server all that a knock needs, step by step.
+//! doctor without a host: checks everything that a knock needs on the server, step by step.
 
 use super::setup::{self, Setup, left_out};
 use super::{check, privileges};
@@ -17,7 +17,7 @@ use std::path::Path;
 pub fn run(directory: &Path, json: bool) -> Result<u8> {
     setup::must_be_root()?;
     let mut diagnosis = Diagnosis::new(json);
-    // Each later step needs the setup.
+    // All later steps need the setup.
     if let Some(setup) = configuration(&mut diagnosis, directory) {
         profiles(&mut diagnosis, &setup);
         log(&mut diagnosis, &setup);
@@ -51,7 +51,7 @@ fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
     for (found, config) in &setup.index.profiles {
         let loaded = Profile::load(found).and_then(|profile| {
             keys.add(&profile)?;
-            // Loading reads the counter only.
+            // Loading only reads the counter.
             let path = profile.counter.path();
             File::options().write(true).open(path).map_err(|cause| Error::path("write", path, cause))?;
             Ok(profile.counter.next())
@@ -96,7 +96,7 @@ fn rules(diagnosis: &mut Diagnosis, setup: &Setup) {
     }
     let findings = setup.findings();
     if findings.is_empty() {
-        diagnosis.ok("other rules", "none is known to stand in the way");
+        diagnosis.ok("other rules", "no known conflict");
     }
     for finding in findings {
         diagnosis.wrong("other rules", &Error::refused(finding.what).advise(finding.fix));
@@ -107,11 +107,14 @@ fn ports(diagnosis: &mut Diagnosis, setup: &Setup) {
     for port in setup.rules.guard.iter() {
         match listeners::listens(port) {
             true => diagnosis.ok("guarded port", &format!("{port}: a program listens")),
-            false => diagnosis.note("guarded port", &format!("{port}: nothing listens here, unless it is forwarded")),
+            false => diagnosis.note(
+                "guarded port",
+                &format!("{port}: no program listens here; ignore this if the port is forwarded"),
+            ),
         }
     }
     for port in check::unguarded_udp(&setup.rules.guard) {
-        diagnosis.note("guarded port", &format!("{port}: a UDP socket listens, and the guard is for TCP alone"));
+        diagnosis.note("guarded port", &format!("{port}: a UDP socket listens, and the guard covers TCP only"));
     }
     for port in setup.rules.knock_ports.iter().filter(|&port| listeners::listens(port)) {
         let why = format!("{port}: a program listens, so a scan finds an open port there");
@@ -121,18 +124,18 @@ fn ports(diagnosis: &mut Diagnosis, setup: &Setup) {
 
 fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup) {
     if !config::daemon_runs(directory) {
-        let why = "it does not run: knocks open nothing";
+        let why = "it is not running: knocks open nothing";
         return diagnosis.wrong("daemon", &Error::refused(why).advise("systemctl start knockknock-daemon"));
     }
     let status = status::read(directory).unwrap_or_default();
     let process = Path::new("/proc").join(status.daemon.to_string());
-    diagnosis.ok("daemon", &format!("it runs as process {}; knockknock status tells more", status.daemon));
+    diagnosis.ok("daemon", &format!("it is running as process {}; see knockknock status", status.daemon));
     if fs::read_link(process.join("exe")).is_ok_and(|program| program.as_os_str().as_bytes().ends_with(b" (deleted)")) {
         let why = "its program was replaced since it started";
         diagnosis.wrong("daemon", &Error::refused(why).advise("systemctl restart knockknock-daemon"));
     }
     if status.config != status::checksum(setup.text.as_bytes()) {
-        let why = "its configuration was changed since it read it";
+        let why = "its configuration was changed since the last reload";
         diagnosis.wrong("daemon", &Error::refused(why).advise("systemctl reload knockknock-daemon"));
     }
 }

@@ -22,7 +22,7 @@ use std::time::Instant;
 /// Exit code: an opening failed because our rules are gone, or may be gone.
 pub const RULES_GONE: u8 = 64;
 
-/// The opener remembers this many openings, to report those that nobody uses.
+/// The most openings that the opener tracks, to report unused ones.
 const MAX_UNUSED: usize = 64;
 
 /// The opener's system calls: messages from the watcher and to the kernel, and writes to a `recent` list.
@@ -93,12 +93,12 @@ fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> R
     }
 }
 
-/// Openings that no connection may have used yet, with the times to look at them, which are in order.
+/// Openings that may still be unused, with the times to check them, in order.
 #[derive(Default)]
 struct Unused(VecDeque<(Instant, Opening)>);
 
 impl Unused {
-    /// Remembers an opening. Those beyond the limit are never reported.
+    /// Tracks an opening. Openings beyond the limit are never reported.
     fn remember(&mut self, opening: Opening, admitter: &Admitter) {
         self.0.retain(|(_, other)| (other.source, other.port) != (opening.source, opening.port));
         if self.0.len() < MAX_UNUSED {
@@ -106,7 +106,8 @@ impl Unused {
         }
     }
 
-    /// Reports unused openings when their time is up. Returns when the watcher has sent something or no opening is left.
+    /// Reports unused openings when their time is up. Returns when the watcher has sent a request or no opening is
+    /// left.
     fn report(&mut self, channel: &Channel, admitter: &Admitter) -> io::Result<()> {
         while let Some(&(due, opening)) = self.0.front() {
             let left = due.saturating_duration_since(Instant::now());
@@ -119,8 +120,8 @@ impl Unused {
             self.0.pop_front();
             let Opening { source, port, seconds } = opening;
             if admitter.withdraw(&opening).unwrap_or(false) {
-                say::warn(format_args!("nobody used the opening of port {port} to {source} in its {seconds} s"));
-                say::warn("if a connection was tried, see what is in its way: knockknock doctor");
+                say::warn(format_args!("no connection used the opening of port {port} to {source} within {seconds} s"));
+                say::warn("if you tried to connect, find out what blocks the connection: knockknock doctor");
             }
         }
         Ok(())

@@ -48,7 +48,7 @@ impl ListWriter {
         let Some(mut file) = self.list(opening) else { return Ok(false) };
         file.seek(SeekFrom::Start(0))?;
         let mut list = Vec::with_capacity(1 << 14);
-        // `Take` hides that this is a file, whose size the opener may not query.
+        // `Take` hides that this is a file: the opener may not query its size.
         file.take(1 << 16).read_to_end(&mut list)?;
         Ok(addresses(&String::from_utf8_lossy(&list)).any(|source| source == opening.source))
     }

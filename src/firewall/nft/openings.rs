@@ -53,7 +53,7 @@ impl SetWriter {
         batch.commit(&self.requests)
     }
 
-    /// Removes the element. Returns whether it was there.
+    /// Removes the element. Returns whether it existed.
     pub(in crate::firewall) fn withdraw(&self, opening: &Opening) -> io::Result<bool> {
         let (element, mut batch) = (element(opening, false), Batch::default());
         batch.add(NFT_MSG_DELSETELEM, 0, element.bytes());

@@ -229,8 +229,8 @@ impl Engine {
         self.decryption.charge(source, spent, now);
     }
 
-    /// Returns how far the counter of a refused SYN lies behind the profile's next counter, if it is one of the last
-    /// few that were used.
+    /// Returns how far the counter of a refused SYN is behind the profile's next counter, if it is one of the last few
+    /// burned ones.
     pub fn counters_behind(&self, profile: usize, entry: &Entry) -> Option<u64> {
         self.profiles[profile].counters_behind(&Message::of(&entry.fields)?)
     }

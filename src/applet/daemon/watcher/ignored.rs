@@ -1,14 +1,14 @@
-//! Selects the refused knocks that are logged at once, because they may come from an owner: those of a source whose
-//! knock was accepted before, and the first few at a knock port. The limits keep strangers from filling the log.
+//! Selects refused knocks to log at once, because they may come from an owner: those from a source whose knock was
+//! accepted before, and the first few at each knock port. The limits keep attackers from filling the log.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// This many sources with accepted knocks are remembered.
+/// The most sources with accepted knocks that are remembered.
 const SOURCES: usize = 16;
-/// A refused knock of such a source is logged at most once in this time.
+/// The minimum time between two logged knocks of such a source.
 const PAUSE: Duration = Duration::from_secs(60);
-/// From other sources this many refused knocks of a knock port are logged in an hour, for at most so many ports.
+/// The most refused knocks from other sources that are logged for each knock port in an hour, and the most ports.
 const FIRST: u8 = 3;
 const PORTS: usize = 16;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -21,18 +21,18 @@ struct Known {
     logged: Option<Instant>,
 }
 
-/// What was accepted and logged lately.
+/// The recently accepted sources and the recently logged knocks.
 #[derive(Default)]
 pub(super) struct Ignored {
-    /// The latest sources, the oldest first.
+    /// The latest sources, oldest first.
     known: Vec<Known>,
-    /// Knock ports and how many refused knocks were logged, since the hour began.
+    /// Knock ports with the number of logged knocks since the hour began.
     ports: Vec<(u16, u8)>,
     hour: Option<Instant>,
 }
 
 impl Ignored {
-    /// Remembers the source of an accepted knock.
+    /// Records the source of an accepted knock.
     pub fn accepted(&mut self, source: IpAddr, profile: usize, knock_port: u16) {
         let place = self.known.iter().position(|known| (known.source, known.profile) == (source, profile));
         let logged = place.and_then(|place| self.known.remove(place).logged);

@@ -8,7 +8,8 @@ use crate::wire::{Ciphertext, Keys, Wire};
 /// Profiles that list more ports are not held in the look-ahead table.
 const MAX_HELD_PORTS: usize = 16;
 
-/// How many used counters are searched to explain a refused knock: 16 ports take about 2 ms on x86-64.
+/// The most burned counters that are searched to explain a refused knock; with 16 ports this takes about 2 ms on
+/// x86-64.
 const MAX_BEHIND: u32 = 200;
 
 /// A profile with its keys but without its files.
@@ -85,7 +86,7 @@ impl LoadedProfile {
         Some((unsealed.counter(), unsealed.port()))
     }
 
-    /// Returns how far behind the next counter `message` was made, if that is at most [`MAX_BEHIND`].
+    /// Returns how far the counter of `message` is behind the next one, if at most [`MAX_BEHIND`].
     pub(super) fn counters_behind(&self, message: &Message) -> Option<u64> {
         let first = self.next.saturating_sub(MAX_BEHIND.into());
         if let (Message::Classic(ciphertext), []) = (message, self.held_ports()) {

@@ -160,11 +160,11 @@ impl Report {
         match behind {
             Some(behind) => {
                 say::warn(format_args!("knock from {source} {whose} with an old counter, {behind} behind"));
-                say::warn("if it is from your client, its profile is an old copy: make a new profile");
+                say::warn("if it is from your client, its profile is an old copy: create a new profile");
             }
             None => {
                 say::warn(format_args!("knock from {source} {whose} with a wrong code{before}"));
-                say::warn("if it is from your client, its profile differs from the server's: hand it out again");
+                say::warn("if it is from your client, its profile differs from the server's: copy it again");
             }
         }
     }
