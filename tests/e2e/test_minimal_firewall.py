@@ -78,10 +78,10 @@ def test_applied_twice_and_removed(stage):
 
 def test_on_ssh_it_warns_and_waits_for_a_yes(stage):
     refused = stage.server.run("env", "SSH_CONNECTION=10.9.0.2 40000 10.9.0.1 22", SHELL, "--apply", check=False)
-    assert refused.returncode == 1 and "You are logged in by ssh" in refused.stderr
+    assert refused.returncode == 1 and "You are logged in over ssh" in refused.stderr
     assert "minimal-firewall" not in stage.server.run("iptables", "-S").stdout
     dry = stage.server.run("env", f"SSH_CONNECTION=x {SERVER}", SHELL)
-    assert "You are logged in by ssh" in dry.stderr and "-j DROP" in dry.stdout
+    assert "You are logged in over ssh" in dry.stderr and "-j DROP" in dry.stdout
 
 
 def test_applied_where_another_chain_rejects_everything(stage):
