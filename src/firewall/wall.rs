@@ -23,6 +23,8 @@ impl Wall {
     /// Makes rules, in one transaction that keeps the openings. Removes rules of the other backend.
     pub fn make(&mut self, backend: Backend, rules: &Rules) -> Result<()> {
         self.gone = true;
+        // The kernel may not have tracked connections so far.
+        let first = self.made.is_none() && !nft::exists() && !iptables::exist();
         // In this order both backends guard for a moment, rather than neither.
         match (backend, &mut self.made) {
             (Backend::Nft(turnstile), Some(Made::Nft(wall))) => {
@@ -42,6 +44,12 @@ impl Wall {
             }
         }
         self.gone = false;
+        // If this fails, some sessions stall, which is no reason to admit nobody.
+        let _ = match &self.made {
+            Some(Made::Nft(wall)) if first => wall.admit_older_connections(),
+            Some(Made::Iptables(wall)) if first => wall.admit_older_connections(),
+            _ => Ok(()),
+        };
         Ok(())
     }
 

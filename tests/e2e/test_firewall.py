@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from services import wait_until
-from stage import BINARY, SERVER, SERVER6, Machine, Profile, Service
+from rawtcp import ACK, RawClient
+from services import SSH_OPTIONS, Sshd, wait_until
+from stage import BINARY, FAMILIES, SERVER, SERVER6, Machine, Profile, Service
 from test_hostile import repaired
 
 
@@ -55,6 +57,80 @@ def test_an_earlier_session_survives_the_start_of_the_daemon(stage, firewall):
         connection.settimeout(1)
         assert connection.recv(100) == Service.GREETING
         assert connection.recv(100) == b""
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_a_session_that_the_kernel_did_not_track_goes_on(stage, firewall, family, first):
+    """On a server without connection tracking the daemon's rules are the first that need it."""
+    stage.service.close()
+    listener = stage.server.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    listener.bind(("::", 22))
+    listener.listen()
+    stage.service = stage.keep(listener)
+    with stage.client.connect(22, FAMILIES[family][0]) as client, listener.accept()[0] as server:
+        stage.open_up(firewall)
+        for sender, receiver in [(client, server), (server, client)][:: 1 if first == "client" else -1]:
+            receiver.settimeout(1)
+            sender.sendall(b"still here")
+            assert receiver.recv(100) == b"still here"
+
+
+def test_ssh_sessions_go_on_when_tracking_begins(stage, firewall, tmp_path):
+    sshd = stage.keep(Sshd(stage.server, tmp_path / "sshd", 2222))
+    options = ["-p", "2222", "-i", sshd.key, *SSH_OPTIONS, SERVER, "cat"]
+    sessions = [stage.client.start("ssh", terminal, *options, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL) for terminal in ("-tt", "-T")]
+
+    def echoes(session, text):
+        session.stdin.write(text + b"\n")
+        heard = b""
+        while text not in heard and select.select([session.stdout], [], [], 3)[0]:
+            heard += session.stdout.read(100)
+        return text in heard
+
+    try:
+        assert [echoes(session, b"before") for session in sessions] == [True, True]
+        stage.open_up(firewall, guard="2222, 7")
+        assert stage.client.connect(2222) is None
+        assert [echoes(session, b"after") for session in sessions] == [True, True]
+    finally:
+        for session in sessions:
+            session.kill()
+            session.communicate()
+
+
+def older_connections_pass(stage, firewall):
+    """Whether packets pass of connections that are older than the rules; with nft for how many more seconds."""
+    if firewall == "nft":
+        listed = stage.server.run("nft", "list", "set", "inet", "knockknock", "starting").stdout
+        return float(listed.split("expires ")[1].split("s")[0]) if "expires" in listed else 0
+    return stage.server.run("cat", "/proc/net/xt_recent/kkstart", "/proc/net/xt_recent/kkstartv6").stdout.count("last_seen") == 2
+
+
+def test_packets_of_older_connections_pass_for_a_minute_after_the_first_start(stage, firewall):
+    stage.open_up(firewall)
+    left = older_connections_pass(stage, firewall)
+    if firewall == "iptables":
+        rules = stage.server.run("iptables", "-t", "mangle", "-S").stdout
+        assert left and rules.count("--rcheck --seconds 60 --reap --name kkstart ") == 2, rules
+        return
+    assert 50 < left < 60
+    time.sleep(0.1)
+    stage.daemon.stop()
+    stage.start_daemon()
+    assert older_connections_pass(stage, firewall) < left, "a restart does not renew it"
+
+
+@pytest.mark.parametrize("start", ["first", "later"])
+def test_an_ack_to_a_listener_is_dropped_from_the_start(stage, start):
+    """It could be that of a SYN cookie, and an RST would say that there is a port."""
+    if start == "later":
+        nft(stage.server, "table inet knockknock")
+    stage.open_up("nft")
+    assert bool(older_connections_pass(stage, "nft")) == (start == "first")
+    cold = stage.keep(RawClient(stage.client, 41000))
+    cold.send(ACK, acknowledgment=1)
+    assert cold.receive() is None
 
 
 def test_a_reset_session_cannot_reconnect_from_its_source_port(gate):

@@ -50,6 +50,13 @@ impl Wall {
         Ok(Self(made))
     }
 
+    /// Lets packets of connections pass, for a minute, that are older than the chains.
+    pub(in crate::firewall) fn admit_older_connections(&self) -> io::Result<()> {
+        versions()
+            .iter()
+            .try_for_each(|version| fs::write(version.start_path(), format!("+{}\n", version.unspecified())))
+    }
+
     /// Whether our chains stand as they were made, and are jumped to before anything else.
     pub(in crate::firewall) fn stands(&self) -> bool {
         versions().iter().zip(&self.0).all(|(&version, made)| list(version).is_ok_and(|listed| own(&listed) == *made))

@@ -42,11 +42,26 @@ impl IpVersion {
         }
     }
 
+    /// The address that stands for any, where a list is searched under an empty mask.
+    pub(super) fn unspecified(self) -> &'static str {
+        match self {
+            Self::V4 => "0.0.0.0",
+            Self::V6 => "::",
+        }
+    }
+
     /// The name of a port's list; a list has addresses of one version.
     pub(super) fn list(self, port: u16) -> String {
         match self {
             Self::V4 => format!("kk{port}"),
             Self::V6 => format!("kk{port}v6"),
+        }
+    }
+
+    pub(super) fn start_path(self) -> &'static str {
+        match self {
+            Self::V4 => "/proc/net/xt_recent/kkstart",
+            Self::V6 => "/proc/net/xt_recent/kkstartv6",
         }
     }
 
@@ -132,6 +147,7 @@ fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>)
         ("<bit>", vec![format!("{:#010x}", rules.mark)]),
         ("<delay>", vec![rules.delay.to_string()]),
         ("<log>", vec![log]),
+        ("<none>", one(version.unspecified())),
         ("<v6>", one(if v6 { "v6" } else { "" })),
         ("<6>", one(if v6 { "6" } else { "" })),
         ("<network>", one(if v6 { " --hashlimit-srcmask 64" } else { "" })),

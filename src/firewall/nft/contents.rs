@@ -159,6 +159,19 @@ impl Contents {
     }
 }
 
+/// The transaction that lets packets of connections pass, for a minute, that are older than the table.
+pub(super) fn admit_older_connections() -> Batch {
+    let (mut batch, mut message) = (Batch::default(), elements_of(TABLE, b"starting\0"));
+    message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+        list.nest(NFTA_LIST_ELEM, |element| {
+            element.nest(NFTA_SET_ELEM_KEY, |key| key.attribute(NFTA_DATA_VALUE, &[libc::IPPROTO_TCP as u8]));
+            element.attribute(NFTA_SET_ELEM_TIMEOUT, &60_000_u64.to_be_bytes());
+        });
+    });
+    batch.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
+    batch
+}
+
 /// The transaction that deletes a table.
 pub(super) fn delete(table: &str) -> Batch {
     let mut batch = Batch::default();
@@ -181,7 +194,7 @@ fn new_table(batch: &mut Batch, table: &str, flags: u32) {
 }
 
 /// What the kernel says of a table. It begins with the number of the last transaction.
-fn state(socket: &Socket, table: &str) -> io::Result<Vec<u8>> {
+pub(super) fn state(socket: &Socket, table: &str) -> io::Result<Vec<u8>> {
     socket.ask(NFT_MSG_GETTABLE, libc::NLM_F_ACK, &NFGENMSG_INET, of(table).bytes()).map(|answers| answers.concat())
 }
 

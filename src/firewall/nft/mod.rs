@@ -88,6 +88,11 @@ impl Wall {
         Err(failed(io::Error::other("somebody changes it meanwhile")))
     }
 
+    /// Lets packets of connections pass, for a minute, that are older than the table.
+    pub(in crate::firewall) fn admit_older_connections(&self) -> io::Result<()> {
+        contents::admit_older_connections().commit(&self.socket)
+    }
+
     /// Whether the table stands as it was made.
     pub(in crate::firewall) fn stands(&self) -> bool {
         Contents::read(TABLE).is_ok_and(|standing| standing == self.contents)
@@ -138,6 +143,11 @@ pub(super) fn stands(rules: &Rules, turnstile: Turnstile) -> bool {
 /// For tests: whether to do as on a kernel before Linux 6.9.
 fn plain() -> bool {
     cfg!(feature = "hooks") && std::env::var_os("KNOCKKNOCK_PLAIN_TABLE").is_some()
+}
+
+/// Whether there is a table of our name.
+pub(super) fn exists() -> bool {
+    Socket::open(libc::NETLINK_NETFILTER).and_then(|socket| contents::state(&socket, TABLE)).is_ok()
 }
 
 /// Takes the table away, where there is one.

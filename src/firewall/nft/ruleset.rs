@@ -57,9 +57,10 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
     let [table, limit, state] = form;
     let Template { sets, chains, at_syn, at_ack } = template;
     let mark = format!("{:#010x}", rules.mark);
-    let (prerouting, admitted) = match turnstile {
-        Turnstile::AtSyn => (at_syn, format!("ct mark & {mark} == {mark}")),
-        Turnstile::AtAck => (at_ack, "ct label 60".to_owned()),
+    // The ACK of a SYN cookie, for which there is but a listener, is not a packet of an older connection.
+    let (prerouting, admitted, older) = match turnstile {
+        Turnstile::AtSyn => (at_syn, format!("ct mark & {mark} == {mark}"), ""),
+        Turnstile::AtAck => (at_ack, "ct label 60".to_owned(), "socket wildcard 0 "),
     };
     let some = |text: String| if text.is_empty() { Vec::new() } else { vec![text] };
     // Where the guard applies; knocks are heard everywhere.
@@ -83,6 +84,7 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
         ("<mark>", vec![mark]),
         ("<unmark>", vec![format!("{:#010x}", !rules.mark)]),
         ("<admitted>", vec![admitted]),
+        ("<older>", vec![older.to_owned()]),
         ("<on>", vec![on]),
         ("<log>", vec![log]),
         ("<seed>", vec![format!("{seed:#010x}")]),
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn every_name_has_a_value_and_rules_are_counted() {
-        for (turnstile, rules) in [(Turnstile::AtSyn, 28), (Turnstile::AtAck, 42)] {
+        for (turnstile, rules) in [(Turnstile::AtSyn, 30), (Turnstile::AtAck, 44)] {
             let text = draft(&everywhere(), turnstile, 0);
             assert!(!text.contains('<'), "{text}");
             assert_eq!(rules_in(&text), rules, "{text}");
