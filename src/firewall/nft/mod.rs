@@ -66,9 +66,15 @@ impl Wall {
 
     /// Makes the table in one transaction, and keeps its openings if it has the right shape already.
     pub(in crate::firewall) fn make(&self) -> Result<()> {
-        let failed = |cause| {
-            Error::system(format!("make the nftables table {TABLE:?}"), cause)
-                .advise("run as root, or set firewall = iptables in the config")
+        let failed = |cause: io::Error| {
+            // A table that belongs to another socket cannot be changed.
+            let advice = match cause.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "it belongs to another daemon in this network namespace: stop that one"
+                }
+                _ => "set firewall = iptables in the config",
+            };
+            Error::system(format!("make the nftables table {TABLE:?}"), cause).advise(advice)
         };
         // An opener that has ended may have left answers unread.
         self.socket.discard();
