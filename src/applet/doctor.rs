@@ -60,7 +60,7 @@ fn follow(
 
     let mut addresses = diagnosis.value("name", knocker::resolve(host, port, options.family))?;
     if config.legacy {
-        addresses.sort_by_key(SocketAddr::is_ipv6);
+        addresses = knocker::ipv4_first(addresses);
     }
     let list: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
     diagnosis.ok("name", &format!("{host:?} is {}", list.join(", then ")));

@@ -37,7 +37,7 @@ pub fn run(home: &ProfileHome, host: &str, options: &KnockOptions) -> Result<()>
     let profile = load()?;
     let mut addresses = knocker::resolve(host, options.port, options.family)?;
     if profile.config.legacy {
-        addresses.sort_by_key(SocketAddr::is_ipv6);
+        addresses = knocker::ipv4_first(addresses);
     }
     if !options.wait {
         let Some(&first) = addresses.first() else { return Ok(()) };

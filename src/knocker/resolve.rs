@@ -38,6 +38,13 @@ pub fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>>
     Ok(addresses)
 }
 
+/// Moves the IPv4 addresses to the front, in their order, for the daemon of knockknock 0.8, which reads IPv4 only.
+pub fn ipv4_first(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (mut sorted, ipv6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv4);
+    sorted.extend(ipv6);
+    sorted
+}
+
 /// Returns all addresses of `host` from the system's resolver.
 ///
 /// It tries the name as given and then in lower case, because musl compares names in /etc/hosts case-sensitively.

@@ -5,7 +5,7 @@
 //! follow each knock, closer together at first, and the first one to be established wins. Without a profile each
 //! address gets one attempt.
 
-use crate::knocker::canonical;
+use crate::knocker::{canonical, ipv4_first};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -99,7 +99,7 @@ impl Schedule {
             Pace::Plain => (None, NEXT_ADDRESS),
             Pace::Knock(delay) | Pace::Stealth(delay) => (Some(delay), NEXT_ADDRESS),
             Pace::Legacy => {
-                addresses.sort_by_key(SocketAddr::is_ipv6);
+                addresses = ipv4_first(addresses);
                 (Some(LEGACY_DELAY), NEXT_KNOCK)
             }
         };

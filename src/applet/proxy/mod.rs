@@ -3,6 +3,7 @@
 
 mod acceptor;
 mod address_cache;
+mod by_id;
 mod client;
 mod event_loop;
 mod hosts;

@@ -1,16 +1,17 @@
 //! The relays of connected clients.
 
+use super::by_id::ById;
 use crate::say;
 use crate::sys::epoll::EpollEvent;
 use crate::tunnel::{Moved, REFUSAL_SHOWS, Relay, Side, SparePipes};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::time::Instant;
 
 /// All relays by their session numbers.
 #[derive(Default)]
 pub struct Relays {
-    relays: HashMap<u64, Box<Relay>>,
+    relays: ById<Box<Relay>>,
     /// Relays that may have bytes to move.
     moving: Vec<u64>,
     spares: SparePipes,

@@ -1,10 +1,11 @@
 //! Sessions of clients that are not connected yet: sockets, deadlines and held locks.
 
+use super::by_id::ById;
 use super::client::{Client, ClientAction};
 use super::socks::{LONGEST, WELCOME};
 use crate::tunnel::{Race, Turn};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::Instant;
@@ -87,7 +88,7 @@ impl Session {
 /// All sessions by number, with a timer for each.
 #[derive(Default)]
 pub struct Sessions {
-    sessions: HashMap<u64, Box<Session>>,
+    sessions: ById<Box<Session>>,
     /// The deadlines. An outdated one is dropped when it reaches the top.
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     /// The number of idle clients.
