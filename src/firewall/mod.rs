@@ -83,7 +83,7 @@ impl Backend {
         foreign_rules::findings(&listings, &own, rules, ports)
     }
 
-    /// Returns whether rules like ours stand, made by another process: as many of them, for the same ports.
+    /// Returns whether rules like ours exist, made by another process: as many of them, for the same ports.
     pub fn stands(self, rules: &Rules) -> bool {
         match self {
             Self::Nft(turnstile) => nft::stands(rules, turnstile),

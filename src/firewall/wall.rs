@@ -1,4 +1,4 @@
-//! Our rules as the supervisor holds them: made, compared with what stands, released.
+//! The supervisor's handle of our rules: makes, compares and releases them.
 
 use super::rules::Rules;
 use super::watch::RuleWatch;
@@ -70,7 +70,7 @@ impl Wall {
         self.gone
     }
 
-    /// Returns whether the rules stand as they were made.
+    /// Returns whether the rules are as they were made.
     pub fn stands(&self) -> bool {
         match &self.made {
             _ if self.gone => false,
@@ -91,7 +91,7 @@ impl Wall {
         !matches!(self.made, Some(Made::Iptables(_)))
     }
 
-    /// The socket that owns the rules, for the opener.
+    /// Returns the socket that owns the rules, for the opener.
     pub fn owner(&self) -> Option<BorrowedFd<'_>> {
         match &self.made {
             Some(Made::Nft(wall)) => wall.owner(),

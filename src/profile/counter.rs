@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// The last value, 2^32 - 1, which is never used to seal: a client's file with this value is exhausted.
 pub const SPENT: u64 = u32::MAX as u64;
 
-/// The value of a counter that accepts nothing more.
+/// The counter of a revoked profile, after which nothing is accepted.
 pub const REVOKED: u64 = SPENT + 1;
 
 /// The length of the counter's line in bytes: ten digits and a newline.
@@ -98,7 +98,8 @@ impl Counter {
             opened => opened?,
         };
         let write = || file.write_all_at(format!("{REVOKED}\n").as_bytes(), 0).and_then(|()| file.sync_data());
-        // Once before the lock, so that no other knock delays it, and again, since a knock in progress may overwrite it.
+        // Write before taking the lock, so that no other knock delays it, and again after, because a knock in progress
+        // may overwrite it.
         write()?;
         sys::file::lock(&file)?;
         write()

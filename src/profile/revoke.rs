@@ -22,7 +22,7 @@ pub fn revoke(directory: &Path, name: &str) -> Result<()> {
 fn delete(directory: &Path, profile: &Path) -> io::Result<()> {
     let directory = File::open(directory)?;
     sys::file::lock(&directory)?;
-    // First of all, and on disk: what fails after this leaves a profile that opens nothing.
+    // Do this first and on disk: if a later step fails, the profile still opens nothing.
     Counter::revoke(&profile.join("counter"))?;
     fs::remove_dir_all(profile)?;
     directory.sync_all()

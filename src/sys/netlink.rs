@@ -21,7 +21,7 @@ impl Socket {
         let size = size_of_val(&address) as libc::socklen_t;
         // SAFETY: the address is valid for reads of its size.
         check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) })?;
-        // Errors come without the message that they are about, so that they fit into any buffer.
+        // Error replies omit the original message, so they fit into any buffer.
         let _ = set(&socket, libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1);
         Ok(Self(socket))
     }
@@ -38,7 +38,7 @@ impl Socket {
             .or_else(|_| set(&self.0, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
     }
 
-    /// Makes room for sending `bytes` at once, beyond `net.core.wmem_max` with CAP_NET_ADMIN.
+    /// Sets the send buffer to `bytes`, beyond `net.core.wmem_max` with CAP_NET_ADMIN.
     pub fn send_buffer(&self, bytes: usize) -> io::Result<()> {
         let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
         set(&self.0, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes)
@@ -79,7 +79,7 @@ impl Socket {
         self.receive_with(buffer, libc::MSG_DONTWAIT)
     }
 
-    /// Discards all datagrams that wait to be received.
+    /// Discards all pending datagrams.
     pub fn discard(&self) {
         while self.receive_now(&mut [0; 1]).map_or_else(|error| is_loss(&error), |_| true) {}
     }
@@ -110,7 +110,7 @@ impl Socket {
     }
 }
 
-/// Whether an error of receiving says that datagrams were lost, for want of room. It says so once.
+/// Returns whether a receive error means that datagrams were lost for lack of space. The kernel reports this once.
 pub fn is_loss(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOBUFS)
 }

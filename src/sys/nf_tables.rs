@@ -63,7 +63,7 @@ pub const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 pub const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 pub const NFTA_DATA_VALUE: u16 = 1;
 
-/// Messages that the kernel carries out together or not at all.
+/// A transaction: the kernel applies all of its messages or none.
 #[derive(Default, PartialEq, Eq)]
 pub struct Batch(Writer);
 
@@ -79,7 +79,7 @@ impl Batch {
         self.0.append(other.0.bytes());
     }
 
-    /// Has the kernel carry it out. The error is the first message's that failed.
+    /// Sends the transaction. The error is that of the first message that failed.
     pub fn commit(&self, socket: &Socket) -> io::Result<()> {
         let mut batch = Writer::default();
         let bracket = |batch: &mut Writer, kind: libc::c_int| {
@@ -89,7 +89,7 @@ impl Batch {
         batch.append(self.0.bytes());
         bracket(&mut batch, libc::NFNL_MSG_BATCH_END);
         let bytes = batch.bytes();
-        // What fits is sent as it is: a process that was confined sets no options.
+        // If it fits it is sent unchanged, because a confined process cannot set options.
         match socket.send(bytes) {
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                 socket.send_buffer(2 * bytes.len())?;
@@ -97,7 +97,7 @@ impl Batch {
             }
             sent => sent?,
         }
-        // The kernel has answered before `send` returns: for each message.
+        // The kernel replies to each message before `send` returns.
         let (mut done, mut failed) = (false, None);
         let mut buffer = [0; 4096];
         loop {

@@ -38,8 +38,8 @@ pub enum Pace {
     Plain,
     /// Attempt this long after a knock.
     Knock(Duration),
-    /// The same by the stealth wire. While many guess codes, the server wants two knocks from one address. So each
-    /// address gets two knocks before the next one gets any.
+    /// Like `Knock`, by the stealth wire. While there are many guesses, the server requires two knocks from one
+    /// address, so each address gets two knocks before the next one gets any.
     Stealth(Duration),
     /// For a server of version 0.8. It logs IPv4 only, so IPv4 comes first.
     Legacy,

@@ -237,7 +237,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Makes the rules again if they do not stand as they were made. Returns whether that was so.
+    /// Makes the rules again if they have changed. Returns whether they had.
     fn repair(&mut self) -> bool {
         if self.wall.stands() {
             return false;
@@ -252,7 +252,7 @@ impl Supervisor<'_> {
 
     /// Makes the rules, by `Wall::make` or `Wall::restore`. A failure is logged, and retried soon.
     fn make_rules(&mut self, make: fn(&mut Wall, Backend, &Rules) -> Result<()>) {
-        // An opener with the same socket would read the kernel's answers to this process.
+        // Stop the opener first, because it shares the socket and would read this process's replies.
         if self.children.is_some() && self.wall.owner().is_some() {
             self.restart_children();
         }

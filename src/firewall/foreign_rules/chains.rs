@@ -157,7 +157,7 @@ mod tests {
     fn chains_of_both_programs_are_read_and_ours_are_not() {
         let save = "*mangle\n:PREROUTING ACCEPT [0:0]\n:KNOCKKNOCK - [0:0]\n:other - [0:0]\n-A PREROUTING -j KNOCKKNOCK\n\
             -A KNOCKKNOCK -i lo -j RETURN\n-A other -j DROP\nCOMMIT\n";
-        let nft = "table ip mangle {\n\tchain PREROUTING {\n\t\taccept\n\t}\n}\ntable inet knockknock { # progname knockknock\n\tflags owner\n\n\tchain door {\n\t\tdrop\n\t}\n}\n\
+        let nft = "table ip mangle {\n\tchain PREROUTING {\n\t\taccept\n\t}\n}\ntable inet knockknock { # progname knockknock\n\tflags owner\n\n\tchain admit {\n\t\tdrop\n\t}\n}\n\
             table inet filter {\n\tset s {\n\t\ttype mark\n\t}\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\t\taccept\n\t}\n}\n";
         let listings = Listings { nft: nft.into(), iptables: [("ip", save.into()), ("ip6", String::new())] };
         let own = Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };

@@ -15,9 +15,9 @@ use crate::sys::child;
 use ruleset::{IpVersion, lines_in, own, removal, script, versions};
 use std::{fs, io};
 
-/// How often chains are made that somebody changes before they are listed.
+/// How often to make the chains if another program changes them before they are listed.
 const ATTEMPTS: usize = 20;
-/// How long a program waits for another one that holds the lock of iptables of the old kind, in seconds.
+/// How long to wait for the lock of legacy iptables, in seconds.
 const WAIT: &str = "5";
 
 /// Whether iptables can be used.
@@ -32,11 +32,11 @@ pub(super) fn works() -> io::Result<()> {
     })
 }
 
-/// Our chains as they were made: for each version what is listed of them.
+/// Our chains as they were made: the listing for each version.
 pub struct Wall(Vec<String>);
 
 impl Wall {
-    /// Makes our chains, or makes them again, one transaction for each version.
+    /// Makes our chains, in one transaction for each version.
     pub(in crate::firewall) fn make(rules: &Rules) -> Result<Self> {
         let mut made = Vec::new();
         for &version in versions() {
@@ -63,7 +63,7 @@ impl Wall {
     }
 }
 
-/// Returns whether chains like ours stand: with as many rules, and jumped to before anything else.
+/// Returns whether chains like ours exist: with as many rules, and with the jumps to them first.
 pub(super) fn stands(rules: &Rules) -> bool {
     versions().iter().all(|&version| {
         let listed = list(version).unwrap_or_default();
@@ -71,7 +71,7 @@ pub(super) fn stands(rules: &Rules) -> bool {
     })
 }
 
-/// Makes the chains of one version; what is listed of them then.
+/// Makes the chains of one version. Returns their listing.
 fn make(version: IpVersion, rules: &Rules) -> io::Result<String> {
     for _ in 0..ATTEMPTS {
         let text = script(version, rules, &list(version)?);
@@ -91,7 +91,7 @@ fn list(version: IpVersion) -> io::Result<String> {
 /// Takes our chains away, where there are any.
 pub(super) fn remove() -> io::Result<()> {
     for &version in versions() {
-        // Without iptables there are none.
+        // Without iptables there are no chains.
         if let Some(text) = removal(&list(version).unwrap_or_default()) {
             child::run(version.restore(), &["-w", WAIT, "--noflush"], &text)?;
         }

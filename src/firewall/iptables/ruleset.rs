@@ -4,9 +4,9 @@ use crate::firewall::rules::{Rules, fill};
 use crate::ports::Ports;
 use std::path::{Path, PathBuf};
 
-/// How a listed rule of ours begins.
+/// The prefix of our rules in a listing.
 const OURS: &str = "-A KNOCKKNOCK";
-/// How the rules of the kernel's chains begin, and how the first of each must go on.
+/// The prefix of rules in the kernel's chains, and the rest of the first rule of each.
 const JUMPS: [(&str, &str); 3] = [
     ("-A PREROUTING ", "-j KNOCKKNOCK\n"),
     ("-A INPUT ", "-j KNOCKKNOCK-INPUT\n"),
@@ -77,7 +77,7 @@ pub(super) fn versions() -> &'static [IpVersion] {
 
 /// mangle.rules without its comments, as build.rs has left it.
 const TEMPLATE: &str = include_str!(concat!(env!("OUT_DIR"), "/mangle.rules"));
-/// What removes our chains. They are emptied first, since they jump to each other.
+/// Removes our chains. They are flushed first, because they jump to each other.
 const REMOVAL: &str = "*mangle
 :KNOCKKNOCK - [0:0]
 :KNOCKKNOCK-INPUT - [0:0]
@@ -98,18 +98,18 @@ pub(super) fn script(version: IpVersion, rules: &Rules, listed: &str) -> String 
     filled(TEMPLATE, version, rules, jumps(listed))
 }
 
-/// What takes our chains out of the table; `None` where there are none.
+/// Returns the text that removes our chains from the table; `None` if there are none.
 pub(super) fn removal(listed: &str) -> Option<String> {
     listed.contains("-N KNOCKKNOCK\n").then(|| fill(REMOVAL, &[("<jump>", jumps(listed))]))
 }
 
-/// The listed rules of others' chains that jump to ours.
+/// Returns the listed rules of other chains that jump to ours.
 fn jumps(listed: &str) -> Vec<String> {
     let jumps = listed.lines().filter(|line| line.contains(" -j KNOCKKNOCK") && !line.starts_with(OURS));
     jumps.filter_map(|line| line.strip_prefix("-A ")).map(str::to_owned).collect()
 }
 
-/// What the listed table has of ours: the rules of our chains, and the jumps to them that come first.
+/// Returns our part of a listed table: the rules of our chains, and the jumps to them that come first.
 pub(super) fn own(listed: &str) -> String {
     let rules = listed.split_inclusive('\n').filter(|line| line.starts_with(OURS));
     let is_first =
@@ -117,7 +117,7 @@ pub(super) fn own(listed: &str) -> String {
     rules.chain(JUMPS.iter().filter(|jump| is_first(jump)).map(|(_, jump)| *jump)).collect()
 }
 
-/// How many lines [`own`] has once a script has been loaded.
+/// Returns the number of lines of [`own`] after a script has been loaded.
 pub(super) fn lines_in(script: &str) -> usize {
     script.lines().filter(|line| line.starts_with("-A") || line.starts_with("-I")).count()
 }

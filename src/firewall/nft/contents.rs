@@ -1,19 +1,19 @@
 //! The contents of a table: read from the kernel, and kept as the netlink messages that make them.
 //!
-//! nft translates our text into a table that is never in force. The same contents become our own table in one
-//! transaction, by our own socket. So the table can belong to us, and can be compared with what stands.
+//! nft translates our text into a dormant table. Our own socket then makes a table with the same contents in one
+//! transaction. So the table can be owned by us, and can be compared with the one in the kernel.
 
 use super::ruleset::{CHAIN_PREROUTING, TABLE};
 use crate::sys::netlink::{Socket, Writer, attributes};
 use crate::sys::nf_tables::*;
 use std::io;
 
-/// How often a table is read again that changes meanwhile.
+/// How often to read a table again that changes meanwhile.
 const PATIENCE: usize = 100;
-/// How many elements a message has at most: those of our sets take up to 60 bytes.
+/// The most elements in a message; elements of our sets take up to 60 bytes.
 const ELEMENTS: usize = 500;
-/// What a table consists of, in the order in which it can be made: the message that lists such objects, the one that
-/// makes one, and the attributes that both have. Handles, positions and counts of users are left out.
+/// The object types of a table, in the order in which they can be made: the message that lists them, the message that
+/// makes one, and the attributes of both. Handles, positions and use counts are left out.
 const KINDS: [(u16, u16, &[u16]); 3] = [
     (
         NFT_MSG_GETSET,
@@ -37,7 +37,7 @@ const KINDS: [(u16, u16, &[u16]); 3] = [
 #[derive(PartialEq, Eq)]
 pub(super) struct Contents {
     pub(super) flags: u32,
-    /// The messages that give the same contents to the table [`TABLE`].
+    /// The messages that make the same contents in the table [`TABLE`].
     messages: Batch,
     /// The message that makes the guard, the last rule of its chain.
     guard: Batch,
@@ -45,13 +45,13 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Reads the table of that name.
+    /// Reads the table with that name.
     pub(super) fn read(table: &str) -> io::Result<Self> {
         let socket = Socket::open(libc::NETLINK_NETFILTER)?;
         for _ in 0..PATIENCE {
             let before = state(&socket, table)?;
             let contents = Self::read_once(&socket, table, attribute_of(&before, NFTA_TABLE_FLAGS));
-            // With the number of the last transaction, whosever it was: nothing has changed meanwhile.
+            // Compare the generation: if it is the same, no transaction has changed anything meanwhile.
             if state(&socket, table)? == before {
                 return contents;
             }
@@ -64,7 +64,7 @@ impl Contents {
         let mut contents = Self { flags, messages: Batch::default(), guard: Batch::default(), rules: 0 };
         for (list, kind, wanted) in KINDS {
             for object in socket.ask(list, libc::NLM_F_DUMP, &NFGENMSG_INET, of(table).bytes())? {
-                // Chains are listed of all tables.
+                // The kernel lists the chains of all tables.
                 if attribute_of(&object, NFTA_TABLE) != named(table) {
                     continue;
                 }
@@ -75,7 +75,7 @@ impl Contents {
                     }
                 }
                 if kind == NFT_MSG_NEWSET {
-                    // The kernel wants a number, and finds sets by their names.
+                    // The kernel requires an ID, but finds sets by name.
                     message.attribute(NFTA_SET_ID, &[1; 4]);
                 }
                 contents.messages.add(kind, libc::NLM_F_CREATE | libc::NLM_F_APPEND, message.bytes());
@@ -101,7 +101,7 @@ impl Contents {
         if has(NFT_SET_EVAL) {
             return Ok(());
         }
-        // Those that are in a set of this name already. An anonymous one goes with its rule.
+        // The elements that a set of this name already has. An anonymous set is deleted with its rule.
         if !has(NFT_SET_ANONYMOUS) {
             self.messages.add(NFT_MSG_DELSETELEM, 0, elements_of(TABLE, name).bytes());
         }
@@ -109,7 +109,7 @@ impl Contents {
             socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, elements_of(table, name).bytes())?;
         let lists = lists.iter().map(|list| attribute_of(list, NFTA_SET_ELEM_LIST_ELEMENTS));
         let mut elements: Vec<&[u8]> = lists.flat_map(attributes).map(|(_, element)| element).collect();
-        // A hash lists them in any order.
+        // A hash lists elements in any order.
         elements.sort_unstable();
         for some in elements.chunks(ELEMENTS) {
             let mut message = elements_of(TABLE, name);
@@ -121,7 +121,7 @@ impl Contents {
         Ok(())
     }
 
-    /// The transaction that gives these contents to our table, around its openings.
+    /// Returns the transaction that makes these contents in our table and keeps its openings.
     pub(super) fn renew(&self) -> Batch {
         let mut batch = Batch::default();
         new_table(&mut batch, TABLE, self.flags);
@@ -130,10 +130,10 @@ impl Contents {
         batch
     }
 
-    /// The transaction that puts a new table with these contents in our table's place.
+    /// Returns the transaction that replaces our table by a new one with these contents.
     pub(super) fn replace(&self, openings: Batch) -> Batch {
         let mut batch = Batch::default();
-        // Made first, since there may be none.
+        // Make it first, because deleting a missing table is an error.
         batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, of(TABLE).bytes());
         batch.add(NFT_MSG_DELTABLE, 0, of(TABLE).bytes());
         batch.append(&self.renew());
@@ -179,7 +179,7 @@ pub(super) fn delete(table: &str) -> Batch {
     batch
 }
 
-/// Whether the kernel knows tables that belong to a process and outlive it: since Linux 6.9.
+/// Returns whether the kernel supports tables that a process owns and that outlive it (Linux 6.9).
 pub(super) fn can_own(socket: &Socket, table: &str) -> bool {
     let mut batch = Batch::default();
     new_table(&mut batch, table, NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST);
@@ -212,7 +212,7 @@ pub(super) fn elements_of(table: &str, set: &[u8]) -> Writer {
     attributes
 }
 
-/// A name, as netlink has it.
+/// A name in netlink's format.
 fn named(name: &str) -> Vec<u8> {
     [name.as_bytes(), b"\0"].concat()
 }
@@ -221,12 +221,12 @@ fn behind_header(body: &[u8]) -> &[u8] {
     body.get(NFGENMSG_INET.len()..).unwrap_or_default()
 }
 
-/// The value of a message's attribute; empty if it has none.
+/// Returns the value of a message's attribute; empty if it is missing.
 pub(super) fn attribute_of(body: &[u8], wanted: u16) -> &[u8] {
     value(behind_header(body), wanted)
 }
 
-/// The value of one of these attributes; empty if there is none.
+/// Returns the value of one of these attributes; empty if it is missing.
 pub(super) fn value(list: &[u8], wanted: u16) -> &[u8] {
     attributes(list).find(|(kind, _)| *kind == wanted).map_or(&[], |(_, value)| value)
 }

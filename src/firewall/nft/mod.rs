@@ -21,7 +21,7 @@ use ruleset::{DRAFT, checks, draft, rules_in};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// How often the rules are translated, or made, that somebody removes before they are read.
+/// How often to retry if another program removes the rules before they are read.
 const ATTEMPTS: usize = 20;
 
 /// Whether nftables can be used: the kernel would take the whole table, and keeps the limit in a set.
@@ -42,14 +42,14 @@ fn nft(args: &[&str], input: &str) -> io::Result<String> {
     child::run("nft", args, input)
 }
 
-/// Our table: what it is made of, and the socket that it belongs to where the kernel can have that.
+/// Our table: its contents, and the socket that owns it if the kernel supports that.
 pub struct Wall {
     socket: Socket,
     contents: Contents,
 }
 
 impl Wall {
-    /// Has nft translate the rules. Nothing is in force yet.
+    /// Lets nft translate the rules. They are not in force yet.
     pub(in crate::firewall) fn new(rules: &Rules, turnstile: Turnstile) -> Result<Self> {
         let socket =
             Socket::open(libc::NETLINK_NETFILTER).map_err(|cause| Error::system("open a netlink socket", cause))?;
@@ -58,13 +58,13 @@ impl Wall {
         Ok(Self { contents: translate(&socket, rules, turnstile, flags)?, socket })
     }
 
-    /// Takes other rules, which are not in force yet.
+    /// Sets other rules, which are not in force yet.
     pub(in crate::firewall) fn translate(&mut self, rules: &Rules, turnstile: Turnstile) -> Result<()> {
         self.contents = translate(&self.socket, rules, turnstile, self.contents.flags)?;
         Ok(())
     }
 
-    /// Makes the table in one transaction, and keeps its openings if it has the right shape already.
+    /// Makes the table in one transaction, and keeps its openings if its shape is the same.
     pub(in crate::firewall) fn make(&self) -> Result<()> {
         let failed = |cause: io::Error| {
             // A table that belongs to another socket cannot be changed.
@@ -82,7 +82,7 @@ impl Wall {
             if self.contents.renew().commit(&self.socket).is_ok() && self.stands() {
                 return Ok(());
             }
-            // Another version has left it, or somebody has added something, or it is to belong to us.
+            // Another version has left it, another program has added something, or we are to own it.
             let openings = self.contents.take_openings(&self.socket).unwrap_or_default();
             let replace = |openings| self.contents.replace(openings).commit(&self.socket);
             // A table of another shape has no place for them.
@@ -104,19 +104,19 @@ impl Wall {
         Contents::read(TABLE).is_ok_and(|standing| standing == self.contents)
     }
 
-    /// Has the table made nobody's the next time, since the daemon ends: nft up to 1.0.6 lists one that has lost its
-    /// owner in a way that it cannot read again.
+    /// Makes the table without an owner the next time, because the daemon ends: nft up to 1.0.6 lists a table that has
+    /// lost its owner in a form that it cannot read.
     pub(in crate::firewall) fn disown(&mut self) {
         self.contents.flags = 0;
     }
 
-    /// The socket that alone can change the table.
+    /// Returns the socket that owns the table.
     pub(in crate::firewall) fn owner(&self) -> Option<BorrowedFd<'_>> {
         (self.contents.flags & NFT_TABLE_F_OWNER != 0).then(|| self.socket.as_fd())
     }
 }
 
-/// Has nft make the rules into a table that is not in force, and reads it.
+/// Lets nft make a dormant table with the rules, and reads it.
 fn translate(socket: &Socket, rules: &Rules, turnstile: Turnstile, flags: u32) -> Result<Contents> {
     let mut seed = [0; 4];
     random::fill(&mut seed)?;
@@ -129,7 +129,7 @@ fn translate(socket: &Socket, rules: &Rules, turnstile: Turnstile, flags: u32) -
         nft(&["-f", "-"], &text).map_err(failed)?;
         let drafted = Contents::read(DRAFT);
         let _ = contents::delete(DRAFT).commit(socket);
-        // Somebody may have flushed or removed it at once.
+        // Another program may have flushed or removed it at once.
         if let Some(mut contents) = drafted.ok().filter(|drafted| drafted.rules == rules_in(&text)) {
             contents.flags = flags;
             return Ok(contents);
@@ -138,7 +138,7 @@ fn translate(socket: &Socket, rules: &Rules, turnstile: Turnstile, flags: u32) -
     Err(failed(io::Error::other("somebody changes them meanwhile")))
 }
 
-/// Returns whether a table like ours stands: with as many rules, for the same ports.
+/// Returns whether a table like ours exists: with as many rules, for the same ports.
 pub(super) fn stands(rules: &Rules, turnstile: Turnstile) -> bool {
     let standing = Contents::read(TABLE).ok().filter(|standing| standing.flags & NFT_TABLE_F_DORMANT == 0);
     standing.is_some_and(|standing| standing.rules == rules_in(&draft(rules, turnstile, 0)))
@@ -146,7 +146,7 @@ pub(super) fn stands(rules: &Rules, turnstile: Turnstile) -> bool {
         && openings::ports("guarded\0").is_ok_and(|ports| ports == rules.guard)
 }
 
-/// For tests: whether to do as on a kernel before Linux 6.9.
+/// For tests: whether to act as on a kernel before Linux 6.9.
 fn plain() -> bool {
     cfg!(feature = "hooks") && std::env::var_os("KNOCKKNOCK_PLAIN_TABLE").is_some()
 }

@@ -17,7 +17,7 @@ pub(in crate::firewall) struct SetWriter {
 }
 
 impl SetWriter {
-    /// Writes by `owner`, where the table belongs to that socket.
+    /// Writes through `owner`, if that socket owns the table.
     pub(in crate::firewall) fn new(owner: Option<OwnedFd>) -> Result<Self> {
         let requests = owner.map_or_else(|| Socket::open(libc::NETLINK_NETFILTER), |owner| Ok(Socket::from(owner)));
         let requests = requests.map_err(|cause| Error::system("open a netlink socket", cause))?;
@@ -72,13 +72,13 @@ pub(in crate::firewall) fn standing() -> io::Result<Vec<StandingOpening>> {
     Ok(elements.iter().filter_map(|element| standing_opening(element)).collect())
 }
 
-/// The ports in a set of ports.
+/// Returns the ports in a set of ports.
 pub(super) fn ports(set: &str) -> io::Result<Ports> {
     let port = |element: &Vec<u8>| key(element).first_chunk().map(|port| u16::from_be_bytes(*port));
     Ok(elements(set)?.iter().filter_map(port).collect())
 }
 
-/// The attributes of each element of a set.
+/// Returns the attributes of each element of a set.
 fn elements(set: &str) -> io::Result<Vec<Vec<u8>>> {
     let (socket, of_set) = (Socket::open(libc::NETLINK_NETFILTER)?, elements_of(TABLE, set.as_bytes()));
     let lists = socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, of_set.bytes())?;
