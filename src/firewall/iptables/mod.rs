@@ -81,7 +81,7 @@ fn make(version: IpVersion, rules: &Rules) -> io::Result<String> {
             return Ok(made);
         }
     }
-    Err(io::Error::other("somebody changes them meanwhile"))
+    Err(io::Error::other("another program keeps changing them"))
 }
 
 fn list(version: IpVersion) -> io::Result<String> {

@@ -91,7 +91,7 @@ impl Wall {
                 return Ok(());
             }
         }
-        Err(failed(io::Error::other("somebody changes it meanwhile")))
+        Err(failed(io::Error::other("another program keeps changing it")))
     }
 
     /// Lets packets of connections pass, for a minute, that are older than the table.
@@ -122,7 +122,7 @@ fn translate(socket: &Socket, rules: &Rules, turnstile: Turnstile, flags: u32) -
     random::fill(&mut seed)?;
     let text = draft(rules, turnstile, u32::from_ne_bytes(seed));
     let failed = |cause| {
-        Error::system("have nft translate the rules", cause)
+        Error::system("translate the rules with nft", cause)
             .advise("install nftables and run as root, or set firewall = iptables in the config")
     };
     for _ in 0..ATTEMPTS {
@@ -135,7 +135,7 @@ fn translate(socket: &Socket, rules: &Rules, turnstile: Turnstile, flags: u32) -
             return Ok(contents);
         }
     }
-    Err(failed(io::Error::other("somebody changes them meanwhile")))
+    Err(failed(io::Error::other("another program keeps changing them")))
 }
 
 /// Returns whether a table like ours exists: with as many rules, for the same ports.
