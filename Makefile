@@ -7,7 +7,7 @@ PYTHON ?= /usr/bin/python3
 BINARY := target/release/knockknock
 APPLETS := knockknock-daemon knockknock-genprofile knockknock-proxy
 PAGES := $(wildcard man/*.[1-8])
-SHELL_SCRIPTS := .ci/run $(shell find scripts tests -name '*.sh') scripts/openwrt/root/etc/init.d/knockknock \
+SHELL_SCRIPTS := .ci/run $(shell find scripts tests -name '*.sh') scripts/openwrt/knockknock/root/etc/init.d/knockknock \
 	tests/openwrt/stand-in/etc/rc.common
 
 bindir := $(DESTDIR)$(PREFIX)/bin

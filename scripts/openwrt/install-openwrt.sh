@@ -31,14 +31,14 @@ arm_cortex-a*_vfp* | arm_cortex-a*_neon*) target=armv7-unknown-linux-musleabihf 
 mips_24kc* | mips_74kc*) target=mips-unknown-linux-musl ;;
 mipsel_24kc* | mipsel_74kc*) target=mipsel-unknown-linux-musl ;;
 '') fail "\"$router\" does not run OpenWrt: it has no /etc/openwrt_release" "copy dist/TARGET/knockknock there by hand" ;;
-*) fail "no static build runs on \"$arch\"" "build the package in scripts/openwrt with OpenWrt's SDK" ;;
+*) fail "no static build runs on \"$arch\"" "build the package in scripts/openwrt/knockknock with OpenWrt's SDK" ;;
 esac
 binary=$here/../../dist/$target/knockknock
 [ -x "$binary" ] || fail "\"dist/$target/knockknock\" is missing" "run: make static TARGET=$target"
 
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
-cp -R "$here/root/." "$stage"
+cp -R "$here/knockknock/root/." "$stage"
 case $there in *"
 "*) rm "$stage/etc/config/knockknock" ;; esac # there is one
 mkdir -p "$stage/usr/bin"

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SERVICE_FILES = HERE.parents[1] / "scripts/openwrt/root"
+SERVICE_FILES = HERE.parents[1] / "scripts/openwrt/knockknock/root"
 APPLETS = ("daemon", "genprofile", "proxy")
 
 # The cache directory, where scripts/setup.sh unpacks packages that it does not install.

@@ -18,7 +18,7 @@ BUILDROOT = Path(__file__).parent / "buildroot"
 def make(tmp_path):
     def run(target):
         return subprocess.run(
-            ["make", "--silent", "-C", PROJECT / "scripts/openwrt", f"TOPDIR={BUILDROOT}", f"OUTPUT={tmp_path}", target],
+            ["make", "--silent", "-C", PROJECT / "scripts/openwrt/knockknock", f"TOPDIR={BUILDROOT}", f"OUTPUT={tmp_path}", target],
             capture_output=True, text=True, check=True).stdout
     return run
 
