@@ -44,6 +44,11 @@ case $there in *"
 mkdir -p "$stage/usr/bin"
 cp "$binary" "$stage/usr/bin/knockknock"
 for applet in daemon genprofile proxy; do ln -s knockknock "$stage/usr/bin/knockknock-$applet"; done
+# What sysupgrade keeps: all of this, and this list itself. A package has none of it, but its conffiles.
+keep=lib/upgrade/keep.d/knockknock
+mkdir -p "$stage/${keep%/*}"
+(cd "$stage" && { echo /etc/knockknock.d/ && echo /etc/rc.d/S18knockknock && echo "/$keep" && find etc usr ! -type d | sed 's,^,/,'; }) >"$stage/list"
+mv "$stage/list" "$stage/$keep"
 chmod -R u=rwX,go=rX "$stage"
 
 if [ -n "$dry" ]; then
@@ -67,5 +72,5 @@ On the client, before the port closes (HOST: the name that it knocks at):
   scp -Or $router:/etc/knockknock.d/profiles/NAME ~/.knockknock/HOST
 And on the router:
   /etc/init.d/knockknock start; /etc/init.d/firewall reload
-After each sysupgrade run this installer again: profiles and configuration are kept, the program is not.
+A sysupgrade keeps all of it, if it keeps the configuration. After one to another processor, run this installer again.
 EOF

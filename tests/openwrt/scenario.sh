@@ -33,7 +33,7 @@ soon() { # COMMAND…: it succeeds within 10 seconds
 lines() { cat $said 2>/dev/null | grep -c "$1"; }
 more() { [ "$(lines "$1")" -gt "$2" ]; } # TEXT COUNT: the daemon has said it more often than that
 
-same_network() { [ "$(readlink /proc/$client/ns/net)" = "$(readlink /proc/self/ns/net)" ]; } # the client has none of its own yet
+same_network() { [ "$(readlink "/proc/$1/ns/net")" = "$(readlink /proc/self/ns/net)" ]; } # PID: it has none of its own yet
 client() { nsenter -n -t "$client" "$@"; }
 connects() { [ "$(client nc -w 1 10.9.0.1 22 </dev/null 2>/dev/null)" = welcome ]; }
 knocks() { # our client knocks, and the daemon says that it opened
@@ -53,11 +53,13 @@ counter() { head -n 1 $profiles/gate/counter; }
 # The router's own firewall, as far as a knocked connection meets it, with a SYN limit that is used up.
 if command -v nft >/dev/null; then
 	own=fw4
+	mkdir -p /etc/nftables.d
 	own_firewall() { # in fw4's order of things
 		nft -f - <<EOF
 table inet fw4
 flush table inet fw4
 table inet fw4 {
+	include "/etc/nftables.d/*.nft"
 	chain input {
 		type filter hook input priority filter; policy drop;
 		iifname "lo" accept
@@ -101,7 +103,7 @@ check "$own takes our rule" own_firewall
 # The network comes up: a client at the other end of a cable.
 unshare -n sleep 1000 &
 client=$!
-soon not same_network
+soon not same_network "$client"
 ip link set lo up
 ip link add eth0 type veth # its other end is called veth0
 ip address add 10.9.0.1/24 dev eth0
@@ -168,11 +170,26 @@ check "after a reboot with that value the daemon starts" becomes_ready $init boo
 check "it guards as it did before" not connects
 check "a knock opens it even so" knocks
 check "for one connection even so" connects
+sed -i "s/22;23/22/" /etc/config/knockknock
+check "it takes the corrected value" becomes_ready $init restart
+
+if [ $own = fw4 ]; then
+	$init stop
+	check "our table and our program are gone, as after a sysupgrade without the package" nft delete table inet knockknock
+	own_firewall
+	nft insert rule inet fw4 input tcp dport 22 accept
+	check "fw4 keeps the port closed, which it would accept" not connects
+	check "the daemon is there again" becomes_ready $init start
+	own_firewall
+	check "a knock opens it, past fw4" knocks
+	check "for one connection, past fw4" connects
+fi
 
 $init stop
 no_own_firewall
 check "the guard stays when the daemon is gone" not connects
 check "unguard takes it away" $init unguard
+check "fw4 keeps nothing closed any more" [ ! -e /etc/nftables.d/knockknock.nft ]
 check "and the port is open to everybody" connects
 
 kill "$client"

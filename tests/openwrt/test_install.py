@@ -13,6 +13,9 @@ BINARY = Path(__file__).parents[2] / "dist/x86_64-unknown-linux-musl/knockknock"
 SHIPPED = sorted(path.relative_to(router.SERVICE_FILES) for path in router.SERVICE_FILES.rglob("*") if path.is_file())
 
 
+KEEP = Path("lib/upgrade/keep.d/knockknock")
+
+
 class Router:
     """One as it comes: busybox and rc.common, nothing of ours."""
 
@@ -45,9 +48,11 @@ def test_installs_everything(tmp_path):
     assert outcome.returncode == 0, outcome.stderr
     for path in SHIPPED:
         assert (there.root / path).read_bytes() == (router.SERVICE_FILES / path).read_bytes()
+    kept = (there.root / KEEP).read_text().splitlines()
+    assert {f"/{path}" for path in SHIPPED} | {f"/{KEEP}", "/usr/bin/knockknock", "/etc/knockknock.d/"} <= set(kept)
     assert (there.root / "usr/bin/knockknock").read_bytes() == BINARY.read_bytes()
     new = set(there.files()) - set(before)
-    assert new == {*SHIPPED, Path("etc/rc.d/S18knockknock"),
+    assert new == {*SHIPPED, KEEP, Path("etc/rc.d/S18knockknock"),
                    *(Path("usr/bin", f"knockknock{end}") for end in ("", "-daemon", "-genprofile", "-proxy"))}
     version = subprocess.run(["chroot", there.root, "/usr/bin/knockknock-daemon", "--help"], capture_output=True, text=True)
     assert version.returncode == 0 and "knockknock-daemon" in version.stdout
@@ -59,7 +64,7 @@ def test_the_hint_creates_a_profile_first_and_guards_only_the_wan(tmp_path):
     said = Router(tmp_path).install().stdout
     steps = ["knockknock-genprofile NAME", "network_get_device wan wan && ", 'knockknock.main.interfaces="$wan" &&\n',
              "knockknock.main.guard=22 && ", "scp -Or root@router:/etc/knockknock.d/profiles/NAME ", "/etc/init.d/knockknock start",
-             "After each sysupgrade"]
+             "A sysupgrade keeps all of it"]
     places = [said.index(step) for step in steps]
     assert places == sorted(places)
 
@@ -77,6 +82,34 @@ def test_installing_again_keeps_what_is_configured(tmp_path):
     assert config.read_text() == "config knockknock 'main'\n\tlist guard '22'\n"
     assert counter.read_text() == "0000000041\n"
     assert (there.root / "usr/bin/knockknock").read_bytes() == BINARY.read_bytes()
+
+
+def sysupgrade(old, directory):
+    """A new system with what sysupgrade keeps of an old one: what the files in keep.d name, found as
+    add_conffiles in OpenWrt's /sbin/sysupgrade does, by way of an archive."""
+    directory.mkdir()
+    new = Router(directory)
+    archive = subprocess.run(
+        ["sh", "-c", """cd "$1" && find $(sed -ne '/^[[:space:]]*$/d; /^#/d; s,^/,,p' lib/upgrade/keep.d/*) \\( -type f -o -type l \\) |
+            tar -cf - -T -""", "sh", old.root], capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-xf", "-", "-C", new.root], input=archive, check=True)
+    return new
+
+
+def test_a_sysupgrade_keeps_program_guard_and_keys_and_so_does_the_next(tmp_path):
+    there = Router(tmp_path)
+    there.install()
+    (there.root / "etc/config/knockknock").write_text("config knockknock 'main'\n\tlist guard '22'\n")
+    key = there.root / "etc/knockknock.d/profiles/gate/mac.key"
+    key.parent.mkdir(parents=True)
+    key.write_text("a key\n")
+    ours = {path for path in there.files() if "knockknock" in str(path) and path.parts[0] not in ("proc", "tmp")}
+    for count in (1, 2):
+        there = sysupgrade(there, tmp_path / f"system {count}")
+        assert ours <= set(there.files()), ours - set(there.files())
+        assert (there.root / "etc/knockknock.d/profiles/gate/mac.key").read_text() == "a key\n"
+        assert os.readlink(there.root / "etc/rc.d/S18knockknock").endswith("init.d/knockknock")
+        assert os.access(there.root / "usr/bin/knockknock-daemon", os.X_OK)
 
 
 def test_a_daemon_that_runs_is_restarted_after_an_upgrade(tmp_path):

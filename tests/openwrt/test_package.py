@@ -56,3 +56,18 @@ def test_it_installs_what_the_installer_does(make, tmp_path):
     assert installed == shipped | links | {Path("usr/bin/knockknock")}
     assert all(os.readlink(root / link) == "knockknock" for link in links)
     assert os.access(root / "etc/init.d/knockknock", os.X_OK)
+
+
+@pytest.mark.parametrize("environment, asked", [
+    ({}, ["stop", "unguard", "unguard"]), ({"PKG_UPGRADE": "1"}, []), ({"IPKG_INSTROOT": "/build"}, []),
+], ids=["removed", "upgraded", "in an image"])
+def test_removing_it_lifts_the_guard_and_upgrading_does_not(make, tmp_path, environment, asked):
+    init, log = tmp_path / "init", tmp_path / "asked"
+    log.touch()
+    # The first time the daemon has not ended yet.
+    init.write_text(f'#!/bin/sh\necho "$1" >>{log}\n[ "$(wc -l <{log})" -ne 2 ]\n')
+    init.chmod(0o755)
+    script = make("prerm").replace("/etc/init.d/knockknock", str(init))
+    assert script.startswith("#!/bin/sh\n")
+    assert subprocess.run(["sh", "-c", script], env={"PATH": os.environ["PATH"], **environment}).returncode == 0
+    assert log.read_text().split() == asked

@@ -3,7 +3,7 @@ PKG_INSTALL_DIR := $(OUTPUT)/install
 
 define BuildPackage
 $(eval $(Package/$(1)))
-.PHONY: prepare install show
+.PHONY: prepare install show prerm
 prepare:
 	$(Build/Prepare)
 install:
@@ -13,4 +13,7 @@ show:
 	@echo 'depends: $(DEPENDS)'
 	@echo 'users: $(USERID)'
 	@echo 'conffiles: $(foreach file,$(Package/$(1)/conffiles),$(file))'
+prerm: export TEXT = $$(call Package/$(1)/prerm)
+prerm:
+	@echo "$$$$TEXT"
 endef
