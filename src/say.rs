@@ -83,7 +83,7 @@ pub struct Terminal {
     pub colours: bool,
 }
 
-/// The terminal that [`print`] prints to, if it is one. NO_COLOR is respected (<https://no-color.org>).
+/// The terminal that [`print()`] prints to, if it is one. NO_COLOR is respected (<https://no-color.org>).
 pub fn terminal() -> Option<Terminal> {
     let out = process::standard(1);
     let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

@@ -24,6 +24,6 @@ soon() { # COMMAND…: it succeeds within 10 seconds
         sleep 0.1
     done
 }
-same_network() { [ "/proc/$client/ns/net" -ef /proc/self/ns/net ]; } # the client has no network of its own yet
+same_network() { [ "$(readlink "/proc/$1/ns/net")" = "$(readlink /proc/self/ns/net)" ]; } # PID: it has none of its own yet
 lines() { journalctl --no-pager --quiet --output cat --unit knockknock-daemon.service --grep "$1" | wc -l; }
 more() { [ "$(lines "$1")" -gt "$2" ]; }

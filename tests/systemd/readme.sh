@@ -37,7 +37,7 @@ knocks() { # PORT DIRECTORY
 echo "10.9.0.1 server.example.org" >>/etc/hosts
 unshare --net sleep 1000 &
 client=$!
-soon not same_network
+soon not same_network "$client"
 ip link add eth0 type veth peer name veth0
 ip address add 10.9.0.1/24 dev eth0
 ip link set eth0 up
