@@ -6,7 +6,7 @@ use crate::profile::{Profile, ProfileHome};
 use crate::sys::pipe::Pipe;
 use crate::sys::thread::Thread;
 use crate::sys::{poll, process, tcp};
-use crate::tunnel::{self, KnockSetup, OpeningDelay, REFUSAL_SHOWS};
+use crate::tunnel::{self, KnockSetup, OpeningDelay};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -54,9 +54,16 @@ fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
     let typed = input.is_terminal();
     let sender = stream.try_clone().map_err(broken)?;
     let sending = Thread::start(STACK, Box::new(move || send(&input, &sender))).map_err(broken)?;
-    if knocked && poll::readable([stream.as_fd()], Some(REFUSAL_SHOWS)).map_err(broken)? == [false] {
-        tunnel::refusal(stream).map_or(Ok(()), Err)?;
-    }
+    let first = if knocked { stream.peek(&mut [0]) } else { Ok(1) };
+    let answered = first.as_ref().is_ok_and(|&length| length > 0);
+    let broken = |cause: io::Error| match cause.kind() {
+        // By the server's firewall, if another connection has used the opening.
+        io::ErrorKind::ConnectionReset if !answered => {
+            broken(cause).advise("try again; another connection from this network may have used the opening")
+        }
+        _ => broken(cause),
+    };
+    first.map_err(broken)?;
     copy(stream, &output, is_spliced(&output)).map_err(broken)?;
     // The reader of our output now sees its end, and may continue to write to our input.
     drop(output);

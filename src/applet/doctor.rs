@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::knocker::{self, Family, Knocker};
 use crate::profile::{Found, Profile, ProfileHome};
 use crate::sys::{poll, tcp};
-use crate::tunnel::{self, KnockSetup, OpeningDelay, REFUSAL_SHOWS};
+use crate::tunnel::{self, KnockSetup, OpeningDelay};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
@@ -98,14 +98,18 @@ fn follow(
     Some(())
 }
 
+/// When a reset by the server's firewall shows, which means that the opening was gone.
+const RESET_SHOWS: Duration = Duration::from_millis(500);
+
 /// Knocks and connects. Returns the server's address.
 fn knock(knocker: Knocker, profile: Profile, found: &Found, addresses: &[SocketAddr]) -> Result<SocketAddr> {
     let (knocker, turn) = (Rc::new(knocker), tunnel::wait_for_turn(found)?);
     let setup = KnockSetup { knocker, profile, turn, first_delay: OpeningDelay::default().get() };
     let stream = tunnel::connect(addresses, Some(setup))?;
-    let silent = poll::readable([stream.as_fd()], Some(REFUSAL_SHOWS)).is_ok_and(|ready| ready == [false]);
-    if let Some(error) = tunnel::refusal(&stream).filter(|_| silent) {
-        return Err(error);
+    let _ = poll::readable([stream.as_fd()], Some(RESET_SHOWS));
+    if let Some(reset) = stream.peek(&mut [0]).err().filter(|error| error.kind() == ErrorKind::ConnectionReset) {
+        return Err(Error::system("keep the connection", reset)
+            .advise("try again; another connection from this network may have used the opening"));
     }
     let address = stream.peer_addr().map_err(|cause| Error::system("examine the connection", cause));
     let _ = tcp::reset(&stream);

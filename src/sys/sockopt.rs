@@ -13,19 +13,6 @@ pub(super) fn get(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int) 
     Ok(value)
 }
 
-/// Reads the first `N` bytes of an option that is a structure; `None` if the kernel's is shorter.
-pub(super) fn get_bytes<const N: usize>(
-    socket: &impl AsRawFd,
-    level: libc::c_int,
-    name: libc::c_int,
-) -> io::Result<Option<[u8; N]>> {
-    let mut value = [0; N];
-    let mut size = N as libc::socklen_t;
-    // SAFETY: value and size are valid for writes, and size is value's size.
-    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut size) })?;
-    Ok((size as usize == N).then_some(value))
-}
-
 /// Sets an option.
 pub(super) fn set<T>(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: T) -> io::Result<()> {
     let size = size_of_val(&value) as libc::socklen_t;

@@ -4,7 +4,7 @@ use super::check;
 #[cfg(test)]
 use super::check_length;
 use super::sockaddr::{Address, family};
-use super::sockopt::{get_bytes, set};
+use super::sockopt::set;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -23,18 +23,6 @@ pub fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream
 /// Sends the ACK that [`connect`] has delayed.
 pub fn complete(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
-}
-
-/// Returns whether the server ignores our packets: the handshake is complete on this side and data was sent, but the
-/// server has retransmitted its SYN/ACK twice and acknowledged nothing.
-pub fn is_ignored(stream: &TcpStream) -> bool {
-    // Offsets in `struct tcp_info` (linux/tcp.h): u32 tcpi_unacked, u64 tcpi_bytes_acked and tcpi_bytes_received, u32
-    // tcpi_segs_in. The SYN counts as an acknowledged byte.
-    let info = get_bytes::<144>(stream, libc::IPPROTO_TCP, libc::TCP_INFO);
-    let Ok(Some(info)) = info else { return false };
-    let u32_at = |at: usize| info.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_ne_bytes(*bytes));
-    let u64_at = |at: usize| info.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-    u32_at(24) > 0 && u64_at(120) <= 1 && u64_at(128) == 0 && u32_at(140) >= 3
 }
 
 /// Creates a non-blocking socket for a connection to `to`, bound to the address of `from` if given. The port of

@@ -7,7 +7,6 @@ mod blocking;
 mod knock_lock;
 mod opening_delay;
 mod race;
-mod refusal;
 mod relay;
 mod schedule;
 
@@ -15,7 +14,6 @@ pub use blocking::{connect, wait_for_turn};
 pub use knock_lock::{KnockLock, Turn};
 pub use opening_delay::OpeningDelay;
 pub use race::{KnockSetup, Progress, Race};
-pub use refusal::{REFUSAL_SHOWS, refusal};
 pub use relay::{Moved, Relay, Side, SparePipes};
 
 use crate::error::Result;

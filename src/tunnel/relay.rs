@@ -3,8 +3,6 @@
 //! Each direction buffers at most one pipe's worth of bytes, so a slow receiver blocks its sender. A direction borrows
 //! a pipe only while it has bytes to pass on; an idle relay costs no more than its two sockets.
 
-use super::refusal;
-use crate::error::Error;
 use crate::sys::epoll::EpollEvent;
 use crate::sys::pipe::Pipe;
 use crate::sys::tcp;
@@ -121,11 +119,6 @@ impl Relay {
         for end in [&self.client, &self.server] {
             let _ = tcp::reset(&end.stream);
         }
-    }
-
-    /// The error of a connection that the server's firewall has refused.
-    pub fn refusal(&self) -> Option<Error> {
-        refusal(&self.server.stream)
     }
 }
 

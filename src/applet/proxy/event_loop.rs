@@ -194,11 +194,10 @@ impl EventLoop {
                     Err(error) => failed(&error),
                 },
                 ClientAction::Relay(words) => {
-                    let knocked = session.queue.is_some();
                     self.release(id, &mut session);
                     let Session { mut stream, server: Some(server), .. } = *session else { return };
                     return if stream.write_all(&words).is_ok() {
-                        self.relays.add(id, stream, server, knocked)
+                        self.relays.add(id, stream, server)
                     };
                 }
                 ClientAction::Leave(words) => {

@@ -1,10 +1,8 @@
 //! The relays of connected clients.
 
 use super::by_id::ById;
-use crate::say;
 use crate::sys::epoll::EpollEvent;
-use crate::tunnel::{Moved, REFUSAL_SHOWS, Relay, Side, SparePipes};
-use std::collections::VecDeque;
+use crate::tunnel::{Moved, Relay, Side, SparePipes};
 use std::net::TcpStream;
 use std::time::Instant;
 
@@ -15,8 +13,6 @@ pub struct Relays {
     /// Relays that may have bytes to move.
     moving: Vec<u64>,
     spares: SparePipes,
-    /// Relays whose connection began with a knock, and when to check them for a refusal.
-    watched: VecDeque<(Instant, u64)>,
 }
 
 impl Relays {
@@ -25,13 +21,10 @@ impl Relays {
         self.relays.len()
     }
 
-    /// Adds a relay between a client and a server. `knocked` means that the connection began with a knock.
-    pub fn add(&mut self, id: u64, client: TcpStream, server: TcpStream, knocked: bool) {
+    /// Adds a relay between a client and a server.
+    pub fn add(&mut self, id: u64, client: TcpStream, server: TcpStream) {
         self.relays.insert(id, Box::new(Relay::new(client, server)));
         self.moving.push(id);
-        if knocked {
-            self.watched.push_back((Instant::now() + REFUSAL_SHOWS, id));
-        }
     }
 
     /// Records an epoll event of one side. Returns whether the relay exists.
@@ -46,19 +39,11 @@ impl Relays {
 
     /// Returns when to call [`Relays::run`] without an event.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        if self.moving.is_empty() { self.watched.front().map(|(at, _)| *at) } else { Some(now) }
+        (!self.moving.is_empty()).then_some(now)
     }
 
-    /// Moves available bytes, and closes connections that their server has refused.
+    /// Moves available bytes.
     pub fn run(&mut self) {
-        let now = Instant::now();
-        while let Some(&(_, id)) = self.watched.front().filter(|(at, _)| *at <= now) {
-            self.watched.pop_front();
-            if let Some(error) = self.relays.get(&id).and_then(|relay| relay.refusal()) {
-                say::error(&error);
-                self.relays.remove(&id).iter().for_each(|relay| relay.reset());
-            }
-        }
         let mut moving = std::mem::take(&mut self.moving);
         moving.sort_unstable();
         moving.dedup();
