@@ -1,6 +1,7 @@
 """The guard: which connections it stops, which changes it survives, and how it coexists with other firewalls."""
 
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -371,14 +372,33 @@ def test_a_renamed_interface_is_reported(stage):
     stage.daemon.wait_for('interface "eth0" does not exist: the guard will apply to it when it appears')
 
 
-def test_iptables_legacy(stage):
-    """The older kernel interface of iptables works too."""
+def iptables_legacy(stage):
+    """The environment of a daemon whose iptables is iptables-legacy."""
     programs = stage.directory / "bin"
     programs.mkdir()
     for name in ("iptables", "ip6tables"):
         for action in ("", "-restore", "-save"):
             (programs / (name + action)).symlink_to(f"/usr/sbin/{name}-legacy{action}")
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+
+def test_a_held_lock_of_iptables_does_not_block_the_daemon(stage):
+    Profile(stage, "gate")
+    stage.configure(firewall="iptables", guard="22", log="kmsg")
+    lock = stage.directory / "xtables.lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        began = time.monotonic()
+        done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False,
+                                env={**iptables_legacy(stage), "XTABLES_LOCKFILE": str(lock)})
+        assert 4 < time.monotonic() - began < 10
+    assert done.returncode == 1
+    assert f"lock {lock}" in done.stderr
+
+
+def test_iptables_legacy(stage):
+    """The older kernel interface of iptables works too."""
+    environment = iptables_legacy(stage)
     assert "legacy" in stage.server.run("iptables", "-V", env=environment).stdout
     stage.open_up("iptables", daemon_options={"env": environment})
     assert not stage.connects()

@@ -65,7 +65,7 @@ def gets_in(stage):
 
 
 @pytest.mark.parametrize("what", [*TAMPERING, *REMOVALS])
-def test_an_owned_table_is_nobodys_to_change(stage, what):
+def test_other_programs_cannot_change_an_owned_table(stage, what):
     stage.open_up("nft")
     before = stands(stage.server)
     stage.open_port()
@@ -139,7 +139,7 @@ def test_what_others_do_in_table_mangle_is_left_alone(stage):
 
 
 @pytest.mark.parametrize("owned", [True, False], ids=["owned", "unowned"])
-def test_a_blocklist_that_is_loaded_anew_is_no_removal(stage, unowned, owned):
+def test_reloading_a_large_blocklist_loses_no_knock(stage, unowned, owned):
     """A hundred thousand addresses: the notifications are more than a socket holds."""
     stage.open_up("nft", daemon_options={} if owned else unowned)
     children = stage.daemon.children()
@@ -205,7 +205,7 @@ def test_a_reload_under_a_loop_of_flushes_opens_nothing(stage):
     gets_in(stage)
 
 
-def test_killed_an_owned_table_goes_on_and_the_next_daemon_takes_it_over(stage):
+def test_an_owned_table_outlives_its_daemon_and_the_next_one_adopts_it(stage):
     stage.open_up("nft")
     stage.open_port()
     before = stands(stage.server)
@@ -295,7 +295,7 @@ def test_unguard_removes_a_table_whose_owner_was_killed(stage):
     assert "knockknock" not in stage.server.run("nft", "list", "ruleset").stdout
 
 
-def test_the_socket_that_owns_the_table_is_the_supervisors_and_the_openers_alone(stage):
+def test_the_socket_that_owns_the_table_is_shared_with_the_opener_alone(stage):
     stage.open_up("nft")
 
     def sockets(pid):

@@ -233,6 +233,26 @@ def test_a_cookies_ack_makes_one_connection(stage, end):
     assert service.accepted == 1
 
 
+def test_behind_a_syn_proxy_nobody_gets_in(wall):
+    """Its SYNs belong to no connection, so no opening can be tied to them."""
+    stage = wall()
+    stage.server.run("nft", "-f", "-", input="""table inet proxy {
+        chain early { type filter hook prerouting priority raw; tcp dport 22 tcp flags & (syn | ack) == syn notrack; }
+        chain input { type filter hook input priority filter
+            tcp dport 22 ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm
+        }
+    }""")
+    assert not stage.connects()
+    stage.open_port()
+    # With iptables the proxy answers the SYN that an opening admits, and its own SYN to the listener follows no more.
+    connection = stage.client.connect(22, timeout=1.5)
+    assert (connection is not None) == (wall.kind == "iptables")
+    if connection:
+        with connection, pytest.raises(TimeoutError):
+            connection.recv(1)
+    assert stage.service.accepted == 0
+
+
 def test_the_owner_gets_in_despite_spoofed_syns(stage):
     stage.open_up("nft")
     flood = stage.client.start("hping3", "--syn", "--interval", "u2000", "--baseport", 50000, "--destport", 22, SERVER,
