@@ -129,7 +129,7 @@ def test_in_the_background_all_three_speak_through_syslog(stage):
                 assert os.readlink(f"/proc/{pid}/fd/2") == "/dev/null", "the terminal is let go of"
         finally:
             os.kill(supervisor, signal.SIGTERM)
-        heard(syslog, "ended")
+        heard(syslog, "stopped")
 
 
 def test_a_missing_syslog_blocks_nothing(stage):
