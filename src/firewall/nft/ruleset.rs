@@ -127,6 +127,19 @@ mod tests {
     }
 
     #[test]
+    fn every_chain_that_is_jumped_to_exists() {
+        for turnstile in [Turnstile::AtSyn, Turnstile::AtAck] {
+            let text = draft(&everywhere(), turnstile, 0);
+            for (_, rest) in
+                ["jump ", "goto "].iter().flat_map(|verb| text.match_indices(verb).map(|(at, _)| text.split_at(at + 5)))
+            {
+                let chain = rest.lines().next().unwrap();
+                assert!(text.contains(&format!("\nchain {chain} {{\n")), "{chain}");
+            }
+        }
+    }
+
+    #[test]
     fn every_name_has_a_value_and_rules_are_counted() {
         for (turnstile, rules) in [(Turnstile::AtSyn, 30), (Turnstile::AtAck, 44)] {
             let text = draft(&everywhere(), turnstile, 0);
