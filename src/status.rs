@@ -4,10 +4,11 @@
 //! the clock does not change them.
 
 use crate::say;
+use crate::sys::file;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -199,13 +200,32 @@ pub fn open(directory: &Path) -> io::Result<File> {
     File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
+/// The length of the trial's record: a checksum and a line, behind the watcher's record.
+const TRIAL: usize = 64;
+
+/// Records the state of the trial of the daemon that runs on `directory`, and when it ends.
+pub fn write_trial(directory: &Path, daemon: u32, state: &str, end: u64) -> io::Result<()> {
+    let mut text = format!("{daemon} {end} {state}\n").into_bytes();
+    text.resize(TRIAL - CHECKSUM, b'\n');
+    open(directory)?.write_all_at(&[&checksum(&text).to_be_bytes()[..], &text].concat(), BYTES as u64)
+}
+
+/// Reads the state of the trial of a daemon, and when it ends; `None` if there is no trial.
+pub fn read_trial(directory: &Path, daemon: u32) -> Option<(String, u64)> {
+    let bytes = file::read_small(&path(directory).ok()?).ok()?;
+    let (sum, text) = bytes.get(BYTES..BYTES + TRIAL)?.split_at_checked(CHECKSUM)?;
+    let line = &mut std::str::from_utf8(text).ok()?.split('\n').next()?;
+    let same = sum == checksum(text).to_be_bytes() && number(line) == Some(daemon.into());
+    let end = number(line)?;
+    same.then(|| ((*line).to_owned(), end))
+}
+
 /// Reads the record of the daemon that runs on `directory`, or has run there since boot; `None` if there is none.
 pub fn read(directory: &Path) -> Option<Status> {
     let path = path(directory).ok()?;
     for _ in 0..ATTEMPTS {
-        let mut bytes = Vec::new();
-        File::open(&path).ok()?.take(BYTES as u64).read_to_end(&mut bytes).ok()?;
-        if let Some(status) = Status::decode(&bytes) {
+        let bytes = file::read_small(&path).ok()?;
+        if let Some(status) = bytes.get(..BYTES).and_then(Status::decode) {
             return Some(status);
         }
         thread::sleep(Duration::from_millis(1));

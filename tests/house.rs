@@ -336,6 +336,8 @@ fn the_code_that_runs_as_root_is_short_and_its_length_is_published() {
     for (process, name, most) in [
         ("supervisor", "supervisor", 250),
         ("supervisor", "children", 100),
+        ("supervisor", "end", 50),
+        ("supervisor", "trial", 100),
         ("supervisor", "setup", 250),
         ("supervisor", "last_good", 100),
         ("all three", "privileges", 100),

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// The long options that take a value. The next word is always the value, even if it starts with a dash.
-const VALUED: &[&str] = &["--as", "--dir", "--listen", "--port", "--ports", "--user", "--wire"];
+const VALUED: &[&str] = &["--as", "--dir", "--listen", "--port", "--ports", "--trial", "--user", "--wire"];
 
 /// An applet's arguments.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use argh::FromArgs;
 use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 /// The outcome of an applet.
 pub enum Outcome {
@@ -61,6 +62,9 @@ struct DaemonArgs {
     /// check the configuration, print what the daemon would do, and exit
     #[argh(switch)]
     check: bool,
+    /// lift the guard after this time, such as 10m, unless a knock has opened a port
+    #[argh(option)]
+    trial: Option<String>,
     /// remove the guard and all other rules of the daemon, and exit; stop the daemon first
     #[argh(switch)]
     unguard: bool,
@@ -255,11 +259,12 @@ pub fn knock(arguments: &Arguments) -> Result<Outcome> {
 pub fn daemon(arguments: &Arguments) -> Result<Outcome> {
     parsed(arguments, |args: DaemonArgs| {
         let directory = server_directory(arguments, args.dir);
-        match (args.check, args.unguard, args.background) {
+        let trial = args.trial.map(|typed| duration(&typed)).transpose()?;
+        match (args.check, args.unguard, args.background || trial.is_some()) {
             (true, false, false) => daemon::check(directory)?,
             (false, true, false) => daemon::unguard(directory)?,
-            (false, false, background) => daemon::supervisor(directory, background)?,
-            _ => return Err(Error::usage("--check, --unguard and --background exclude each other")),
+            (false, false, _) => daemon::supervisor(directory, args.background, trial)?,
+            _ => return Err(Error::usage("--check and --unguard exclude other options")),
         }
         Ok(0)
     })
@@ -382,6 +387,15 @@ fn port(typed: &str) -> std::result::Result<u16, String> {
 fn port_list(typed: &str) -> std::result::Result<Ports, String> {
     let ports = Ports::parse(typed).map_err(|word| not_a_port(&word))?;
     if ports.is_empty() { Err("it lists no port".into()) } else { Ok(ports) }
+}
+
+/// Reads a duration such as `90s`, `10m` or `1h`.
+fn duration(typed: &str) -> Result<Duration> {
+    let unit = [("s", 1), ("m", 60), ("h", 3600)].into_iter();
+    let read = |(unit, seconds): (&str, u64)| Some(typed.strip_suffix(unit)?.parse::<u32>().ok()? as u64 * seconds);
+    let seconds = unit.filter_map(read).next().filter(|seconds| (1..=86_400).contains(seconds));
+    let wrong = || Error::usage(format!("option --trial: {typed:?} is not a time up to 24h, such as 10m"));
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
 fn not_a_port(typed: &str) -> String {

@@ -3,6 +3,7 @@
 use crate::config::{self, Log};
 use crate::ports::Ports;
 use std::net::IpAddr;
+use std::time::Instant;
 
 /// The parameters of our rules.
 #[derive(Clone, Debug)]
@@ -11,6 +12,8 @@ pub struct Rules {
     pub knock_ports: Ports,
     /// The ports that only a knock opens.
     pub guard: Ports,
+    /// When the guard ends; `None` if it stays.
+    pub end_of_guard: Option<Instant>,
     /// The interfaces that the guard applies to; empty means all but lo.
     pub interfaces: Vec<String>,
     /// The bit of the connection mark that admitted connections carry.
@@ -35,6 +38,7 @@ impl Rules {
         Self {
             knock_ports,
             guard: config.guard.clone(),
+            end_of_guard: None,
             interfaces: config.interfaces.clone(),
             mark: config.mark,
             delay: config.delay,
@@ -42,7 +46,18 @@ impl Rules {
             level,
         }
     }
+
+    /// Returns for how many seconds the kernel is to hold a guard that ends, 0 if it has ended.
+    ///
+    /// The kernel's clock for that goes on steadily, whatever the time is set to.
+    pub fn seconds_of_guard(&self) -> Option<u64> {
+        let left = self.end_of_guard?.saturating_duration_since(Instant::now());
+        Some(if left.is_zero() { 0 } else { left.as_secs() + GRACE })
+    }
 }
+
+/// How many seconds a daemon that runs has for ending a guard before the kernel does.
+const GRACE: u64 = 2;
 
 /// The packet of a connection that uses an opening up, with nftables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +142,7 @@ pub(super) mod tests {
         Rules {
             knock_ports: Ports::parse("20022").unwrap(),
             guard: Ports::parse("22").unwrap(),
+            end_of_guard: None,
             interfaces: Vec::new(),
             mark: 0x0800_0000,
             delay: 15,
@@ -140,6 +156,7 @@ pub(super) mod tests {
         Rules {
             knock_ports: Ports::parse("20022,20443").unwrap(),
             guard: Ports::parse("22,443").unwrap(),
+            end_of_guard: None,
             interfaces: vec!["eth0".into(), "wan".into()],
             mark: 0x10,
             delay: 30,

@@ -56,7 +56,8 @@ impl Wall {
     /// Makes the same rules again.
     pub fn restore(&mut self, backend: Backend, rules: &Rules) -> Result<()> {
         match &mut self.made {
-            Some(Made::Nft(wall)) if !self.gone => {
+            // What is left of a trial's time is less now.
+            Some(Made::Nft(wall)) if !self.gone && rules.end_of_guard.is_none() => {
                 let made = wall.make();
                 self.gone = made.is_err();
                 made

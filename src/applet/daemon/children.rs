@@ -1,7 +1,8 @@
 //! Starts and stops the watcher and the opener.
 
 use super::LogTarget;
-use super::ipc::READY;
+use super::end::End;
+use super::ipc::{OPENED, READY};
 use super::setup::Setup;
 use crate::config::Log;
 use crate::error::{Error, Result};
@@ -13,7 +14,16 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::ExitStatus;
+
+/// What the opener has told.
+pub(super) enum Heard {
+    /// Both children are ready.
+    Ready,
+    /// A knock has opened a port.
+    Opened,
+    /// Nothing: it has ended.
+    Nothing,
+}
 
 /// The two running child processes.
 pub(super) struct Children {
@@ -64,25 +74,33 @@ impl Children {
         self.says.as_fd()
     }
 
-    /// Reads the opener's message. An opener that sends anything but [`READY`] is killed.
-    pub(super) fn hear_ready(&mut self) -> bool {
+    /// Reads the opener's message. An opener that sends anything else than it may is killed.
+    pub(super) fn hear(&mut self) -> Heard {
         let mut said = [0; READY.len()];
-        self.ready = self.says.read(&mut said).is_ok_and(|length| length == READY.len()) && said == *READY;
-        if !self.ready {
-            self.opener.end();
+        let length = self.says.read(&mut said).unwrap_or(0);
+        match (self.ready, said.get(..length).unwrap_or_default()) {
+            (false, READY) => {
+                self.ready = true;
+                Heard::Ready
+            }
+            (true, OPENED) => Heard::Opened,
+            _ => {
+                self.opener.end();
+                Heard::Nothing
+            }
         }
-        self.ready
     }
 
-    /// Returns the exit statuses of children that have exited. If one has, it waits briefly for the other.
-    pub(super) fn ends(&mut self) -> (Option<ExitStatus>, Option<ExitStatus>) {
-        let (watcher, opener) = (self.watcher.ended(), self.opener.ended());
+    /// Returns what it means that children have exited. If one has, it waits briefly for the other.
+    pub(super) fn end(&mut self) -> Option<End> {
+        let (mut watcher, mut opener) = (self.watcher.ended(), self.opener.ended());
         match (watcher, opener) {
-            (Some(_), None) => (watcher, self.opener.ended_soon()),
+            (Some(_), None) => opener = self.opener.ended_soon(),
             // The opener exits with code 1 when the watcher is gone, and may be reaped first.
-            (None, Some(status)) if !self.ready || status.code() == Some(1) => (self.watcher.ended_soon(), opener),
-            _ => (watcher, opener),
+            (None, Some(status)) if !self.ready || status.code() == Some(1) => watcher = self.watcher.ended_soon(),
+            _ => {}
         }
+        End::of(self.ready, watcher, opener)
     }
 
     /// Stops both processes. The opener first: the watcher holds the locks of the counters that it asks for.

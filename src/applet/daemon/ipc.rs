@@ -6,6 +6,7 @@
 //! | supervisor | watcher | the configuration's text, once, before the opener exists | at most [`CONFIG`] |
 //! | watcher | opener | [`READY`], once | 1 |
 //! | opener | supervisor | [`READY`], once | 1 |
+//! | opener | supervisor | [`OPENED`], once | 1 |
 //! | watcher | opener | [`OpenRequest`] | 24 |
 //! | opener | watcher | [`OpenReply`], one for each request | 1 |
 
@@ -16,6 +17,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The sender has opened what it needs, dropped its privileges, and is listening.
 pub const READY: &[u8] = b"+";
+
+/// "A knock has opened a port", from the opener to the supervisor, once.
+pub const OPENED: &[u8] = b"o";
 
 /// The longest configuration, in bytes.
 pub const CONFIG: usize = file::LONGEST;

@@ -9,6 +9,7 @@
 mod check;
 mod children;
 mod doctor;
+mod end;
 mod hooks;
 pub mod ipc;
 mod last_good;
@@ -18,6 +19,7 @@ mod pause;
 mod privileges;
 mod setup;
 mod supervisor;
+mod trial;
 pub mod watcher;
 
 pub use check::run as check;

@@ -3,7 +3,7 @@
 //! It reads requests of fixed length, validates them again and exits on an invalid one. It never sees a key or a log
 //! line.
 
-use super::ipc::{OpenReply, OpenRequest, OpenerLimits, READY};
+use super::ipc::{OPENED, OpenReply, OpenRequest, OpenerLimits, READY};
 use super::privileges::{self, Kept, opener_user};
 use super::{LogTarget, hooks};
 use crate::error::{Error, Result};
@@ -38,7 +38,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
         None => (backend, None),
     };
     let backend = Backend::named(backend).ok_or_else(|| Error::usage("the supervisor starts the opener"))?;
-    let (channel, ready) = (Channel::from(process::inherited(0)), File::from(process::inherited(1)));
+    let (channel, mut supervisor_end) = (Channel::from(process::inherited(0)), File::from(process::inherited(1)));
     process::leave_signals_to_supervisor().map_err(|cause| Error::system("set the signal mask", cause))?;
 
     let limits = receive_limits(&channel)?;
@@ -56,8 +56,8 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
     if channel.receive(&mut said).ok() != Some(READY.len()) || said != *READY {
         return Err(Error::refused("the watcher did not start"));
     }
-    { ready }.write_all(READY).map_err(|cause| Error::system("report to the supervisor", cause))?;
-    serve(&channel, &limits, &mut admitter)
+    supervisor_end.write_all(READY).map_err(|cause| Error::system("report to the supervisor", cause))?;
+    serve(&channel, &limits, &mut admitter, supervisor_end)
 }
 
 fn receive_limits(channel: &Channel) -> Result<OpenerLimits> {
@@ -67,7 +67,8 @@ fn receive_limits(channel: &Channel) -> Result<OpenerLimits> {
     limits.ok_or_else(|| Error::refused("the supervisor sent invalid opener limits"))
 }
 
-fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> Result<u8> {
+fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter, supervisor: File) -> Result<u8> {
+    let mut supervisor = Some(supervisor);
     let mut unused = Unused::default();
     loop {
         unused.report(channel, admitter).map_err(|cause| Error::system("wait for the watcher", cause))?;
@@ -84,6 +85,10 @@ fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter) -> R
             Ok(answer) => {
                 hooks::step("opener: opened");
                 channel.send(&answer.to_bytes()).map_err(|cause| Error::system("answer the watcher", cause))?;
+                if answer == OpenReply::Opened {
+                    // Once: the supervisor waits for this during a trial only.
+                    let _ = supervisor.take().map(|mut supervisor| supervisor.write_all(OPENED));
+                }
             }
             Err(cause) => {
                 say::error(&Error::system("open a port in the firewall", cause));

@@ -2,13 +2,13 @@
 //! changes and child exits. It never reads data from the network.
 
 use super::LogTarget;
-use super::children::Children;
+use super::children::{Children, Heard};
+use super::end::End;
 use super::last_good;
-use super::opener::RULES_GONE;
 use super::pause::{self, Pause};
 use super::privileges;
 use super::setup::{self, Setup};
-use super::watcher::LOG_MOVED;
+use super::trial::Trial;
 use crate::config::Log;
 use crate::error::{Error, Result, reason};
 use crate::firewall::{Backend, Rules, Wall};
@@ -17,14 +17,15 @@ use crate::sys::poll;
 use crate::sys::process::{self, Background, Signal, Signals};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 /// The retry interval for rules that could not be made.
 const NEXT_REPAIR: Duration = Duration::from_millis(100);
 
 /// Runs the daemon on `directory`, in the foreground or in the background.
-pub fn run(directory: &Path, background: bool) -> Result<()> {
+///
+/// The guard is on trial for the duration `trial`, if there is one.
+pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Result<()> {
     setup::must_be_root()?;
     process::close_inherited().map_err(|cause| Error::system("close inherited descriptors", cause))?;
     // Block signals first, so that an early SIGHUP waits instead of terminating a daemon that is starting.
@@ -39,8 +40,11 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
     let background = background.map_err(|cause| Error::system("run in the background", cause))?;
     // From here on there are rules, so SIGTERM must shut down in order.
     signals.hold_end().map_err(|cause| Error::system("block signals", cause))?;
+    let trial = Trial::new(trial, Instant::now());
+    setup.rules.end_of_guard = trial.end_of_guard();
     let mut wall = Wall::default();
     wall.make(setup.backend, &setup.rules)?;
+    trial.announce(directory);
     // The guard is active, so units that wait for it, such as the network, may start now.
     if let Err(cause) = process::notify_ready() {
         say::warn(format_args!("cannot notify the service manager: {}", reason(&cause)));
@@ -56,14 +60,17 @@ pub fn run(directory: &Path, background: bool) -> Result<()> {
         children: None,
         pause: Pause::default(),
         ready_said: false,
+        trial,
     };
     let ended = supervisor.supervise(&signals);
     supervisor.stop_children();
+    let end = supervisor.trial.end(Instant::now());
+    supervisor.setup.rules.end_of_guard = supervisor.trial.end_of_guard();
     // Whatever happened, make sure that the guard is in place.
     supervisor.wall.disown();
     let guarded = supervisor.wall.restore(supervisor.setup.backend, &supervisor.setup.rules);
     match &guarded {
-        Ok(()) => say::note("stopped; the guard stays, and knocks open nothing until the daemon runs again"),
+        Ok(()) => say::note(end),
         Err(error) if ended.is_err() => say::error(error),
         Err(_) => {}
     }
@@ -94,6 +101,7 @@ struct Supervisor<'a> {
     pause: Pause,
     /// Whether "ready" has been logged for this setup.
     ready_said: bool,
+    trial: Trial,
 }
 
 impl Supervisor<'_> {
@@ -107,7 +115,7 @@ impl Supervisor<'_> {
                     Err(error) => self.start_failed(error)?,
                 }
             }
-            let starting = self.children.as_ref().filter(|children| !children.ready);
+            let starting = self.children.as_ref().filter(|children| !children.ready || self.trial.is_undecided());
             let links = self.setup.links.as_ref().map(AsFd::as_fd);
             let fds = [Some(signals.as_fd()), Some(self.setup.watch.as_fd()), links, starting.map(Children::fd)];
             let [signalled, changed, relinked, said] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
@@ -128,6 +136,9 @@ impl Supervisor<'_> {
             if said {
                 self.hear()?;
             }
+            if self.trial.expire(Instant::now()) {
+                self.settle_trial();
+            }
             match if signalled { signals.next().map_err(waiting)? } else { None } {
                 None => {}
                 Some(Signal::Child) => self.look_after_children()?,
@@ -140,14 +151,22 @@ impl Supervisor<'_> {
     /// Returns how long to wait for events.
     fn timeout(&self) -> Option<Duration> {
         let start = self.children.is_none().then(|| self.pause.left(Instant::now()));
-        start.into_iter().chain(self.wall.is_gone().then_some(NEXT_REPAIR)).min()
+        let trial = self.trial.left(Instant::now());
+        start.into_iter().chain(self.wall.is_gone().then_some(NEXT_REPAIR)).chain(trial).min()
     }
 
     /// Handles a message from the opener: both children are ready, or the opener has exited.
     fn hear(&mut self) -> Result<()> {
         let Some(children) = &mut self.children else { return Ok(()) };
-        if !children.hear_ready() {
-            return self.look_after_children();
+        match children.hear() {
+            Heard::Ready => {}
+            Heard::Opened => {
+                if self.trial.opened() {
+                    self.settle_trial();
+                }
+                return Ok(());
+            }
+            Heard::Nothing => return self.look_after_children(),
         }
         if !std::mem::replace(&mut self.ready_said, true) {
             self.setup.say_ready();
@@ -163,37 +182,21 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Reaps children. If the watcher or the opener has exited, the daemon ends, unless the rules must be made again,
-    /// the log must be reopened, or the two were not ready yet.
+    /// Reaps children. If one has exited, the daemon ends, unless the rules must be made again, the log must be
+    /// reopened, or the two were not ready yet.
     fn look_after_children(&mut self) -> Result<()> {
-        let Some(children) = &mut self.children else { return Ok(()) };
-        let (watcher, opener) = children.ends();
-        if watcher.is_none() && opener.is_none() {
-            return Ok(());
-        }
-        let ready = children.ready;
+        let Some(end) = self.children.as_mut().and_then(Children::end) else { return Ok(()) };
         self.stop_children();
-        let how = |end: Option<ExitStatus>| end.map_or("still running".to_owned(), |status| status.to_string());
-        let (watcher_end, opener_end) = (how(watcher), how(opener));
-        let why = match (watcher, opener) {
-            (_, Some(status)) if status.code() == Some(RULES_GONE.into()) => {
+        match end {
+            End::RulesGone => {
                 self.repair();
                 self.restart_children();
-                return Ok(());
             }
-            (Some(status), _) if ready && status.code() == Some(LOG_MOVED.into()) => {
-                self.restart_children();
-                return Ok(());
-            }
-            _ if !ready => {
-                let why = format!("the watcher ({watcher_end}) and the opener ({opener_end}) failed to start");
-                return self.start_failed(Error::refused(format!("{why}; see above")));
-            }
-            // The opener always exits after the watcher, so only the watcher's status matters.
-            (Some(_), _) => format!("the watcher ended ({watcher_end})"),
-            _ => format!("the opener ended ({opener_end})"),
-        };
-        Err(Error::refused(why))
+            End::LogMoved => self.restart_children(),
+            End::NotStarted(why) => return self.start_failed(Error::refused(why)),
+            End::Failed(why) => return Err(Error::refused(why)),
+        }
+        Ok(())
     }
 
     /// Handles children that could not be started or exited before they were ready.
@@ -222,6 +225,7 @@ impl Supervisor<'_> {
             Err(error) => return say_unchanged(&error),
         };
         setup.say_warnings();
+        setup.rules.end_of_guard = self.trial.end_of_guard();
         self.stop_children();
         self.ready_said = false;
         let old = std::mem::replace(&mut self.setup, setup);
@@ -257,10 +261,17 @@ impl Supervisor<'_> {
             self.restart_children();
         }
         let logged = self.wall.is_gone();
+        self.setup.rules.end_of_guard = self.trial.end_of_guard();
         match make(&mut self.wall, self.setup.backend, &self.setup.rules) {
             Err(error) if !logged => say::error(&error),
             _ => {}
         }
+    }
+
+    /// Makes the rules as the trial has ended.
+    fn settle_trial(&mut self) {
+        self.make_rules(Wall::make);
+        self.trial.announce(self.directory);
     }
 
     /// Schedules a restart of the children.

@@ -39,6 +39,11 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
         Value::Text(sandbox::describe()),
     ];
     output.object("daemon", DAEMON, &daemon);
+    let trial = status::read_trial(directory, status.daemon).filter(|_| running).map(|(state, end)| {
+        let left = end.saturating_sub(uptime);
+        [Value::Text(state), if left > 0 { Value::Seconds(left) } else { Value::Nothing }]
+    });
+    output.object("trial", &["state", "left"], trial.as_ref().map_or(&[], |values| values));
     output.object("counts", &COUNTS, &status.counts.map(Value::Number));
     let problem = status.problem.map(|(at, text)| [Value::Time(time(at)), Value::Text(text)]);
     output.object("problem", &["time", "text"], problem.as_ref().map_or(&[], |values| values));

@@ -46,6 +46,9 @@ impl Wall {
                 )
             };
             made.push(make(version, rules).map_err(failed)?);
+            if rules.seconds_of_guard() > Some(0) {
+                openings::begin_trial(version).map_err(failed)?;
+            }
         }
         Ok(Self(made))
     }

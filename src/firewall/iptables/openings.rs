@@ -1,6 +1,6 @@
 //! Openings in the lists of the `recent` match: lines written to files in /proc.
 
-use super::ruleset::{IpVersion, versions};
+use super::ruleset::{IpVersion, LISTS, versions};
 use crate::error::{Error, Result};
 use crate::firewall::rules::{Admission, Opening, StandingOpening};
 use crate::ports::Ports;
@@ -8,6 +8,7 @@ use crate::sys::process;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
+use std::path::Path;
 
 /// Writes openings into the lists.
 pub(in crate::firewall) struct ListWriter {
@@ -58,6 +59,13 @@ impl ListWriter {
         let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (version, opening.port));
         list.map(|(_, _, file)| file)
     }
+}
+
+/// Starts the time for which the rules of a guard on trial match.
+pub(super) fn begin_trial(version: IpVersion) -> io::Result<()> {
+    let (list, any) = version.trial();
+    let mut file = File::options().write(true).open(Path::new(LISTS).join(list))?;
+    file.write_all(format!("+{any}\n").as_bytes())
 }
 
 /// Returns the addresses in the lists of the ports in `guard`. The kernel keeps an address in the list after its time

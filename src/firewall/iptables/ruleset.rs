@@ -13,6 +13,9 @@ const JUMPS: [(&str, &str); 3] = [
     ("-A FORWARD ", "-j KNOCKKNOCK-FORWARD\n"),
 ];
 
+/// The directory with the lists of xt_recent.
+pub(super) const LISTS: &str = "/proc/net/xt_recent";
+
 /// iptables or ip6tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum IpVersion {
@@ -66,7 +69,16 @@ impl IpVersion {
     }
 
     pub(super) fn list_path(self, port: u16) -> PathBuf {
-        Path::new("/proc/net/xt_recent").join(self.list(port))
+        Path::new(LISTS).join(self.list(port))
+    }
+
+    /// The list whose only address says that the guard is on trial, and that address: what is left of any
+    /// under a mask of zeros.
+    pub(super) fn trial(self) -> (&'static str, &'static str) {
+        match self {
+            Self::V4 => ("kktrial", "0.0.0.0"),
+            Self::V6 => ("kktrialv6", "::"),
+        }
     }
 }
 
@@ -127,10 +139,20 @@ fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>)
     let one = |value: &str| vec![value.to_owned()];
     let ports = |ports: &Ports| ports.iter().map(|port| port.to_string()).collect();
     // Where the guard applies; knocks are heard everywhere.
-    let on = match rules.interfaces.is_empty() {
+    let mut on = match rules.interfaces.is_empty() {
         true => one(""),
         false => rules.interfaces.iter().map(|name| format!("-i {name} ")).collect(),
     };
+    // The kernel ends a guard on trial by itself.
+    match rules.seconds_of_guard() {
+        None => {}
+        Some(0) => on.clear(),
+        Some(seconds) => {
+            let (list, any) = version.trial();
+            let name = format!("-m recent --name {list} --rcheck --seconds {seconds} --mask {any} ");
+            on.iter_mut().for_each(|on| on.push_str(&name));
+        }
+    }
     let log = match rules.group {
         // Headers are enough: 60 bytes of IPv4 or 40 of IPv6, and 60 of TCP.
         Some(group) => format!("NFLOG --nflog-group {group} --nflog-size 128 --nflog-threshold 1"),
@@ -159,6 +181,7 @@ fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>)
 mod tests {
     use super::*;
     use crate::firewall::rules::tests::{assert_golden, everywhere, on_two_interfaces, unguarded};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn the_rules_are_those_in_the_golden_files() {
@@ -203,5 +226,17 @@ mod tests {
         let others = "-P PREROUTING ACCEPT\n-N OTHER\n-A OTHER -j ACCEPT\n";
         assert_eq!(own(&format!("{others}{ours}{jump}-A PREROUTING -j OTHER\n")), format!("{ours}-j KNOCKKNOCK\n"));
         assert_eq!(own(&format!("{others}{ours}-A PREROUTING -j OTHER\n{jump}")), ours, "the jump is not the first");
+    }
+
+    #[test]
+    fn a_guard_on_trial_ends_by_itself() {
+        let drops = |seconds| {
+            let end_of_guard = Some(Instant::now() + Duration::from_secs(seconds));
+            let text = script(IpVersion::V6, &Rules { end_of_guard, ..on_two_interfaces() }, "");
+            text.lines().filter(|line| line.ends_with("-j DROP")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let condition = " -m recent --name kktrialv6 --rcheck --seconds 601 --mask :: ";
+        assert!(!drops(600).is_empty() && drops(600).iter().all(|line| line.contains(condition)));
+        assert!(drops(0).is_empty(), "it is over");
     }
 }

@@ -108,7 +108,7 @@ impl Contents {
         let lists =
             socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, elements_of(table, name).bytes())?;
         let lists = lists.iter().map(|list| attribute_of(list, NFTA_SET_ELEM_LIST_ELEMENTS));
-        let mut elements: Vec<&[u8]> = lists.flat_map(attributes).map(|(_, element)| element).collect();
+        let mut elements: Vec<Vec<u8>> = lists.flat_map(attributes).map(|(_, element)| lasting(element)).collect();
         // A hash lists elements in any order.
         elements.sort_unstable();
         for some in elements.chunks(ELEMENTS) {
@@ -170,6 +170,15 @@ pub(super) fn admit_older_connections() -> Batch {
     });
     batch.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
     batch
+}
+
+/// An element without the time that it has left.
+fn lasting(element: &[u8]) -> Vec<u8> {
+    let mut lasting = Writer::default();
+    for (kind, value) in attributes(element).filter(|(kind, _)| *kind != NFTA_SET_ELEM_EXPIRATION) {
+        lasting.attribute(kind, value);
+    }
+    lasting.bytes().to_vec()
 }
 
 /// The transaction that deletes a table.

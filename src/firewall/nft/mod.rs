@@ -54,13 +54,12 @@ impl Wall {
         let socket =
             Socket::open(libc::NETLINK_NETFILTER).map_err(|cause| Error::system("open a netlink socket", cause))?;
         let owned = !plain() && contents::can_own(&socket, DRAFT);
-        let flags = if owned { NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST } else { 0 };
-        Ok(Self { contents: translate(&socket, rules, turnstile, flags)?, socket })
+        Ok(Self { contents: translate(&socket, rules, turnstile, owned)?, socket })
     }
 
     /// Sets other rules, which are not in force yet.
     pub(in crate::firewall) fn translate(&mut self, rules: &Rules, turnstile: Turnstile) -> Result<()> {
-        self.contents = translate(&self.socket, rules, turnstile, self.contents.flags)?;
+        self.contents = translate(&self.socket, rules, turnstile, self.owner().is_some())?;
         Ok(())
     }
 
@@ -117,7 +116,13 @@ impl Wall {
 }
 
 /// Lets nft make a dormant table with the rules, and reads it.
-fn translate(socket: &Socket, rules: &Rules, turnstile: Turnstile, flags: u32) -> Result<Contents> {
+fn translate(socket: &Socket, rules: &Rules, turnstile: Turnstile, owned: bool) -> Result<Contents> {
+    // With its owner, the kernel removes a guard on trial too.
+    let flags = match (owned, rules.end_of_guard) {
+        (false, _) => 0,
+        (true, None) => NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST,
+        (true, Some(_)) => NFT_TABLE_F_OWNER,
+    };
     let mut seed = [0; 4];
     random::fill(&mut seed)?;
     let text = draft(rules, turnstile, u32::from_ne_bytes(seed));

@@ -63,6 +63,12 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
         Turnstile::AtAck => (at_ack, "ct label 60".to_owned(), "socket wildcard 0 "),
     };
     let some = |text: String| if text.is_empty() { Vec::new() } else { vec![text] };
+    let mut guarded = rules.guard.to_string();
+    // The kernel ends a guard on trial by itself.
+    if let Some(seconds) = rules.seconds_of_guard().filter(|_| !guarded.is_empty()) {
+        let timeout = format!(" timeout {seconds}s");
+        guarded = if seconds == 0 { String::new() } else { guarded.replace(',', &(timeout.clone() + ",")) + &timeout };
+    }
     // Where the guard applies; knocks are heard everywhere.
     let on = match rules.interfaces.is_empty() {
         true => String::new(),
@@ -80,7 +86,7 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
         ("<state>", some(state.to_owned())),
         ("<limit>", vec![limit.to_owned()]),
         ("<knock_ports>", some(rules.knock_ports.to_string())),
-        ("<guarded>", some(rules.guard.to_string())),
+        ("<guarded>", some(guarded)),
         ("<mark>", vec![mark]),
         ("<unmark>", vec![format!("{:#010x}", !rules.mark)]),
         ("<admitted>", vec![admitted]),
@@ -105,6 +111,7 @@ pub(super) fn checks(rules: &Rules, turnstile: Turnstile) -> [String; 2] {
 mod tests {
     use super::*;
     use crate::firewall::rules::tests::{assert_golden, everywhere, on_two_interfaces, unguarded};
+    use std::time::{Duration, Instant};
 
     const COMMENTED: Template = Template {
         sets: include_str!("sets.nft"),
@@ -137,6 +144,18 @@ mod tests {
                 assert!(text.contains(&format!("\nchain {chain} {{\n")), "{chain}");
             }
         }
+    }
+
+    #[test]
+    fn ports_on_trial_have_a_timeout() {
+        let guarded = |seconds| {
+            let end_of_guard = Some(Instant::now() + Duration::from_secs(seconds));
+            let text = draft(&Rules { end_of_guard, ..on_two_interfaces() }, Turnstile::AtAck, 0);
+            text.lines().filter(|line| line.starts_with("elements")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let knock_ports = "elements = { 20022,20443 }";
+        assert_eq!(guarded(600), [knock_ports, "elements = { 22 timeout 601s,443 timeout 601s }"]);
+        assert_eq!(guarded(0), [knock_ports], "it is over");
     }
 
     #[test]

@@ -1,0 +1,62 @@
+//! What the exit statuses of the watcher and the opener mean.
+
+use super::opener::RULES_GONE;
+use super::watcher::LOG_MOVED;
+use std::process::ExitStatus;
+
+/// What it means that the watcher or the opener has exited.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The rules are to be looked at, and made again.
+    RulesGone,
+    /// The log is to be reopened.
+    LogMoved,
+    /// They could not start, and why.
+    NotStarted(String),
+    /// One of them has failed, and how.
+    Failed(String),
+}
+
+impl End {
+    /// Judges the exit statuses of children that were `ready`, or not yet; `None` if both are running.
+    pub(super) fn of(ready: bool, watcher: Option<ExitStatus>, opener: Option<ExitStatus>) -> Option<Self> {
+        let how = |end: Option<ExitStatus>| end.map_or("still running".to_owned(), |status| status.to_string());
+        let (watcher_end, opener_end) = (how(watcher), how(opener));
+        Some(match (watcher, opener) {
+            (None, None) => return None,
+            (_, Some(status)) if status.code() == Some(RULES_GONE.into()) => Self::RulesGone,
+            (Some(status), _) if ready && status.code() == Some(LOG_MOVED.into()) => Self::LogMoved,
+            _ if !ready => {
+                let why = format!("the watcher ({watcher_end}) and the opener ({opener_end}) failed to start");
+                Self::NotStarted(why + "; see above")
+            }
+            // The opener always exits after the watcher, so only the watcher's status matters.
+            (Some(_), _) => Self::Failed(format!("the watcher ended ({watcher_end})")),
+            _ => Self::Failed(format!("the opener ended ({opener_end})")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn exit_statuses_are_judged() {
+        let code = |code: u8| Some(ExitStatus::from_raw(i32::from(code) << 8));
+        let killed = Some(ExitStatus::from_raw(9));
+        assert_eq!(End::of(true, None, None), None);
+        assert_eq!(End::of(true, None, code(RULES_GONE)), Some(End::RulesGone));
+        assert_eq!(End::of(true, code(1), code(RULES_GONE)), Some(End::RulesGone));
+        assert_eq!(End::of(true, code(LOG_MOVED), code(1)), Some(End::LogMoved));
+        assert!(matches!(End::of(false, code(LOG_MOVED), None), Some(End::NotStarted(_))));
+        assert!(matches!(End::of(false, None, code(1)), Some(End::NotStarted(why)) if why.contains("(still running)")));
+        assert!(
+            matches!(End::of(true, killed, code(1)), Some(End::Failed(why)) if why.contains("watcher ended (signal: 9"))
+        );
+        assert!(
+            matches!(End::of(true, None, killed), Some(End::Failed(why)) if why.contains("opener ended (signal: 9"))
+        );
+    }
+}
