@@ -31,7 +31,7 @@ def day_two():
 
 
 def test_the_commands_of_the_readme_work(root, tmp_path):  # noqa: F811
-    prepare, fetch, start, ssh_config = blocks("Quick start")
+    prepare, fetch, trial, ssh_config, start = blocks("Quick start")
     proxy, curl = blocks("Other programs")[0]
     tasks = day_two()
     add, listing, revoke = (tasks[task][0] for task in ("add a client", "list clients, openings and counts", "revoke a client"))
@@ -42,9 +42,13 @@ def test_the_commands_of_the_readme_work(root, tmp_path):  # noqa: F811
     lines = [f"server {quoted(line)}" for line in prepare]
     lines += [f"client {quoted(line)}" for line in fetch]
     lines += ["check 'port 22 is open before the daemon runs' connects 22"]
-    lines += [f"server {quoted(line)}" for line in start]
-    lines += ["check 'the guard stands' soon closed 22",
+    lines += [f"server {quoted(line)}" for line in trial]
+    lines += ["check 'the guard is on trial' soon closed 22",
               f"client {quoted('cat >~/.ssh/config <<END' + chr(10) + chr(10).join(ssh_config) + chr(10) + 'END')}",
+              "client 'ssh server.example.org true'",
+              f"server {quoted(start[0] + ' | grep passed')}"]
+    lines += [f"server {quoted(line)}" for line in start[1:]]
+    lines += ["check 'the guard stands' closed 22", "check 'the daemon is ready' soon more ': ready' 0",
               "client 'ssh server.example.org true'",
               "check 'the guard stands after ssh' closed 22",
               f"background {quoted(proxy)}",
