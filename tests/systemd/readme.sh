@@ -55,9 +55,10 @@ usermod -p '*' ann # not locked, and without a password
 install -d -m 700 -o ann /home/ann/.ssh
 install -m 600 -o ann /home/bob/.ssh/id_ed25519.pub /home/ann/.ssh/authorized_keys
 mkdir -p /run/sshd
-ssh-keygen -q -t ed25519 -N '' -f /tmp/host_key
-/usr/sbin/sshd -f /dev/null -h /tmp/host_key -o UsePAM=no -o PidFile=none -o Subsystem="sftp internal-sftp"
-sed 's/^\([^ ]* [^ ]*\).*/server.example.org \1/' /tmp/host_key.pub >/home/bob/.ssh/known_hosts
+# Not in /tmp, which is cleared once the unit of the trial has systemd start basic.target.
+ssh-keygen -q -t ed25519 -N '' -f /host_key
+/usr/sbin/sshd -f /dev/null -h /host_key -o UsePAM=no -o PidFile=none -o Subsystem="sftp internal-sftp"
+sed 's/^\([^ ]* [^ ]*\).*/server.example.org \1/' /host_key.pub >/home/bob/.ssh/known_hosts
 echo 'User ann' >/etc/ssh/ssh_config.d/ann.conf
 chown -R bob /home/bob/.ssh
 busybox nc -ll -p 80 -e echo welcome &
