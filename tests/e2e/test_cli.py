@@ -219,7 +219,7 @@ def test_a_check_that_cannot_print_is_an_error(stage):
 
 @pytest.mark.parametrize("typed, offered", [
     ("knockknock --wa", {"--wait"}), ("knockknock gen", {"genprofile"}), ("knockknock daemon --", {
-        "--dir", "--background", "--check", "--unguard", "--help"}), ("knockknock-genprofile --p", {"--ports"})])
+        "--dir", "--background", "--check", "--trial", "--unguard", "--help"}), ("knockknock-genprofile --p", {"--ports"})])
 def test_bash_completes_what_the_help_lists(typed, offered):
     script = subprocess.run([ROOT / "scripts/completions.sh", BINARY, "bash"], capture_output=True, text=True, check=True).stdout
     words = typed.split()
