@@ -63,19 +63,20 @@ class Contestant:
 
 
 class Knockknock(Contestant):
-    """Our daemon with a number of `profiles`, each with its own keys and knock port. The first one knocks."""
+    """Our daemon with a number of `profiles`, each with its own keys and, unless `shared`, its own knock port. The first
+    one knocks. They are classic, unless `wire` says otherwise."""
 
     label, knock_port = "knockknock", 30666
 
-    def __init__(self, network, store=DISK, log="kmsg", profiles=1, **config):
+    def __init__(self, network, store=DISK, log="kmsg", profiles=1, shared=False, wire=None, **config):
         super().__init__(network, store)
         self.stdin = config.pop("stdin", None)
         ports = config.pop("ports", PORT)
-        allowed = {"ports": ports} if ports else {}
+        settings = {**({"ports": ports} if ports else {}), **({"wire": wire} if wire else {})}
         self.key = packets.Key()
         for n in range(profiles):
             key = packets.Key() if n else self.key
-            key.write(self.path(f"profiles/{n}"), self.knock_port + n, **allowed)
+            key.write(self.path(f"profiles/{n}"), self.knock_port + (0 if shared else n), **settings)
         config = {"log": log, "firewall": "nft", "guard": PORT, **config}
         self.write("config", "\n".join(["[main]", *(f"{k} = {v}" for k, v in config.items())]) + "\n")
 

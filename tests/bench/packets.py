@@ -100,6 +100,11 @@ def knock_line(port, fields=None, source=None):
             f"{OPTIONS.format(random.getrandbits(32))} \n")
 
 
+def guess_line(port):
+    """The line of a guess at a stealth code, whose acknowledgment number is 0."""
+    return knock_line(port, (random.randint(1, 65535), random.getrandbits(32), 0, 64240))
+
+
 def foreign_line():
     """A line of a busy machine's kern.log that is not a knock: mostly other packets, some other kernel messages."""
     kind, head = random.randrange(10), stamp()

@@ -239,11 +239,11 @@ def foreign(section, quick):
                 {"lines/s": round(lines / median(ours)), "processor time": f"{median(cpu):.2f} s"})
 
 
-def per_line(ours, path):
-    """Returns the processor time per line in microseconds, without that of the start."""
+def per_line(ours, path, delay=0.5):
+    """Returns the processor time per line in microseconds, without that of the start and of the `delay` seconds after it."""
     with open(path, "rb") as file, open(f"{BUILD}/empty", "wb") as empty:
         lines = sum(1 for _ in file)
-    start, whole = (median([read_through(ours, name, delay=0.5)[1] for _ in range(3)]) for name in (empty.name, path))
+    start, whole = (median([read_through(ours, name, delay)[1] for _ in range(3)]) for name in (empty.name, path))
     return (whole - start) / lines * 1e6
 
 
@@ -254,10 +254,13 @@ def wrong_tag(section, quick):
     knock_port = Knockknock.knock_port
     path = write_lines("wrong.log", lambda: packets.knock_line(knock_port), count=count)
     section.group("Tried against a window of 20 counters")
-    for case, ports in (("any port allowed", None), ("`ports` set", PORT)):
-        with reader(ports=ports) as ours:
+    for case, goal, options in (("any port allowed", 200_000, {"ports": None}), ("`ports` set", 3_000_000, {}),
+                                ("stealth", 3_000_000, {"wire": "stealth"})):
+        if options.get("wire") == "stealth":
+            path = write_lines("wrong.log", lambda: packets.guess_line(knock_port), count=count)
+        with reader(**options) as ours:
             rate = 1e6 / per_line(ours, path)
-        section.row("knockknock", case, [rate], "lines/s", goal="≥ 200,000", met=rate >= 200_000)
+        section.row("knockknock", case, [rate], "lines/s", goal=f"≥ {goal:,}", met=rate >= goal)
     os.unlink(path)
     section.group("Searched for 10,000 counters ahead, `ports` set")
     for profiles in (1, 100):
@@ -286,6 +289,19 @@ def growth(section, quick):
             ready, memory_kb = ours.process.seconds_to_ready, ours.process.pss_kb()
         section.row("knockknock", plural(profiles, "profile"), [costs[profiles]], "µs/line", goal="independent of their number",
                     met=costs[profiles] <= 1.5 * costs[1], more={"ready after": f"{ready * 1000:.0f} ms", "memory": f"{memory_kb:,} KB"})
+    path = write_lines("growth.log", lambda: packets.guess_line(knock_port), count=count)
+    section.group("By the number of stealth profiles with one knock port")
+    for profiles in (1, 1000):
+        with reader(profiles=profiles, shared=True, wire="stealth") as ours:
+            costs[profiles] = per_line(ours, path, delay=5)     # until the table is full, of 2^20 codes with 1,000 profiles
+        section.row("knockknock", plural(profiles, "profile"), [costs[profiles]], "µs/line", goal="≤ 1.2 × one profile",
+                    met=costs[profiles] <= 1.2 * costs[1])
+    section.group("By the window, stealth")
+    for window in (20, 2000):
+        with reader(error_window=window, wire="stealth") as ours:
+            costs[window] = per_line(ours, path)
+        section.row("knockknock", f"{window:,} counters", [costs[window]], "µs/line", goal="≤ 1.5 × 20 counters",
+                    met=costs[window] <= 1.5 * costs[20])
     windows, cost = (20, 200) if quick else (20, 200, 2000), []
     path = write_lines("growth.log", lambda: packets.knock_line(knock_port), count=count // 20)
     section.group("By the window, any port allowed")
