@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// The buffer size, and so the longest line in bytes. Longer lines are skipped.
-const BUFFER: usize = 1 << 15;
+const BUFFER: usize = 1 << 16;
 
 /// A line buffer.
 pub struct Lines {

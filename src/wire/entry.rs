@@ -169,15 +169,18 @@ fn v4(text: &[u8]) -> Option<IpAddr> {
 
 /// Parses a decimal number of 32 bits and at most ten digits.
 pub fn number(digits: &[u8]) -> Option<u32> {
+    if !matches!(digits.len(), 1..=10) {
+        return None;
+    }
     let mut number = 0;
-    for byte in digits.get(..digits.len().min(11))? {
+    for byte in digits {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
             return None;
         }
         number = number * 10 + u64::from(digit);
     }
-    number.try_into().ok().filter(|_| (1..=10).contains(&digits.len()))
+    number.try_into().ok()
 }
 
 /// Parses a decimal number of 16 bits.
