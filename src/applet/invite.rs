@@ -1,4 +1,4 @@
-//! invite: prints the line with which a client gets its profile.
+//! invite and rotate: print the line with which a client gets its profile.
 
 use crate::config;
 use crate::error::{Error, Result};
@@ -25,7 +25,19 @@ pub fn run(directory: &Path, name: &str, host: &str, ports: Option<Ports>, again
             Found { name: name.into(), path: profile::create(&profiles, name, &config)? }
         }
     };
-    let invitation = profile::invite(&found, host, again)?;
+    print(directory, &found, host, again, is_new)
+}
+
+/// Gives the profile `name` in `directory` new keys, and prints an invitation with them. The old keys work until the
+/// first knock with the new ones.
+pub fn rotate(directory: &Path, name: &str, host: &str) -> Result<()> {
+    profile::check_spelling(host)?;
+    let found = profile::rotate(&directory.join("profiles"), name)?;
+    print(directory, &found, host, false, true)
+}
+
+fn print(directory: &Path, found: &Found, host: &str, again: bool, is_new: bool) -> Result<()> {
+    let invitation = profile::invite(found, host, again)?;
     if is_new {
         config::mention_reload(directory);
     }

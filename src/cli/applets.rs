@@ -107,6 +107,15 @@ pub const APPLETS: &[Applet] = &[
         run: start::accept,
     },
     Applet {
+        name: "rotate",
+        alias: "knockknock-rotate",
+        summary: "give a profile new keys",
+        usage: "NAME HOST",
+        letters: "",
+        privileges: Privileges::None,
+        run: start::rotate,
+    },
+    Applet {
         name: "revoke",
         alias: "knockknock-revoke",
         summary: "revoke a profile at once",

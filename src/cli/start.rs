@@ -122,6 +122,21 @@ struct AcceptArgs {
     host: Option<String>,
 }
 
+/// Gives a profile on the server new keys, and prints a line for knockknock accept. The old keys work until the first
+/// knock with the new ones.
+#[derive(FromArgs)]
+struct RotateArgs {
+    /// directory of the config and the profiles (default: /etc/knockknock.d)
+    #[argh(option)]
+    dir: Option<Directory>,
+    /// the name of the profile
+    #[argh(positional)]
+    name: String,
+    /// this server, by the name that the client types for it
+    #[argh(positional)]
+    host: String,
+}
+
 /// Revokes a profile on the server and deletes it. A running daemon opens nothing to it any more.
 #[derive(FromArgs)]
 struct RevokeArgs {
@@ -297,6 +312,12 @@ pub fn accept(arguments: &Arguments) -> Result<Outcome> {
     }
     parsed(arguments, |args: AcceptArgs| {
         accept::run(&client_home(arguments, args.dir)?, args.host.as_deref()).map(|()| 0)
+    })
+}
+
+pub fn rotate(arguments: &Arguments) -> Result<Outcome> {
+    parsed(arguments, |args: RotateArgs| {
+        invite::rotate(server_directory(arguments, args.dir), &args.name, &args.host).map(|()| 0)
     })
 }
 

@@ -11,6 +11,7 @@ mod invitation;
 mod keys;
 mod ownership;
 mod revoke;
+mod rotate;
 mod set;
 
 pub use choose::{Wanted, choose};
@@ -22,7 +23,8 @@ pub use home::{ProfileHome, check_spelling};
 pub use invitation::Invitation;
 pub use ownership::check_directory;
 pub use revoke::revoke;
-pub use set::{Found, Listing, find, list};
+pub use rotate::rotate;
+pub use set::{Found, Listing, REPLACED, find, list};
 
 use crate::error::{Error, Result};
 use crate::wire::{Ciphertext, Keys};

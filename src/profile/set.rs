@@ -13,6 +13,9 @@ pub const DISABLED: [&str; 2] = [".off", ".disabled"];
 /// Suffix of an unfinished profile; its name also has a leading dot.
 pub(super) const UNFINISHED: &str = ".new";
 
+/// Name suffix of a profile whose keys are being replaced. A knock with the profile of the name without it revokes it.
+pub const REPLACED: &str = ".replaced";
+
 /// A profile's name and directory. Nothing in the directory has been read yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {

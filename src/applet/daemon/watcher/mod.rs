@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::klog::{self, Klog, Notice};
 use crate::ports::PortSet;
-use crate::profile::{Counter, KeyIndex, Profile};
+use crate::profile::{Counter, KeyIndex, Profile, REVOKED};
 use crate::say;
 use crate::status;
 use crate::sys::sandbox::calls;
@@ -294,6 +294,10 @@ impl Watcher {
                 Action::Store { profile, next } => {
                     if self.store(profile, next) {
                         stored.push(profile);
+                        if let Some(old) = self.report.replaced_by(profile) {
+                            self.revoke_replaced(old);
+                            stored.push(old);
+                        }
                     }
                 }
                 Action::Report(event) => self.report.event(&event, Instant::now()),
@@ -327,6 +331,14 @@ impl Watcher {
                 self.report.not_stored(profile, counter.path(), &cause);
                 false
             }
+        }
+    }
+
+    /// Revokes the profile `old`, whose new keys have knocked, unless that is done.
+    #[allow(clippy::indexing_slicing, reason = "the engine's profiles and the counters are of one list")]
+    fn revoke_replaced(&mut self, old: usize) {
+        if self.counters[old].next() < REVOKED && self.store(old, REVOKED) {
+            self.report.revoked(old);
         }
     }
 

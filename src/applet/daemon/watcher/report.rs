@@ -5,6 +5,7 @@ use super::engine::{Event, Knock};
 use super::ignored::Ignored;
 use super::publication::Publication;
 use crate::applet::daemon::ipc::OpenReply;
+use crate::profile::REPLACED;
 use crate::say;
 use crate::status::Count;
 use crate::wire::Entry;
@@ -105,6 +106,17 @@ impl Report {
             "the counter file of profile {:?} was too low or damaged; stored the correct value",
             self.name(profile)
         ));
+    }
+
+    /// Returns the profile whose keys the keys of `profile` replace.
+    pub fn replaced_by(&self, profile: usize) -> Option<usize> {
+        let name = self.name(profile);
+        self.names.iter().position(|old| old.strip_suffix(REPLACED) == Some(name))
+    }
+
+    /// Logs that a profile's new keys have knocked, and that its old keys are revoked.
+    pub fn revoked(&self, old: usize) {
+        say::note(format_args!("profile {:?} is revoked: its new keys have knocked", self.name(old)));
     }
 
     /// Counts an overrun of the log.

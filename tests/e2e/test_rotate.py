@@ -1,0 +1,121 @@
+"""rotate: new keys beside the old ones, until the new ones have knocked."""
+
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from stage import BINARY, SERVER
+from test_genprofile import tree
+from test_invite import LINE, invite, run
+
+
+def rotate(directory, *arguments, **options):
+    return run("rotate", "--dir", directory, *arguments, **options)
+
+
+def reload(stage, profiles):
+    stage.daemon.process.send_signal(signal.SIGHUP)
+    stage.daemon.wait_for(f"{profiles} profiles")
+
+
+def test_the_old_client_knocks_until_the_new_one_has(stage, firewall, wire):
+    stage.open_up(firewall, wire=wire)
+    stage.open_port()
+    assert stage.connects()
+    done = stage.server.run(BINARY, "rotate", "gate", SERVER, "--dir", stage.server_dir)
+    assert LINE.fullmatch(done.stdout) and "systemctl reload" in done.stderr
+    for _ in range(2):  # before the reload, and after it
+        stage.open_port()
+        assert stage.connects()
+        reload(stage, 3)
+    new = stage.directory / "new"
+    stage.client.run(BINARY, "accept", "--dir", new, input=done.stdout)
+    stage.open_port()
+    assert stage.connects(), "the old keys work until the new ones are used"
+    connected = stage.client.run(BINARY, "connect", "--dir", new, SERVER, stage.PORT, input="")
+    assert connected.stdout == "welcome\n"
+    stage.daemon.wait_for('profile "gate.replaced" is revoked: its new keys have knocked')
+    stage.opened()
+    for restart in (False, True):
+        if restart:
+            stage.daemon.stop()
+            stage.start_daemon()
+        stage.knock()
+        assert stage.nothing_opened(), "the old keys open nothing any more"
+    assert stage.client.run(BINARY, "connect", "--dir", new, SERVER, stage.PORT, input="").stdout == "welcome\n"
+
+
+def test_a_second_rotation_waits_for_a_knock_and_removes_the_oldest_keys(tmp_path):
+    invite(tmp_path, "laptop", "server.example.org", "--ports", 22)
+    profiles = tmp_path / "profiles"
+    keys = [(profiles / "laptop/mac.key").read_text()]
+    line = rotate(tmp_path, "laptop", "server.example.org").stdout
+    keys.append((profiles / "laptop/mac.key").read_text())
+    assert (profiles / "laptop.replaced/mac.key").read_text() == keys[0] != keys[1]
+    before = tree(tmp_path)
+    done = rotate(tmp_path, "laptop", "server.example.org")
+    assert done.returncode == 1 and "have not knocked yet" in done.stderr
+    again = re.search(r"again: (.*)", done.stderr)[1].replace("HOST", "server.example.org").split()
+    assert run(*again[1:], "--dir", tmp_path).stdout == line
+    assert tree(tmp_path) == before
+    (profiles / "laptop.replaced/counter").write_text("4294967296\n")  # as the daemon writes it
+    assert rotate(tmp_path, "laptop", "server.example.org").returncode == 0
+    assert (profiles / "laptop.replaced/mac.key").read_text() == keys[1]
+    assert {path.name for path in profiles.iterdir()} == {"laptop", "laptop.replaced"}
+
+
+def test_everything_but_keys_and_counter_stays(tmp_path):
+    run("genprofile", "old", 666, "--ports", "22,443", "--wire", "classic", "--dir", tmp_path)
+    config = (tmp_path / "profiles/old/config").read_text()
+    assert rotate(tmp_path, "old", SERVER).returncode == 0
+    assert (tmp_path / "profiles/old/config").read_text() == config
+
+
+@pytest.mark.parametrize("name, host, named", [("phone", SERVER, "there is no profile"), ("../x", SERVER, "there is no profile"),
+                                               ("laptop", "ann@host", 'write "host"')])
+def test_a_wrong_rotation_is_refused_with_nothing_changed(tmp_path, name, host, named):
+    invite(tmp_path, "laptop", "server.example.org", "--ports", 22)
+    before = tree(tmp_path)
+    done = rotate(tmp_path, name, host)
+    assert (done.returncode, done.stdout) == (1, "") and named in done.stderr
+    assert tree(tmp_path) == before
+
+
+def test_a_profile_that_is_revoked_during_its_rotation_has_no_keys_left(stage):
+    stage.open_up()
+    line = rotate(stage.server_dir, "gate", SERVER).stdout
+    reload(stage, 3)
+    new = stage.directory / "new"
+    stage.client.run(BINARY, "accept", "--dir", new, input=line)
+    stage.server.run(BINARY, "revoke", "gate", "--dir", stage.server_dir)
+    assert [path.name for path in (stage.server_dir / "profiles").iterdir()] == ["fence"]
+    stage.knock()
+    stage.client.run(BINARY, "-p", stage.PORT, "--dir", new, SERVER)
+    assert stage.nothing_opened()
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+@pytest.mark.parametrize("fault", ["error=ENOSPC", "signal=KILL"])
+@pytest.mark.parametrize("call", ["write", "fsync", "/rename.*"])
+def test_the_old_keys_survive_a_fault_at_any_step(tmp_path, call, fault):
+    invite(tmp_path / "first", "laptop", "server.example.org", "--ports", 22)
+    old = (tmp_path / "first/profiles/laptop/mac.key").read_text()
+    for number in range(1, 20):
+        directory = tmp_path / str(number)
+        shutil.copytree(tmp_path / "first", directory)
+        trace = tmp_path / "trace"
+        subprocess.run(["strace", "-f", "-qq", "-o", trace, "-e", f"inject={call}:{fault}:when={number}",
+                        BINARY, "rotate", "laptop", "server.example.org", "--dir", directory], stdout=-3, stderr=-3, timeout=20)
+        kept = [path.name for path in (directory / "profiles").glob("l*") if (path / "mac.key").read_text() == old]
+        assert kept in (["laptop"], ["laptop.replaced"])
+        if "INJECTED" not in trace.read_text() and "SIGKILL" not in trace.read_text():
+            break
+        # The next attempt does what is left, unless nothing is.
+        done = rotate(directory, "laptop", "server.example.org")
+        assert done.returncode == 0 or "have not knocked yet" in done.stderr
+        assert (directory / "profiles/laptop.replaced/mac.key").read_text() == old
+        assert (directory / "profiles/laptop/mac.key").read_text() != old
+    assert number > 1
