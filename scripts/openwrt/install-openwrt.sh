@@ -62,14 +62,13 @@ tar -C "$stage" --owner=0 --group=0 --numeric-owner -cf - etc lib usr |
 		! grep -qs "^knock-watcher\$" /proc/[0-9]*/comm || { /etc/init.d/knockknock restart && echo "Restarted the daemon."; }'
 cat <<EOF
 Copied to $router, and enabled. Next, on the router, with the guard on the WAN alone, which has to be up:
-  knockknock-genprofile NAME KNOCKPORT --ports 22
+  knockknock invite NAME HOST --ports 22
   . /lib/functions/network.sh && network_flush_cache
   network_get_device wan wan && uci add_list knockknock.main.interfaces="\$wan" &&
     uci add_list knockknock.main.guard=22 && uci commit knockknock
   /etc/init.d/knockknock check
-On the client, before the port closes (HOST: the name that it knocks at):
-  mkdir -p ~/.knockknock
-  scp -Or $router:/etc/knockknock.d/profiles/NAME ~/.knockknock/HOST
+(HOST: the name that the client types for the router). On the client, paste the line that it prints into:
+  knockknock accept
 And on the router:
   /etc/init.d/knockknock start; /etc/init.d/firewall reload
 A sysupgrade keeps all of it, if it keeps the configuration. After one to another processor, run this installer again.

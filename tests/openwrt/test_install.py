@@ -62,8 +62,8 @@ def test_installs_everything(tmp_path):
 
 def test_the_hint_creates_a_profile_first_and_guards_only_the_wan(tmp_path):
     said = Router(tmp_path).install().stdout
-    steps = ["knockknock-genprofile NAME", "network_get_device wan wan && ", 'knockknock.main.interfaces="$wan" &&\n',
-             "knockknock.main.guard=22 && ", "scp -Or root@router:/etc/knockknock.d/profiles/NAME ", "/etc/init.d/knockknock start",
+    steps = ["knockknock invite NAME HOST", "network_get_device wan wan && ", 'knockknock.main.interfaces="$wan" &&\n',
+             "knockknock.main.guard=22 && ", "knockknock accept", "/etc/init.d/knockknock start",
              "A sysupgrade keeps all of it"]
     places = [said.index(step) for step in steps]
     assert places == sorted(places)

@@ -34,13 +34,14 @@ def test_the_commands_of_the_readme_work(root, tmp_path):  # noqa: F811
     prepare, fetch, trial, ssh_config, start = blocks("Quick start")
     proxy, curl = blocks("Other programs")[0]
     tasks = day_two()
-    add, listing, revoke = (tasks[task][0] for task in ("add a client", "list clients, openings and counts", "revoke a client"))
+    [add, accept], [listing] = tasks["add a client"], tasks["list clients, openings and counts"]
+    [revoke], [rotate, put_aside, _] = tasks["revoke a client, at once"], tasks["replace keys"]
     reload, [upgrade], [uninstall, forget] = tasks["reload"][0], tasks["upgrade"], tasks["uninstall"]
     assert upgrade.startswith("git pull && make && ")  # no network in there, and nothing to pull
     upgrade = upgrade.removeprefix("git pull && make && ")
 
-    lines = [f"server {quoted(line)}" for line in prepare]
-    lines += [f"client {quoted(line)}" for line in fetch]
+    lines = [f"{'invite' if ' invite ' in line else 'server'} {quoted(line)}" for line in prepare]
+    lines += [f"{'accept' if ' accept' in line else 'client'} {quoted(line)}" for line in fetch]
     lines += ["check 'port 22 is open before the daemon runs' connects 22"]
     lines += [f"server {quoted(line)}" for line in trial]
     lines += ["check 'the guard is on trial' closed 22",
@@ -54,16 +55,16 @@ def test_the_commands_of_the_readme_work(root, tmp_path):  # noqa: F811
               f"background {quoted(proxy)}",
               f"client {quoted(curl.replace('https://server.example.org/', 'telnet://server.example.org:22') + ' --max-time 5 </dev/null | grep -q ^SSH-')}",
               # Day 2
-              f"server {quoted(add)}", f"reload {quoted(reload)}", f"server {quoted(listing + ' | grep phone')}",
-              "hand_over phone /home/bob/phone", "check 'the second client knocks' knocks 22 /home/bob/phone",
-              f"server {quoted(revoke)}", f"reload {quoted(reload)}",
+              f"invite {quoted(add)}", f"reload {quoted(reload)}", f"server {quoted(listing + ' | grep phone')}",
+              f"accept {quoted(accept + ' --dir ~/phone')}", "check 'the second client knocks' knocks 22 /home/bob/phone",
+              f"server {quoted(revoke)}",
               "check 'the revoked key opens nothing' not knocks 22 /home/bob/phone", "client 'ssh server.example.org true'",
-              f"server {quoted(add.replace('phone 43018', 'laptop2 43019'))}", f"reload {quoted(reload)}",
-              "client 'rm -r ~/.knockknock/server.example.org'", "hand_over laptop2 /home/bob/.knockknock",
-              f"server {quoted(revoke.replace('phone', 'laptop'))}", f"reload {quoted(reload)}",
-              "client 'ssh server.example.org true'",
+              f"invite {quoted(rotate)}", f"reload {quoted(reload)}", "client 'ssh server.example.org true'",
+              f"client {quoted(put_aside)}", f"accept {quoted(accept)}", "client 'ssh server.example.org true'",
+              "client 'mkdir ~/old && cp -r ~/.knockknock/old.off ~/old/server.example.org'",
+              "check 'the replaced key opens nothing' not knocks 22 /home/bob/old", "client 'ssh server.example.org true'",
               "server 'sed -i \"s/^guard.*/guard = 22, 80/\" /etc/knockknock.d/config'",
-              "server 'sed -i \"s/^ports.*/ports = 22, 80/\" /etc/knockknock.d/profiles/laptop2/config'",
+              "server 'sed -i \"s/^ports.*/ports = 22, 80/\" /etc/knockknock.d/profiles/laptop/config'",
               "client 'sed -i \"s/^ports.*/ports = 22, 80/\" ~/.knockknock/server.example.org/config'",
               "check 'port 80 is open before it is guarded' connects 80", f"reload {quoted(reload)}",
               "check 'port 80 is guarded' closed 80", "check 'a knock opens port 80' knocks 80 /home/bob/.knockknock",
