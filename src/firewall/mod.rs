@@ -20,6 +20,7 @@ pub use watch::RuleWatch;
 use crate::config;
 use crate::error::{Error, Result, reason};
 use crate::ports::Ports;
+use crate::sys::links;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -108,6 +109,13 @@ pub fn standing_openings(guard: &Ports) -> Option<(&'static str, Vec<StandingOpe
         return Some(("nft", openings));
     }
     iptables::exist().then(|| ("iptables", iptables::standing(guard)))
+}
+
+/// Returns a warning for each interface in a VRF. Our rules do not find its addresses local.
+pub fn vrf_warnings() -> Vec<String> {
+    let links = links::list().unwrap_or_default();
+    let in_vrf = links.iter().filter(|link| link.in_vrf);
+    in_vrf.map(|link| format!("interface {:?} is in a VRF: knocks are not heard there", link.name)).collect()
 }
 
 /// Removes our rules from both backends.

@@ -25,6 +25,8 @@ pub struct Link {
     /// Whether packets arrive under this interface's own name: it is up, and neither lo nor a port of a bridge,
     /// bond or team. A port of a VRF keeps its name.
     pub receives: bool,
+    /// Whether the interface is a port of a VRF.
+    pub in_vrf: bool,
 }
 
 /// A subscription to changes of interfaces.
@@ -64,19 +66,19 @@ pub(super) fn list_by(socket: &Socket) -> io::Result<Vec<Link>> {
 fn link(body: &[u8]) -> Option<Link> {
     let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *body else { return None };
     let flags = libc::c_int::from_ne_bytes([f0, f1, f2, f3]);
-    let (index, mut of_vrf) = (u32::from_ne_bytes([i0, i1, i2, i3]), false);
-    let mut link = Link { index, name: String::new(), master: 0, receives: false };
+    let index = u32::from_ne_bytes([i0, i1, i2, i3]);
+    let mut link = Link { index, name: String::new(), master: 0, receives: false, in_vrf: false };
     for (kind, value) in netlink::attributes(body.get(IFINFOMSG..)?) {
         match kind {
             IFLA_IFNAME => link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
             IFLA_MASTER => link.master = u32::from_ne_bytes(*value.first_chunk()?),
             IFLA_LINKINFO => {
-                of_vrf = netlink::attributes(value).any(|info| info == (IFLA_INFO_SLAVE_KIND, &b"vrf\0"[..]));
+                link.in_vrf = netlink::attributes(value).any(|info| info == (IFLA_INFO_SLAVE_KIND, &b"vrf\0"[..]));
             }
             _ => {}
         }
     }
-    link.receives = flags & (libc::IFF_UP | libc::IFF_LOOPBACK) == libc::IFF_UP && (link.master == 0 || of_vrf);
+    link.receives = flags & (libc::IFF_UP | libc::IFF_LOOPBACK) == libc::IFF_UP && (link.master == 0 || link.in_vrf);
     Some(link)
 }
 
@@ -87,7 +89,7 @@ mod tests {
     #[test]
     fn the_loopback_interface_is_first_and_has_no_master() {
         let links = list().unwrap();
-        let lo = Link { index: 1, name: "lo".into(), master: 0, receives: false };
+        let lo = Link { index: 1, name: "lo".into(), master: 0, receives: false, in_vrf: false };
         assert!(links.contains(&lo), "{links:?}");
     }
 }

@@ -3,7 +3,7 @@
 use super::ipc::{CONFIG, OpenerLimits};
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
-use crate::firewall::{Backend, Finding, RuleWatch, Rules};
+use crate::firewall::{self, Backend, Finding, RuleWatch, Rules};
 use crate::klog;
 use crate::ports::{PortSet, Ports};
 use crate::profile::{self, Found, Listing, ProfileConfig};
@@ -108,6 +108,7 @@ impl Setup {
         let mut setup =
             Self { text, config, backend, rules, limits, index, watch, links, missing, warnings, instead: None };
         setup.follow_links()?;
+        setup.warnings.extend(firewall::vrf_warnings().into_iter().map(Error::refused));
         Ok(setup)
     }
 
@@ -356,7 +357,13 @@ mod tests {
 
     #[test]
     fn the_guard_also_applies_to_an_interfaces_master() {
-        let link = |(index, name, master): (u32, &str, u32)| Link { index, name: name.into(), master, receives: true };
+        let link = |(index, name, master): (u32, &str, u32)| Link {
+            index,
+            name: name.into(),
+            master,
+            receives: true,
+            in_vrf: false,
+        };
         let links =
             [(1, "lo", 0), (2, "eth0", 4), (3, "eth1", 4), (4, "bond0", 5), (5, "br0", 0), (6, "a b", 0), (7, "x", 6)];
         let links = links.map(link);
