@@ -220,3 +220,10 @@ def test_without_the_capability_it_says_how_to_get_it(stage, public):
                             check=False)
     [(step, what, fix)] = wrong(findings(done))
     assert step == "privileges" and "raw socket" in what and "setcap cap_net_raw+ep" in fix
+
+
+def test_nothing_is_wrong_with_the_rules_of_a_trial(stage, firewall):
+    stage.open_up(firewall, daemon_options={})
+    assert stage.daemon.stop() == 0
+    stage.start_daemon("--trial", "10m")
+    assert wrong(on_server(stage)) == []
