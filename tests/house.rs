@@ -357,6 +357,14 @@ fn the_code_that_runs_as_root_is_short_and_its_length_is_published() {
 }
 
 #[test]
+fn no_file_is_longer_than_300_lines_of_code() {
+    let length = |source: &Source| source.code.lines().filter(|line| !line.trim().is_empty()).count();
+    let sources = sources();
+    let long = sources.iter().filter(|source| length(source) > 300);
+    assert_none(long.map(|source| format!("{} has {} lines", source.path, length(source))).collect());
+}
+
+#[test]
 fn no_applet_imports_another() {
     let sources = sources();
     let applets: BTreeSet<&str> = sources.iter().filter_map(Source::applet).filter(|name| *name != "mod").collect();

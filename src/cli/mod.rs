@@ -3,6 +3,7 @@
 mod applets;
 mod arguments;
 mod start;
+mod values;
 
 use crate::error::{Error, Result};
 use crate::say;

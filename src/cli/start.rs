@@ -1,6 +1,7 @@
 //! Starts each applet: parses its arguments with argh and calls it. Only this file names argh.
 
 use super::arguments::{Arguments, text};
+use super::values::{address, duration, family, port, port_list, wire};
 use crate::applet::daemon::LogTarget;
 use crate::applet::{accept, connect, daemon, doctor, genprofile, invite, knock, proxy, revoke, status};
 use crate::config::DIRECTORY;
@@ -13,7 +14,6 @@ use argh::FromArgs;
 use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
 /// The outcome of an applet.
 pub enum Outcome {
@@ -399,43 +399,4 @@ fn client_home(arguments: &Arguments, given: Option<Directory>) -> Result<Profil
 
 fn server_directory(arguments: &Arguments, given: Option<Directory>) -> &Path {
     given.and(arguments.directory.as_deref()).unwrap_or(Path::new(DIRECTORY))
-}
-
-fn port(typed: &str) -> std::result::Result<u16, String> {
-    ports::port(typed).ok_or_else(|| not_a_port(typed))
-}
-
-fn port_list(typed: &str) -> std::result::Result<Ports, String> {
-    let ports = Ports::parse(typed).map_err(|word| not_a_port(&word))?;
-    if ports.is_empty() { Err("it lists no port".into()) } else { Ok(ports) }
-}
-
-/// Reads a duration such as `90s`, `10m` or `1h`.
-fn duration(typed: &str) -> Result<Duration> {
-    let unit = [("s", 1), ("m", 60), ("h", 3600)].into_iter();
-    let read = |(unit, seconds): (&str, u64)| Some(typed.strip_suffix(unit)?.parse::<u32>().ok()? as u64 * seconds);
-    let seconds = unit.filter_map(read).next().filter(|seconds| (1..=86_400).contains(seconds));
-    let wrong = || Error::usage(format!("option --trial: {typed:?} is not a time up to 24h, such as 10m"));
-    seconds.map(Duration::from_secs).ok_or_else(wrong)
-}
-
-fn not_a_port(typed: &str) -> String {
-    format!("{typed:?} is not a port from 1 to 65535")
-}
-
-fn address(typed: &str) -> std::result::Result<IpAddr, String> {
-    typed.parse().map_err(|_| format!("{typed:?} is not an IP address"))
-}
-
-fn wire(typed: &str) -> std::result::Result<Wire, String> {
-    Wire::named(typed).ok_or_else(|| format!("{typed:?} is not a wire: use classic or stealth"))
-}
-
-fn family(v4: bool, v6: bool) -> Result<Family> {
-    match (v4, v6) {
-        (false, false) => Ok(Family::Any),
-        (true, false) => Ok(Family::V4),
-        (false, true) => Ok(Family::V6),
-        (true, true) => Err(Error::usage("-4 and -6 exclude each other")),
-    }
 }
