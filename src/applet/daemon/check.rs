@@ -1,7 +1,7 @@
 //! `--check`: reads the configuration and prints what the daemon would do.
 
-use super::privileges;
-use super::setup::{self, Setup, left_out};
+use super::setup::{self, left_out};
+use super::{last_good, privileges};
 use crate::error::{Error, Result};
 use crate::klog;
 use crate::ports::Ports;
@@ -15,7 +15,7 @@ use std::path::Path;
 /// Checks the configuration in `directory` and prints the result. Changes nothing.
 pub fn run(directory: &Path) -> Result<()> {
     setup::open(directory)?;
-    let mut setup = Setup::read(directory)?;
+    let mut setup = last_good::read(directory)?;
     setup.index.must_not_be_empty(directory)?;
     setup.say_warnings();
     let mut text = String::new();

@@ -1,7 +1,7 @@
 //! doctor without a host: checks everything that a knock needs on the server, step by step.
 
 use super::setup::{self, Setup, left_out};
-use super::{check, privileges};
+use super::{check, last_good, privileges};
 use crate::config::{self, Log};
 use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ pub fn run(directory: &Path, json: bool) -> Result<u8> {
 }
 
 fn configuration(diagnosis: &mut Diagnosis, directory: &Path) -> Option<Setup> {
-    let read = setup::open(directory).and_then(|_| Setup::read(directory)).and_then(|setup| {
+    let read = setup::open(directory).and_then(|_| last_good::read(directory)).and_then(|setup| {
         setup.index.must_not_be_empty(directory)?;
         privileges::watcher_user(&setup.config)?;
         Ok(setup)
@@ -71,7 +71,7 @@ fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
 
 fn log(diagnosis: &mut Diagnosis, setup: &Setup) {
     let log = &setup.config.log;
-    // `Setup::read` has opened it.
+    // Reading the configuration has opened it.
     diagnosis.ok("log", &format!("{} can be read", klog::describe(log)));
     // Log rules write nothing for an address family without a logger (nf_log_proc_dostring in net/netfilter/nf_log.c).
     let silent = |family: &str| {

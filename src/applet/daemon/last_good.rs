@@ -36,6 +36,24 @@ pub(super) fn keep(directory: &Path, setup: &Setup) -> Result<()> {
         .map_err(|cause| Error::path("keep the configuration in", &path, cause))
 }
 
+/// Reads the configuration in `directory` and the config of each profile.
+pub(super) fn read(directory: &Path) -> Result<Setup> {
+    Setup::of(directory, text(directory)?)
+}
+
+/// Reads the configuration. A daemon may run without one, but not if one has worked: a power failure may have emptied it.
+fn text(directory: &Path) -> Result<String> {
+    let text = Config::read(directory)?;
+    if text.trim_ascii().is_empty() {
+        let kept = path(directory)?;
+        if file::read_small(&kept).is_ok_and(|kept| !kept.trim_ascii().is_empty()) {
+            return Err(Error::content(&directory.join("config"), 0, "is missing or empty, and one has worked")
+                .advise(format!("write it again, or to start without one: rm {kept:?}")));
+        }
+    }
+    Ok(text)
+}
+
 /// Returns the setup for a start: from the configuration or, if that is unusable, from the last one that worked or, if
 /// there is none, with a guard on every port that a profile lists.
 ///
@@ -54,7 +72,7 @@ pub(super) fn start(directory: &Path) -> Result<Setup> {
         privileges::watcher_user(&setup.config)?;
         Ok(setup)
     };
-    let error = match Config::read(directory).and_then(tried) {
+    let error = match text(directory).and_then(tried) {
         Err(error) => error,
         setup => return setup,
     };

@@ -66,12 +66,7 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// Reads the configuration in `directory` and the config of each profile.
-    pub(super) fn read(directory: &Path) -> Result<Self> {
-        Self::of(directory, Config::read(directory)?)
-    }
-
-    /// Like [`Setup::read`], with the configuration's text.
+    /// Parses the configuration `text` of `directory`, and reads the config of each profile.
     pub(super) fn of(directory: &Path, text: String) -> Result<Self> {
         // The conversion to UTF-8 replaces each invalid byte by three.
         if text.len() > CONFIG {

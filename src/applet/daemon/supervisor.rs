@@ -220,7 +220,7 @@ impl Supervisor<'_> {
 
     /// Reloads the configuration and restarts the children with it.
     fn reload(&mut self) {
-        let mut setup = match Setup::read(self.directory) {
+        let mut setup = match last_good::read(self.directory) {
             Ok(setup) => setup,
             Err(error) => return say_unchanged(&error),
         };
