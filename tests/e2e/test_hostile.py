@@ -283,7 +283,9 @@ def test_a_flood_in_the_log_costs_no_memory(stage):
             "ACK=77", f"ACK={fields.acknowledgment}").replace("WINDOW=9", f"WINDOW={fields.window}").encode())
     stage.daemon.wait_for(f"opened port 22 to {CLIENT} ", timeout=60)
     assert memory(stage.daemon) - before <= 512
-    assert len([line for line in stage.daemon.said if "ready" not in line and "confined" not in line]) <= 3
+    usual = ("ready", "confined", "no profile has ever knocked", "--trial")
+    # Three wrong codes with what to do, the sum, and the opening.
+    assert len([line for line in stage.daemon.said if not any(word in line for word in usual)]) <= 8
 
 
 def test_a_burst_of_wrong_tags_from_one_source_does_not_get_a_search_each(stage):

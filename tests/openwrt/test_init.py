@@ -234,3 +234,14 @@ def test_check_lets_the_daemon_judge(openwrt):
     openwrt.uci("config knockknock 'main'\n\toption delay '5'\n\tlist guard '22'\n")
     outcome = openwrt.init("check")
     assert outcome.returncode == 1 and "knockknock-genprofile" in outcome.stderr, "a guard that no key opens"
+
+
+def test_an_unusable_uci_is_not_written_through_a_link_to_a_config_that_is_gone(openwrt):
+    own = openwrt.root / "etc/knockknock.d/config"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text("[main]\nguard = 22\n")
+    assert openwrt.init("start").returncode == 0
+    own.unlink()
+    openwrt.uci("config knockknock 'main'\n\tlist guard '22;23'\n")
+    openwrt.init("start")
+    assert not own.exists() and openwrt.config == "/etc/config/knockknock cannot be used\n"
