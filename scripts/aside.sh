@@ -14,13 +14,13 @@ apt_install() {
 }
 
 # unpack_aside DIRECTORY PACKAGE...: unpacks the packages below DIRECTORY and installs the libraries that they need.
-# Other dependencies are not installed, since they may start services. Expects up-to-date package lists.
+# Other dependencies, and libpam-systemd, are not installed, since they may start services. Expects up-to-date package lists.
 unpack_aside() (
     set -e
     directory=$1
     shift
     plan=$(apt-get -q -s install --no-install-recommends "$@")
-    libraries=$(echo "$plan" | sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p' | grep -vxF "$(printf '%s\n' "$@")" || true)
+    libraries=$(echo "$plan" | sed -n 's/^Inst \(lib[^ ]*\) .*/\1/p' | grep -vxF "$(printf '%s\n' libpam-systemd "$@")" || true)
     # shellcheck disable=SC2086 # a list
     [ -z "$libraries" ] || apt_install $libraries
     rm -rf "$directory" "$directory.part"

@@ -1,8 +1,8 @@
 #!/bin/sh
 # setup.sh [--check] TASK...: installs the missing packages that the tasks need with apt, and prints their names.
 # With --check, or without apt, it installs nothing: if anything is missing, it prints the names and exits 1.
-# Packages that start a service (openssh-server, fwknop-server, knockd) or replace another package (busybox-static) are
-# only unpacked in the cache directory.
+# Packages that start a service (openssh-server, fwknop-server, knockd, firewalls) or replace another package
+# (busybox-static) are only unpacked in the cache directory.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 RUST=1.85 # the oldest version that builds knockknock
@@ -22,7 +22,9 @@ needs() {
         python3:python3 microsocks:microsocks fwknopd@fwknop-server fwknop:fwknop-client knockd@knockd ;;
     router) echo ip:iproute2 nft:nftables /usr/sbin/xtables-legacy-multi:iptables readelf:binutils /usr/share/doc/busybox-static@busybox-static \
         /usr/bin/pytest-3:python3-pytest ;;
-    systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox ;;
+    systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox ufw@ufw firewalld@firewalld \
+        /usr/lib/python3/dist-packages/firewall:python3-firewall /usr/lib/python3/dist-packages/nftables:python3-nftables \
+        netfilter-persistent@netfilter-persistent /usr/share/netfilter-persistent/plugins.d/15-ip4tables@iptables-persistent ;;
     cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips qemu-system-x86_64:qemu-system-x86 cpio:cpio ;;
     sanitize) echo valgrind:valgrind ;;
     lint) echo rust-lint shellcheck:shellcheck mandoc:mandoc ;;

@@ -1,4 +1,4 @@
-"""The rules that docs/firewalls.md says to keep in a firewall's own file, loaded by that firewall under a real systemd."""
+"""The advice of docs/firewalls.md for each firewall, followed under a real systemd, and the firewall reloaded and restarted."""
 
 import os
 import re
@@ -7,28 +7,43 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from test_readme import quoted
 from test_unit import CONTAINER, DRIVER, HERE, PROJECT, root  # noqa: F401 (a fixture)
 
 MANUAL = (PROJECT / "docs/firewalls.md").read_text()
-# How each firewall loads its file: nftables.service, and the plugins of netfilter-persistent.
+ASIDE = Path(os.environ.get("KNOCKKNOCK_TOOLS") or
+             Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knockknock") / "aside"
+# How each firewall loads its files again.
 LOAD = {
-    "Plain nftables": "systemctl restart nftables.service",
-    "iptables and iptables-persistent": "iptables-restore </etc/iptables/rules.v4 && ip6tables-restore </etc/iptables/rules.v6",
+    "Plain nftables": ["systemctl reload nftables.service", "systemctl restart nftables.service"],
+    "iptables and iptables-persistent": ["netfilter-persistent reload", "systemctl restart netfilter-persistent.service"],
+    "ufw": ["ufw reload", "systemctl restart ufw.service"],
+    "firewalld": ["firewall-cmd --reload", "systemctl restart firewalld.service"],
 }
-CHECKS = """
-check "the daemon is ready" soon more ': ready' 0
-check "the knock is lost without the recipe" lost
-for time in first second; do
-    check "the firewall loads its file a $time time" sh -c "$LOAD"
+# Packages that scripts/setup.sh unpacks unless they are installed.
+PACKAGES = {"Plain nftables": [], "iptables and iptables-persistent": ["netfilter-persistent", "iptables-persistent"],
+            "ufw": ["ufw"], "firewalld": ["firewalld"]}
+HOLDS = """
     soon guarded
     check "the guarded port is closed" not connects
     check "a knock opens it" knocks
     check "for one connection" connects
     check "and not for a second" not connects
-done
+"""
+CLEAN = """
 check "nothing stands in the way" not sh -c 'knockknock-daemon --check 2>&1 | grep "to fix it"'
 echo "$passed passed, $failed failed"
 """
+
+
+def done(what, command):
+    """The check that a command succeeds."""
+    return f"check {quoted(what + ': ' + command)} sh -c {quoted(command)}\n"
+
+
+def holds(title):
+    """The guard and a knock work after each way to load the firewall's files again."""
+    return "".join(done("the firewall loads its files", load) + HOLDS for load in LOAD[title])
 
 
 def block(title):
@@ -36,9 +51,53 @@ def block(title):
     return re.search(rf"^## {title}$.*?^```\n(.*?)^```$", MANUAL, re.M | re.S)[1]
 
 
-@pytest.mark.parametrize("title", LOAD)
-def test_a_knock_opens_after_the_firewall_has_loaded_the_rule_of_the_manual(root, title):  # noqa: F811
+def command(title):
+    """The first command of a section."""
+    return re.search(rf"^## {title}$.*?`((?:ufw|firewall-cmd) [^`]*)`", MANUAL, re.M | re.S)[1]
+
+
+def unpack(root, title):
+    """Adds the files of the firewall's packages."""
+    for package in PACKAGES[title]:
+        if (ASIDE / package).exists():  # else it is installed
+            archive = subprocess.run(["tar", "-C", ASIDE / package, "-c", "."], check=True, capture_output=True).stdout
+            subprocess.run(["tar", "-C", root, "-x", "--keep-directory-symlink"], input=archive, check=True)
+
+
+def scenario(root, firewall, checks):
+    """Runs the checks in a container whose daemon guards port 22."""
     Path("/proc/sys/net/netfilter/nf_log_all_netns").write_text("1")  # log rules speak from a namespace
+    server = root / "etc/knockknock.d"
+    shutil.rmtree(server, ignore_errors=True)
+    subprocess.run([root / "usr/local/bin/knockknock-genprofile", "gate", str(30000 + os.getpid() % 10000), "--dir", server,
+                    "--ports", "22"], check=True, capture_output=True)
+    (server / "config").write_text(f"[main]\nguard = 22\ndelay = 3\nlog = kmsg\nfirewall = {firewall}\n")
+    shutil.copytree(server / "profiles/gate", root / "root/.knockknock/10.9.0.1")
+    shutil.copy(HERE / "checks.sh", root / "checks.sh")
+    machines = (HERE / "scenario.sh").read_text().split("\ncheck ")[0]
+    guarded = {"nft": "nft list table inet knockknock", "iptables": "iptables -t mangle -S KNOCKKNOCK"}[firewall]
+    (root / "scenario.sh").write_text(
+        f"{machines}\nguarded() {{ {guarded} >/dev/null; }}\nlost() {{ knocks && not connects && sleep 3; }}\n{checks}{CLEAN}")
+    (root / "etc/systemd/system/driver.service").write_text(DRIVER.replace(" knockknock-daemon.service", ""))
+    container = subprocess.run(
+        [*CONTAINER, f"--directory={root}", "--private-network", "--capability=all", "--bind=/dev/kmsg", "--boot",
+         "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+         "systemd.unit=driver.service", "systemd.show_status=no"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120)
+    said = container.stdout.replace("\r", "")
+    print(said, container.stderr)
+    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)
+
+
+START = """
+check "the daemon starts" becomes_ready systemctl start knockknock-daemon.service
+check "the knock is lost before anything is done" lost
+"""
+
+
+@pytest.mark.parametrize("title", ["Plain nftables", "iptables and iptables-persistent"])
+def test_a_knock_opens_after_the_firewall_has_loaded_the_rule_of_the_manual(root, title):  # noqa: F811
+    unpack(root, title)
     rule, firewall = block(title), "nft" if "nftables" in title else "iptables"
     if firewall == "nft":
         (root / "etc/nftables.conf").write_text(f"#!/usr/sbin/nft -f\nflush ruleset\n{rule}")
@@ -50,23 +109,43 @@ def test_a_knock_opens_after_the_firewall_has_loaded_the_rule_of_the_manual(root
                 f"*filter\n:INPUT DROP [0:0]\n{rule}-A INPUT -i lo -j ACCEPT\n"
                 "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\nCOMMIT\n")
         closed = "iptables -P INPUT DROP"
-    server = root / "etc/knockknock.d"
-    shutil.rmtree(server, ignore_errors=True)
-    subprocess.run([root / "usr/local/bin/knockknock-genprofile", "gate", str(30000 + os.getpid() % 10000), "--dir", server,
-                    "--ports", "22"], check=True, capture_output=True)
-    (server / "config").write_text(f"[main]\nguard = 22\ndelay = 3\nlog = kmsg\nfirewall = {firewall}\n")
-    shutil.copytree(server / "profiles/gate", root / "root/.knockknock/10.9.0.1")
-    shutil.copy(HERE / "checks.sh", root / "checks.sh")
-    machines = (HERE / "scenario.sh").read_text().split("\ncheck ")[0]
-    guarded = {"nft": "nft list table inet knockknock", "iptables": "iptables -t mangle -S KNOCKKNOCK"}[firewall]
-    functions = f"LOAD='{LOAD[title]}'\nlost() {{ {closed} && knocks && not connects && sleep 3; }}\nguarded() {{ {guarded} >/dev/null; }}\n"
-    (root / "scenario.sh").write_text(f"{machines}\n{functions}{CHECKS}")
-    (root / "etc/systemd/system/driver.service").write_text(DRIVER)
-    container = subprocess.run(
-        [*CONTAINER, f"--directory={root}", "--private-network", "--capability=all", "--bind=/dev/kmsg", "--boot",
-         "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
-         "systemd.unit=driver.service", "systemd.show_status=no"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120)
-    said = container.stdout.replace("\r", "")
-    print(said, container.stderr)
-    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)
+    start = LOAD[title][1].replace("restart", "start")
+    scenario(root, firewall, f"{closed}\n{START}{done('the firewall starts', start)}{HOLDS}{holds(title)}")
+
+
+# For each firewall: how it starts with port 22 blocked, and how an allowed port is taken back.
+CLOSED = {
+    "ufw": (["ufw --force enable", "systemctl start ufw.service"], "ufw delete allow 22/tcp"),
+    "firewalld": (["firewall-offline-cmd --remove-service=ssh", "systemctl start firewalld.service"],
+                  "firewall-cmd --permanent --remove-port=22/tcp && firewall-cmd --reload"),
+}
+ADVICE = """
+knockknock-daemon --check 2>&1 | sed -n 's/.*to fix it: //p' >/advice
+check "the daemon names one command" [ "$(sort -u /advice | wc -l)" = 1 ]
+check "the command works: $(head -n 1 /advice)" sh -c "$(head -n 1 /advice)"
+"""
+
+
+@pytest.mark.parametrize("title", CLOSED)
+def test_a_knock_opens_after_the_port_is_allowed_as_the_manual_and_the_daemon_say(root, title):  # noqa: F811
+    unpack(root, title)
+    if title == "firewalld":  # unpacked, its actions are not registered with polkit; without polkit, it allows root everything
+        (root / "etc/systemd/system/polkit.service").symlink_to("/dev/null")
+    if title == "ufw":  # as its package's postinst script does
+        for file in (root / "usr/share/ufw/iptables").iterdir():
+            shutil.copy(file, root / "etc/ufw")
+        for name in ("ufw.conf", "before.init", "after.init"):
+            shutil.copy(root / "usr/share/ufw" / name, root / "etc/ufw")
+    start, take_back = CLOSED[title]
+    checks = "".join(done("the firewall starts", command) for command in start) + START
+    checks += ADVICE + HOLDS + done("the port is blocked again", take_back) + 'check "the knock is lost" lost\n'
+    checks += done("the manual's command", command(title)) + holds(title)
+    if title == "ufw":
+        section = re.search(r"^## ufw$(.*?)^## ", MANUAL, re.M | re.S)[1]
+        rules = re.findall(r"`(/etc/ufw/\S+)`:\n\n```\n(.*?)\n```", section, re.S)
+        assert len(rules) == 2
+        checks += done("the port is blocked again", take_back)
+        for file, rule in rules:
+            checks += done("the manual's rule", f"sed -i 's|^COMMIT|{rule}\\n&|' {file}")
+        checks += holds(title)
+    scenario(root, "nft", checks)
