@@ -92,7 +92,8 @@ fn follow(
         false => diagnosis.ok("guard", &format!("without a knock port {port} does not answer")),
     }
 
-    let opened = knock(knocker, profile, &found, &addresses).map_err(|error| explain(error, port, refused_before));
+    let opened =
+        knock(knocker, profile, &found, &addresses).map_err(|error| explain(error, port, knock_port, refused_before));
     let address = diagnosis.value("knock", opened)?;
     diagnosis.ok("knock", &format!("opened port {port}: connected to {address}"));
     Some(())
@@ -117,7 +118,7 @@ fn knock(knocker: Knocker, profile: Profile, found: &Found, addresses: &[SocketA
 }
 
 /// Adds the meaning of a failure, and how to find its cause.
-fn explain(error: Error, port: u16, refused_before: bool) -> Error {
+fn explain(error: Error, port: u16, knock_port: u16, refused_before: bool) -> Error {
     let advice = match error.kind() {
         Some(ErrorKind::ConnectionRefused) if refused_before => format!(
             "if no program listens on port {port} there, the knock may have worked; otherwise another firewall rejects"
@@ -126,10 +127,10 @@ fn explain(error: Error, port: u16, refused_before: bool) -> Error {
             format!("the knock worked: start the program that should listen on port {port}")
         }
         Some(ErrorKind::TimedOut) => format!(
-            "run knockknock status on the server. More wrong codes: keys or counters differ, or a device on the path \
-             rewrites SYNs; make new keys with knockknock rotate. More opened: another firewall drops the connection; \
-             run knockknock doctor there. Neither: the daemon is not running, or the knock does not arrive; check with \
-             tcpdump 'tcp[tcpflags] == tcp-syn and not dst port {port}' on the server"
+            "on the server, as root: knockknock doctor, then knockknock status. If the daemon needs a reload, reload it. \
+             If wrong codes grew, the keys differ, or a device on the path rewrites SYNs: knockknock rotate makes new \
+             keys. If replayed grew, this profile is an old copy: rotate. If opened grew, another firewall drops the \
+             connection. If none grew, see whether the knock arrives: tcpdump 'tcp dst port {knock_port}'"
         ),
         _ => return error,
     };
