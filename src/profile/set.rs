@@ -2,6 +2,7 @@
 
 use super::ownership::failed;
 use crate::error::{Error, Result};
+use crate::sys::file;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -41,6 +42,14 @@ pub struct Listing {
     pub disabled: Vec<Found>,
     /// Profiles with an invalid name, and the reason.
     pub left_out: Vec<(Found, Error)>,
+}
+
+/// Returns whether a profile in `directory` was created, removed or changed after `time`, in seconds since 1970.
+pub fn changed_since(directory: &Path, time: u64) -> bool {
+    // Both times were rounded.
+    let later = |path: &Path| file::modified(path) > Some(time + 1);
+    let profiles = list(directory).unwrap_or_default().profiles;
+    later(directory) || profiles.iter().any(|found| later(&found.path) || later(&found.path.join("config")))
 }
 
 /// Lists the profiles in `directory`. A directory that does not exist has none. Any other failure is an error, because

@@ -15,6 +15,11 @@ pub fn uptime() -> u64 {
     read(libc::CLOCK_BOOTTIME).as_secs()
 }
 
+/// Returns the seconds since 1970.
+pub fn now() -> u64 {
+    read(libc::CLOCK_REALTIME).as_secs()
+}
+
 fn read(clock: libc::clockid_t) -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: the structure is valid for writes, and zero is a valid time if the kernel does not know the clock.

@@ -1,10 +1,10 @@
 //! Small files and file locks (flock(2)).
 
 use super::check;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Largest accepted configuration, key or counter file, in bytes: far more than any of them needs.
@@ -32,6 +32,11 @@ pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Returns when a file was written, in seconds since 1970.
+pub fn modified(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().and_then(|found| found.mtime().try_into().ok())
+}
+
 /// Waits for the exclusive lock on `file`. Closing the file releases it.
 pub fn lock(file: &File) -> io::Result<()> {
     // SAFETY: flock takes a descriptor, which `file` keeps open, and touches no memory.
@@ -53,7 +58,6 @@ pub fn unlock(file: &File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
     fn anything_but_a_small_regular_file_is_refused() {

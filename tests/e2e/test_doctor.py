@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 
 import pytest
 
@@ -31,6 +32,10 @@ def on_client(stage, *arguments, host=SERVER):
     return findings(stage.client.run(BINARY, "doctor", "--json", "--dir", stage.client_dir, *arguments, host, check=False))
 
 
+def command(verb):
+    return f"{verb} the daemon: systemctl {verb} knockknock-daemon, or on OpenWrt /etc/init.d/knockknock {verb}"
+
+
 def wrong(found):
     return [(step, what, fix) for step, entries in found.items() for finding, what, fix in entries if finding == "wrong"]
 
@@ -47,7 +52,8 @@ def test_a_sound_server_has_nothing_wrong(gate):
 
 def test_without_root_it_says_so(gate):
     done = gate.server.run("setpriv", "--reuid=12345", "--clear-groups", BINARY, "doctor", "--dir", gate.server_dir, check=False)
-    assert done.returncode == 1 and "must be started as root" in done.stderr
+    assert done.returncode == 1 and "needs root" in done.stderr
+    assert "to check this client: knockknock doctor HOST" in done.stderr
 
 
 def break_server(stage, what):
@@ -121,10 +127,30 @@ def test_a_config_that_was_changed_and_not_read_is_seen(gate):
     config = gate.server_dir / "config"
     config.write_text(config.read_text() + "delay = 7\n")
     [(step, what, fix)] = wrong(on_server(gate))
-    assert (step, fix) == ("daemon", "systemctl reload knockknock-daemon") and "was changed" in what
+    assert step == "daemon" and fix == command("reload") and "the configuration was changed" in what
     gate.daemon.process.send_signal(signal.SIGHUP)
     gate.daemon.wait_for(": ready")
     assert wrong(on_server(gate)) == []
+
+
+@pytest.mark.parametrize("change", ["made", "changed", "removed"])
+def test_a_profile_that_the_daemon_has_not_read_is_seen(stage, change):
+    stage.open_up()
+    time.sleep(2.1)
+    assert wrong(on_server(stage)) == []
+    if change == "made":
+        Profile(stage, "new")
+    elif change == "changed":
+        with open(stage.gate.path / "config", "a") as config:
+            config.write("# changed\n")
+    else:
+        stage.fence.path.rename(stage.fence.path.with_name("fence.off"))
+    [(step, what, fix)] = [entry for entry in wrong(on_server(stage)) if entry[0] == "daemon"]
+    assert fix == command("reload") and "a profile was made, removed or changed" in what
+    time.sleep(1.1)
+    stage.daemon.process.send_signal(signal.SIGHUP)
+    stage.daemon.wait_for(": ready")
+    assert [entry for entry in wrong(on_server(stage)) if entry[0] == "daemon"] == []
 
 
 def test_a_program_that_was_replaced_is_seen(stage):
@@ -135,7 +161,7 @@ def test_a_program_that_was_replaced_is_seen(stage):
     shutil.copy(BINARY, stage.directory / "new")
     (stage.directory / "new").rename(program)
     [(step, what, fix)] = wrong(on_server(stage))
-    assert (step, fix) == ("daemon", "systemctl restart knockknock-daemon") and "was replaced" in what
+    assert step == "daemon" and fix == command("restart") and "was replaced" in what
 
 
 def test_a_foreign_rule_in_the_way_is_named_with_its_mend(gate):
@@ -208,6 +234,8 @@ def test_doctor_names_what_is_broken_on_the_client(stage, what):
     assert at == step and words in found and fix, (at, found, fix)
     if what == "no service":
         assert "the knock worked" in fix
+    if words == "timed out":
+        assert f"tcpdump 'tcp dst port {stage.gate.knock_port}'" in fix and "knockknock doctor" in fix
 
 
 def test_without_the_capability_it_says_how_to_get_it(stage, public):
@@ -226,4 +254,17 @@ def test_nothing_is_wrong_with_the_rules_of_a_trial(stage, firewall):
     stage.open_up(firewall, daemon_options={})
     assert stage.daemon.stop() == 0
     stage.start_daemon("--trial", "10m")
+    found = on_server(stage)
+    assert wrong(found) == []
+    assert ("note", "on trial: lifted in 10 min unless a knock opens a port", None) in found["rules"]
+
+
+def test_a_trial_that_failed_is_named_not_a_missing_reload(stage, firewall):
+    stage.open_up(firewall)
+    assert stage.daemon.stop() == 0
+    stage.start_daemon("--trial", "2s").wait_for("the trial has failed")
+    [(step, what, fix)] = wrong(on_server(stage))
+    assert step == "rules" and "the trial has failed" in what and "restart the daemon" in fix
+    assert stage.daemon.stop() == 0
+    stage.start_daemon()
     assert wrong(on_server(stage)) == []

@@ -1,27 +1,30 @@
 //! doctor without a host: checks everything that a knock needs on the server, step by step.
 
 use super::setup::{self, Setup, left_out};
+use super::trial::TRY_AGAIN;
 use super::{check, last_good, privileges};
 use crate::config::{self, Log};
 use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result};
 use crate::klog;
-use crate::profile::{KeyIndex, Profile};
+use crate::profile::{self, KeyIndex, Profile};
 use crate::status;
-use crate::sys::listeners;
+use crate::sys::{clock, listeners};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Checks the daemon on `directory`. Changes nothing. Returns the exit code.
 pub fn run(directory: &Path, json: bool) -> Result<u8> {
-    setup::must_be_root()?;
+    setup::must_be_root().map_err(|_| {
+        Error::refused("this checks the server and needs root").advise("to check this client: knockknock doctor HOST")
+    })?;
     let mut diagnosis = Diagnosis::new(json);
     // All later steps need the setup.
     if let Some(setup) = configuration(&mut diagnosis, directory) {
         profiles(&mut diagnosis, &setup);
         log(&mut diagnosis, &setup);
-        rules(&mut diagnosis, &setup);
+        rules(&mut diagnosis, directory, &setup);
         ports(&mut diagnosis, &setup);
         daemon(&mut diagnosis, directory, &setup);
     }
@@ -84,15 +87,24 @@ fn log(diagnosis: &mut Diagnosis, setup: &Setup) {
     }
 }
 
-fn rules(diagnosis: &mut Diagnosis, setup: &Setup) {
+fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup) {
+    let status = status::read(directory).filter(|_| config::daemon_runs(directory)).unwrap_or_default();
+    let (trial, end) = status::read_trial(directory, status.daemon).unwrap_or_default();
     let (backend, rules) = (setup.backend, &setup.rules);
     diagnosis.ok("firewall", &format!("{} can be used: {}", backend.name(), backend.turnstile()));
-    match backend.stands(rules) {
-        true => diagnosis.ok("rules", "the guard and the log rule are in place"),
-        false => {
-            let why = "the guard and the log rule are not in place as the configuration has them";
-            diagnosis.wrong("rules", &Error::refused(why).advise("start the daemon, or reload it"));
-        }
+    if trial == "failed" {
+        let why = "the trial has failed: no knock has opened a port, and the guard was lifted";
+        diagnosis.wrong("rules", &Error::refused(why).advise(TRY_AGAIN));
+    } else if backend.stands(rules) {
+        diagnosis.ok("rules", "the guard and the log rule are in place");
+    } else {
+        let why = "the guard and the log rule are not in place as the configuration has them";
+        let verb = if status.daemon == 0 { "start" } else { "reload" };
+        diagnosis.wrong("rules", &Error::refused(why).advise(command(verb)));
+    }
+    if trial == "running" {
+        let left = end.saturating_sub(clock::uptime()).div_ceil(60);
+        diagnosis.note("rules", &format!("on trial: lifted in {left} min unless a knock opens a port"));
     }
     let findings = setup.findings();
     if findings.is_empty() {
@@ -125,17 +137,27 @@ fn ports(diagnosis: &mut Diagnosis, setup: &Setup) {
 fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup) {
     if !config::daemon_runs(directory) {
         let why = "it is not running: knocks open nothing";
-        return diagnosis.wrong("daemon", &Error::refused(why).advise("systemctl start knockknock-daemon"));
+        return diagnosis.wrong("daemon", &Error::refused(why).advise(command("start")));
     }
     let status = status::read(directory).unwrap_or_default();
     let process = Path::new("/proc").join(status.daemon.to_string());
     diagnosis.ok("daemon", &format!("it is running as process {}; see knockknock status", status.daemon));
     if fs::read_link(process.join("exe")).is_ok_and(|program| program.as_os_str().as_bytes().ends_with(b" (deleted)")) {
         let why = "its program was replaced since it started";
-        diagnosis.wrong("daemon", &Error::refused(why).advise("systemctl restart knockknock-daemon"));
+        diagnosis.wrong("daemon", &Error::refused(why).advise(command("restart")));
     }
-    if status.config != status::checksum(setup.text.as_bytes()) {
-        let why = "its configuration was changed since the last reload";
-        diagnosis.wrong("daemon", &Error::refused(why).advise("systemctl reload knockknock-daemon"));
+    let loaded = (clock::now() + status.loaded).saturating_sub(clock::uptime());
+    let changed = [
+        ("the configuration was changed", status.config != status::checksum(setup.text.as_bytes())),
+        ("a profile was made, removed or changed", profile::changed_since(&directory.join("profiles"), loaded)),
+    ];
+    for (what, _) in changed.iter().filter(|(_, is_changed)| *is_changed) {
+        let why = format!("{what} since the daemon read it");
+        diagnosis.wrong("daemon", &Error::refused(why).advise(command("reload")));
     }
+}
+
+/// Returns the advice to `verb` the daemon.
+fn command(verb: &str) -> String {
+    format!("{verb} the daemon: systemctl {verb} knockknock-daemon, or on OpenWrt /etc/init.d/knockknock {verb}")
 }

@@ -9,6 +9,9 @@ use crate::sys::clock::uptime;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// What to do after a failed trial.
+pub(super) const TRY_AGAIN: &str = "\"knockknock status\" counts what has come; restart the daemon to try again";
+
 /// What has become of a guard's trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trial {
@@ -93,9 +96,7 @@ impl Trial {
             }
             Self::Failed(_) => {
                 let why = Error::refused("the trial has failed: no knock has opened a port, and the guard is lifted");
-                say::warning(
-                    &why.advise("\"knockknock status\" counts what has come; restart the daemon to try again"),
-                );
+                say::warning(&why.advise(TRY_AGAIN));
                 "failed"
             }
         };

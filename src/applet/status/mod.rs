@@ -8,10 +8,10 @@ use crate::error::Result;
 use crate::knocker;
 use crate::profile::ProfileHome;
 use crate::say;
-use crate::sys::privilege;
+use crate::sys::{clock, privilege};
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use table::Output;
 
 /// The refresh interval of `--watch`.
@@ -45,7 +45,7 @@ pub fn client(home: &ProfileHome, options: &StatusOptions) -> Result<()> {
 fn print(add: &dyn Fn(&mut Output) -> Result<()>, options: &StatusOptions) -> Result<()> {
     let terminal = say::terminal();
     loop {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let now = clock::now();
         let mut output = Output::new(options.json, terminal, now);
         add(&mut output)?;
         if options.watch && !options.json && terminal.is_some() {

@@ -5,9 +5,7 @@ use crate::error::Result;
 use crate::profile::{self, Counter, Found, ProfileConfig};
 use crate::say;
 use crate::sys::file;
-use std::fs;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 /// Adds a client's profiles.
 pub(super) fn add_of_client(directory: &Path, output: &mut Output) -> Result<()> {
@@ -43,7 +41,7 @@ fn row(found: &Found, from: Option<String>) -> Result<Vec<Value>> {
     let path = found.path.join("counter");
     let counter = file::read_small(&path).ok().and_then(|bytes| Counter::parse(&bytes));
     // The counter file is written for each knock.
-    let knocked = if counter > Some(0) { modified(&path) } else { None };
+    let knocked = if counter > Some(0) { file::modified(&path) } else { None };
     Ok(vec![
         Value::Text(found.name.clone()),
         Value::Number(config.knock_port.into()),
@@ -53,10 +51,4 @@ fn row(found: &Found, from: Option<String>) -> Result<Vec<Value>> {
         knocked.map_or(Value::Nothing, Value::Time),
         from.map_or(Value::Nothing, Value::Text),
     ])
-}
-
-/// Returns when a file was written, in seconds since 1970.
-pub(super) fn modified(path: &Path) -> Option<u64> {
-    let time = fs::metadata(path).and_then(|found| found.modified()).ok()?;
-    time.duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs())
 }

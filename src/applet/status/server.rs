@@ -1,6 +1,6 @@
 //! Reports the state of a server: the daemon's record, the openings in the kernel, and the profiles.
 
-use super::profiles::{add_of_server, modified};
+use super::profiles::add_of_server;
 use super::table::{Output, Value};
 use crate::config::{self, Config};
 use crate::error::Result;
@@ -24,7 +24,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     let (now, uptime) = (output.now, clock::uptime());
     // Converts from time since boot to time since 1970.
     let time = |since_boot: u64| (now + since_boot).saturating_sub(uptime);
-    let changed = checksum(text.as_bytes()) != status.config || newest(&profiles) > time(status.loaded) + 1;
+    let changed = checksum(text.as_bytes()) != status.config || profile::changed_since(&profiles, time(status.loaded));
     let standing = firewall::standing_openings(&config.guard);
     let log = klog::resolve(&config.log).unwrap_or(config.log);
     let daemon = [
@@ -68,14 +68,3 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
 
 const DAEMON: &[&str] =
     &["running", "pid", "since", "replaced", "needs_reload", "log", "firewall", "guard", "confined"];
-
-/// Returns when a profile was last created, removed or changed, in seconds since 1970.
-fn newest(profiles: &Path) -> u64 {
-    let mut newest = modified(profiles).unwrap_or(0);
-    for found in profile::list(profiles).unwrap_or_default().profiles {
-        for path in [&found.path, &found.path.join("config")] {
-            newest = newest.max(modified(path).unwrap_or(0));
-        }
-    }
-    newest
-}
