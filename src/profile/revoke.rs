@@ -1,26 +1,40 @@
 //! Revokes a profile on the server.
 
-use super::set::REPLACED;
-use super::{Counter, list};
+use super::set::{REPLACED, enabled_name};
+use super::{Counter, Found, Listing, list};
 use crate::error::{Error, Result};
 use crate::sys;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-/// Revokes the profile `name` in `directory` and deletes it, with the keys that it replaces. A running daemon opens
-/// nothing to it any more when this returns, even if the daemon cannot read its configuration again.
+/// Revokes the profile `name` in `directory` and deletes it, with the keys that it replaces. Without an enabled profile
+/// of this name, it does so with the disabled one. A running daemon opens nothing to them any more when this returns,
+/// even if the daemon cannot read its configuration again.
 pub fn revoke(directory: &Path, name: &str) -> Result<()> {
-    let listing = list(directory)?;
-    let replaced = format!("{name}{REPLACED}");
-    let mut is_missing = true;
-    for found in listing.profiles.iter().chain(&listing.disabled) {
-        if found.name == name || found.name == replaced {
-            delete(directory, &found.path).map_err(|cause| Error::path("revoke", &found.path, cause))?;
-            is_missing = false;
-        }
+    let Listing { mut profiles, mut disabled, .. } = list(directory)?;
+    let enabled = enabled_name(name);
+    let is_enabled = profiles.iter().any(|found| found.name == enabled);
+    if name != enabled {
+        // Only a disabled profile is meant. The listing has the keys that it replaces there too.
+        profiles.clear();
     }
-    if is_missing { Err(missing(directory, name)) } else { Ok(()) }
+    profiles.append(&mut disabled);
+    let replaced = format!("{enabled}{REPLACED}");
+    profiles.retain(|found| {
+        found.name == name || found.enabled_name() == replaced || !is_enabled && found.enabled_name() == name
+    });
+    if profiles.is_empty() {
+        return Err(missing(directory, name));
+    }
+    let each = |step: &dyn Fn(&Path) -> io::Result<()>| {
+        profiles
+            .iter()
+            .try_for_each(|Found { path, .. }| step(path).map_err(|cause| Error::path("revoke", path, cause)))
+    };
+    // Do this first and on disk: if a later step fails or waits, the profiles still open nothing.
+    each(&|profile| Counter::revoke(&profile.join("counter")))?;
+    each(&|profile| delete(directory, profile))
 }
 
 /// Returns the error for a name without a profile.
@@ -32,8 +46,6 @@ pub(super) fn missing(directory: &Path, name: &str) -> Error {
 fn delete(directory: &Path, profile: &Path) -> io::Result<()> {
     let directory = File::open(directory)?;
     sys::file::lock(&directory)?;
-    // Do this first and on disk: if a later step fails, the profile still opens nothing.
-    Counter::revoke(&profile.join("counter"))?;
     fs::remove_dir_all(profile)?;
     directory.sync_all()
 }

@@ -29,8 +29,13 @@ pub struct Found {
 impl Found {
     /// Returns the name without the suffix that disables the profile.
     pub fn enabled_name(&self) -> &str {
-        DISABLED.iter().find_map(|end| self.name.strip_suffix(end)).unwrap_or(&self.name)
+        enabled_name(&self.name)
     }
+}
+
+/// Returns `name` without the suffix that disables a profile.
+pub(super) fn enabled_name(name: &str) -> &str {
+    DISABLED.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
 }
 
 /// The content of a directory of profiles, by name.
@@ -38,7 +43,7 @@ impl Found {
 pub struct Listing {
     /// Enabled profiles.
     pub profiles: Vec<Found>,
-    /// Profiles disabled by a suffix.
+    /// Profiles disabled by a suffix, and the keys that they replace.
     pub disabled: Vec<Found>,
     /// Profiles with an invalid name, and the reason.
     pub left_out: Vec<(Found, Error)>,
@@ -77,6 +82,15 @@ pub fn list(directory: &Path) -> Result<Listing> {
         // Other hidden directories belong to other programs, or to a genprofile that has not finished.
         } else if path.join("cipher.key").exists() && !found.name.ends_with(UNFINISHED) {
             listing.left_out.push((found, misnamed("starts with \".\"")));
+        }
+    }
+    // Old keys are disabled with the profile that replaces them. If there is no such profile, a rotation was interrupted.
+    let enabled = |name: &str| listing.profiles.iter().any(|found| found.name == name);
+    let names = listing.disabled.iter().map(Found::enabled_name).filter(|name| !enabled(name));
+    let replaced: Vec<String> = names.map(|name| format!("{name}{REPLACED}")).collect();
+    for name in replaced {
+        if let Some(index) = listing.profiles.iter().position(|found| found.name == name) {
+            listing.disabled.push(listing.profiles.swap_remove(index));
         }
     }
     listing.profiles.sort_unstable_by(|one, other| one.name.cmp(&other.name));

@@ -1,5 +1,6 @@
 """revoke: the keys open nothing more, in the running daemon too, from the moment at which the command returns."""
 
+import fcntl
 import os
 import random
 import re
@@ -111,6 +112,23 @@ def test_it_waits_for_a_knock_that_is_being_admitted(stage, hooked, step):
     os.kill(process(stage.daemon, "opener"), signal.SIGKILL)
     assert stage.daemon.wait_for_end() != 0
     assert revoking.wait(3) == 0
+
+
+def test_the_keys_are_worthless_even_while_somebody_holds_the_lock_of_the_directory(stage):
+    """Whoever can open the directory can hold its lock."""
+    stage.open_up()
+    shutil.copytree(stage.gate.path, replaced := stage.gate.path.with_name("gate.replaced"))
+    holder = os.open(stage.gate.path.parent, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    revoking = stage.server.start(BINARY, "revoke", "gate", "--dir", stage.server_dir, stderr=subprocess.DEVNULL)
+    with pytest.raises(subprocess.TimeoutExpired):
+        revoking.wait(0.5)
+    assert {(path / "counter").read_text() for path in (stage.gate.path, replaced)} == {"4294967296\n"}
+    stage.knock()
+    assert stage.nothing_opened()
+    os.close(holder)
+    assert revoking.wait(3) == 0
+    assert not stage.gate.path.exists() and not replaced.exists()
 
 
 def test_it_does_not_wait_for_a_knock_whose_counter_is_not_stored_yet(stage, hooked):

@@ -18,7 +18,7 @@ def rotate(directory, *arguments, **options):
 
 def reload(stage, profiles):
     stage.daemon.process.send_signal(signal.SIGHUP)
-    stage.daemon.wait_for(f"{profiles} profiles")
+    stage.daemon.wait_for(f"{profiles} profile")
 
 
 def test_the_old_client_knocks_until_the_new_one_has(stage, firewall, wire):
@@ -94,6 +94,59 @@ def test_a_profile_that_is_revoked_during_its_rotation_has_no_keys_left(stage):
     assert [path.name for path in (stage.server_dir / "profiles").iterdir()] == ["fence"]
     stage.knock()
     stage.client.run(BINARY, "-p", stage.PORT, "--dir", new, SERVER)
+    assert stage.nothing_opened()
+
+
+@pytest.mark.parametrize("suffix", [".off", ".disabled"])
+def test_a_profile_that_is_disabled_after_its_rotation_has_its_old_keys_disabled_too(stage, suffix):
+    stage.open_up()
+    rotate(stage.server_dir, "gate", SERVER)
+    profiles = stage.server_dir / "profiles"
+    (profiles / "gate").rename(profiles / f"gate{suffix}")
+    reload(stage, 1)
+    stage.knock()
+    assert stage.nothing_opened()
+    before = tree(stage.server_dir)
+    assert "there is no profile" in rotate(stage.server_dir, "gate", SERVER).stderr
+    assert tree(stage.server_dir) == before
+    (profiles / f"gate{suffix}").rename(profiles / "gate")
+    reload(stage, 3)
+    stage.open_port()
+    assert stage.connects()
+
+
+def test_the_old_keys_of_an_enabled_profile_work_beside_a_disabled_one_of_the_same_name(stage):
+    stage.open_up()
+    shutil.copytree(stage.gate.path, stage.gate.path.with_name("gate.off"))
+    rotate(stage.server_dir, "gate", SERVER)
+    reload(stage, 3)
+    stage.open_port()
+    assert stage.connects()
+    assert run("revoke", "gate.off", "--dir", stage.server_dir).returncode == 0
+    assert {path.name for path in (stage.server_dir / "profiles").iterdir()} == {"fence", "gate", "gate.replaced"}
+
+
+def test_the_old_keys_work_after_an_interrupted_rotation(stage):
+    stage.open_up()
+    stage.gate.path.rename(stage.gate.path.with_name("gate.replaced"))
+    reload(stage, 2)
+    stage.open_port()
+    assert stage.connects()
+
+
+@pytest.mark.parametrize("name", ["gate", "gate.off"])
+@pytest.mark.parametrize("replaced", ["gate.replaced", "gate.replaced.off"])
+def test_a_profile_that_is_revoked_after_it_was_disabled_has_no_keys_left(stage, name, replaced):
+    """The daemon has not read the profiles again, so it knows both keys."""
+    stage.open_up()
+    rotate(stage.server_dir, "gate", SERVER)
+    reload(stage, 3)
+    profiles = stage.server_dir / "profiles"
+    (profiles / "gate").rename(profiles / "gate.off")
+    (profiles / "gate.replaced").rename(profiles / replaced)
+    assert run("revoke", name, "--dir", stage.server_dir).returncode == 0
+    assert [path.name for path in profiles.iterdir()] == ["fence"]
+    stage.knock()
     assert stage.nothing_opened()
 
 
