@@ -135,7 +135,6 @@ impl Race {
 
     /// Keeps the failure to report. A refusal says more than a missing route and is not replaced.
     fn keep_failure(&mut self, failure: Error) {
-        let is_refusal = |failure: &Error| failure.kind() == Some(io::ErrorKind::ConnectionRefused);
         if !self.failure.as_ref().is_some_and(is_refusal) {
             self.failure = Some(failure);
         }
@@ -145,20 +144,24 @@ impl Race {
         let unanswered = self.attempts.last().map(|attempt| failed(attempt.address, io::ErrorKind::TimedOut.into()));
         let failure = unanswered.or_else(|| self.failure.take());
         let failure = failure.unwrap_or_else(|| Error::refused("there is no address to connect to"));
-        let knocks = match self.knocks() {
+        let Some(KnockSetup { profile, .. }) = &self.setup else { return failure };
+        let meaning = match self.knocks() {
             0 => return failure,
-            1 => "1 knock".to_owned(),
-            knocks => format!("{knocks} knocks"),
+            _ if is_refusal(&failure) => "if no program listens on that port there, the knock has worked".to_owned(),
+            1 => "1 knock went unanswered".to_owned(),
+            knocks => format!("{knocks} knocks went unanswered"),
         };
-        failure.advise(format!(
-            "{knocks} went unanswered: check that the daemon is running, and that keys and counter match on both sides"
-        ))
+        failure.advise(format!("{meaning}; to find the cause: knockknock doctor {}", profile.name))
     }
 
     /// Returns how many knocks were sent.
     pub fn knocks(&self) -> usize {
         self.schedule.knocks()
     }
+}
+
+fn is_refusal(failure: &Error) -> bool {
+    failure.kind() == Some(io::ErrorKind::ConnectionRefused)
 }
 
 fn failed(address: SocketAddr, cause: io::Error) -> Error {

@@ -229,7 +229,7 @@ def test_three_unanswered_knocks_are_an_error(door):
     assert 3 < time.monotonic() - began < 6
     assert done.returncode == 1
     assert f"cannot connect to {SERVER}:{ECHO}: timed out\n" in done.stderr
-    assert "3 knocks went unanswered" in done.stderr
+    assert f"3 knocks went unanswered; to find the cause: knockknock doctor {SERVER}\n" in done.stderr
     assert len(capture.sent(door.gate.knock_port)) == 3
     assert door.gate.client_counter == 3
 
