@@ -16,9 +16,11 @@ pub fn invite(found: &Found, host: &str, again: bool) -> Result<Invitation> {
         0 => drop(counter.store(1).map_err(|cause| Error::path("write", counter.path(), cause))?),
         _ if again => {}
         _ => {
-            return Err(Error::refused(format!("profile {:?} was handed out or used before", found.name)).advise(
-                "for another client choose another name; for the same client, whose copy is lost, add --again",
-            ));
+            let name = &found.name;
+            return Err(Error::refused(format!("profile {name:?} was handed out or used before")).advise(format!(
+                "for another client choose another name; for the same client, whose copy is lost: \
+                 knockknock invite {name} {host} --again"
+            )));
         }
     }
     Ok(Invitation { host: host.into(), config, counter: counter.next(), keys: keys::read(&found.path)? })

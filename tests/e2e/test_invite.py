@@ -77,7 +77,8 @@ def test_an_invitation_is_given_once_unless_it_is_asked_for_again(tmp_path):
     before = tree(tmp_path)
     done = run("invite", "laptop", "server.example.org", "--dir", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert 'profile "laptop" was handed out or used before' in done.stderr and "--again" in done.stderr
+    assert 'profile "laptop" was handed out or used before' in done.stderr
+    assert "knockknock invite laptop server.example.org --again\n" in done.stderr
     assert invite(tmp_path, "laptop", "server.example.org", "--again") == line
     assert tree(tmp_path) == before
 
