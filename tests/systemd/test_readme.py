@@ -61,7 +61,7 @@ def test_the_commands_of_the_readme_work(root, tmp_path):  # noqa: F811
               "check 'the revoked key opens nothing' not knocks 22 /home/bob/phone", "client 'ssh server.example.org true'",
               f"invite {quoted(rotate)}", f"reload {quoted(reload)}", "client 'ssh server.example.org true'",
               f"client {quoted(put_aside)}", f"accept {quoted(accept)}", "client 'ssh server.example.org true'",
-              "client 'mkdir ~/old && cp -r ~/.knockknock/old.off ~/old/server.example.org'",
+              "client 'mkdir ~/old && cp -r ~/.knockknock/server.example.org.*.off ~/old/server.example.org'",
               "check 'the replaced key opens nothing' not knocks 22 /home/bob/old", "client 'ssh server.example.org true'",
               "server 'sed -i \"s/^guard.*/guard = 22, 80/\" /etc/knockknock.d/config'",
               "server 'sed -i \"s/^ports.*/ports = 22, 80/\" /etc/knockknock.d/profiles/laptop/config'",
