@@ -135,7 +135,7 @@ fn unspecified() -> libc::sockaddr_nl {
 
 /// A buffer to which messages and attributes are written (linux/netlink.h). Each is aligned to 4 bytes; numbers are
 /// in host byte order unless the family says otherwise.
-#[derive(Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Writer(Vec<u8>);
 
 impl Writer {

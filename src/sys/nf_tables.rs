@@ -64,7 +64,7 @@ pub const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 pub const NFTA_DATA_VALUE: u16 = 1;
 
 /// A transaction: the kernel applies all of its messages or none.
-#[derive(Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Batch(Writer);
 
 impl Batch {

@@ -270,6 +270,38 @@ def test_a_start_lets_nobody_in(stage, start):
     assert stage.connects(address=SERVER)
 
 
+@pytest.mark.parametrize("interfaces", ["eth0", "eth0, lo9"])
+def test_an_opening_outlives_a_replaced_table(stage, interfaces):
+    """The end of a daemon and its start replace the table, whose owner changes."""
+    stage.open_up("nft", interfaces=interfaces)
+    stage.open_port()
+    stage.daemon.stop()
+    stage.start_daemon()
+    assert stage.connects()
+    assert not stage.connects()
+
+
+def test_a_replaced_table_guards_what_others_redirect_all_the_time(stage):
+    """No transaction removes the guard from a chain without making it again."""
+    stage.open_up("nft", interfaces="eth0, lo9")
+    monitor = stage.server.start("nft", "monitor", stdout=subprocess.PIPE, text=True)
+    try:
+        time.sleep(0.3)
+        stage.daemon.stop()
+        stage.start_daemon()
+        time.sleep(0.3)
+    finally:
+        monitor.kill()
+    transactions = monitor.communicate()[0].split("# new generation")
+    assert sum("delete table inet knockknock\n" in transaction for transaction in transactions) >= 2
+    for chain in ("prerouting", "input", "forward"):
+        rule = f"rule inet knockknock {chain} "
+        removed = [transaction for transaction in transactions if "delete " + rule in transaction]
+        assert removed or chain != "prerouting"
+        for transaction in removed:
+            assert re.search(f"add {rule}.*drop\n", transaction), transaction
+
+
 def test_a_reload_moves_the_guard_from_one_firewall_to_the_other(stage):
     stage.open_up("nft")
     for firewall in ("iptables", "nft", "iptables", "nft"):

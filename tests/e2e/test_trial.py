@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from stage import BINARY, CLIENT, SERVER
+from stage import BINARY, CLIENT, SERVER, Profile
+from test_firewall import older_connections_pass
 
 HINT = "knockknock-daemon --trial 10m"
 
@@ -51,6 +52,30 @@ def test_a_knock_in_time_keeps_the_guard(stage, firewall):
     assert trial(stage) == {"state": "passed", "left": None}
     assert "the guard stays" in "\n".join([stage.daemon.stop() and "" or "", *stage.daemon.said][-2:])
     assert not stage.connects()
+
+
+@pytest.mark.parametrize("interfaces", ["eth0", "eth0, lo9"])
+def test_the_knock_that_passes_the_trial_opens(stage, interfaces):
+    """The table is replaced then, and a guard on several interfaces has a set without a name."""
+    stage.open_up("nft", interfaces=interfaces)
+    stage.daemon.stop()
+    stage.start_daemon("--trial", "10m")
+    stage.open_port()
+    stage.daemon.wait_for("the trial is passed")
+    assert stage.connects()
+    assert not stage.connects()
+
+
+def test_a_trial_that_is_passed_leaves_older_connections_their_minute(stage):
+    Profile(stage, "gate").give_to_client()
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    stage.start_daemon("--trial", "10m")
+    left = older_connections_pass(stage, "nft")
+    assert 50 < left < 60
+    time.sleep(1.1)
+    stage.open_port()
+    stage.daemon.wait_for("the trial is passed")
+    assert left - 10 < older_connections_pass(stage, "nft") < left
 
 
 def test_without_a_knock_the_guard_is_lifted(stage, firewall):

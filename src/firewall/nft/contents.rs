@@ -39,7 +39,7 @@ pub(super) struct Contents {
     pub(super) flags: u32,
     /// The messages that make the same contents in the table [`TABLE`].
     messages: Batch,
-    /// The message that makes the guard, the last rule of its chain.
+    /// The messages that make the guard, the last rule of its chain, and the anonymous sets in it.
     guard: Batch,
     pub(super) rules: usize,
 }
@@ -50,7 +50,7 @@ impl Contents {
         let socket = Socket::open(libc::NETLINK_NETFILTER)?;
         for _ in 0..PATIENCE {
             let before = state(&socket, table)?;
-            let contents = Self::read_once(&socket, table, attribute_of(&before, NFTA_TABLE_FLAGS));
+            let contents = Self::read_once(&socket, table, flags_of(&before));
             // Compare the generation: if it is the same, no transaction has changed anything meanwhile.
             if state(&socket, table)? == before {
                 return contents;
@@ -59,9 +59,9 @@ impl Contents {
         Err(io::ErrorKind::ResourceBusy.into())
     }
 
-    fn read_once(socket: &Socket, table: &str, flags: &[u8]) -> io::Result<Self> {
-        let flags = u32::from_be_bytes(flags.first_chunk().copied().unwrap_or_default());
+    fn read_once(socket: &Socket, table: &str, flags: u32) -> io::Result<Self> {
         let mut contents = Self { flags, messages: Batch::default(), guard: Batch::default(), rules: 0 };
+        let mut anonymous = Vec::new();
         for (list, kind, wanted) in KINDS {
             for object in socket.ask(list, libc::NLM_F_DUMP, &NFGENMSG_INET, of(table).bytes())? {
                 // The kernel lists the chains of all tables.
@@ -78,53 +78,40 @@ impl Contents {
                     // The kernel requires an ID, but finds sets by name.
                     message.attribute(NFTA_SET_ID, &[1; 4]);
                 }
-                contents.messages.add(kind, libc::NLM_F_CREATE | libc::NLM_F_APPEND, message.bytes());
+                let mut made = Batch::default();
+                made.add(kind, libc::NLM_F_CREATE | libc::NLM_F_APPEND, message.bytes());
                 match kind {
-                    NFT_MSG_NEWSET => contents.read_elements(socket, table, &object)?,
+                    NFT_MSG_NEWSET if read_elements(&mut made, socket, table, &object)? => {
+                        anonymous.push((attribute_of(&object, NFTA_SET_NAME).to_vec(), made.clone()));
+                    }
                     NFT_MSG_NEWRULE => {
                         contents.rules += 1;
                         if attribute_of(&object, NFTA_RULE_CHAIN) == named(CHAIN_PREROUTING) {
                             contents.guard = Batch::default();
-                            contents.guard.add(kind, libc::NLM_F_CREATE, message.bytes());
+                            let named = |name: &[u8]| message.bytes().windows(name.len()).any(|part| part == name);
+                            anonymous
+                                .iter()
+                                .filter(|(name, _)| named(name))
+                                .for_each(|(_, set)| contents.guard.append(set));
+                            contents.guard.append(&made);
                         }
                     }
                     _ => {}
                 }
+                contents.messages.append(&made);
             }
         }
         Ok(contents)
     }
 
-    fn read_elements(&mut self, socket: &Socket, table: &str, set: &[u8]) -> io::Result<()> {
-        let (name, flags) = (attribute_of(set, NFTA_SET_NAME), attribute_of(set, NFTA_SET_FLAGS));
-        let has = |flag: u32| flags.last().is_some_and(|flags| u32::from(*flags) & flag != 0);
-        if has(NFT_SET_EVAL) {
-            return Ok(());
-        }
-        // The elements that a set of this name already has. An anonymous set is deleted with its rule.
-        if !has(NFT_SET_ANONYMOUS) {
-            self.messages.add(NFT_MSG_DELSETELEM, 0, elements_of(TABLE, name).bytes());
-        }
-        let lists =
-            socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, elements_of(table, name).bytes())?;
-        let lists = lists.iter().map(|list| attribute_of(list, NFTA_SET_ELEM_LIST_ELEMENTS));
-        let mut elements: Vec<Vec<u8>> = lists.flat_map(attributes).map(|(_, element)| lasting(element)).collect();
-        // A hash lists elements in any order.
-        elements.sort_unstable();
-        for some in elements.chunks(ELEMENTS) {
-            let mut message = elements_of(TABLE, name);
-            message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-                some.iter().for_each(|element| list.attribute(NFTA_LIST_ELEM, element));
-            });
-            self.messages.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
-        }
-        Ok(())
-    }
-
     /// Returns the transaction that makes these contents in our table and keeps its openings.
     pub(super) fn renew(&self) -> Batch {
+        self.renew_with(self.flags)
+    }
+
+    fn renew_with(&self, flags: u32) -> Batch {
         let mut batch = Batch::default();
-        new_table(&mut batch, TABLE, self.flags);
+        new_table(&mut batch, TABLE, flags);
         batch.add(NFT_MSG_DELRULE, 0, of(TABLE).bytes());
         batch.append(&self.messages);
         batch
@@ -141,15 +128,22 @@ impl Contents {
         batch
     }
 
-    /// Reads the openings of a table that is to be replaced, as the messages that make them. First it removes all of the
-    /// table's rules but the guard, so that no packet uses an opening that was read.
+    /// Makes these contents in a table that could not be replaced: its openings were taken.
+    pub(super) fn refill(&self, socket: &Socket) -> io::Result<()> {
+        self.renew_with(flags_of(&state(socket, TABLE)?)).commit(socket)
+    }
+
+    /// Reads the openings of a table that is to be replaced, as the messages that make them, and what lets older
+    /// connections pass. First it removes all rules of prerouting but the guard, so that no packet uses an opening that
+    /// was read. The guard's other rules, in input and forward, use none.
     pub(super) fn take_openings(&self, socket: &Socket) -> io::Result<Batch> {
-        let mut closed = Batch::default();
-        closed.add(NFT_MSG_DELRULE, 0, of(TABLE).bytes());
+        let (mut closed, mut rules) = (Batch::default(), of(TABLE));
+        rules.attribute(NFTA_RULE_CHAIN, &named(CHAIN_PREROUTING));
+        closed.add(NFT_MSG_DELRULE, 0, rules.bytes());
         closed.append(&self.guard);
         closed.commit(socket)?;
         let mut openings = Batch::default();
-        for set in ["open4\0", "open6\0"] {
+        for set in ["open4\0", "open6\0", "starting\0"] {
             let of_set = elements_of(TABLE, set.as_bytes());
             for elements in socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, of_set.bytes())? {
                 openings.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, behind_header(&elements));
@@ -170,6 +164,33 @@ pub(super) fn admit_older_connections() -> Batch {
     });
     batch.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
     batch
+}
+
+/// Adds the messages that make a set's elements. Returns whether the set is anonymous.
+fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> io::Result<bool> {
+    let (name, flags) = (attribute_of(set, NFTA_SET_NAME), attribute_of(set, NFTA_SET_FLAGS));
+    let has = |flag: u32| flags.last().is_some_and(|flags| u32::from(*flags) & flag != 0);
+    let anonymous = has(NFT_SET_ANONYMOUS);
+    if has(NFT_SET_EVAL) {
+        return Ok(anonymous);
+    }
+    // The elements that a set of this name already has. An anonymous set is deleted with its rule.
+    if !anonymous {
+        made.add(NFT_MSG_DELSETELEM, 0, elements_of(TABLE, name).bytes());
+    }
+    let lists = socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, elements_of(table, name).bytes())?;
+    let lists = lists.iter().map(|list| attribute_of(list, NFTA_SET_ELEM_LIST_ELEMENTS));
+    let mut elements: Vec<Vec<u8>> = lists.flat_map(attributes).map(|(_, element)| lasting(element)).collect();
+    // A hash lists elements in any order.
+    elements.sort_unstable();
+    for some in elements.chunks(ELEMENTS) {
+        let mut message = elements_of(TABLE, name);
+        message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+            some.iter().for_each(|element| list.attribute(NFTA_LIST_ELEM, element));
+        });
+        made.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
+    }
+    Ok(anonymous)
 }
 
 /// An element without the time that it has left.
@@ -205,6 +226,11 @@ fn new_table(batch: &mut Batch, table: &str, flags: u32) {
 /// What the kernel says of a table. It begins with the number of the last transaction.
 pub(super) fn state(socket: &Socket, table: &str) -> io::Result<Vec<u8>> {
     socket.ask(NFT_MSG_GETTABLE, libc::NLM_F_ACK, &NFGENMSG_INET, of(table).bytes()).map(|answers| answers.concat())
+}
+
+/// The flags in a table's state.
+fn flags_of(state: &[u8]) -> u32 {
+    u32::from_be_bytes(attribute_of(state, NFTA_TABLE_FLAGS).first_chunk().copied().unwrap_or_default())
 }
 
 /// The attribute that says which table a message is about.

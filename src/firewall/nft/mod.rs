@@ -85,7 +85,11 @@ impl Wall {
             let openings = self.contents.take_openings(&self.socket).unwrap_or_default();
             let replace = |openings| self.contents.replace(openings).commit(&self.socket);
             // A table of another shape has no place for them.
-            replace(openings).or_else(|_| replace(Batch::default())).map_err(failed)?;
+            let replaced = replace(openings).or_else(|_| replace(Batch::default()));
+            if replaced.is_err() {
+                let _ = self.contents.refill(&self.socket);
+            }
+            replaced.map_err(failed)?;
             if self.stands() {
                 return Ok(());
             }
