@@ -2,7 +2,7 @@
 
 use super::ProfileConfig;
 use super::keys::{self, RawKeys};
-use super::set::{DISABLED, Found, UNFINISHED, list};
+use super::set::{DISABLED, Found, REPLACED, UNFINISHED, list};
 use crate::error::{Error, Result};
 use crate::sys;
 use crate::wire::Wire;
@@ -20,6 +20,11 @@ use zeroize::Zeroizing;
 pub fn create(directory: &Path, name: &str, config: &ProfileConfig) -> Result<PathBuf> {
     let keys = keys::random()?;
     make(directory, name, &Content { keys: &keys, counter: 0, config }, &|other| {
+        if other.name.strip_suffix(REPLACED) == Some(name) {
+            // The new profile would enable the old keys, and its first knock would revoke them.
+            return Err(Error::refused(format!("profile {:?} has older keys of {name:?}", other.name))
+                .advise(format!("choose another name, or revoke them first: knockknock revoke {}", other.name)));
+        }
         // A profile that cannot be read has no knock port that could collide.
         let Ok(found) = ProfileConfig::load(&other.path) else { return Ok(()) };
         let classic = [found.wire, config.wire].contains(&Wire::Classic);
@@ -78,6 +83,8 @@ fn check_name(name: &str) -> Result<()> {
         "starts with \".\""
     } else if DISABLED.iter().any(|end| name.ends_with(end)) {
         "ends with the suffix of a disabled profile"
+    } else if name.ends_with(REPLACED) {
+        "ends with the suffix of replaced keys"
     } else if name.contains('/') {
         "contains \"/\""
     } else if name.contains(char::is_control) {

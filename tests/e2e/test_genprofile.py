@@ -84,6 +84,7 @@ def test_without_a_guard_there_is_no_limit(tmp_path):
     (("escape\x1b[31m", 667), 2, "escape"),
     (("laptop.off", 667), 2, "laptop.off"),
     (("laptop.disabled", 667), 2, "laptop.disabled"),
+    (("gate.replaced", 667), 2, "gate.replaced"),
     (("other", 667, "--ports", "22,667"), 1, "it is one of the ports to open"),
     (("other", 0), 2, "0"),
     (("other", 65536), 2, "65536"),

@@ -39,6 +39,15 @@ def accept(directory, line, *arguments):
     return run("accept", "--dir", directory, *arguments, input=line)
 
 
+def test_a_client_is_not_named_like_replaced_keys(tmp_path):
+    """The first knock of its namesake would revoke it."""
+    invite(tmp_path, "laptop", SERVER, "--ports", 22)
+    before = tree(tmp_path)
+    done = run("invite", "laptop.replaced", SERVER, "--ports", 22, "--dir", tmp_path)
+    assert done.returncode == 2 and "replaced keys" in done.stderr
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("host", [SERVER, SERVER6])
 def test_two_commands_and_one_line_connect_a_new_client(stage, firewall, host):
     stage.configure(firewall=firewall, guard=stage.PORT)

@@ -134,6 +134,21 @@ def test_the_old_keys_work_after_an_interrupted_rotation(stage):
     assert stage.connects()
 
 
+@pytest.mark.parametrize("command", [("genprofile", "laptop", 667), ("invite", "laptop", SERVER)])
+@pytest.mark.parametrize("disabled", [True, False])
+def test_a_new_profile_does_not_adopt_the_old_keys_of_another(tmp_path, command, disabled):
+    invite(tmp_path, "laptop", SERVER, "--ports", 22)
+    assert rotate(tmp_path, "laptop", SERVER).returncode == 0
+    profile = tmp_path / "profiles/laptop"
+    profile.rename(profile.with_name("laptop.off")) if disabled else shutil.rmtree(profile)
+    before = tree(tmp_path)
+    done = run(*command, "--ports", 22, "--dir", tmp_path)
+    assert done.returncode == 1 and "older keys" in done.stderr
+    assert tree(tmp_path) == before
+    assert run("revoke", "laptop.replaced", "--dir", tmp_path).returncode == 0
+    assert run(*command, "--ports", 22, "--dir", tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize("name", ["gate", "gate.off"])
 @pytest.mark.parametrize("replaced", ["gate.replaced", "gate.replaced.off"])
 def test_a_profile_that_is_revoked_after_it_was_disabled_has_no_keys_left(stage, name, replaced):
