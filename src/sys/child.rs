@@ -43,28 +43,35 @@ impl Child {
         // SAFETY: the two `init` functions initialise what the others use; all strings and arrays, each with a null
         // pointer behind it, live through the call, and nothing else changes the environment.
         let failed = unsafe {
-            libc::posix_spawn_file_actions_init(actions.as_mut_ptr());
+            let mut failed = libc::posix_spawn_file_actions_init(actions.as_mut_ptr());
+            if failed != 0 {
+                return Err(io::Error::from_raw_os_error(failed));
+            }
             for (number, fd) in (0..).zip(descriptors) {
-                if let Some(fd) = fd {
-                    libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), fd.as_raw_fd(), number);
+                if let (0, Some(fd)) = (failed, fd) {
+                    failed = libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), fd.as_raw_fd(), number);
                 }
             }
             // We ignore SIGPIPE, which a child would inherit.
             let mut pipe = MaybeUninit::uninit();
             libc::sigemptyset(pipe.as_mut_ptr());
             libc::sigaddset(pipe.as_mut_ptr(), libc::SIGPIPE);
-            libc::posix_spawnattr_init(attributes.as_mut_ptr());
-            libc::posix_spawnattr_setsigdefault(attributes.as_mut_ptr(), pipe.as_ptr());
-            libc::posix_spawnattr_setflags(attributes.as_mut_ptr(), libc::POSIX_SPAWN_SETSIGDEF as libc::c_short);
-            let environment = environment.as_ref().map_or(environ, |environment| environment.as_ptr());
-            let failed = libc::posix_spawn(
-                &raw mut id,
-                program.as_ptr(),
-                actions.as_ptr(),
-                attributes.as_ptr(),
-                args.as_ptr(),
-                environment,
-            );
+            if failed == 0 {
+                failed = libc::posix_spawnattr_init(attributes.as_mut_ptr());
+            }
+            if failed == 0 {
+                libc::posix_spawnattr_setsigdefault(attributes.as_mut_ptr(), pipe.as_ptr());
+                libc::posix_spawnattr_setflags(attributes.as_mut_ptr(), libc::POSIX_SPAWN_SETSIGDEF as libc::c_short);
+                let environment = environment.as_ref().map_or(environ, |environment| environment.as_ptr());
+                failed = libc::posix_spawn(
+                    &raw mut id,
+                    program.as_ptr(),
+                    actions.as_ptr(),
+                    attributes.as_ptr(),
+                    args.as_ptr(),
+                    environment,
+                );
+            }
             libc::posix_spawn_file_actions_destroy(actions.as_mut_ptr());
             failed
         };
