@@ -245,7 +245,8 @@ def test_the_guard_stays_when_the_daemon_ends_and_unguard_removes_it(gate, firew
 
 def test_a_restart_does_not_duplicate_rules(gate):
     def rules():
-        return len(gate.server.run("nft", "list", "ruleset").stdout.splitlines())
+        lines = gate.server.run("nft", "list", "ruleset").stdout.splitlines()
+        return len([line for line in lines if "elements = {" not in line])  # some of them end by themselves
     before = rules()
     for _ in range(2):
         gate.daemon.stop()
