@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 #[derive(Default)]
 pub struct Wall {
     made: Option<Made>,
-    /// Whether our rules may be missing because making them failed.
+    /// Whether our rules may be missing or outdated because making them failed.
     gone: bool,
 }
 
@@ -21,7 +21,9 @@ enum Made {
 
 impl Wall {
     /// Makes rules, in one transaction that keeps the openings. Removes rules of the other backend.
-    pub fn make(&mut self, backend: Backend, rules: &Rules) -> Result<()> {
+    ///
+    /// `begin` is called before the rules in force are changed, so not where nft fails to translate new ones.
+    pub fn make(&mut self, backend: Backend, rules: &Rules, begin: &mut dyn FnMut()) -> Result<()> {
         self.gone = true;
         // The kernel may not have tracked connections so far.
         let first = self.made.is_none() && !nft::exists() && !iptables::exist();
@@ -29,16 +31,19 @@ impl Wall {
         match (backend, &mut self.made) {
             (Backend::Nft(turnstile), Some(Made::Nft(wall))) => {
                 wall.translate(rules, turnstile)?;
+                begin();
                 wall.make()?;
             }
             (Backend::Nft(turnstile), made) => {
                 let wall = nft::Wall::new(rules, turnstile)?;
+                begin();
                 wall.make()?;
                 *made = Some(Made::Nft(wall));
                 let _ = iptables::remove();
             }
             (Backend::Iptables, Some(Made::Iptables(wall))) => *wall = iptables::Wall::make(rules)?,
             (Backend::Iptables, made) => {
+                begin();
                 *made = Some(Made::Iptables(iptables::Wall::make(rules)?));
                 let _ = nft::remove();
             }
@@ -53,20 +58,21 @@ impl Wall {
         Ok(())
     }
 
-    /// Makes the same rules again.
-    pub fn restore(&mut self, backend: Backend, rules: &Rules) -> Result<()> {
+    /// Makes the same rules again, like [`Wall::make`].
+    pub fn restore(&mut self, backend: Backend, rules: &Rules, begin: &mut dyn FnMut()) -> Result<()> {
         match &mut self.made {
             // What is left of a trial's time is less now.
             Some(Made::Nft(wall)) if !self.gone && rules.end_of_guard.is_none() => {
+                begin();
                 let made = wall.make();
                 self.gone = made.is_err();
                 made
             }
-            _ => self.make(backend, rules),
+            _ => self.make(backend, rules, begin),
         }
     }
 
-    /// Returns whether our rules may be missing because making them failed.
+    /// Returns whether our rules may be missing or outdated because making them failed.
     pub fn is_gone(&self) -> bool {
         self.gone
     }

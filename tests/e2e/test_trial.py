@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from services import wait_until
 from stage import BINARY, CLIENT, SERVER, Profile
 from test_firewall import older_connections_pass
 
@@ -91,6 +92,68 @@ def test_without_a_knock_the_guard_is_lifted(stage, firewall):
     stage.daemon.stop()
     stage.start_daemon()
     assert not stage.connects(), "a start does"
+
+
+FAILING_NFT = """#!/bin/sh
+if [ -e {broken} ]; then echo 'no such library' >&2; exit 127; fi
+exec /usr/sbin/nft "$@"
+"""
+
+
+def test_a_trial_is_passed_when_nft_works_again(stage):
+    """As while the package is upgraded. Nothing is to be restarted for rules that cannot be translated."""
+    programs, broken = stage.directory / "programs", stage.directory / "broken"
+    programs.mkdir()
+    (programs / "nft").write_text(FAILING_NFT.format(broken=broken))
+    (programs / "nft").chmod(0o755)
+    begin(stage, "nft", "10m", env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
+    children = stage.daemon.children()
+    broken.touch()
+    stage.open_port()
+    time.sleep(1)
+    assert stage.daemon.children() == children
+    assert trial(stage)["state"] == "running"
+    stage.daemon.unheard()
+    assert sum("translate the rules with nft" in line for line in stage.daemon.said) == 1
+    assert not any("the trial is passed" in line for line in stage.daemon.said)
+    broken.unlink()
+    stage.daemon.wait_for("the trial is passed")
+    wait_until(lambda: trial(stage)["state"] == "passed")
+    assert stage.connects() and not stage.connects()
+
+
+def test_a_configuration_is_kept_when_its_trial_is_passed(stage, firewall):
+    kept = stage.server_dir / "config.good"
+    Profile(stage, "gate").give_to_client()
+    stage.configure(firewall=firewall, guard="22", log="kmsg")
+    stage.start_daemon("--trial", "10m")
+    time.sleep(0.2)
+    assert not kept.exists()
+    stage.open_port()
+    stage.daemon.wait_for("the trial is passed")
+    wait_until(kept.exists)
+
+
+def test_a_configuration_that_failed_its_trial_is_not_kept(stage):
+    Profile(stage, "gate")
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    stage.start_daemon("--trial", "1s")
+    stage.daemon.wait_for("the trial has failed")
+    stage.daemon.process.send_signal(signal.SIGHUP)
+    stage.daemon.wait_for(": ready")
+    time.sleep(0.2)
+    assert not (stage.server_dir / "config.good").exists()
+
+
+def test_a_trial_that_cannot_begin_leaves_no_guard(stage):
+    """Only a guard that is not on trial stands in for a daemon that cannot start."""
+    stage.open_up("nft")
+    stage.daemon.stop()
+    stage.server.run("nft", "flush", "ruleset")
+    stage.server.run("mount", "--bind", "/dev/null", "/dev/kmsg")
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--trial", "10m", check=False)
+    assert done.returncode == 1
+    assert stage.connects()
 
 
 def test_a_wrong_code_does_not_keep_the_guard(stage):

@@ -103,9 +103,11 @@ impl Children {
         End::of(self.ready, watcher, opener)
     }
 
-    /// Stops both processes. The opener first: the watcher holds the locks of the counters that it asks for.
-    pub(super) fn stop(mut self) {
-        self.opener.end();
-        self.watcher.end();
+    /// Stops both processes, if they run. The opener first: the watcher holds the locks of the counters that it asks for.
+    pub(super) fn stop(children: &mut Option<Self>) {
+        if let Some(mut children) = children.take() {
+            children.opener.end();
+            children.watcher.end();
+        }
     }
 }

@@ -22,10 +22,19 @@ fn path(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Stores the configuration of a daemon that is ready.
-pub(super) fn keep(directory: &Path, setup: &Setup) -> Result<()> {
-    let (path, text) = (path(directory)?, setup.text.as_bytes());
-    if setup.instead.is_some() || file::read_small(&path).is_ok_and(|kept| kept == text) {
+/// Stores the configuration of a daemon that is ready, unless its guard is on trial or has failed it.
+pub(super) fn keep(directory: &Path, setup: &Setup) {
+    if setup.instead.is_some() || setup.rules.end_of_guard.is_some() {
+        return;
+    }
+    if let Err(error) = write(directory, &setup.text) {
+        say::error(&error);
+    }
+}
+
+fn write(directory: &Path, text: &str) -> Result<()> {
+    let (path, text) = (path(directory)?, text.as_bytes());
+    if file::read_small(&path).is_ok_and(|kept| kept == text) {
         return Ok(());
     }
     let new = path.with_extension("new");
@@ -57,8 +66,9 @@ fn text(directory: &Path) -> Result<String> {
 /// Returns the setup for a start: from the configuration or, if that is unusable, from the last one that worked or, if
 /// there is none, with a guard on every port that a profile lists.
 ///
-/// If the last one that worked is unusable too, its guard is made before the error is returned.
-pub(super) fn start(directory: &Path) -> Result<Setup> {
+/// If the last one that worked is unusable too, its guard is made before the error is returned, unless the guard is to
+/// be `on_trial`.
+pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Setup> {
     let kept = path(directory).ok().and_then(|path| file::read_small(&path).ok());
     let kept = kept.map(|text| String::from_utf8_lossy(&text).into_owned());
     let kept = kept.and_then(|text| Config::of(directory, &text).ok().map(|(config, _)| (config, text)));
@@ -91,12 +101,12 @@ pub(super) fn start(directory: &Path) -> Result<Setup> {
         setup.instead = Some(instead);
         return Ok(setup);
     }
-    if let Some((config, _)) = kept {
+    if let Some((config, _)) = kept.filter(|_| !on_trial) {
         let rules = Rules::new(&config, Ports::default());
         let (backend, mut wall) = (Backend::choose(config.firewall, &rules)?, Wall::default());
-        wall.make(backend, &rules)?;
+        wall.make(backend, &rules, &mut || {})?;
         wall.disown();
-        wall.restore(backend, &rules)?;
+        wall.restore(backend, &rules, &mut || {})?;
         say::warn("the guard of the last configuration that worked is active, and knocks open nothing");
     }
     Err(error)

@@ -34,7 +34,7 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
     let log_target = if background { LogTarget::Syslog } else { LogTarget::Stderr };
     log_target.open();
     privileges::limit_supervisor()?;
-    let mut setup = last_good::start(directory)?;
+    let mut setup = last_good::start(directory, trial.is_some())?;
     setup.say_warnings();
     let background = background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("run in the background", cause))?;
@@ -43,7 +43,7 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
     let trial = Trial::new(trial, Instant::now());
     setup.rules.end_of_guard = trial.end_of_guard();
     let mut wall = Wall::default();
-    wall.make(setup.backend, &setup.rules)?;
+    wall.make(setup.backend, &setup.rules, &mut || {})?;
     trial.announce(directory);
     // The guard is active, so units that wait for it, such as the network, may start now.
     if let Err(cause) = process::notify_ready() {
@@ -61,14 +61,15 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
         pause: Pause::default(),
         ready_said: false,
         trial,
+        settling: false,
     };
     let ended = supervisor.supervise(&signals);
-    supervisor.stop_children();
+    Children::stop(&mut supervisor.children);
     let end = supervisor.trial.end(Instant::now());
     supervisor.setup.rules.end_of_guard = supervisor.trial.end_of_guard();
     // Whatever happened, make sure that the guard is in place.
     supervisor.wall.disown();
-    let guarded = supervisor.wall.restore(supervisor.setup.backend, &supervisor.setup.rules);
+    let guarded = supervisor.wall.restore(supervisor.setup.backend, &supervisor.setup.rules, &mut || {});
     match &guarded {
         Ok(()) => say::note(end),
         Err(error) if ended.is_err() => say::error(error),
@@ -87,6 +88,9 @@ enum StartReason {
     Again,
 }
 
+/// `Wall::make` or `Wall::restore`.
+type MakeRules = fn(&mut Wall, Backend, &Rules, &mut dyn FnMut()) -> Result<()>;
+
 struct Supervisor<'a> {
     directory: &'a Path,
     log_target: LogTarget,
@@ -102,6 +106,8 @@ struct Supervisor<'a> {
     /// Whether "ready" has been logged for this setup.
     ready_said: bool,
     trial: Trial,
+    /// Whether the trial has ended, but not in the rules yet.
+    settling: bool,
 }
 
 impl Supervisor<'_> {
@@ -136,7 +142,9 @@ impl Supervisor<'_> {
             if said {
                 self.hear()?;
             }
-            if self.trial.expire(Instant::now()) {
+            self.settling |= self.trial.expire(Instant::now());
+            // If the rules are to be made again anyway, that comes first.
+            if self.settling && !self.wall.is_gone() {
                 self.settle_trial();
             }
             match if signalled { signals.next().map_err(waiting)? } else { None } {
@@ -161,18 +169,14 @@ impl Supervisor<'_> {
         match children.hear() {
             Heard::Ready => {}
             Heard::Opened => {
-                if self.trial.opened() {
-                    self.settle_trial();
-                }
+                self.settling |= self.trial.opened();
                 return Ok(());
             }
             Heard::Nothing => return self.look_after_children(),
         }
         if !std::mem::replace(&mut self.ready_said, true) {
             self.setup.say_ready();
-            if let Err(error) = last_good::keep(self.directory, &self.setup) {
-                say::error(&error);
-            }
+            last_good::keep(self.directory, &self.setup);
         }
         self.start = StartReason::Again;
         if let Some(background) = self.background.take() {
@@ -186,7 +190,7 @@ impl Supervisor<'_> {
     /// reopened, or the two were not ready yet.
     fn look_after_children(&mut self) -> Result<()> {
         let Some(end) = self.children.as_mut().and_then(Children::end) else { return Ok(()) };
-        self.stop_children();
+        Children::stop(&mut self.children);
         match end {
             End::RulesGone => {
                 self.repair();
@@ -226,10 +230,10 @@ impl Supervisor<'_> {
         };
         setup.say_warnings();
         setup.rules.end_of_guard = self.trial.end_of_guard();
-        self.stop_children();
+        Children::stop(&mut self.children);
         self.ready_said = false;
         let old = std::mem::replace(&mut self.setup, setup);
-        match self.wall.make(self.setup.backend, &self.setup.rules) {
+        match self.wall.make(self.setup.backend, &self.setup.rules, &mut || {}) {
             Ok(()) if matches!(self.start, StartReason::Again) => self.start = StartReason::Reload(Box::new(old)),
             // The earlier setup has not worked yet, so there is nothing to go back to.
             Ok(()) => {}
@@ -255,14 +259,18 @@ impl Supervisor<'_> {
     }
 
     /// Makes the rules, by `Wall::make` or `Wall::restore`. A failure is logged, and retried soon.
-    fn make_rules(&mut self, make: fn(&mut Wall, Backend, &Rules) -> Result<()>) {
-        // Stop the opener first, because it shares the socket and would read this process's replies.
-        if self.children.is_some() && self.wall.owner().is_some() {
-            self.restart_children();
-        }
-        let logged = self.wall.is_gone();
+    fn make_rules(&mut self, make: MakeRules) {
+        let (logged, owned) = (self.wall.is_gone(), self.wall.owner().is_some());
         self.setup.rules.end_of_guard = self.trial.end_of_guard();
-        match make(&mut self.wall, self.setup.backend, &self.setup.rules) {
+        let Self { children, pause, .. } = self;
+        // Stop the opener first, because it shares the socket and would read this process's replies.
+        let mut stop = || {
+            if owned && children.is_some() {
+                Children::stop(children);
+                pause.begin(Instant::now());
+            }
+        };
+        match make(&mut self.wall, self.setup.backend, &self.setup.rules, &mut stop) {
             Err(error) if !logged => say::error(&error),
             _ => {}
         }
@@ -271,19 +279,20 @@ impl Supervisor<'_> {
     /// Makes the rules as the trial has ended.
     fn settle_trial(&mut self) {
         self.make_rules(Wall::make);
-        self.trial.announce(self.directory);
+        if !self.wall.is_gone() {
+            self.settling = false;
+            self.trial.announce(self.directory);
+            // After a reload it has yet to work.
+            if self.ready_said {
+                last_good::keep(self.directory, &self.setup);
+            }
+        }
     }
 
     /// Schedules a restart of the children.
     fn restart_children(&mut self) {
-        self.stop_children();
+        Children::stop(&mut self.children);
         self.pause.begin(Instant::now());
-    }
-
-    fn stop_children(&mut self) {
-        if let Some(children) = self.children.take() {
-            children.stop();
-        }
     }
 }
 

@@ -54,12 +54,12 @@ impl Wall {
         let socket =
             Socket::open(libc::NETLINK_NETFILTER).map_err(|cause| Error::system("open a netlink socket", cause))?;
         let owned = !plain() && contents::can_own(&socket, DRAFT);
-        Ok(Self { contents: translate(&socket, rules, turnstile, owned)?, socket })
+        Ok(Self { contents: translate(rules, turnstile, owned)?, socket })
     }
 
-    /// Sets other rules, which are not in force yet.
+    /// Sets other rules, which are not in force yet. An opener may use the socket meanwhile.
     pub(in crate::firewall) fn translate(&mut self, rules: &Rules, turnstile: Turnstile) -> Result<()> {
-        self.contents = translate(&self.socket, rules, turnstile, self.owner().is_some())?;
+        self.contents = translate(rules, turnstile, self.owner().is_some())?;
         Ok(())
     }
 
@@ -120,7 +120,7 @@ impl Wall {
 }
 
 /// Lets nft make a dormant table with the rules, and reads it.
-fn translate(socket: &Socket, rules: &Rules, turnstile: Turnstile, owned: bool) -> Result<Contents> {
+fn translate(rules: &Rules, turnstile: Turnstile, owned: bool) -> Result<Contents> {
     // With its owner, the kernel removes a guard on trial too.
     let flags = match (owned, rules.end_of_guard) {
         (false, _) => 0,
@@ -137,7 +137,7 @@ fn translate(socket: &Socket, rules: &Rules, turnstile: Turnstile, owned: bool) 
     for _ in 0..ATTEMPTS {
         nft(&["-f", "-"], &text).map_err(failed)?;
         let drafted = Contents::read(DRAFT);
-        let _ = contents::delete(DRAFT).commit(socket);
+        let _ = delete(DRAFT);
         // Another program may have flushed or removed it at once.
         if let Some(mut contents) = drafted.ok().filter(|drafted| drafted.rules == rules_in(&text)) {
             contents.flags = flags;
@@ -167,12 +167,15 @@ pub(super) fn exists() -> bool {
 
 /// Takes the table away, where there is one.
 pub(super) fn remove() -> io::Result<()> {
-    let deleted = Socket::open(libc::NETLINK_NETFILTER).and_then(|socket| contents::delete(TABLE).commit(&socket));
-    match deleted {
+    match delete(TABLE) {
         // No table, or no nf_tables.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => Ok(()),
         deleted => deleted,
     }
+}
+
+fn delete(table: &str) -> io::Result<()> {
+    Socket::open(libc::NETLINK_NETFILTER).and_then(|socket| contents::delete(table).commit(&socket))
 }
 
 /// Everybody's rules, without what is in their sets.
