@@ -116,10 +116,10 @@ def test_packets_of_older_connections_pass_for_a_minute_after_the_first_start(st
         assert left and rules.count("--rcheck --seconds 60 --reap --name kkstart ") == 2, rules
         return
     assert 50 < left < 60
-    time.sleep(0.1)
+    time.sleep(1.1)
     stage.daemon.stop()
     stage.start_daemon()
-    assert older_connections_pass(stage, firewall) < left, "a restart does not renew it"
+    assert left - 10 < older_connections_pass(stage, firewall) < left, "a restart neither renews nor ends it"
 
 
 @pytest.mark.parametrize("start", ["first", "later"])
