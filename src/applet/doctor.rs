@@ -99,8 +99,9 @@ fn follow(
     Some(())
 }
 
-/// When a reset by the server's firewall shows, which means that the opening was gone.
-const RESET_SHOWS: Duration = Duration::from_millis(500);
+/// When a reset by the server's firewall shows, which means that the opening was gone: it answers the second ACK, that of
+/// the SYN/ACK that the server retransmits after a second.
+const RESET_SHOWS: Duration = Duration::from_millis(1500);
 
 /// Knocks and connects. Returns the server's address.
 fn knock(knocker: Knocker, profile: Profile, found: &Found, addresses: &[SocketAddr]) -> Result<SocketAddr> {
