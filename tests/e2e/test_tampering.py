@@ -316,6 +316,20 @@ def test_a_reload_moves_the_guard_from_one_firewall_to_the_other(stage):
         assert ("table inet knockknock" in stage.server.run("nft", "list", "tables").stdout) == (firewall == "nft")
 
 
+@pytest.mark.parametrize("name", ["knockknock", "knockknock-draft", "knockknock-check"])
+def test_a_table_of_another_shape_with_one_of_our_names_prevents_no_start(stage, name):
+    stage.server.run("nft", "-f", "-", input=f"""
+        table inet {name} {{
+            set guarded {{ type ipv4_addr; }}
+            chain prerouting {{ type filter hook prerouting priority -500; accept; }}
+        }}""")
+    stage.open_up()
+    assert any(": ready" in line and "with nft, " in line for line in stage.daemon.said), stage.daemon.said
+    assert not stage.connects()
+    stage.open_port()
+    assert stage.connects()
+
+
 def test_unguard_removes_a_table_whose_owner_was_killed(stage):
     stage.open_up("nft")
     for pid in [*stage.daemon.children(), stage.daemon.pid]:

@@ -39,12 +39,18 @@ type Form = [&'static str; 3];
 const IN_FORCE: Form = [TABLE, "1/day", ""];
 /// The table that nft makes and we copy.
 pub(super) const DRAFT: &str = "knockknock-draft";
+/// The table that nft only checks.
+const CHECK: &str = "knockknock-check";
 
 /// The transaction that makes the draft, where there may be one. `seed` is that of the hash that sources are
 /// counted by.
 pub(super) fn draft(rules: &Rules, turnstile: Turnstile, seed: u32) -> String {
-    let text = filled(TEMPLATE, [DRAFT, "1/day", "flags dormant"], rules, turnstile, seed);
-    format!("add table inet {DRAFT}\ndelete table inet {DRAFT}\n{text}")
+    anew(DRAFT, &filled(TEMPLATE, [DRAFT, "1/day", "flags dormant"], rules, turnstile, seed))
+}
+
+/// Replaces a table of that name, if there is one.
+fn anew(table: &str, text: &str) -> String {
+    format!("add table inet {table}\ndelete table inet {table}\n{text}")
 }
 
 /// How many rules a text makes: its lines behind the sets that neither begin nor end a chain, nor say what it is.
@@ -101,10 +107,11 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
 /// Two scripts for `nft -c`. The first passes if the kernel supports the table. The second has a set with a limit
 /// that overflows: a kernel that keeps limits in sets, 5.7 or later, refuses it.
 ///
-/// Under another name, since what stands may have sets of another shape.
+/// Under another name, since what stands may have sets of another shape; so may a table of this name that another
+/// program left.
 pub(super) fn checks(rules: &Rules, turnstile: Turnstile) -> [String; 2] {
     ["1/day", "18446744073709551615/second"]
-        .map(|limit| filled(TEMPLATE, ["knockknock-check", limit, ""], rules, turnstile, 0))
+        .map(|limit| anew(CHECK, &filled(TEMPLATE, [CHECK, limit, ""], rules, turnstile, 0)))
 }
 
 #[cfg(test)]
