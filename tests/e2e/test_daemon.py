@@ -375,6 +375,19 @@ def test_a_damaged_copy_of_the_configuration_that_worked_is_passed_over(stage, k
     assert stage.connects() == (kept == b"")
 
 
+@pytest.mark.parametrize("what", ["a symbolic link", "a hard link", "a FIFO"])
+def test_what_lies_where_the_configuration_is_written_is_replaced(stage, what):
+    new, other = stage.server_dir / "config.new", stage.directory / "other"
+    other.write_text("precious")
+    {"a symbolic link": lambda: new.symlink_to(other), "a hard link": lambda: os.link(other, new),
+     "a FIFO": lambda: os.mkfifo(new)}[what]()
+    stage.open_up()
+    wait_until((stage.server_dir / "config.good").exists)
+    assert not os.path.lexists(new)
+    assert other.read_text() == "precious"
+    assert stage.daemon.stop() == 0
+
+
 @pytest.mark.parametrize("what", ["mode 777 profiles", "no log"])
 def test_a_start_that_fails_on_a_machine_where_it_worked_leaves_the_guard(worked, what):
     if what == "no log":

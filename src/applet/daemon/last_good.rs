@@ -38,7 +38,9 @@ fn write(directory: &Path, text: &str) -> Result<()> {
         return Ok(());
     }
     let new = path.with_extension("new");
-    let written = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
+    // Never write to what is there: it may be a link or a FIFO.
+    let _ = fs::remove_file(&new);
+    let written = File::options().write(true).create_new(true).mode(0o600).open(&new);
     written
         .and_then(|mut file| file.write_all(text).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&new, &path))
