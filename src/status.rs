@@ -197,7 +197,9 @@ pub fn open(directory: &Path) -> io::Result<File> {
     if let Some(above) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(above)?;
     }
-    File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+    // Never blocks, not even on a FIFO.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
 }
 
 /// The length of the trial's record: a checksum and a line, behind the watcher's record.

@@ -149,6 +149,15 @@ def test_only_root_can_read_the_record(gate):
     assert (found.st_mode & 0o777, found.st_uid, found.st_size) == (0o600, 0, 4096)
 
 
+def test_a_record_that_is_a_fifo_blocks_nothing(stage):
+    stage.record.parent.mkdir(mode=0o700, exist_ok=True)
+    os.mkfifo(stage.record)
+    stage.open_up()
+    assert any("cannot write the status" in line for line in stage.daemon.said)
+    stage.open_port()
+    assert not told(stage)["daemon"]["running"]
+
+
 def watcher_of(daemon):
     """The pid of the process that has a counter open."""
     [found] = [pid for pid in daemon.children()
