@@ -119,13 +119,13 @@ pub fn escaped(text: &str) -> String {
     safe
 }
 
-/// Returns `text` as a JSON string (RFC 8259, section 7).
+/// Returns `text` as a JSON string (RFC 8259, section 7), with all control characters escaped.
 pub fn json_string(text: &str) -> String {
     let mut string = String::from("\"");
     for char in text.chars() {
         match char {
             '"' | '\\' => string.extend(['\\', char]),
-            '\0'..='\x1f' => string.push_str(&format!("\\u{:04x}", u32::from(char))),
+            _ if char.is_control() => string.push_str(&format!("\\u{:04x}", u32::from(char))),
             _ => string.push(char),
         }
     }
@@ -136,7 +136,7 @@ pub fn json_string(text: &str) -> String {
 mod tests {
     #[test]
     fn json_strings_are_escaped() {
-        assert_eq!(super::json_string("a \"b\"\\\n\x1b\u{7f}é"), "\"a \\\"b\\\"\\\\\\u000a\\u001b\u{7f}é\"");
+        assert_eq!(super::json_string("a \"b\"\\\n\x1b\u{9b}é"), "\"a \\\"b\\\"\\\\\\u000a\\u001b\\u009bé\"");
     }
 
     #[test]
