@@ -196,7 +196,7 @@ def test_a_machine_without_ipv6(stage):
     lets_one_in(stage, SERVER, CLIENT)
     done = stage.knock(host=SERVER6, check=False)
     assert done.returncode == 1
-    assert f"cannot find a way to {SERVER6}" in done.stderr
+    assert f"cannot find a route to {SERVER6}" in done.stderr
     assert stage.gate.client_counter == 0
 
 
