@@ -13,7 +13,6 @@ use super::message::Message;
 use super::replay::{ReplayCache, Seen};
 use super::throttle::Throttle;
 use crate::applet::daemon::ipc::{OpenReply, OpenRequest};
-use crate::profile::REVOKED;
 use crate::wire::{Entry, Wire};
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -337,9 +336,7 @@ impl Engine {
         }
         loop {
             let (knock, then) = self.accepted.pop_front()?;
-            let profile = &self.profiles[knock.profile];
-            // Nothing opens with old keys after a knock of the same batch has revoked them.
-            if !profile.is_stored() || profile.next() == REVOKED {
+            if !self.profiles[knock.profile].is_stored() {
                 continue;
             }
             if let Then::Report(event) = then {
@@ -465,24 +462,6 @@ mod tests {
         assert_eq!(act(&mut engine, None), [""; 0]);
         engine.handle(&knock(0, 101, 22), now);
         assert_eq!(act(&mut engine, None), ["store 0: 102", "open 0"]);
-    }
-
-    #[test]
-    fn a_profile_that_a_later_knock_of_the_batch_revokes_opens_nothing() {
-        for order in [[0, 1], [1, 0]] {
-            let (mut engine, now) = (engine(2), Instant::now());
-            for number in order {
-                engine.handle(&knock(number, 100, 22), now);
-            }
-            for _ in order {
-                let Some(Action::Store { profile, next }) = engine.next_action() else { panic!("nothing to store") };
-                engine.stored(profile, next);
-                if profile == 1 {
-                    engine.stored(0, REVOKED);
-                }
-            }
-            assert_eq!(act(&mut engine, None), ["open 1"]);
-        }
     }
 
     #[test]
