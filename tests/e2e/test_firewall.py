@@ -397,6 +397,19 @@ def test_a_held_lock_of_iptables_does_not_block_the_daemon(stage):
     assert f"lock {lock}" in done.stderr
 
 
+def test_a_held_lock_of_iptables_does_not_block_status(stage):
+    environment = iptables_legacy(stage)
+    stage.open_up("iptables", daemon_options={"env": environment})
+    lock = stage.directory / "xtables.lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        began = time.monotonic()
+        done = stage.server.run(BINARY, "status", "--dir", stage.server_dir,
+                                env={**environment, "XTABLES_LOCKFILE": str(lock)})
+        assert time.monotonic() - began < 10
+    assert "firewall" in done.stdout
+
+
 def test_iptables_legacy(stage):
     """The older kernel interface of iptables works too."""
     environment = iptables_legacy(stage)

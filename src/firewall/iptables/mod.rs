@@ -12,7 +12,7 @@ pub(super) use openings::{ListWriter, standing};
 use super::rules::Rules;
 use crate::error::{Error, Result};
 use crate::sys::child;
-use ruleset::{IpVersion, lines_in, own, removal, script, versions};
+use ruleset::{IpVersion, START, TRIAL, has_chains, lines_in, own, removal, script, versions};
 use std::{fs, io};
 
 /// How often to make the chains if another program changes them before they are listed.
@@ -47,7 +47,7 @@ impl Wall {
             };
             made.push(make(version, rules).map_err(failed)?);
             if rules.seconds_of_guard() > Some(0) {
-                openings::begin_trial(version).map_err(failed)?;
+                openings::start_time(version, TRIAL).map_err(failed)?;
             }
         }
         Ok(Self(made))
@@ -55,9 +55,7 @@ impl Wall {
 
     /// Lets packets of connections pass, for a minute, that are older than the chains.
     pub(in crate::firewall) fn admit_older_connections(&self) -> io::Result<()> {
-        versions()
-            .iter()
-            .try_for_each(|version| fs::write(version.start_path(), format!("+{}\n", version.unspecified())))
+        versions().iter().try_for_each(|&version| openings::start_time(version, START))
     }
 
     /// Whether our chains stand as they were made, and are jumped to before anything else.
@@ -104,8 +102,7 @@ pub(super) fn remove() -> io::Result<()> {
 
 /// Returns whether our chains exist.
 pub(super) fn exist() -> bool {
-    let listed = child::run(IpVersion::V4.program(), &["-w", "-t", "mangle", "-S"], "");
-    listed.is_ok_and(|listed| listed.contains("-N KNOCKKNOCK\n"))
+    list(IpVersion::V4).is_ok_and(|listed| has_chains(&listed))
 }
 
 /// Everybody's rules, by nft's name for the family of each program.

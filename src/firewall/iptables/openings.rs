@@ -1,6 +1,6 @@
 //! Openings in the lists of the `recent` match: lines written to files in /proc.
 
-use super::ruleset::{IpVersion, LISTS, versions};
+use super::ruleset::{IpVersion, versions};
 use crate::error::{Error, Result};
 use crate::firewall::rules::{Admission, Opening, StandingOpening};
 use crate::ports::Ports;
@@ -8,7 +8,7 @@ use crate::sys::process;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Writes openings into the lists.
 pub(in crate::firewall) struct ListWriter {
@@ -23,7 +23,7 @@ impl ListWriter {
         let mut lists = Vec::new();
         for &version in versions() {
             for port in guard.iter() {
-                let path = version.list_path(port);
+                let path = port_path(version, port);
                 let file = File::options()
                     .read(true)
                     .write(true)
@@ -61,11 +61,16 @@ impl ListWriter {
     }
 }
 
-/// Starts the time for which the rules of a guard on trial match.
-pub(super) fn begin_trial(version: IpVersion) -> io::Result<()> {
-    let (list, any) = version.trial();
-    let mut file = File::options().write(true).open(Path::new(LISTS).join(list))?;
-    file.write_all(format!("+{any}\n").as_bytes())
+/// Writes the address that stands for any to the list [`START`](super::ruleset::START) or
+/// [`TRIAL`](super::ruleset::TRIAL): rules match it until the time that they name is over.
+pub(super) fn start_time(version: IpVersion, list: &str) -> io::Result<()> {
+    let mut file = File::options().write(true).open(version.list_path(list))?;
+    file.write_all(format!("+{}\n", version.unspecified()).as_bytes())
+}
+
+/// Returns the file of a port's list.
+fn port_path(version: IpVersion, port: u16) -> PathBuf {
+    version.list_path(&format!("kk{port}"))
 }
 
 /// Returns the addresses in the lists of the ports in `guard`. The kernel keeps an address in the list after its time
@@ -73,8 +78,8 @@ pub(super) fn begin_trial(version: IpVersion) -> io::Result<()> {
 pub(in crate::firewall) fn standing(guard: &Ports) -> Vec<StandingOpening> {
     let mut found = Vec::new();
     for port in guard.iter() {
-        for version in versions() {
-            let list = fs::read_to_string(version.list_path(port)).unwrap_or_default();
+        for &version in versions() {
+            let list = fs::read_to_string(port_path(version, port)).unwrap_or_default();
             found.extend(addresses(&list).map(|source| StandingOpening { source, port, left: None }));
         }
     }

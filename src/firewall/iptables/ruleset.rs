@@ -13,9 +13,6 @@ const JUMPS: [(&str, &str); 3] = [
     ("-A FORWARD ", "-j KNOCKKNOCK-FORWARD\n"),
 ];
 
-/// The directory with the lists of xt_recent.
-pub(super) const LISTS: &str = "/proc/net/xt_recent";
-
 /// iptables or ip6tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum IpVersion {
@@ -45,7 +42,7 @@ impl IpVersion {
         }
     }
 
-    /// The address that stands for any, where a list is searched under an empty mask.
+    /// The address that stands for any if a list is searched with a mask of zeros.
     pub(super) fn unspecified(self) -> &'static str {
         match self {
             Self::V4 => "0.0.0.0",
@@ -53,36 +50,26 @@ impl IpVersion {
         }
     }
 
-    /// The name of a port's list; a list has addresses of one version.
-    pub(super) fn list(self, port: u16) -> String {
+    /// The suffix of the names of lists: a list has addresses of one version.
+    fn suffix(self) -> &'static str {
         match self {
-            Self::V4 => format!("kk{port}"),
-            Self::V6 => format!("kk{port}v6"),
+            Self::V4 => "",
+            Self::V6 => "v6",
         }
     }
 
-    pub(super) fn start_path(self) -> &'static str {
-        match self {
-            Self::V4 => "/proc/net/xt_recent/kkstart",
-            Self::V6 => "/proc/net/xt_recent/kkstartv6",
-        }
-    }
-
-    pub(super) fn list_path(self, port: u16) -> PathBuf {
-        Path::new(LISTS).join(self.list(port))
-    }
-
-    /// The list whose only address says that the guard is on trial, and that address: what is left of any
-    /// under a mask of zeros.
-    pub(super) fn trial(self) -> (&'static str, &'static str) {
-        match self {
-            Self::V4 => ("kktrial", "0.0.0.0"),
-            Self::V6 => ("kktrialv6", "::"),
-        }
+    /// The file of the list [`START`], [`TRIAL`], or `kk` and a port.
+    pub(super) fn list_path(self, list: &str) -> PathBuf {
+        Path::new("/proc/net/xt_recent").join([list, self.suffix()].concat())
     }
 }
 
-/// Both versions, or IPv4 alone where the kernel has no IPv6.
+/// The list whose address lets connections pass that are older than the rules.
+pub(super) const START: &str = "kkstart";
+/// The list whose address lets the rules of a guard on trial match.
+pub(super) const TRIAL: &str = "kktrial";
+
+/// Both versions, or only IPv4 if the kernel has no IPv6.
 pub(super) fn versions() -> &'static [IpVersion] {
     if Path::new("/proc/net/if_inet6").exists() { &[IpVersion::V4, IpVersion::V6] } else { &[IpVersion::V4] }
 }
@@ -104,15 +91,20 @@ const REMOVAL: &str = "*mangle
 -X KNOCKKNOCK-ADMIT
 COMMIT";
 
-/// The rules of table mangle, as `iptables-restore --noflush` takes them: a chain that is named is
-/// emptied first. `listed` is what stands in the table.
+/// Returns the rules of table mangle, as `iptables-restore --noflush` takes them: a named chain is flushed first.
+/// `listed` is the table as it is.
 pub(super) fn script(version: IpVersion, rules: &Rules, listed: &str) -> String {
     filled(TEMPLATE, version, rules, jumps(listed))
 }
 
+/// Returns whether our chains are among the listed ones.
+pub(super) fn has_chains(listed: &str) -> bool {
+    listed.lines().any(|line| line == "-N KNOCKKNOCK")
+}
+
 /// Returns the text that removes our chains from the table; `None` if there are none.
 pub(super) fn removal(listed: &str) -> Option<String> {
-    listed.contains("-N KNOCKKNOCK\n").then(|| fill(REMOVAL, &[("<jump>", jumps(listed))]))
+    has_chains(listed).then(|| fill(REMOVAL, &[("<jump>", jumps(listed))]))
 }
 
 /// Returns the listed rules of other chains that jump to ours.
@@ -148,8 +140,8 @@ fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>)
         None => {}
         Some(0) => on.clear(),
         Some(seconds) => {
-            let (list, any) = version.trial();
-            let name = format!("-m recent --name {list} --rcheck --seconds {seconds} --mask {any} ");
+            let (suffix, any) = (version.suffix(), version.unspecified());
+            let name = format!("-m recent --name {TRIAL}{suffix} --rcheck --seconds {seconds} --mask {any} ");
             on.iter_mut().for_each(|on| on.push_str(&name));
         }
     }
@@ -170,7 +162,7 @@ fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>)
         ("<delay>", vec![rules.delay.to_string()]),
         ("<log>", vec![log]),
         ("<none>", one(version.unspecified())),
-        ("<v6>", one(if v6 { "v6" } else { "" })),
+        ("<v6>", one(version.suffix())),
         ("<6>", one(if v6 { "6" } else { "" })),
         ("<network>", one(if v6 { " --hashlimit-srcmask 64" } else { "" })),
     ];
