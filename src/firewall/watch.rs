@@ -44,11 +44,10 @@ impl AsFd for RuleWatch {
 /// the opener change those.
 fn is_change(message: &netlink::NetlinkMessage<'_>, table: &str) -> bool {
     // Attribute 1 of every message is the table; attribute 2 of an element message is the set.
-    let named = |wanted: u16| {
-        let attributes = netlink::attributes(message.body.get(NFGENMSG_INET.len()..).unwrap_or_default());
-        let found = attributes.into_iter().find(|(kind, _)| *kind == wanted);
-        found.and_then(|(_, value)| std::str::from_utf8(value).ok()).map_or("", |name| name.trim_end_matches('\0'))
+    let named = |wanted| {
+        let name = attribute_of(message.body, wanted);
+        name.strip_suffix(b"\0").unwrap_or(name)
     };
     let elements = [NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM].contains(&message.kind);
-    named(NFTA_TABLE) == table && !(elements && named(NFTA_SET_ELEM_LIST_SET).starts_with("open"))
+    named(NFTA_TABLE) == table.as_bytes() && !(elements && named(NFTA_SET_ELEM_LIST_SET).starts_with(b"open"))
 }

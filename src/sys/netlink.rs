@@ -216,6 +216,11 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<'_>> {
     })
 }
 
+/// Returns the value of the first attribute of that kind; empty if it is missing.
+pub fn attribute(list: &[u8], wanted: u16) -> &[u8] {
+    attributes(list).find(|(kind, _)| *kind == wanted).map_or(&[], |(_, value)| value)
+}
+
 /// Iterates over the attributes in `bytes`, as (type, value). Stops at the first malformed one.
 pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {

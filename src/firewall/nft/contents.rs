@@ -1,14 +1,14 @@
 //! The contents of a table: read from the kernel, and kept as the netlink messages that make them.
 //!
 //! nft translates our text into a dormant table. Our own socket then makes a table with the same contents in one
-//! transaction. So the table can be owned by us, and can be compared with the one in the kernel.
+//! transaction, so that this process can own the table, and compare it with the one in the kernel.
 
 use super::ruleset::{CHAIN_PREROUTING, TABLE};
 use crate::sys::netlink::{Socket, Writer, attributes};
 use crate::sys::nf_tables::*;
 use std::io;
 
-/// How often to read a table again that changes meanwhile.
+/// How often to repeat reading a table that has changed in between.
 const PATIENCE: usize = 100;
 /// The most elements in a message; elements of our sets take up to 60 bytes.
 const ELEMENTS: usize = 500;
@@ -51,7 +51,7 @@ impl Contents {
         for _ in 0..PATIENCE {
             let before = state(&socket, table)?;
             let contents = Self::read_once(&socket, table, flags_of(&before));
-            // Compare the generation: if it is the same, no transaction has changed anything meanwhile.
+            // If the generation is the same, no transaction has changed anything in between.
             if state(&socket, table)? == before {
                 return contents;
             }
@@ -133,8 +133,8 @@ impl Contents {
         self.renew_with(flags_of(&state(socket, TABLE)?)).commit(socket)
     }
 
-    /// Reads the openings of a table that is to be replaced, as the messages that make them, and what lets older
-    /// connections pass. First it removes all rules of prerouting but the guard, so that no packet uses an opening that
+    /// Reads the openings of a table before it is replaced, and the element that lets older connections pass, as the
+    /// messages that make them. First it removes all rules of prerouting but the guard, so that no packet uses an opening that
     /// was read. The guard's other rules, in input and forward, use none.
     pub(super) fn take_openings(&self, socket: &Socket) -> io::Result<Batch> {
         let (mut closed, mut rules) = (Batch::default(), of(TABLE));
@@ -144,8 +144,7 @@ impl Contents {
         closed.commit(socket)?;
         let mut openings = Batch::default();
         for set in ["open4\0", "open6\0", "starting\0"] {
-            let of_set = elements_of(TABLE, set.as_bytes());
-            for elements in socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, of_set.bytes())? {
+            for elements in element_lists(socket, TABLE, set.as_bytes())? {
                 openings.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, behind_header(&elements));
             }
         }
@@ -153,7 +152,7 @@ impl Contents {
     }
 }
 
-/// The transaction that lets packets of connections pass, for a minute, that are older than the table.
+/// Returns the transaction that lets packets of connections that are older than the table pass for a minute.
 pub(super) fn admit_older_connections() -> Batch {
     let (mut batch, mut message) = (Batch::default(), elements_of(TABLE, b"starting\0"));
     message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
@@ -178,9 +177,7 @@ fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> 
     if !anonymous {
         made.add(NFT_MSG_DELSETELEM, 0, elements_of(TABLE, name).bytes());
     }
-    let lists = socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, elements_of(table, name).bytes())?;
-    let lists = lists.iter().map(|list| attribute_of(list, NFTA_SET_ELEM_LIST_ELEMENTS));
-    let mut elements: Vec<Vec<u8>> = lists.flat_map(attributes).map(|(_, element)| lasting(element)).collect();
+    let mut elements: Vec<Vec<u8>> = elements(socket, table, name)?.iter().map(|element| lasting(element)).collect();
     // A hash lists elements in any order.
     elements.sort_unstable();
     for some in elements.chunks(ELEMENTS) {
@@ -193,7 +190,19 @@ fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> 
     Ok(anonymous)
 }
 
-/// An element without the time that it has left.
+/// Returns the attributes of each element of a set.
+pub(super) fn elements(socket: &Socket, table: &str, set: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let lists = element_lists(socket, table, set)?;
+    let lists = lists.iter().map(|list| attribute_of(list, NFTA_SET_ELEM_LIST_ELEMENTS));
+    Ok(lists.flat_map(attributes).map(|(_, element)| element.to_vec()).collect())
+}
+
+/// Returns the messages that list a set's elements.
+fn element_lists(socket: &Socket, table: &str, set: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, elements_of(table, set).bytes())
+}
+
+/// Returns an element's attributes without its remaining time.
 fn lasting(element: &[u8]) -> Vec<u8> {
     let mut lasting = Writer::default();
     for (kind, value) in attributes(element).filter(|(kind, _)| *kind != NFTA_SET_ELEM_EXPIRATION) {
@@ -202,7 +211,7 @@ fn lasting(element: &[u8]) -> Vec<u8> {
     lasting.bytes().to_vec()
 }
 
-/// The transaction that deletes a table.
+/// Returns the transaction that deletes a table.
 pub(super) fn delete(table: &str) -> Batch {
     let mut batch = Batch::default();
     batch.add(NFT_MSG_DELTABLE, 0, of(table).bytes());
@@ -223,24 +232,24 @@ fn new_table(batch: &mut Batch, table: &str, flags: u32) {
     batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, message.bytes());
 }
 
-/// What the kernel says of a table. It begins with the number of the last transaction.
+/// Returns the kernel's description of a table. It begins with the number of the last transaction.
 pub(super) fn state(socket: &Socket, table: &str) -> io::Result<Vec<u8>> {
     socket.ask(NFT_MSG_GETTABLE, libc::NLM_F_ACK, &NFGENMSG_INET, of(table).bytes()).map(|answers| answers.concat())
 }
 
-/// The flags in a table's state.
+/// Returns the flags in a table's state.
 fn flags_of(state: &[u8]) -> u32 {
     u32::from_be_bytes(attribute_of(state, NFTA_TABLE_FLAGS).first_chunk().copied().unwrap_or_default())
 }
 
-/// The attribute that says which table a message is about.
+/// Returns the attribute that names the table of a message.
 fn of(table: &str) -> Writer {
     let mut attributes = Writer::default();
     attributes.attribute(NFTA_TABLE, &named(table));
     attributes
 }
 
-/// The attributes that say which set of a table a message is about.
+/// Returns the attributes that name the table and the set of a message.
 pub(super) fn elements_of(table: &str, set: &[u8]) -> Writer {
     let mut attributes = of(table);
     attributes.attribute(NFTA_SET_ELEM_LIST_SET, set);
@@ -250,18 +259,4 @@ pub(super) fn elements_of(table: &str, set: &[u8]) -> Writer {
 /// A name in netlink's format.
 fn named(name: &str) -> Vec<u8> {
     [name.as_bytes(), b"\0"].concat()
-}
-
-fn behind_header(body: &[u8]) -> &[u8] {
-    body.get(NFGENMSG_INET.len()..).unwrap_or_default()
-}
-
-/// Returns the value of a message's attribute; empty if it is missing.
-pub(super) fn attribute_of(body: &[u8], wanted: u16) -> &[u8] {
-    value(behind_header(body), wanted)
-}
-
-/// Returns the value of one of these attributes; empty if it is missing.
-pub(super) fn value(list: &[u8], wanted: u16) -> &[u8] {
-    attributes(list).find(|(kind, _)| *kind == wanted).map_or(&[], |(_, value)| value)
 }

@@ -1,17 +1,17 @@
-//! Openings in our table: elements of a set, put there by netlink.
+//! Openings in our table: elements of a set, added by netlink.
 
-use super::contents::{attribute_of, elements_of, value};
+use super::contents::{self, elements_of};
 use super::ruleset::TABLE;
 use crate::error::{Error, Result};
 use crate::firewall::rules::{Admission, Opening, StandingOpening};
 use crate::ports::Ports;
-use crate::sys::netlink::{self, Socket, Writer};
+use crate::sys::netlink::{Socket, Writer, attribute};
 use crate::sys::nf_tables::*;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-/// Puts openings into the table.
+/// Adds openings to the table.
 pub(in crate::firewall) struct SetWriter {
     requests: Socket,
 }
@@ -21,19 +21,19 @@ impl SetWriter {
     pub(in crate::firewall) fn new(owner: Option<OwnedFd>) -> Result<Self> {
         let requests = owner.map_or_else(|| Socket::open(libc::NETLINK_NETFILTER), |owner| Ok(Socket::from(owner)));
         let requests = requests.map_err(|cause| Error::system("open a netlink socket", cause))?;
-        // An opener before this one may have left answers unread.
+        // An earlier opener may have left answers unread.
         requests.discard();
         Ok(Self { requests })
     }
 
-    /// Adds the element; renews its time where it is there already.
+    /// Adds the element, or renews its time if it exists.
     pub(in crate::firewall) fn admit(&self, opening: &Opening) -> io::Result<Admission> {
-        // A failed transaction costs milliseconds: the plain add first, which hardly ever fails.
+        // A failed transaction costs milliseconds, so try the plain add first: it hardly ever fails.
         let mut outcome = self.transact(opening, false);
         if is(&outcome, libc::EEXIST) {
             outcome = self.transact(opening, true);
         }
-        // It has been used in between.
+        // A connection has used it in between.
         if is(&outcome, libc::ENOENT) {
             outcome = self.transact(opening, false);
         }
@@ -80,14 +80,11 @@ pub(super) fn ports(set: &str) -> io::Result<Ports> {
 
 /// Returns the attributes of each element of a set.
 fn elements(set: &str) -> io::Result<Vec<Vec<u8>>> {
-    let (socket, of_set) = (Socket::open(libc::NETLINK_NETFILTER)?, elements_of(TABLE, set.as_bytes()));
-    let lists = socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, of_set.bytes())?;
-    let lists = lists.iter().map(|list| attribute_of(list, NFTA_SET_ELEM_LIST_ELEMENTS));
-    Ok(lists.flat_map(netlink::attributes).map(|(_, element)| element.to_vec()).collect())
+    contents::elements(&Socket::open(libc::NETLINK_NETFILTER)?, TABLE, set.as_bytes())
 }
 
 fn key(element: &[u8]) -> &[u8] {
-    value(value(element, NFTA_SET_ELEM_KEY), NFTA_DATA_VALUE)
+    attribute(attribute(element, NFTA_SET_ELEM_KEY), NFTA_DATA_VALUE)
 }
 
 fn standing_opening(element: &[u8]) -> Option<StandingOpening> {
@@ -97,7 +94,7 @@ fn standing_opening(element: &[u8]) -> Option<StandingOpening> {
         Ok(v4) => v4.into(),
         Err(_) => <[u8; 16]>::try_from(address).ok()?.into(),
     };
-    let left = value(element, NFTA_SET_ELEM_EXPIRATION).first_chunk().map(|left| u64::from_be_bytes(*left) / 1000);
+    let left = attribute(element, NFTA_SET_ELEM_EXPIRATION).first_chunk().map(|left| u64::from_be_bytes(*left) / 1000);
     Some(StandingOpening { source, port: u16::from_be_bytes(*port.first_chunk()?), left })
 }
 
@@ -105,17 +102,15 @@ fn is(outcome: &io::Result<()>, number: i32) -> bool {
     outcome.as_ref().is_err_and(|error| error.raw_os_error() == Some(number))
 }
 
-/// An element of open4 or open6: address and port, each filled up to 4 bytes, and its time.
+/// An element of open4 or open6: address and port, each padded to 4 bytes, and its time.
 fn element(opening: &Opening, with_timeout: bool) -> Writer {
-    let mut body = Writer::default();
     let (set, mut key) = match opening.source {
         IpAddr::V4(v4) => ("open4\0", v4.octets().to_vec()),
         IpAddr::V6(v6) => ("open6\0", v6.octets().to_vec()),
     };
     key.extend(opening.port.to_be_bytes());
     key.extend([0, 0]);
-    body.attribute(NFTA_TABLE, format!("{TABLE}\0").as_bytes());
-    body.attribute(NFTA_SET_ELEM_LIST_SET, set.as_bytes());
+    let mut body = elements_of(TABLE, set.as_bytes());
     body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
         list.nest(NFTA_LIST_ELEM, |element| {
             element.nest(NFTA_SET_ELEM_KEY, |data| data.attribute(NFTA_DATA_VALUE, &key));
