@@ -11,14 +11,6 @@ pub struct Diagnosis {
     printed: Result<()>,
 }
 
-/// The severity of a finding.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
-    Ok,
-    Note,
-    Wrong,
-}
-
 impl Diagnosis {
     /// Creates a diagnosis without findings.
     pub fn new(json: bool) -> Self {
@@ -27,18 +19,18 @@ impl Diagnosis {
 
     /// Prints that `step` works.
     pub fn ok(&mut self, step: &str, what: &str) {
-        self.print(Level::Ok, step, what, None);
+        self.print("ok", step, what, None);
     }
 
     /// Prints a note on `step`: something that may be intended.
     pub fn note(&mut self, step: &str, what: &str) {
-        self.print(Level::Note, step, what, None);
+        self.print("note", step, what, None);
     }
 
     /// Prints what is wrong with `step`, and what to do.
     pub fn wrong(&mut self, step: &str, error: &Error) {
         self.wrong += 1;
-        self.print(Level::Wrong, step, &error.to_string(), error.advice());
+        self.print("wrong", step, &error.to_string(), error.advice());
     }
 
     /// Returns the value of a step that worked, or prints the error.
@@ -51,12 +43,7 @@ impl Diagnosis {
         self.printed.map(|()| u8::from(self.wrong > 0))
     }
 
-    fn print(&mut self, level: Level, step: &str, what: &str, fix: Option<&str>) {
-        let word = match level {
-            Level::Ok => "ok",
-            Level::Note => "note",
-            Level::Wrong => "wrong",
-        };
+    fn print(&mut self, word: &str, step: &str, what: &str, fix: Option<&str>) {
         let line = match (self.json, fix) {
             (true, _) => {
                 let fix = fix.map_or_else(|| "null".to_owned(), say::json_string);

@@ -8,6 +8,7 @@ use crate::sys::file;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -84,6 +85,12 @@ impl Status {
             config: checksum(config.as_bytes()),
             ..status.unwrap_or_else(|| Self { daemon, since: now, ..Self::default() })
         }
+    }
+
+    /// Returns whether the daemon's program was replaced since it started.
+    pub fn is_replaced(&self) -> bool {
+        let program = fs::read_link(format!("/proc/{}/exe", self.daemon)).unwrap_or_default();
+        program.as_os_str().as_bytes().ends_with(b" (deleted)")
     }
 
     /// Increments a count.

@@ -101,6 +101,16 @@ impl Backend {
     pub fn can_open(self, rules: &Rules, port: u16) -> bool {
         self.can_open_any() || rules.guard.contains(port)
     }
+
+    /// Describes what a profile opens that lists `ports`, or none.
+    pub fn opens(self, rules: &Rules, ports: Option<&Ports>) -> String {
+        match ports {
+            Some(ports) => format!("ports {ports}"),
+            None if self.can_open_any() => "any port".to_owned(),
+            None if rules.guard.is_empty() => "no port".to_owned(),
+            None => format!("ports {}", rules.guard),
+        }
+    }
 }
 
 /// Returns the name of the firewall that holds our rules, and the openings in it; `None` if there are no rules.

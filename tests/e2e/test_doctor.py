@@ -50,6 +50,15 @@ def test_a_sound_server_has_nothing_wrong(gate):
     assert all(line.startswith(("ok ", "note ")) for line in text.splitlines())
 
 
+@pytest.mark.parametrize("backend, opens", [("nft", "any port"), ("iptables", "ports 7,22")])
+def test_what_a_profile_without_ports_opens_depends_on_the_firewall(stage, backend, opens):
+    stage.open_up(backend)
+    config = stage.gate.path / "config"
+    config.write_text(f"[main]\nknock_port = {stage.gate.knock_port}\n")
+    [gate] = [what for _, what, _ in on_server(stage)["profile"] if what.startswith('"gate"')]
+    assert f", opens {opens}, " in gate
+
+
 def test_without_root_it_says_so(gate):
     done = gate.server.run("setpriv", "--reuid=12345", "--clear-groups", BINARY, "doctor", "--dir", gate.server_dir, check=False)
     assert done.returncode == 1 and "needs root" in done.stderr

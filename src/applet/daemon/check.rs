@@ -39,13 +39,7 @@ pub fn run(directory: &Path) -> Result<()> {
     for (found, profile_config) in &setup.index.profiles {
         match Profile::load(found).and_then(|profile| keys.add(&profile)) {
             Ok(()) => {
-                let guard = &setup.rules.guard;
-                let opens = match &profile_config.ports {
-                    Some(ports) => format!("ports {ports}"),
-                    None if setup.backend.can_open_any() => "any port".to_owned(),
-                    None if guard.is_empty() => "no port".to_owned(),
-                    None => format!("ports {guard}"),
-                };
+                let opens = setup.backend.opens(&setup.rules, profile_config.ports.as_ref());
                 let _ = writeln!(
                     text,
                     "profile        {:?}: knock port {}, opens {opens}",

@@ -8,10 +8,9 @@ use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result};
 use crate::klog;
 use crate::profile::{self, KeyIndex, Profile};
-use crate::status;
+use crate::status::{self, Status};
 use crate::sys::{clock, listeners};
 use std::fs::{self, File};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Checks the daemon on `directory`. Changes nothing. Returns the exit code.
@@ -22,11 +21,13 @@ pub fn run(directory: &Path, json: bool) -> Result<u8> {
     let mut diagnosis = Diagnosis::new(json);
     // All later steps need the setup.
     if let Some(setup) = configuration(&mut diagnosis, directory) {
+        // Without a running daemon, the record is that of an earlier one.
+        let status = config::daemon_runs(directory).then(|| status::read(directory).unwrap_or_default());
         profiles(&mut diagnosis, &setup);
         log(&mut diagnosis, &setup);
-        rules(&mut diagnosis, directory, &setup);
+        rules(&mut diagnosis, directory, &setup, status.as_ref());
         ports(&mut diagnosis, &setup);
-        daemon(&mut diagnosis, directory, &setup);
+        daemon(&mut diagnosis, directory, &setup, status.as_ref());
     }
     diagnosis.end()
 }
@@ -61,7 +62,7 @@ fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
         });
         match loaded {
             Ok(counter) => {
-                let opens = config.ports.as_ref().map_or("any port".to_owned(), |ports| format!("ports {ports}"));
+                let opens = setup.backend.opens(&setup.rules, config.ports.as_ref());
                 let (knock_port, wire) = (config.knock_port, config.wire.name());
                 let text =
                     format!("{:?}: knock port {knock_port}, {wire} wire, opens {opens}, counter {counter}", found.name);
@@ -87,9 +88,9 @@ fn log(diagnosis: &mut Diagnosis, setup: &Setup) {
     }
 }
 
-fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup) {
-    let status = status::read(directory).filter(|_| config::daemon_runs(directory)).unwrap_or_default();
-    let (trial, end) = status::read_trial(directory, status.daemon).unwrap_or_default();
+fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Option<&Status>) {
+    let trial = status.and_then(|status| status::read_trial(directory, status.daemon));
+    let (trial, end) = trial.unwrap_or_default();
     let (backend, rules) = (setup.backend, &setup.rules);
     diagnosis.ok("firewall", &format!("{} can be used: {}", backend.name(), backend.turnstile()));
     if trial == "failed" {
@@ -99,7 +100,7 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup) {
         diagnosis.ok("rules", "the guard and the log rule are in place");
     } else {
         let why = "the guard and the log rule are not in place as the configuration has them";
-        let verb = if status.daemon == 0 { "start" } else { "reload" };
+        let verb = if status.is_none() { "start" } else { "reload" };
         diagnosis.wrong("rules", &Error::refused(why).advise(command(verb)));
     }
     if trial == "running" {
@@ -134,15 +135,13 @@ fn ports(diagnosis: &mut Diagnosis, setup: &Setup) {
     }
 }
 
-fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup) {
-    if !config::daemon_runs(directory) {
+fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Option<&Status>) {
+    let Some(status) = status else {
         let why = "it is not running: knocks open nothing";
         return diagnosis.wrong("daemon", &Error::refused(why).advise(command("start")));
-    }
-    let status = status::read(directory).unwrap_or_default();
-    let process = Path::new("/proc").join(status.daemon.to_string());
+    };
     diagnosis.ok("daemon", &format!("it is running as process {}; see knockknock status", status.daemon));
-    if fs::read_link(process.join("exe")).is_ok_and(|program| program.as_os_str().as_bytes().ends_with(b" (deleted)")) {
+    if status.is_replaced() {
         let why = "its program was replaced since it started";
         diagnosis.wrong("daemon", &Error::refused(why).advise(command("restart")));
     }

@@ -10,7 +10,6 @@ use crate::profile;
 use crate::say;
 use crate::status::{self, COUNTS, checksum};
 use crate::sys::{clock, sandbox};
-use std::fs;
 use std::path::Path;
 
 /// Adds everything that is known.
@@ -18,9 +17,8 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     let text = Config::read(directory)?;
     let (config, _) = Config::of(directory, &text)?;
     let (status, profiles) = (status::read(directory).unwrap_or_default(), directory.join("profiles"));
-    let program = fs::read_link(format!("/proc/{}/exe", status.daemon)).unwrap_or_default();
     // Try the lock only if the process exists, because a daemon that is starting would find the lock taken.
-    let running = !program.as_os_str().is_empty() && config::daemon_runs(directory);
+    let running = Path::new("/proc").join(status.daemon.to_string()).exists() && config::daemon_runs(directory);
     let (now, uptime) = (output.now, clock::uptime());
     // Converts from time since boot to time since 1970.
     let time = |since_boot: u64| (now + since_boot).saturating_sub(uptime);
@@ -31,7 +29,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
         Value::Flag(running, true),
         if running { Value::Number(status.daemon.into()) } else { Value::Nothing },
         if running { Value::Time(time(status.since)) } else { Value::Nothing },
-        Value::Flag(running && program.to_string_lossy().ends_with(" (deleted)"), false),
+        Value::Flag(running && status.is_replaced(), false),
         Value::Flag(running && changed, false),
         Value::Text(klog::describe(&log)),
         standing.as_ref().map_or(Value::Nothing, |(name, _)| Value::Text((*name).into())),
