@@ -47,16 +47,16 @@ impl Rules {
         }
     }
 
-    /// Returns for how many seconds the kernel is to hold a guard that ends, 0 if it has ended.
+    /// Returns for how many seconds the kernel keeps a guard that ends; 0 if it has ended.
     ///
-    /// The kernel's clock for that goes on steadily, whatever the time is set to.
+    /// Setting the system's time does not change the kernel's clock for that.
     pub fn seconds_of_guard(&self) -> Option<u64> {
         let left = self.end_of_guard?.saturating_duration_since(Instant::now());
         Some(if left.is_zero() { 0 } else { left.as_secs() + GRACE })
     }
 }
 
-/// How many seconds a daemon that runs has for ending a guard before the kernel does.
+/// How many seconds a running daemon has to end a guard before the kernel does.
 const GRACE: u64 = 2;
 
 /// The packet of a connection that uses an opening up, with nftables.

@@ -22,10 +22,10 @@ enum Made {
 impl Wall {
     /// Makes rules, in one transaction that keeps the openings. Removes rules of the other backend.
     ///
-    /// `begin` is called before the rules in force are changed, so not where nft fails to translate new ones.
+    /// Calls `begin` right before the kernel's rules change, and not if nft fails to translate the new ones.
     pub fn make(&mut self, backend: Backend, rules: &Rules, begin: &mut dyn FnMut()) -> Result<()> {
         self.gone = true;
-        // The kernel may not have tracked connections so far.
+        // The kernel may not have tracked connections before.
         let first = self.made.is_none() && !nft::exists() && !iptables::exist();
         // In this order both backends guard for a moment, rather than neither.
         match (backend, &mut self.made) {
@@ -49,7 +49,7 @@ impl Wall {
             }
         }
         self.gone = false;
-        // If this fails, some sessions stall, which is no reason to admit nobody.
+        // If this fails, some older sessions stall, but knocks work.
         let _ = match &self.made {
             Some(Made::Nft(wall)) if first => wall.admit_older_connections(),
             Some(Made::Iptables(wall)) if first => wall.admit_older_connections(),
@@ -61,7 +61,7 @@ impl Wall {
     /// Makes the same rules again, like [`Wall::make`].
     pub fn restore(&mut self, backend: Backend, rules: &Rules, begin: &mut dyn FnMut()) -> Result<()> {
         match &mut self.made {
-            // What is left of a trial's time is less now.
+            // On trial the remaining time must be translated again.
             Some(Made::Nft(wall)) if !self.gone && rules.end_of_guard.is_none() => {
                 begin();
                 let made = wall.make();

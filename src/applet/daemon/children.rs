@@ -15,13 +15,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// What the opener has told.
+/// A message of the opener.
 pub(super) enum Heard {
     /// Both children are ready.
     Ready,
     /// A knock has opened a port.
     Opened,
-    /// Nothing: it has ended.
+    /// None: it has exited.
     Nothing,
 }
 
@@ -74,7 +74,7 @@ impl Children {
         self.says.as_fd()
     }
 
-    /// Reads the opener's message. An opener that sends anything else than it may is killed.
+    /// Reads the opener's message. An invalid one kills the opener.
     pub(super) fn hear(&mut self) -> Heard {
         let mut said = [0; READY.len()];
         let length = self.says.read(&mut said).unwrap_or(0);
@@ -91,7 +91,8 @@ impl Children {
         }
     }
 
-    /// Returns what it means that children have exited. If one has, it waits briefly for the other.
+    /// Returns the meaning of the children's exits; `None` if both are running. If one has exited, it waits briefly for
+    /// the other.
     pub(super) fn end(&mut self) -> Option<End> {
         let (mut watcher, mut opener) = (self.watcher.ended(), self.opener.ended());
         match (watcher, opener) {
@@ -103,7 +104,8 @@ impl Children {
         End::of(self.ready, watcher, opener)
     }
 
-    /// Stops both processes, if they run. The opener first: the watcher holds the locks of the counters that it asks for.
+    /// Stops both processes, if they run. The opener comes first, because the watcher holds the locks of the counters of
+    /// its requests.
     pub(super) fn stop(children: &mut Option<Self>) {
         if let Some(mut children) = children.take() {
             children.opener.end();

@@ -4,12 +4,12 @@ use super::opener::RULES_GONE;
 use super::watcher::LOG_MOVED;
 use std::process::ExitStatus;
 
-/// What it means that the watcher or the opener has exited.
+/// The meaning of an exit of the watcher or the opener.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The rules are to be looked at, and made again.
+    /// The rules may be gone and must be checked.
     RulesGone,
-    /// The log is to be reopened.
+    /// The log must be reopened.
     LogMoved,
     /// They could not start, and why.
     NotStarted(String),

@@ -106,7 +106,7 @@ struct Supervisor<'a> {
     /// Whether "ready" has been logged for this setup.
     ready_said: bool,
     trial: Trial,
-    /// Whether the trial has ended, but not in the rules yet.
+    /// Whether the trial is decided, and the rules do not show it yet.
     settling: bool,
 }
 
@@ -143,7 +143,7 @@ impl Supervisor<'_> {
                 self.hear()?;
             }
             self.settling |= self.trial.expire(Instant::now());
-            // If the rules are to be made again anyway, that comes first.
+            // Rules that must be made again come first.
             if self.settling && !self.wall.is_gone() {
                 self.settle_trial();
             }
@@ -276,13 +276,13 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Makes the rules as the trial has ended.
+    /// Makes the rules for the trial's result.
     fn settle_trial(&mut self) {
         self.make_rules(Wall::make);
         if !self.wall.is_gone() {
             self.settling = false;
             self.trial.announce(self.directory);
-            // After a reload it has yet to work.
+            // After a reload the configuration has yet to work.
             if self.ready_said {
                 last_good::keep(self.directory, &self.setup);
             }

@@ -1,6 +1,6 @@
-//! The trial of a guard: it is lifted unless a knock opens a port in time. So nobody is locked out for good.
+//! The trial of a guard: it is lifted unless a knock opens a port in time, so that a mistake locks nobody out for good.
 //!
-//! The decision is a value; [`Trial::announce`] tells it. The kernel ends the guard by itself where the daemon is gone.
+//! The decision is a value; [`Trial::announce`] logs it. If the daemon is gone, the kernel ends the guard by itself.
 
 use crate::error::Error;
 use crate::say;
@@ -12,26 +12,26 @@ use std::time::{Duration, Instant};
 /// What to do after a failed trial.
 pub(super) const TRY_AGAIN: &str = "\"knockknock status\" counts what has come; restart the daemon to try again";
 
-/// What has become of a guard's trial.
+/// The state of a guard's trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trial {
     /// The guard is not on trial.
     None,
-    /// The guard is lifted then, unless a knock opens a port before.
+    /// The guard is lifted at that time, unless a knock opens a port before.
     Until(Instant),
     /// A knock has opened a port: the guard stays.
     Passed,
-    /// No knock has opened a port until then.
+    /// No knock had opened a port by that time.
     Failed(Instant),
 }
 
 impl Trial {
-    /// A trial of that length, if there is to be one.
+    /// Starts a trial of that length, if one is given.
     pub(super) fn new(length: Option<Duration>, now: Instant) -> Self {
         length.map_or(Self::None, |length| Self::Until(now + length))
     }
 
-    /// When the guard ends, or has ended, if it does not stay.
+    /// Returns when the guard ends or has ended; `None` if it stays.
     pub(super) fn end_of_guard(self) -> Option<Instant> {
         match self {
             Self::None | Self::Passed => None,
@@ -39,7 +39,7 @@ impl Trial {
         }
     }
 
-    /// The time that is left to knock, while it is not decided.
+    /// Returns the time left to knock; `None` once the trial is decided.
     pub(super) fn left(self, now: Instant) -> Option<Duration> {
         match self {
             Self::Until(end) => Some(end.saturating_duration_since(now)),
@@ -47,12 +47,12 @@ impl Trial {
         }
     }
 
-    /// Whether a knock or the time has still to decide it.
+    /// Returns whether the trial is still running.
     pub(super) fn is_undecided(self) -> bool {
         matches!(self, Self::Until(_))
     }
 
-    /// A knock has opened a port. Returns whether that decides the trial.
+    /// Records that a knock has opened a port. Returns whether that decides the trial.
     pub(super) fn opened(&mut self) -> bool {
         let decides = self.is_undecided();
         if decides {
@@ -61,7 +61,7 @@ impl Trial {
         decides
     }
 
-    /// The time may have passed. Returns whether that decides the trial.
+    /// Fails the trial if its time has passed. Returns whether that decides it.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         let decides = self.left(now) == Some(Duration::ZERO);
         if decides {
@@ -70,7 +70,7 @@ impl Trial {
         decides
     }
 
-    /// The daemon ends, which an undecided trial does not survive. Returns what becomes of the guard.
+    /// Ends the trial with the daemon: an undecided one fails. Returns the message on what happens to the guard.
     pub(super) fn end(&mut self, now: Instant) -> &'static str {
         if self.is_undecided() {
             *self = Self::Failed(now);
@@ -100,7 +100,7 @@ impl Trial {
                 "failed"
             }
         };
-        // Without a record all else works.
+        // The daemon works without the record.
         let _ = status::write_trial(directory, std::process::id(), state, uptime() + left);
     }
 }

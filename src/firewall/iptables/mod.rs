@@ -1,8 +1,8 @@
 //! iptables and ip6tables: static rules with the `recent` match, one list of addresses per guarded
 //! port. An opening is a line written to the list's file in /proc: no child process, no capability.
 //!
-//! `recent` is timed and single-use by the kernel too. Only guarded ports can be opened, and a list
-//! holds 100 addresses. Everything stands in table mangle, before DNAT.
+//! The kernel limits an opening in `recent` to its time and to one connection too. Only guarded ports can be opened, and
+//! a list holds 100 addresses. All rules are in table mangle, before DNAT.
 
 mod openings;
 mod ruleset;
@@ -20,9 +20,9 @@ const ATTEMPTS: usize = 20;
 /// How long to wait for the lock of legacy iptables, in seconds.
 const WAIT: &str = "5";
 
-/// Whether iptables can be used.
+/// Checks whether iptables can be used.
 pub(super) fn works() -> io::Result<()> {
-    // The lists are files of the machine's root, and root in a user namespace is another user.
+    // The lists belong to the machine's root, which root in a user namespace is not.
     let ids = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     if ids.split_ascii_whitespace().nth(1).is_some_and(|root| root != "0") {
         return Err(io::Error::other("in a user namespace nobody may write to /proc/net/xt_recent; nft works there"));
@@ -53,12 +53,12 @@ impl Wall {
         Ok(Self(made))
     }
 
-    /// Lets packets of connections pass, for a minute, that are older than the chains.
+    /// Lets packets of connections that are older than the chains pass for a minute.
     pub(in crate::firewall) fn admit_older_connections(&self) -> io::Result<()> {
         versions().iter().try_for_each(|&version| openings::start_time(version, START))
     }
 
-    /// Whether our chains stand as they were made, and are jumped to before anything else.
+    /// Returns whether our chains are as they were made, and the jumps to them come first.
     pub(in crate::firewall) fn stands(&self) -> bool {
         versions().iter().zip(&self.0).all(|(&version, made)| list(version).is_ok_and(|listed| own(&listed) == *made))
     }
@@ -89,7 +89,7 @@ fn list(version: IpVersion) -> io::Result<String> {
     child::run(version.program(), &["-w", WAIT, "-t", "mangle", "-S"], "")
 }
 
-/// Takes our chains away, where there are any.
+/// Deletes our chains, if there are any.
 pub(super) fn remove() -> io::Result<()> {
     for &version in versions() {
         // Without iptables there are no chains.
@@ -105,7 +105,7 @@ pub(super) fn exist() -> bool {
     list(IpVersion::V4).is_ok_and(|listed| has_chains(&listed))
 }
 
-/// Everybody's rules, by nft's name for the family of each program.
+/// Lists the rules of all programs, each listing with nft's name for its family.
 pub(super) fn list_all() -> [(&'static str, String); 2] {
     [("ip", IpVersion::V4), ("ip6", IpVersion::V6)]
         .map(|(family, version)| (family, child::run(version.save(), &[], "").unwrap_or_default()))

@@ -130,7 +130,7 @@ fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>)
     let v6 = version == IpVersion::V6;
     let one = |value: &str| vec![value.to_owned()];
     let ports = |ports: &Ports| ports.iter().map(|port| port.to_string()).collect();
-    // Where the guard applies; knocks are heard everywhere.
+    // The interfaces of the guard. Knocks are logged on all.
     let mut on = match rules.interfaces.is_empty() {
         true => one(""),
         false => rules.interfaces.iter().map(|name| format!("-i {name} ")).collect(),

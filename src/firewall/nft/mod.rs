@@ -1,8 +1,8 @@
-//! nftables: our own table, which survives reloads of everybody else's rules.
+//! nftables: our own table, which survives reloads of other programs' rules.
 //!
-//! nft translates its text. The table itself is made by netlink: so it belongs to us on Linux 6.9 and later, where
-//! nobody else can change it. An opening is one netlink transaction, whose format is that of
-//! linux/netfilter/nf_tables.h, and which is acknowledged before anybody says "opened".
+//! nft translates the text of the rules. The table itself is made by netlink, so that on Linux 6.9 and later it belongs
+//! to this process and other programs cannot change it. An opening is one netlink transaction in the format of
+//! linux/netfilter/nf_tables.h, and is acknowledged before it is logged.
 
 mod contents;
 mod openings;
@@ -24,8 +24,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// How often to retry if another program removes the rules before they are read.
 const ATTEMPTS: usize = 20;
 
-/// Whether nftables can be used: the kernel would take the whole table, and keeps the limit in a set.
-/// Says which turnstile it can be. Nothing is made for it.
+/// Checks whether nftables can be used: whether the kernel accepts the whole table and supports limits in sets. Returns
+/// the turnstile that is possible. Changes nothing.
 pub(super) fn works(rules: &Rules) -> io::Result<Turnstile> {
     let check = |turnstile| {
         let [good, overflowing] = checks(rules, turnstile);
@@ -49,7 +49,7 @@ pub struct Wall {
 }
 
 impl Wall {
-    /// Lets nft translate the rules. They are not in force yet.
+    /// Translates the rules with nft. They do not apply yet.
     pub(in crate::firewall) fn new(rules: &Rules, turnstile: Turnstile) -> Result<Self> {
         let socket =
             Socket::open(libc::NETLINK_NETFILTER).map_err(|cause| Error::system("open a netlink socket", cause))?;
@@ -57,7 +57,7 @@ impl Wall {
         Ok(Self { contents: translate(rules, turnstile, owned)?, socket })
     }
 
-    /// Sets other rules, which are not in force yet. An opener may use the socket meanwhile.
+    /// Translates other rules, which do not apply yet. An opener may use the socket at the same time.
     pub(in crate::firewall) fn translate(&mut self, rules: &Rules, turnstile: Turnstile) -> Result<()> {
         self.contents = translate(rules, turnstile, self.owner().is_some())?;
         Ok(())
@@ -81,10 +81,10 @@ impl Wall {
             if self.contents.renew().commit(&self.socket).is_ok() && self.stands() {
                 return Ok(());
             }
-            // Another version has left it, another program has added something, or we are to own it.
+            // It was left by another version, changed by another program, or is not owned by this process yet.
             let openings = self.contents.take_openings(&self.socket).unwrap_or_default();
             let replace = |openings| self.contents.replace(openings).commit(&self.socket);
-            // A table of another shape has no place for them.
+            // A table with other sets may not accept them.
             let replaced = replace(openings).or_else(|_| replace(Batch::default()));
             if replaced.is_err() {
                 let _ = self.contents.refill(&self.socket);
@@ -97,12 +97,12 @@ impl Wall {
         Err(failed(io::Error::other("another program keeps changing it")))
     }
 
-    /// Lets packets of connections pass, for a minute, that are older than the table.
+    /// Lets packets of connections that are older than the table pass for a minute.
     pub(in crate::firewall) fn admit_older_connections(&self) -> io::Result<()> {
         contents::admit_older_connections().commit(&self.socket)
     }
 
-    /// Whether the table stands as it was made.
+    /// Returns whether the table in the kernel is as it was made.
     pub(in crate::firewall) fn stands(&self) -> bool {
         Contents::read(TABLE).is_ok_and(|standing| standing == self.contents)
     }
@@ -119,7 +119,7 @@ impl Wall {
     }
 }
 
-/// Lets nft make a dormant table with the rules, and reads it.
+/// Makes a dormant table with the rules by nft, and reads it.
 fn translate(rules: &Rules, turnstile: Turnstile, owned: bool) -> Result<Contents> {
     // With its owner, the kernel removes a guard on trial too.
     let flags = match (owned, rules.end_of_guard) {
@@ -155,17 +155,17 @@ pub(super) fn stands(rules: &Rules, turnstile: Turnstile) -> bool {
         && openings::ports("guarded\0").is_ok_and(|ports| ports == rules.guard)
 }
 
-/// For tests: whether to act as on a kernel before Linux 6.9.
+/// Returns whether a test wants the behaviour of kernels before Linux 6.9.
 fn plain() -> bool {
     cfg!(feature = "hooks") && std::env::var_os("KNOCKKNOCK_PLAIN_TABLE").is_some()
 }
 
-/// Whether there is a table of our name.
+/// Returns whether there is a table with our name.
 pub(super) fn exists() -> bool {
     Socket::open(libc::NETLINK_NETFILTER).and_then(|socket| contents::state(&socket, TABLE)).is_ok()
 }
 
-/// Takes the table away, where there is one.
+/// Deletes the table, if there is one.
 pub(super) fn remove() -> io::Result<()> {
     match delete(TABLE) {
         // No table, or no nf_tables.
@@ -178,7 +178,7 @@ fn delete(table: &str) -> io::Result<()> {
     Socket::open(libc::NETLINK_NETFILTER).and_then(|socket| contents::delete(table).commit(&socket))
 }
 
-/// Everybody's rules, without what is in their sets.
+/// Lists the rules of all programs, without the elements of sets.
 pub(super) fn list_all() -> String {
     nft(&["-t", "list", "ruleset"], "").unwrap_or_default()
 }

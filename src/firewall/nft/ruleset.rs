@@ -34,7 +34,7 @@ const TEMPLATE: Template = Template {
 /// How a table is made of the template: its name, the limit of packets in an opening, whether it is in force.
 type Form = [&'static str; 3];
 
-/// The table in force, as somebody could make it by hand. Ours is copied from one that is [`DRAFT`].
+/// The table as it could be made by hand. Ours is copied from [`DRAFT`].
 #[cfg(test)]
 const IN_FORCE: Form = [TABLE, "1/day", ""];
 /// The table that nft makes and we copy.
@@ -75,7 +75,7 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
         let timeout = format!(" timeout {seconds}s");
         guarded = if seconds == 0 { String::new() } else { guarded.replace(',', &(timeout.clone() + ",")) + &timeout };
     }
-    // Where the guard applies; knocks are heard everywhere.
+    // The interfaces of the guard. Knocks are logged on all.
     let on = match rules.interfaces.is_empty() {
         true => String::new(),
         false => format!("iifname {{ \"{}\" }} ", rules.interfaces.join("\", \"")),
