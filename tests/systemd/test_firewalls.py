@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from test_readme import quoted
-from test_unit import CONTAINER, DRIVER, HERE, PROJECT, root  # noqa: F401 (a fixture)
+from test_unit import DRIVER_ALONE, HERE, PROJECT, play, root, set_up  # noqa: F401 (a fixture)
 
 MANUAL = (PROJECT / "docs/firewalls.md").read_text()
 ASIDE = Path(os.environ.get("KNOCKKNOCK_TOOLS") or
@@ -67,26 +67,11 @@ def unpack(root, title):
 def scenario(root, firewall, checks):
     """Runs the checks in a container whose daemon guards port 22."""
     Path("/proc/sys/net/netfilter/nf_log_all_netns").write_text("1")  # log rules speak from a namespace
-    server = root / "etc/knockknock.d"
-    shutil.rmtree(server, ignore_errors=True)
-    subprocess.run([root / "usr/local/bin/knockknock-genprofile", "gate", str(30000 + os.getpid() % 10000), "--dir", server,
-                    "--ports", "22"], check=True, capture_output=True)
-    (server / "config").write_text(f"[main]\nguard = 22\ndelay = 3\nlog = kmsg\nfirewall = {firewall}\n")
-    shutil.copytree(server / "profiles/gate", root / "root/.knockknock/10.9.0.1")
-    shutil.copy(HERE / "checks.sh", root / "checks.sh")
+    set_up(root, f"guard = 22\ndelay = 3\nlog = kmsg\nfirewall = {firewall}\n")
     machines = (HERE / "scenario.sh").read_text().split("\ncheck ")[0]
     guarded = {"nft": "nft list table inet knockknock", "iptables": "iptables -t mangle -S KNOCKKNOCK"}[firewall]
-    (root / "scenario.sh").write_text(
-        f"{machines}\nguarded() {{ {guarded} >/dev/null; }}\nlost() {{ knocks && not connects && sleep 3; }}\n{checks}{CLEAN}")
-    (root / "etc/systemd/system/driver.service").write_text(DRIVER.replace(" knockknock-daemon.service", ""))
-    container = subprocess.run(
-        [*CONTAINER, f"--directory={root}", "--private-network", "--capability=all", "--bind=/dev/kmsg", "--boot",
-         "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
-         "systemd.unit=driver.service", "systemd.show_status=no"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120)
-    said = container.stdout.replace("\r", "")
-    print(said, container.stderr)
-    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)
+    guards = f"guarded() {{ {guarded} >/dev/null; }}\nlost() {{ knocks && not connects && sleep 3; }}\n"
+    play(root, f"{machines}\n{guards}{checks}{CLEAN}", DRIVER_ALONE)
 
 
 START = """

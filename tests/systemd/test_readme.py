@@ -1,11 +1,9 @@
 """The README's commands, as they are written there, from the first profile to uninstalling, on a machine that runs systemd."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
-from test_unit import CONTAINER, DRIVER, HERE, PROJECT, root  # noqa: F401 (a fixture)
+from test_unit import DRIVER_ALONE, HERE, PROJECT, play, root  # noqa: F401 (a fixture)
 
 README = (PROJECT / "README.md").read_text()
 
@@ -30,7 +28,7 @@ def day_two():
     return {task: re.findall(r"`([^`]+)`", commands) for task, commands in rows}
 
 
-def test_the_commands_of_the_readme_work(root, tmp_path):  # noqa: F811
+def test_the_commands_of_the_readme_work(root):  # noqa: F811
     prepare, fetch, trial, ssh_config, start = blocks("Quick start")
     proxy, curl = blocks("Other programs")[0]
     tasks = day_two()
@@ -74,17 +72,6 @@ def test_the_commands_of_the_readme_work(root, tmp_path):  # noqa: F811
               f"server {quoted(uninstall)}", "check 'port 22 is open again' connects 22",
               "check 'the program is gone' not command -v knockknock", f"server {quoted(forget)}",
               'echo "$passed passed, $failed failed"']
-    shutil.copy(HERE / "checks.sh", root / "checks.sh")
     machines = (HERE / "readme.sh").read_text()
-    (root / "scenario.sh").write_text(f"PROJECT={PROJECT}\n{machines}" + "\n".join(lines) + "\n")
-    (root / "etc/systemd/system/driver.service").write_text(DRIVER.replace(" knockknock-daemon.service", ""))
     Path("/proc/sys/net/netfilter/nf_log_all_netns").write_text("1")  # log rules speak from a namespace
-    with open(tmp_path / "said", "wb") as file:
-        subprocess.run(
-            [*CONTAINER, f"--directory={root}", "--private-network", "--capability=all", "--bind=/dev/kmsg", "--boot",
-             "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
-             "systemd.unit=driver.service", "systemd.show_status=no"],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=120)
-    said = (tmp_path / "said").read_text(errors="replace").replace("\r", "")
-    print(said)
-    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)
+    play(root, f"PROJECT={PROJECT}\n{machines}" + "\n".join(lines) + "\n", DRIVER_ALONE)

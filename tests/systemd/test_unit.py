@@ -14,6 +14,7 @@ UNIT = PROJECT / "scripts/systemd/knockknock-daemon.service"
 
 CONTAINER = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--machine=knock{os.getpid()}", "--link-journal=no"]
 
+# Runs the scenario once the daemon has started.
 DRIVER = """
 [Unit]
 DefaultDependencies=no
@@ -27,6 +28,8 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/console
 """
+# For scenarios that start the daemon themselves.
+DRIVER_ALONE = DRIVER.replace(" knockknock-daemon.service", "")
 
 
 @pytest.fixture
@@ -50,6 +53,33 @@ def root(tmp_path):
         subprocess.run(["umount", layer], check=True)
 
 
+def set_up(root, config):
+    """A profile on the server and on the client, and the daemon's config."""
+    server = root / "etc/knockknock.d"
+    shutil.rmtree(server, ignore_errors=True)
+    subprocess.run([root / "usr/local/bin/knockknock-genprofile", "gate", str(30000 + os.getpid() % 10000), "--dir", server,
+                    "--ports", "22"], check=True, capture_output=True)
+    (server / "config").write_text("[main]\n" + config)
+    shutil.copytree(server / "profiles/gate", root / "root/.knockknock/10.9.0.1")
+
+
+def play(root, scenario, driver):
+    """Boots the container for a scenario whose checks all succeed."""
+    shutil.copy(HERE / "checks.sh", root / "checks.sh")
+    (root / "scenario.sh").write_text(scenario)
+    (root / "etc/systemd/system/driver.service").write_text(driver)
+    with open(root.parent / "said", "w+b") as file:  # no pipe, which a process left in there would hold open
+        subprocess.run(
+            [*CONTAINER, f"--directory={root}", "--private-network", "--capability=all", "--bind=/dev/kmsg", "--boot",
+             "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+             "systemd.unit=driver.service", "systemd.show_status=no"],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=120)
+        file.seek(0)
+        said = file.read().decode(errors="replace").replace("\r", "")
+    print(said)
+    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)
+
+
 def test_verify_is_clean(root):
     installed = "/usr/local/lib/systemd/system/knockknock-daemon.service"
     outcome = subprocess.run([*CONTAINER, f"--directory={root}", "--pipe", "systemd-analyze", "verify", installed],
@@ -67,27 +97,11 @@ def test_the_score_in_the_comment_is_right():
 @pytest.mark.parametrize("firewall", ["nft", "iptables", "iptables-legacy"])
 def test_under_a_real_systemd(root, firewall):
     Path("/proc/sys/net/netfilter/nf_log_all_netns").write_text("1")  # log rules speak from a namespace
-    server = root / "etc/knockknock.d"
-    shutil.rmtree(server, ignore_errors=True)
-    knock_port = 30000 + os.getpid() % 10000
-    subprocess.run([root / "usr/local/bin/knockknock-genprofile", "gate", str(knock_port), "--dir", server,
-                    "--ports", "22"], check=True, capture_output=True)
-    (server / "config").write_text(f"[main]\nguard = 22\nlog = kmsg\nfirewall = {firewall.removesuffix('-legacy')}\n")
+    set_up(root, f"guard = 22\nlog = kmsg\nfirewall = {firewall.removesuffix('-legacy')}\n")
     if firewall == "iptables-legacy":
         for program in ("iptables", "ip6tables"):
             for action in ("", "-restore", "-save"):
                 alternative = root / f"etc/alternatives/{program}{action}"
                 alternative.unlink()
                 alternative.symlink_to(f"/usr/sbin/{program}-legacy{action}")
-    shutil.copytree(server / "profiles/gate", root / "root/.knockknock/10.9.0.1")
-    shutil.copy(HERE / "checks.sh", root / "checks.sh")
-    shutil.copy(HERE / "scenario.sh", root / "scenario.sh")
-    (root / "etc/systemd/system/driver.service").write_text(DRIVER)
-    container = subprocess.run(
-        [*CONTAINER, f"--directory={root}", "--private-network", "--capability=all", "--bind=/dev/kmsg", "--boot",
-         "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
-         "systemd.unit=driver.service", "systemd.show_status=no"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=120)
-    said = container.stdout.replace("\r", "")
-    print(said, container.stderr)
-    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)
+    play(root, (HERE / "scenario.sh").read_text(), DRIVER)
