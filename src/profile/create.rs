@@ -4,12 +4,12 @@ use super::ProfileConfig;
 use super::keys::{self, RawKeys};
 use super::set::{DISABLED, Found, REPLACED, UNFINISHED, list};
 use crate::error::{Error, Result};
-use crate::sys;
+use crate::sys::file::{self, create_private};
 use crate::wire::Wire;
 use base64ct::{Base64, Encoding};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -57,7 +57,7 @@ pub(super) fn make(
     })?;
     let parent = File::open(directory).map_err(|cause| Error::path("open", directory, cause))?;
     // Lock the directory, so that no two processes find the same knock port free.
-    sys::file::lock(&parent).map_err(|cause| Error::path("lock", directory, cause))?;
+    file::lock(&parent).map_err(|cause| Error::path("lock", directory, cause))?;
     if fs::symlink_metadata(&path).is_ok() {
         return Err(Error::refused(format!("profile {name:?} exists"))
             .advise(format!("choose another name, or remove {path:?} first")));
@@ -104,10 +104,10 @@ fn write_aside(aside: &Path, content: &Content<'_>) -> io::Result<()> {
         let mut line = Zeroizing::new([b'\n'; 25]);
         let (text, _newline) = line.split_at_mut(24);
         Base64::encode(key, text).map_err(|_| io::ErrorKind::InvalidData)?;
-        write(&aside.join(name), &*line)?;
+        create_private(&aside.join(name), &*line)?;
     }
-    write(&aside.join("counter"), format!("{:010}\n", content.counter).as_bytes())?;
-    write(&aside.join("config"), content.config.to_text().as_bytes())?;
+    create_private(&aside.join("counter"), format!("{:010}\n", content.counter).as_bytes())?;
+    create_private(&aside.join("config"), content.config.to_text().as_bytes())?;
     File::open(aside)?.sync_all()
 }
 
@@ -119,11 +119,4 @@ fn make_directory(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), make_directory)?;
     DirBuilder::new().mode(0o700).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-}
-
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    file.write_all(content)?;
-    file.sync_all()
 }

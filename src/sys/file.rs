@@ -2,9 +2,9 @@
 
 use super::check;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Largest accepted configuration, key or counter file, in bytes: far more than any of them needs.
@@ -30,6 +30,15 @@ pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_small(path, false)?.take(LONGEST as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Creates a file with `content` that only its owner may read or write, and flushes it to disk. It must not exist.
+pub fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    // The umask may have taken the owner's rights.
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.write_all(content)?;
+    file.sync_all()
 }
 
 /// Returns when a file was written, in seconds since 1970.

@@ -9,9 +9,7 @@ use crate::firewall::{Backend, Rules, Wall};
 use crate::ports::Ports;
 use crate::sys::file;
 use crate::{profile, say};
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The file, next to the directory of the profiles; `directory` may contain only a link to that directory.
@@ -40,9 +38,7 @@ fn write(directory: &Path, text: &str) -> Result<()> {
     let new = path.with_extension("new");
     // Never write to what is there: it may be a link or a FIFO.
     let _ = fs::remove_file(&new);
-    let written = File::options().write(true).create_new(true).mode(0o600).open(&new);
-    written
-        .and_then(|mut file| file.write_all(text).and_then(|()| file.sync_all()))
+    file::create_private(&new, text)
         .and_then(|()| fs::rename(&new, &path))
         .map_err(|cause| Error::path("keep the configuration in", &path, cause))
 }
