@@ -5,16 +5,16 @@
 //! or its time is up.
 
 mod foreign_rules;
+mod installed;
 mod iptables;
 mod local_address;
 mod nft;
 mod rules;
-mod wall;
 mod watch;
 
+pub use installed::InstalledRules;
 pub use local_address::LocalAddresses;
 pub use rules::{Admission, Finding, Opening, Rules, StandingOpening, Turnstile};
-pub use wall::Wall;
 pub use watch::RuleWatch;
 
 use crate::config;

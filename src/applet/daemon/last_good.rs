@@ -5,7 +5,7 @@ use super::privileges;
 use super::setup::{ProfileIndex, Setup};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::firewall::{Backend, Rules, Wall};
+use crate::firewall::{Backend, InstalledRules, Rules};
 use crate::ports::Ports;
 use crate::sys::file;
 use crate::{profile, say};
@@ -101,10 +101,10 @@ pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Setup> {
     }
     if let Some((config, _)) = kept.filter(|_| !on_trial) {
         let rules = Rules::new(&config, Ports::default());
-        let (backend, mut wall) = (Backend::choose(config.firewall, &rules)?, Wall::default());
-        wall.make(backend, &rules, &mut || {})?;
-        wall.disown();
-        wall.restore(backend, &rules, &mut || {})?;
+        let (backend, mut installed) = (Backend::choose(config.firewall, &rules)?, InstalledRules::default());
+        installed.make(backend, &rules, &mut || {})?;
+        installed.disown();
+        installed.restore(backend, &rules, &mut || {})?;
         say::warn("the guard of the last configuration that worked is active, and knocks open nothing");
     }
     Err(error)

@@ -11,7 +11,7 @@ use super::setup::{self, Setup};
 use super::trial::Trial;
 use crate::config::Log;
 use crate::error::{Error, Result, reason};
-use crate::firewall::{Backend, Rules, Wall};
+use crate::firewall::{Backend, InstalledRules, Rules};
 use crate::say;
 use crate::sys::poll;
 use crate::sys::process::{self, Background, Signal, Signals};
@@ -42,8 +42,8 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
     signals.hold_end().map_err(|cause| Error::system("block signals", cause))?;
     let trial = Trial::new(trial, Instant::now());
     setup.rules.end_of_guard = trial.end_of_guard();
-    let mut wall = Wall::default();
-    wall.make(setup.backend, &setup.rules, &mut || {})?;
+    let mut installed = InstalledRules::default();
+    installed.make(setup.backend, &setup.rules, &mut || {})?;
     trial.announce(directory);
     // The guard is active, so units that wait for it, such as the network, may start now.
     if let Err(cause) = process::notify_ready() {
@@ -53,7 +53,7 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
         directory,
         log_target,
         setup,
-        wall,
+        installed,
         mentioned: None,
         start: StartReason::First,
         background,
@@ -68,8 +68,8 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
     let end = supervisor.trial.end(Instant::now());
     supervisor.setup.rules.end_of_guard = supervisor.trial.end_of_guard();
     // Whatever happened, make sure that the guard is in place.
-    supervisor.wall.disown();
-    let guarded = supervisor.wall.restore(supervisor.setup.backend, &supervisor.setup.rules, &mut || {});
+    supervisor.installed.disown();
+    let guarded = supervisor.installed.restore(supervisor.setup.backend, &supervisor.setup.rules, &mut || {});
     match &guarded {
         Ok(()) => say::note(end),
         Err(error) if ended.is_err() => say::error(error),
@@ -88,14 +88,14 @@ enum StartReason {
     Again,
 }
 
-/// `Wall::make` or `Wall::restore`.
-type MakeRules = fn(&mut Wall, Backend, &Rules, &mut dyn FnMut()) -> Result<()>;
+/// `InstalledRules::make` or `InstalledRules::restore`.
+type MakeRules = fn(&mut InstalledRules, Backend, &Rules, &mut dyn FnMut()) -> Result<()>;
 
 struct Supervisor<'a> {
     directory: &'a Path,
     log_target: LogTarget,
     setup: Setup,
-    wall: Wall,
+    installed: InstalledRules,
     /// When a removal of our rules was last logged.
     mentioned: Option<Instant>,
     start: StartReason,
@@ -116,7 +116,7 @@ impl Supervisor<'_> {
         let waiting = |cause| Error::system("wait for signals", cause);
         loop {
             if self.children.is_none() && self.pause.left(Instant::now()).is_zero() {
-                match Children::start(self.directory, &self.setup, self.log_target, self.wall.owner()) {
+                match Children::start(self.directory, &self.setup, self.log_target, self.installed.owner()) {
                     Ok(children) => self.children = Some(children),
                     Err(error) => self.start_failed(error)?,
                 }
@@ -129,14 +129,14 @@ impl Supervisor<'_> {
                 let followed = self.setup.follow_links();
                 self.setup.say_warnings();
                 match followed {
-                    Ok(true) => self.make_rules(Wall::make),
+                    Ok(true) => self.make_rules(InstalledRules::make),
                     Ok(false) => {}
                     Err(error) => say::error(&error),
                 }
             }
             // Rules come first.
-            let doubtful = changed && self.wall.saw_change(&self.setup.watch) || self.wall.is_gone();
-            if doubtful && self.repair() && !self.wall.opener_survives_repair() {
+            let doubtful = changed && self.installed.saw_change(&self.setup.watch) || self.installed.is_gone();
+            if doubtful && self.repair() && !self.installed.opener_survives_repair() {
                 self.restart_children();
             }
             if said {
@@ -144,7 +144,7 @@ impl Supervisor<'_> {
             }
             self.settling |= self.trial.expire(Instant::now());
             // Rules that must be made again come first.
-            if self.settling && !self.wall.is_gone() {
+            if self.settling && !self.installed.is_gone() {
                 self.settle_trial();
             }
             match if signalled { signals.next().map_err(waiting)? } else { None } {
@@ -160,7 +160,7 @@ impl Supervisor<'_> {
     fn timeout(&self) -> Option<Duration> {
         let start = self.children.is_none().then(|| self.pause.left(Instant::now()));
         let trial = self.trial.left(Instant::now());
-        start.into_iter().chain(self.wall.is_gone().then_some(NEXT_REPAIR)).chain(trial).min()
+        start.into_iter().chain(self.installed.is_gone().then_some(NEXT_REPAIR)).chain(trial).min()
     }
 
     /// Handles a message from the opener: both children are ready, or the opener has exited.
@@ -210,7 +210,7 @@ impl Supervisor<'_> {
             StartReason::Reload(old) => {
                 say_unchanged(&error);
                 self.setup = *old;
-                self.make_rules(Wall::make);
+                self.make_rules(InstalledRules::make);
             }
             StartReason::Again => {
                 say::error(&error);
@@ -233,34 +233,34 @@ impl Supervisor<'_> {
         Children::stop(&mut self.children);
         self.ready_said = false;
         let old = std::mem::replace(&mut self.setup, setup);
-        match self.wall.make(self.setup.backend, &self.setup.rules, &mut || {}) {
+        match self.installed.make(self.setup.backend, &self.setup.rules, &mut || {}) {
             Ok(()) if matches!(self.start, StartReason::Again) => self.start = StartReason::Reload(Box::new(old)),
             // The earlier setup has not worked yet, so there is nothing to go back to.
             Ok(()) => {}
             Err(error) => {
                 say_unchanged(&error);
                 self.setup = old;
-                self.make_rules(Wall::make);
+                self.make_rules(InstalledRules::make);
             }
         }
     }
 
     /// Makes the rules again if they have changed. Returns whether they had.
     fn repair(&mut self) -> bool {
-        if self.wall.stands() {
+        if self.installed.stands() {
             return false;
         }
-        self.make_rules(Wall::restore);
-        if !self.wall.is_gone() && self.mentioned.is_none_or(|last| last.elapsed() > pause::CALM) {
+        self.make_rules(InstalledRules::restore);
+        if !self.installed.is_gone() && self.mentioned.is_none_or(|last| last.elapsed() > pause::CALM) {
             say::warn("another program changed our firewall rules; restored them");
             self.mentioned = Some(Instant::now());
         }
         true
     }
 
-    /// Makes the rules, by `Wall::make` or `Wall::restore`. A failure is logged, and retried soon.
+    /// Makes the rules, by `InstalledRules::make` or `InstalledRules::restore`. A failure is logged, and retried soon.
     fn make_rules(&mut self, make: MakeRules) {
-        let (logged, owned) = (self.wall.is_gone(), self.wall.owner().is_some());
+        let (logged, owned) = (self.installed.is_gone(), self.installed.owner().is_some());
         self.setup.rules.end_of_guard = self.trial.end_of_guard();
         let Self { children, pause, .. } = self;
         // Stop the opener first, because it shares the socket and would read this process's replies.
@@ -270,7 +270,7 @@ impl Supervisor<'_> {
                 pause.begin(Instant::now());
             }
         };
-        match make(&mut self.wall, self.setup.backend, &self.setup.rules, &mut stop) {
+        match make(&mut self.installed, self.setup.backend, &self.setup.rules, &mut stop) {
             Err(error) if !logged => say::error(&error),
             _ => {}
         }
@@ -278,8 +278,8 @@ impl Supervisor<'_> {
 
     /// Makes the rules for the trial's result.
     fn settle_trial(&mut self) {
-        self.make_rules(Wall::make);
-        if !self.wall.is_gone() {
+        self.make_rules(InstalledRules::make);
+        if !self.installed.is_gone() {
             self.settling = false;
             self.trial.announce(self.directory);
             // After a reload the configuration has yet to work.

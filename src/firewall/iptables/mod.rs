@@ -33,9 +33,9 @@ pub(super) fn works() -> io::Result<()> {
 }
 
 /// Our chains as they were made: the listing for each version.
-pub struct Wall(Vec<String>);
+pub struct Chains(Vec<String>);
 
-impl Wall {
+impl Chains {
     /// Makes our chains, in one transaction for each version.
     pub(in crate::firewall) fn make(rules: &Rules) -> Result<Self> {
         let mut made = Vec::new();

@@ -43,12 +43,12 @@ fn nft(args: &[&str], input: &str) -> io::Result<String> {
 }
 
 /// Our table: its contents, and the socket that owns it if the kernel supports that.
-pub struct Wall {
+pub struct Table {
     socket: Socket,
     contents: Contents,
 }
 
-impl Wall {
+impl Table {
     /// Translates the rules with nft. They do not apply yet.
     pub(in crate::firewall) fn new(rules: &Rules, turnstile: Turnstile) -> Result<Self> {
         let socket =

@@ -8,18 +8,18 @@ use std::os::fd::BorrowedFd;
 
 /// Our rules, in either backend.
 #[derive(Default)]
-pub struct Wall {
+pub struct InstalledRules {
     made: Option<Made>,
     /// Whether our rules may be missing or outdated because making them failed.
     gone: bool,
 }
 
 enum Made {
-    Nft(nft::Wall),
-    Iptables(iptables::Wall),
+    Nft(nft::Table),
+    Iptables(iptables::Chains),
 }
 
-impl Wall {
+impl InstalledRules {
     /// Makes rules, in one transaction that keeps the openings. Removes rules of the other backend.
     ///
     /// Calls `begin` right before the kernel's rules change, and not if nft fails to translate the new ones.
@@ -29,42 +29,42 @@ impl Wall {
         let first = self.made.is_none() && !nft::exists() && !iptables::exist();
         // In this order both backends guard for a moment, rather than neither.
         match (backend, &mut self.made) {
-            (Backend::Nft(turnstile), Some(Made::Nft(wall))) => {
-                wall.translate(rules, turnstile)?;
+            (Backend::Nft(turnstile), Some(Made::Nft(table))) => {
+                table.translate(rules, turnstile)?;
                 begin();
-                wall.make()?;
+                table.make()?;
             }
             (Backend::Nft(turnstile), made) => {
-                let wall = nft::Wall::new(rules, turnstile)?;
+                let table = nft::Table::new(rules, turnstile)?;
                 begin();
-                wall.make()?;
-                *made = Some(Made::Nft(wall));
+                table.make()?;
+                *made = Some(Made::Nft(table));
                 let _ = iptables::remove();
             }
-            (Backend::Iptables, Some(Made::Iptables(wall))) => *wall = iptables::Wall::make(rules)?,
+            (Backend::Iptables, Some(Made::Iptables(chains))) => *chains = iptables::Chains::make(rules)?,
             (Backend::Iptables, made) => {
                 begin();
-                *made = Some(Made::Iptables(iptables::Wall::make(rules)?));
+                *made = Some(Made::Iptables(iptables::Chains::make(rules)?));
                 let _ = nft::remove();
             }
         }
         self.gone = false;
         // If this fails, some older sessions stall, but knocks work.
         let _ = match &self.made {
-            Some(Made::Nft(wall)) if first => wall.admit_older_connections(),
-            Some(Made::Iptables(wall)) if first => wall.admit_older_connections(),
+            Some(Made::Nft(table)) if first => table.admit_older_connections(),
+            Some(Made::Iptables(chains)) if first => chains.admit_older_connections(),
             _ => Ok(()),
         };
         Ok(())
     }
 
-    /// Makes the same rules again, like [`Wall::make`].
+    /// Makes the same rules again, like [`InstalledRules::make`].
     pub fn restore(&mut self, backend: Backend, rules: &Rules, begin: &mut dyn FnMut()) -> Result<()> {
         match &mut self.made {
             // On trial the remaining time must be translated again.
-            Some(Made::Nft(wall)) if !self.gone && rules.end_of_guard.is_none() => {
+            Some(Made::Nft(table)) if !self.gone && rules.end_of_guard.is_none() => {
                 begin();
-                let made = wall.make();
+                let made = table.make();
                 self.gone = made.is_err();
                 made
             }
@@ -81,8 +81,8 @@ impl Wall {
     pub fn stands(&self) -> bool {
         match &self.made {
             _ if self.gone => false,
-            Some(Made::Nft(wall)) => wall.stands(),
-            Some(Made::Iptables(wall)) => wall.stands(),
+            Some(Made::Nft(table)) => table.stands(),
+            Some(Made::Iptables(chains)) => chains.stands(),
             None => false,
         }
     }
@@ -101,15 +101,15 @@ impl Wall {
     /// Returns the socket that owns the rules, for the opener.
     pub fn owner(&self) -> Option<BorrowedFd<'_>> {
         match &self.made {
-            Some(Made::Nft(wall)) => wall.owner(),
+            Some(Made::Nft(table)) => table.owner(),
             _ => None,
         }
     }
 
     /// Gives up the ownership when the rules are made the next time, because the daemon ends.
     pub fn disown(&mut self) {
-        if let Some(Made::Nft(wall)) = &mut self.made {
-            wall.disown();
+        if let Some(Made::Nft(table)) = &mut self.made {
+            table.disown();
         }
     }
 }
