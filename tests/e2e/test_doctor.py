@@ -188,7 +188,7 @@ def test_a_foreign_rule_in_the_way_is_named_with_its_mend(gate):
     assert gate.client.connect(22) is not None
 
 
-def test_a_nothing_that_listens_on_a_guarded_port_is_noted(stage):
+def test_a_guarded_port_without_a_listener_is_noted(stage):
     stage.open_up()
     stage.service.close()
     found = on_server(stage)
