@@ -24,21 +24,23 @@ pub struct Wanted {
 pub fn choose(directory: &Path, wanted: Wanted) -> Result<ProfileConfig> {
     let allowed = wanted.ports;
     let guard = config::guard(directory)?;
+    let taken = |port: u16| {
+        let is_in = |ports: &Option<Ports>| ports.as_ref().is_some_and(|ports| ports.contains(port));
+        if is_in(&guard) {
+            Some("it is guarded")
+        } else if is_in(&allowed) {
+            Some("it is one of the ports to open")
+        } else if listeners::listens(port) {
+            Some("a program listens there")
+        } else {
+            None
+        }
+    };
     let knock_port = match wanted.knock_port {
         Some(knock_port) => knock_port,
-        None => shared_port(&directory.join("profiles"))?.map_or_else(|| free_port(guard.as_ref()), Ok)?,
+        None => shared_port(&directory.join("profiles"))?.map_or_else(|| free_port(&taken), Ok)?,
     };
-    let is_in = |ports: &Option<Ports>| ports.as_ref().is_some_and(|ports| ports.contains(knock_port));
-    let taken = if is_in(&guard) {
-        Some("it is guarded")
-    } else if is_in(&allowed) {
-        Some("it is one of the ports to open")
-    } else if listeners::listens(knock_port) {
-        Some("a program listens there")
-    } else {
-        None
-    };
-    if let Some(why) = taken {
+    if let Some(why) = taken(knock_port) {
         let error = Error::refused(format!("port {knock_port} cannot be a knock port: {why}"));
         return Err(error.advise("choose a port on which nothing listens"));
     }
@@ -59,13 +61,13 @@ fn shared_port(profiles: &Path) -> Result<Option<u16>> {
     Ok(configs.filter(|config| config.wire == Wire::Stealth).map(|config| config.knock_port).next())
 }
 
-/// Returns a random port above 1024 that is not guarded and not in use.
-fn free_port(guard: Option<&Ports>) -> Result<u16> {
+/// Returns a random port above 1024 that is not `taken`.
+fn free_port(taken: &dyn Fn(u16) -> Option<&'static str>) -> Result<u16> {
     loop {
         let mut bytes = [0; 2];
         random::fill(&mut bytes)?;
         let port = u16::from_be_bytes(bytes);
-        if port > 1024 && !guard.is_some_and(|guard| guard.contains(port)) && !listeners::listens(port) {
+        if port > 1024 && taken(port).is_none() {
             return Ok(port);
         }
     }
