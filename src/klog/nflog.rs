@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::ports::PortSet;
 use crate::sys::netlink::{self, Socket, Writer};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::{fs, io};
+use std::time::Duration;
+use std::{fs, io, thread};
 
 /// `NFNL_SUBSYS_ULOG`, with `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
 const ULOG: u16 = (libc::NFNL_SUBSYS_ULOG as u16) << 8;
@@ -28,6 +29,9 @@ const PAYLOAD: u16 = 9;
 const COPIED: u32 = 128;
 /// The watcher's process name.
 const WATCHER: &str = "knock-watcher";
+/// How often, and after what time, to retry a group that is in use: another process may only check it, for a moment.
+const RETRIES: usize = 10;
+const RETRY: Duration = Duration::from_millis(10);
 /// The most messages that one call reads before it returns to the event loop.
 const SHARE: usize = 1024;
 
@@ -39,7 +43,17 @@ pub struct Nflog {
 
 impl Nflog {
     pub(super) fn open(group: u16) -> Result<Self> {
-        let failed = |cause| {
+        let mut bound = Self::bind(group);
+        for _ in 0..RETRIES {
+            match &bound {
+                Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied && !is_watched(group) => {
+                    thread::sleep(RETRY);
+                    bound = Self::bind(group);
+                }
+                _ => break,
+            }
+        }
+        bound.map_err(|cause| {
             let advice = match listener(group) {
                 Some((pid, name)) => {
                     format!("process {pid} ({name}) uses it: stop that process, or choose another group")
@@ -47,14 +61,17 @@ impl Nflog {
                 None => "the kernel needs the module nfnetlink_log".to_owned(),
             };
             Error::system(format!("listen to NFLOG group {group}"), cause).advise(advice)
-        };
-        let socket = Socket::open(libc::NETLINK_NETFILTER).map_err(failed)?;
+        })
+    }
+
+    fn bind(group: u16) -> io::Result<Self> {
+        let socket = Socket::open(libc::NETLINK_NETFILTER)?;
         // Larger than /dev/kmsg's ring buffer.
-        socket.receive_buffer(1 << 20).map_err(failed)?;
+        socket.receive_buffer(1 << 20)?;
         let mode = [&COPIED.to_be_bytes()[..], &[COPY_PACKET, 0]].concat();
         let each_at_once = 1u32.to_be_bytes();
         for (kind, value) in [(COMMAND, &[BIND][..]), (MODE, &mode), (THRESHOLD, &each_at_once)] {
-            configure(&socket, group, kind, value).map_err(failed)?;
+            configure(&socket, group, kind, value)?;
         }
         Ok(Self { socket, buffer: Box::new([0; 8192]) })
     }
@@ -112,11 +129,16 @@ fn listener(group: u16) -> Option<(u32, String)> {
     Some((pid, name.trim_ascii_end().to_owned()))
 }
 
+/// Returns whether the watcher of a daemon listens to a group.
+fn is_watched(group: u16) -> bool {
+    listener(group).is_some_and(|(_, name)| name == WATCHER)
+}
+
 /// Checks that a group can be bound by binding it. If a knockknock daemon holds the group already, that is proof
 /// enough.
 pub(super) fn check(group: u16) -> Result<()> {
     match Nflog::open(group) {
-        Err(_) if listener(group).is_some_and(|(_, name)| name == WATCHER) => Ok(()),
+        Err(_) if is_watched(group) => Ok(()),
         opened => opened.map(drop),
     }
 }

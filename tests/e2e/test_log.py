@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -365,12 +366,28 @@ def without_inotify(stage):
     return stage.log_dir / "kern.log"
 
 
+def listen_to_group(stage):
+    """Returns a socket that has the group: NFULNL_CFG_CMD_BIND, in linux/netfilter/nfnetlink_log.h."""
+    holder = stage.server.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+    holder.send(struct.pack("=IHHII", 28, 4 << 8 | 1, 5, 1, 0) + struct.pack(">BBH", 0, 0, 93) + struct.pack("=HHB3x", 5, 1, 1))
+    assert struct.unpack_from("=i", holder.recv(100), 16) == (0,)
+    return holder
+
+
 def taken_group(stage):
-    """Another process listens to the group: NFULNL_CFG_CMD_BIND, in linux/netfilter/nfnetlink_log.h."""
-    taken = stage.keep(stage.server.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
-    taken.send(struct.pack("=IHHII", 28, 4 << 8 | 1, 5, 1, 0) + struct.pack(">BBH", 0, 0, 93) + struct.pack("=HHB3x", 5, 1, 1))
-    assert struct.unpack_from("=i", taken.recv(100), 16) == (0,)
+    stage.keep(listen_to_group(stage))
     return "nflog:93"
+
+
+def test_a_group_that_another_process_only_checks_is_waited_for(stage):
+    stage.configure(firewall="nft", guard="22", log="nflog:93")
+    Profile(stage, "gate")
+    with listen_to_group(stage) as holder:
+        release = threading.Timer(0.05, holder.close)
+        release.start()
+        done = stage.server.run(BINARY, "daemon", "--check", "--dir", stage.server_dir, check=False)
+        release.join()
+    assert done.returncode == 0, done.stderr
 
 
 BROKEN = {
