@@ -119,7 +119,7 @@ static: ## build dist/TARGET/knockknock, one static musl file (TARGET=x86_64-unk
 	scripts/build-static.sh $(TARGET)
 
 .PHONY: static-all
-static-all: ## the same for x86_64, aarch64, armv7, mips and mipsel
+static-all: ## the same for each target in scripts/targets.tsv
 	scripts/build-static.sh all
 
 .PHONY: size

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # build-static.sh TARGET...: builds dist/TARGET/knockknock, one static musl file. Runs on Debian, and installs what is missing.
-# TARGET is x86_64, aarch64, armv7, mips, mipsel, all, or a name that rustc knows.
+# TARGET is a short name of targets.tsv, all, or a name that rustc knows.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=static-toolchain.sh
 . "$(dirname "$0")/static-toolchain.sh"

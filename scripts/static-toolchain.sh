@@ -3,11 +3,14 @@
 # The sizes in the documents and the reproducible builds depend on these versions.
 ZIG=ziglang==0.15.2 # newer versions replace musl's allocator
 ZIGBUILD=cargo-zigbuild==0.24.0
-TARGETS='x86_64 aarch64 armv7 mips mipsel' # short names; target() has the long ones
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source-path=SCRIPTDIR source=aside.sh
 . "$root/scripts/aside.sh"
+targets=$root/scripts/targets.tsv
+# shellcheck source-path=SCRIPTDIR source=targets.sh
+. "$root/scripts/targets.sh"
+TARGETS=$(short_names | paste -sd ' ')
 
 fail() { # SENTENCE WHAT-TO-DO
     printf '%s: %s\n%s\n' "${0##*/}" "$1" "$2" >&2
@@ -26,10 +29,8 @@ packages() {
 # target NAME: prints the name that rustc knows a short name by.
 target() {
     case $1 in
-    x86_64 | aarch64 | mips | mipsel) echo "$1-unknown-linux-musl" ;;
-    armv7) echo armv7-unknown-linux-musleabihf ;;
     *-*-*) echo "$1" ;;
-    *) fail "no such target: \"$1\"" "one of: $TARGETS, or a name that rustc knows" ;;
+    *) target_for 1 "$1" | grep . || fail "no such target: \"$1\"" "one of: $TARGETS, or a name that rustc knows" ;;
     esac
 }
 

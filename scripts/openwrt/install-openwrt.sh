@@ -3,6 +3,10 @@
 # Keeps the router's configuration. -n: only lists what it would copy.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck disable=SC2034 # for targets.sh
+targets=$here/../targets.tsv
+# shellcheck source-path=SCRIPTDIR source=../targets.sh
+. "$here/../targets.sh"
 
 fail() { # SENTENCE WHAT-TO-DO
 	printf 'install-openwrt.sh: %s\n%s\n' "$1" "$2" >&2
@@ -24,15 +28,9 @@ there=$(ssh "$router" '[ -r /etc/openwrt_release ] || exit 0
 	ls /etc/config/knockknock 2>/dev/null || true')
 arch=${there%%
 *}
-case $arch in
-x86_64) target=x86_64-unknown-linux-musl ;;
-aarch64_*) target=aarch64-unknown-linux-musl ;;
-arm_cortex-a*_vfp* | arm_cortex-a*_neon*) target=armv7-unknown-linux-musleabihf ;;
-mips_24kc* | mips_74kc*) target=mips-unknown-linux-musl ;;
-mipsel_24kc* | mipsel_74kc*) target=mipsel-unknown-linux-musl ;;
-'') fail "\"$router\" does not run OpenWrt: it has no /etc/openwrt_release" "copy dist/TARGET/knockknock there by hand" ;;
-*) fail "no static build runs on \"$arch\"" "build the package in scripts/openwrt/knockknock with OpenWrt's SDK" ;;
-esac
+[ -n "$arch" ] || fail "\"$router\" does not run OpenWrt: it has no /etc/openwrt_release" "copy dist/TARGET/knockknock there by hand"
+target=$(target_for 4 "$arch")
+[ -n "$target" ] || fail "no static build runs on \"$arch\"" "build the package in scripts/openwrt/knockknock with OpenWrt's SDK"
 binary=$here/../../dist/$target/knockknock
 [ -x "$binary" ] || fail "\"dist/$target/knockknock\" is missing" "run: make static TARGET=$target"
 

@@ -153,6 +153,7 @@ def test_refuses_unsupported_processors(tmp_path, release, complaint):
     ("arm_cortex-a7_neon-vfpv4", "armv7-unknown-linux-musleabihf"),
     ("arm_cortex-a9_vfpv3-d16", "armv7-unknown-linux-musleabihf"),
     ("mips_24kc", "mips-unknown-linux-musl"),
+    ("mips_4kec", "mips-unknown-linux-musl"),
     ("mipsel_24kc", "mipsel-unknown-linux-musl"),
     ("mipsel_74kc", "mipsel-unknown-linux-musl"),
 ])
