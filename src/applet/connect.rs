@@ -49,7 +49,7 @@ fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
     let broken = |cause| Error::system("continue the connection", cause);
     stream.set_nonblocking(false).map_err(broken)?;
     let _ = stream.set_nodelay(true);
-    let _ = tcp::keep_urgent(stream);
+    let _ = tcp::inline_urgent(stream);
     let (input, output) = (File::from(process::inherited(0)), File::from(process::inherited(1)));
     let typed = input.is_terminal();
     let sender = stream.try_clone().map_err(broken)?;
@@ -92,7 +92,7 @@ where
     for<'a> &'a F: Read,
     for<'a> &'a T: Write,
 {
-    let pipe = Pipe::waiting()?;
+    let pipe = Pipe::blocking()?;
     let mut buffer = if spliced { Vec::new() } else { vec![0; BUFFER] };
     loop {
         let held = patiently(

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::sys::privilege;
-use crate::sys::rtnetlink::Routing;
+use crate::sys::rtnetlink::RouteSocket;
 use std::io;
 use std::net::IpAddr;
 
@@ -11,19 +11,19 @@ const NO_OTHER_HOST: std::ops::RangeInclusive<u8> = 2..=5;
 
 /// Queries the routing table. The socket is opened without capabilities, so it can change nothing.
 pub struct LocalAddresses {
-    routing: Routing,
+    route_socket: RouteSocket,
 }
 
 impl LocalAddresses {
     /// Opens a routing socket.
     pub fn new() -> Result<Self> {
-        let routing = privilege::without_capabilities(Routing::open).and_then(|opened| opened);
-        Ok(Self { routing: routing.map_err(|cause| Error::system("open a netlink socket", cause))? })
+        let route_socket = privilege::without_capabilities(RouteSocket::open).and_then(|opened| opened);
+        Ok(Self { route_socket: route_socket.map_err(|cause| Error::system("open a netlink socket", cause))? })
     }
 
     /// Returns whether the kernel would deliver packets for `address` locally, or to more than one host.
     pub fn is_local(&self, address: IpAddr) -> io::Result<bool> {
-        let route = self.routing.get(address, None, None)?;
+        let route = self.route_socket.get(address, None, None)?;
         // No route means another host: a rule that matches a mark may route the answer.
         Ok(route.is_some_and(|route| NO_OTHER_HOST.contains(&route.kind)))
     }
@@ -32,7 +32,7 @@ impl LocalAddresses {
     /// a link.
     pub fn is_ambiguous(&self, address: IpAddr) -> io::Result<bool> {
         let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        Ok(link_local && self.routing.links()?.iter().filter(|link| link.receives).count() > 1)
+        Ok(link_local && self.route_socket.links()?.iter().filter(|link| link.receives).count() > 1)
     }
 }
 

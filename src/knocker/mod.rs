@@ -28,7 +28,7 @@ impl Knocker {
     pub fn open(user: Option<User>) -> Result<Self> {
         let knocker = Self::open_as_is();
         if let (Ok(knocker), Some(user)) = (&knocker, user) {
-            let given = knocker.raw.give_to(user.uid);
+            let given = knocker.raw.change_owner(user.uid);
             given.map_err(|cause| Error::system(format!("give the raw sockets to user {}", user.uid), cause))?;
         }
         // Drop them without raw sockets too: a program that continues without them needs no privileges.

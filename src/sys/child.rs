@@ -24,7 +24,7 @@ unsafe extern "C" {
 pub struct Child {
     id: libc::pid_t,
     /// Set once the child has been reaped, when its ID may be reused.
-    ended: Option<ExitStatus>,
+    exit_status: Option<ExitStatus>,
 }
 
 impl Child {
@@ -75,18 +75,18 @@ impl Child {
             libc::posix_spawn_file_actions_destroy(actions.as_mut_ptr());
             failed
         };
-        if failed == 0 { Ok(Self { id, ended: None }) } else { Err(io::Error::from_raw_os_error(failed)) }
+        if failed == 0 { Ok(Self { id, exit_status: None }) } else { Err(io::Error::from_raw_os_error(failed)) }
     }
 
     /// Returns how the child ended; `None` while it is running.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.reap(libc::WNOHANG)
     }
 
     /// Waits up to 0.5 s for the child to end; `None` if it is still running.
-    pub fn ended_soon(&mut self) -> Option<ExitStatus> {
+    pub fn wait_briefly(&mut self) -> Option<ExitStatus> {
         for _ in 0..50 {
-            if let Some(status) = self.ended() {
+            if let Some(status) = self.try_wait() {
                 return Some(status);
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -95,8 +95,8 @@ impl Child {
     }
 
     /// Kills the child (SIGKILL) and reaps it.
-    pub fn end(&mut self) {
-        if self.ended.is_none() {
+    pub fn kill(&mut self) {
+        if self.exit_status.is_none() {
             // SAFETY: kill touches no memory, and the id is the child's until it is reaped.
             unsafe { libc::kill(self.id, libc::SIGKILL) };
             self.reap(0);
@@ -104,16 +104,16 @@ impl Child {
     }
 
     fn reap(&mut self, options: c_int) -> Option<ExitStatus> {
-        while self.ended.is_none() {
+        while self.exit_status.is_none() {
             let mut status = 0;
             // SAFETY: the pointer is valid for writes.
             match check(unsafe { libc::waitpid(self.id, &raw mut status, options) }) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(id) if id == self.id => self.ended = Some(ExitStatus::from_raw(status)),
+                Ok(id) if id == self.id => self.exit_status = Some(ExitStatus::from_raw(status)),
                 _ => break,
             }
         }
-        self.ended
+        self.exit_status
     }
 }
 
@@ -213,10 +213,10 @@ mod tests {
     fn a_child_is_reaped_once() {
         let mut child =
             Child::start("/bin/sleep".as_ref(), &["sleep", "100"].map(OsStr::new), None, [None; 4]).unwrap();
-        assert_eq!(child.ended(), None);
-        child.end();
-        assert_eq!(child.ended().map(|status| status.signal()), Some(Some(libc::SIGKILL)));
-        child.end();
-        assert_eq!(child.ended(), child.ended_soon());
+        assert_eq!(child.try_wait(), None);
+        child.kill();
+        assert_eq!(child.try_wait().map(|status| status.signal()), Some(Some(libc::SIGKILL)));
+        child.kill();
+        assert_eq!(child.try_wait(), child.wait_briefly());
     }
 }

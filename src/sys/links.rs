@@ -54,11 +54,11 @@ impl AsFd for LinkWatch {
 
 /// Returns all interfaces.
 pub fn list() -> io::Result<Vec<Link>> {
-    list_by(&Socket::open(libc::NETLINK_ROUTE)?)
+    list_with(&Socket::open(libc::NETLINK_ROUTE)?)
 }
 
 /// Returns all interfaces, using an open routing socket.
-pub(super) fn list_by(socket: &Socket) -> io::Result<Vec<Link>> {
+pub(super) fn list_with(socket: &Socket) -> io::Result<Vec<Link>> {
     let bodies = socket.ask(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; IFINFOMSG], &[])?;
     Ok(bodies.iter().filter_map(|body| link(body)).collect())
 }

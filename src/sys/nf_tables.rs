@@ -64,13 +64,13 @@ pub const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 pub const NFTA_DATA_VALUE: u16 = 1;
 
 /// Returns the attributes of a message's body.
-pub fn behind_header(body: &[u8]) -> &[u8] {
+pub fn after_header(body: &[u8]) -> &[u8] {
     body.get(NFGENMSG_INET.len()..).unwrap_or_default()
 }
 
 /// Returns the value of a message's attribute; empty if it is missing.
 pub fn attribute_of(body: &[u8], wanted: u16) -> &[u8] {
-    netlink::attribute(behind_header(body), wanted)
+    netlink::attribute(after_header(body), wanted)
 }
 
 /// A transaction: the kernel applies all of its messages or none.

@@ -26,7 +26,7 @@ impl Pipe {
     }
 
     /// Creates an empty pipe whose transfers wait for data, or for room.
-    pub fn waiting() -> io::Result<Self> {
+    pub fn blocking() -> io::Result<Self> {
         Self::open(libc::SPLICE_F_MOVE)
     }
 

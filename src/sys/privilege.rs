@@ -156,7 +156,7 @@ pub fn become_user(user: User, groups: &[u32], keep: &[Capability]) -> io::Resul
 }
 
 /// Makes the process undumpable: other users cannot trace it, and it leaves no core file, which would contain keys.
-pub fn not_dumpable() -> io::Result<()> {
+pub fn disable_dumps() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0)
 }
 

@@ -17,7 +17,7 @@ pub enum Signal {
     /// SIGHUP: reload the configuration.
     Reload,
     /// SIGTERM or SIGINT: terminate.
-    End,
+    Terminate,
     /// SIGCHLD: a child has exited.
     Child,
 }
@@ -26,8 +26,8 @@ pub enum Signal {
 pub struct Signals(File);
 
 impl Signals {
-    /// Blocks SIGHUP and SIGCHLD. SIGTERM and SIGINT still kill the process until [`Signals::hold_end`].
-    pub fn hold() -> io::Result<Self> {
+    /// Blocks SIGHUP and SIGCHLD. SIGTERM and SIGINT still kill the process until [`Signals::block_termination`].
+    pub fn block() -> io::Result<Self> {
         // The parent process may have set SIGCHLD to be ignored, which is inherited; then wait(2) would not work.
         // SAFETY: SIG_DFL is no function of ours.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
@@ -40,7 +40,7 @@ impl Signals {
     }
 
     /// Blocks SIGTERM and SIGINT too, so that they are only read here.
-    pub fn hold_end(&self) -> io::Result<()> {
+    pub fn block_termination(&self) -> io::Result<()> {
         mask(libc::SIG_BLOCK, &set(&[libc::SIGTERM, libc::SIGINT]))
     }
 
@@ -56,7 +56,7 @@ impl Signals {
                 Ok(Some(match i32::from_ne_bytes([a, b, c, d]) {
                     libc::SIGHUP => Signal::Reload,
                     libc::SIGCHLD => Signal::Child,
-                    _ => Signal::End,
+                    _ => Signal::Terminate,
                 }))
             }
         }
@@ -185,7 +185,7 @@ pub fn close_inherited() -> io::Result<()> {
 
 /// Raises the limit of open descriptors (RLIMIT_NOFILE) to `files`, if it is lower. Above the hard limit it needs
 /// CAP_SYS_RESOURCE.
-pub fn allow_files(files: u32) -> io::Result<()> {
+pub fn raise_file_limit(files: u32) -> io::Result<()> {
     let (files, limit) = (libc::rlim_t::from(files), file_limit()?);
     if limit.rlim_cur >= files {
         return Ok(());
@@ -194,8 +194,8 @@ pub fn allow_files(files: u32) -> io::Result<()> {
 }
 
 /// Raises the limit of open descriptors to `files`, or else to the hard limit. Returns the resulting limit.
-pub fn allow_files_up_to(files: u32) -> io::Result<u32> {
-    if allow_files(files).is_err() {
+pub fn raise_file_limit_up_to(files: u32) -> io::Result<u32> {
+    if raise_file_limit(files).is_err() {
         let limit = file_limit()?;
         set_file_limit(libc::rlimit { rlim_cur: limit.rlim_max, ..limit })?;
     }

@@ -25,7 +25,7 @@ impl RawSockets {
 
     /// Changes the owner of both sockets to `uid`, so that the routing rules for that user (`ip rule uidrange`) apply
     /// to their packets. Needs CAP_CHOWN if `uid` is another user.
-    pub fn give_to(&self, uid: u32) -> io::Result<()> {
+    pub fn change_owner(&self, uid: u32) -> io::Result<()> {
         [&self.v4, &self.v6].into_iter().flatten().try_for_each(|socket| fchown(socket, Some(uid), None))
     }
 

@@ -1,7 +1,7 @@
 //! The route, source port and timestamps that the kernel would use for a new TCP connection, found without sending a
 //! packet.
 
-use super::rtnetlink::{Routing, RtaMetrics};
+use super::rtnetlink::{RouteSocket, RtaMetrics};
 use super::sockopt::{get, set};
 use super::tcp_timestamp::{Reading, TimestampClock, Unit};
 use super::{sysctl, tcp};
@@ -122,7 +122,7 @@ fn metrics(source: SocketAddr, destination: SocketAddr) -> io::Result<RtaMetrics
         SocketAddr::V6(v6) if v6.scope_id() != 0 => Some(v6.scope_id()),
         _ => None,
     };
-    let answer = Routing::open()?.get(destination.ip(), Some(source.ip()), interface)?;
+    let answer = RouteSocket::open()?.get(destination.ip(), Some(source.ip()), interface)?;
     Ok(answer.unwrap_or_default().metrics)
 }
 

@@ -25,7 +25,7 @@ const RTAX_FEATURE_ECN: u32 = 1;
 const RTAX_FEATURE_TCP_USEC_TS: u32 = 1 << 4;
 
 /// An rtnetlink socket.
-pub struct Routing(Socket);
+pub struct RouteSocket(Socket);
 
 /// The result of a route lookup.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,7 +53,7 @@ pub struct RtaMetrics {
     pub first_window: u32,
 }
 
-impl Routing {
+impl RouteSocket {
     /// Opens the socket.
     pub fn open() -> io::Result<Self> {
         Socket::open(libc::NETLINK_ROUTE).map(Self)
@@ -90,7 +90,7 @@ impl Routing {
 
     /// Returns all network interfaces.
     pub fn links(&self) -> io::Result<Vec<Link>> {
-        links::list_by(&self.0)
+        links::list_with(&self.0)
     }
 }
 

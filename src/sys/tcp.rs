@@ -58,7 +58,7 @@ pub(super) fn begin(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
 }
 
 /// Raises the listen backlog to the system's limit, `net.core.somaxconn` (std sets 128).
-pub fn hold_all(listener: &TcpListener) -> io::Result<()> {
+pub fn raise_backlog(listener: &TcpListener) -> io::Result<()> {
     // SAFETY: listen takes two numbers.
     check(unsafe { libc::listen(listener.as_raw_fd(), libc::c_int::MAX) }).map(drop)
 }
@@ -75,7 +75,7 @@ pub fn keep_alive(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Delivers urgent bytes in the normal stream (SO_OOBINLINE).
-pub fn keep_urgent(stream: &TcpStream) -> io::Result<()> {
+pub fn inline_urgent(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)
 }
 

@@ -81,7 +81,7 @@ impl Relay {
             // The original sender decides how its data is packetized; Nagle's algorithm would only add a delay.
             let _ = stream.set_nodelay(true);
             let _ = tcp::keep_alive(&stream);
-            let _ = tcp::keep_urgent(&stream);
+            let _ = tcp::inline_urgent(&stream);
             Endpoint { stream, readable: true, writable: true, urgent: true }
         };
         Self { client: end(client), server: end(server), up: Direction::default(), down: Direction::default() }

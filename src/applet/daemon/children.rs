@@ -63,7 +63,7 @@ impl Children {
         match child::restart_self(&watcher, log.as_ref().map(AsFd::as_fd), to_opener.as_fd(), None) {
             Ok(watcher) => Ok(Self { watcher, opener, says, ready: false }),
             Err(cause) => {
-                opener.end();
+                opener.kill();
                 Err(failed(cause))
             }
         }
@@ -85,7 +85,7 @@ impl Children {
             }
             (true, OPENED) => Heard::Opened,
             _ => {
-                self.opener.end();
+                self.opener.kill();
                 Heard::Nothing
             }
         }
@@ -94,11 +94,11 @@ impl Children {
     /// Returns the meaning of the children's exits; `None` if both are running. If one has exited, it waits briefly for
     /// the other.
     pub(super) fn end(&mut self) -> Option<End> {
-        let (mut watcher, mut opener) = (self.watcher.ended(), self.opener.ended());
+        let (mut watcher, mut opener) = (self.watcher.try_wait(), self.opener.try_wait());
         match (watcher, opener) {
-            (Some(_), None) => opener = self.opener.ended_soon(),
+            (Some(_), None) => opener = self.opener.wait_briefly(),
             // The opener exits with code 1 when the watcher is gone, and may be reaped first.
-            (None, Some(status)) if !self.ready || status.code() == Some(1) => watcher = self.watcher.ended_soon(),
+            (None, Some(status)) if !self.ready || status.code() == Some(1) => watcher = self.watcher.wait_briefly(),
             _ => {}
         }
         End::of(self.ready, watcher, opener)
@@ -108,8 +108,8 @@ impl Children {
     /// its requests.
     pub(super) fn stop(children: &mut Option<Self>) {
         if let Some(mut children) = children.take() {
-            children.opener.end();
-            children.watcher.end();
+            children.opener.kill();
+            children.watcher.kill();
         }
     }
 }

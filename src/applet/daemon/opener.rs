@@ -26,7 +26,7 @@ pub const RULES_GONE: u8 = 64;
 const MAX_UNUSED: usize = 64;
 
 /// The opener's system calls: messages from the watcher and to the kernel, and writes to a `recent` list.
-const CALLS: &[&[libc::c_long]] = &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
+const CALLS: &[&[libc::c_long]] = &[calls::BASIC, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
 
 /// Runs the opener. Descriptor 0 is the socket to the watcher, descriptor 1 a pipe to the supervisor. `backend` is the
 /// backend's name and, if a socket owns the rules, its descriptor. Returns the exit code.

@@ -71,10 +71,10 @@ pub(super) struct Kept<'a> {
 /// warning.
 pub(super) fn drop_root(kept: &Kept<'_>, supervisor: u32, log_target: LogTarget) -> Result<()> {
     log_target.detach_terminal().map_err(|cause| Error::system("detach from the terminal", cause))?;
-    let empty_root = if kept.working_directory { sandbox::empty_root_but_here } else { sandbox::empty_root };
+    let empty_root = if kept.working_directory { sandbox::empty_root_keeping_directory } else { sandbox::empty_root };
     empty_root().map_err(|cause| Error::system("change into an empty root directory", cause))?;
     privilege::become_user(kept.user, kept.groups, kept.capabilities)
-        .and_then(|()| privilege::not_dumpable())
+        .and_then(|()| privilege::disable_dumps())
         .and_then(|()| privilege::die_with(supervisor))
         .map_err(|cause| Error::system("drop root's privileges", cause))?;
 

@@ -29,7 +29,7 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
     setup::must_be_root()?;
     process::close_inherited().map_err(|cause| Error::system("close inherited descriptors", cause))?;
     // Block signals first, so that an early SIGHUP waits instead of terminating a daemon that is starting.
-    let signals = Signals::hold().map_err(|cause| Error::system("block signals", cause))?;
+    let signals = Signals::block().map_err(|cause| Error::system("block signals", cause))?;
     let _lock = setup::lock(directory)?;
     let log_target = if background { LogTarget::Syslog } else { LogTarget::Stderr };
     log_target.open();
@@ -39,7 +39,7 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
     let background = background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("run in the background", cause))?;
     // From here on there are rules, so SIGTERM must shut down in order.
-    signals.hold_end().map_err(|cause| Error::system("block signals", cause))?;
+    signals.block_termination().map_err(|cause| Error::system("block signals", cause))?;
     let trial = Trial::new(trial, Instant::now());
     setup.rules.end_of_guard = trial.end_of_guard();
     let mut installed = InstalledRules::default();
@@ -151,7 +151,7 @@ impl Supervisor<'_> {
                 None => {}
                 Some(Signal::Child) => self.look_after_children()?,
                 Some(Signal::Reload) => self.reload(),
-                Some(Signal::End) => return Ok(()),
+                Some(Signal::Terminate) => return Ok(()),
             }
         }
     }

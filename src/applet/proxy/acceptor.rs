@@ -21,7 +21,7 @@ impl Acceptor {
     /// Creates an acceptor that never blocks.
     pub fn new(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        tcp::hold_all(&listener)?;
+        tcp::raise_backlog(&listener)?;
         Ok(Self { listener, ready: true, paused: None })
     }
 

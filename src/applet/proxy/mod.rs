@@ -69,7 +69,7 @@ pub fn run(options: ProxyOptions) -> Result<()> {
     let background = options.background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("run in the background", cause))?;
     let listener = TcpListener::bind(listen).map_err(|cause| Error::system(format!("listen on {listen}"), cause))?;
-    let files = process::allow_files_up_to(FILES_BESIDE + MOST * FILES_EACH);
+    let files = process::raise_file_limit_up_to(FILES_BESIDE + MOST * FILES_EACH);
     let files = files.map_err(|cause| Error::system("read the limit of open files", cause))?;
     let most = (files.saturating_sub(FILES_BESIDE) / FILES_EACH).clamp(16, MOST) as usize;
     let knocker = Knocker::open(home.user)?;

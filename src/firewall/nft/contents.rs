@@ -69,7 +69,7 @@ impl Contents {
                     continue;
                 }
                 let mut message = of(TABLE);
-                for (kind, value) in attributes(behind_header(&object)) {
+                for (kind, value) in attributes(after_header(&object)) {
                     if wanted.contains(&kind) {
                         message.attribute(kind, value);
                     }
@@ -145,7 +145,7 @@ impl Contents {
         let mut openings = Batch::default();
         for set in ["open4\0", "open6\0", "starting\0"] {
             for elements in element_lists(socket, TABLE, set.as_bytes())? {
-                openings.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, behind_header(&elements));
+                openings.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, after_header(&elements));
             }
         }
         Ok(openings)

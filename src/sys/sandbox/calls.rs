@@ -6,7 +6,7 @@
 use libc::*;
 
 /// Memory management, signal return and exit.
-pub const LIVE: &[c_long] = &[
+pub const BASIC: &[c_long] = &[
     SYS_brk,
     SYS_munmap,
     SYS_mremap,
@@ -29,7 +29,7 @@ pub const SEEK: &[c_long] = &[SYS_lseek, own::LSEEK];
 /// Waiting for descriptors, and reading clocks.
 pub const WAIT: &[c_long] = &[SYS_ppoll, own::PPOLL, own::POLL, SYS_clock_gettime, own::CLOCK];
 /// Reading the metadata of a file.
-pub const LOOK: &[c_long] = &[SYS_statx, own::FSTAT, own::FSTATAT];
+pub const METADATA: &[c_long] = &[SYS_statx, own::FSTAT, own::FSTATAT];
 /// Opening a file by name.
 pub const OPEN: &[c_long] = &[SYS_openat, own::OPEN, own::FCNTL];
 /// Sending and receiving on a connected socket.

@@ -19,18 +19,18 @@ const LARGEST_FILE: libc::rlim_t = 4096;
 /// Changes the root and working directory to a deleted directory, which is empty and in which no file can ever be
 /// created. Needs root.
 pub fn empty_root() -> io::Result<()> {
-    empty_root_but_here()?;
+    empty_root_keeping_directory()?;
     std::env::set_current_dir("/")
 }
 
 /// Changes the root like [`empty_root`], but keeps the working directory, whose files can still be opened by name.
-pub fn empty_root_but_here() -> io::Result<()> {
-    let directory = gone_directory()?;
+pub fn empty_root_keeping_directory() -> io::Result<()> {
+    let directory = deleted_directory()?;
     std::os::unix::fs::chroot(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }
 
 /// Creates a directory, opens it and deletes it.
-fn gone_directory() -> io::Result<File> {
+fn deleted_directory() -> io::Result<File> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for place in PLACES {
         let path = format!("{place}/knockknock-{}", std::process::id());

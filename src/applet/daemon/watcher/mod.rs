@@ -53,7 +53,7 @@ pub const LOG_MOVED: u8 = 65;
 
 /// The watcher's system calls, without those for following a file.
 const CALLS: &[&[libc::c_long]] =
-    &[calls::LIVE, calls::WAIT, calls::READ_WRITE, calls::LOOK, calls::SEEK, calls::AT_OFFSETS, calls::MESSAGES];
+    &[calls::BASIC, calls::WAIT, calls::READ_WRITE, calls::METADATA, calls::SEEK, calls::AT_OFFSETS, calls::MESSAGES];
 
 /// Runs the watcher. Descriptor 0 is the log if it is standard input, descriptor 1 the socket to the opener. Returns
 /// the exit code.
@@ -119,7 +119,7 @@ impl Profiles {
         // The supervisor has already reported the profiles whose config cannot be used.
         let index = ProfileIndex::read(directory)?.profiles;
         let files = index.len() as u32 + 64;
-        process::allow_files(files)
+        process::raise_file_limit(files)
             .map_err(|cause| Error::system("allow enough open files for the counters", cause))?;
         let (mut profiles, mut room, mut key_index) = (Self::default(), MAX_PORTS, KeyIndex::default());
         profiles.loaded.reserve_exact(index.len());
