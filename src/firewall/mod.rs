@@ -171,7 +171,7 @@ impl Admitter {
 
     /// Returns the age at which to check whether an opening was used. With nftables that is shortly before it expires,
     /// because the kernel then forgets it.
-    pub fn time_to_look(&self, opening: &Opening) -> Duration {
+    pub fn time_to_check(&self, opening: &Opening) -> Duration {
         let time = Duration::from_secs(opening.seconds.into());
         match &self.kind {
             Kind::Nft(_) => time - Duration::from_millis(100),

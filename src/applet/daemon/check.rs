@@ -17,7 +17,7 @@ pub fn run(directory: &Path) -> Result<()> {
     setup::open(directory)?;
     let mut setup = last_good::read(directory)?;
     setup.index.must_not_be_empty(directory)?;
-    setup.say_warnings();
+    setup.log_warnings();
     let mut text = String::new();
     let mut keys = KeyIndex::default();
     let mut unusable = setup.index.left_out.len();
@@ -56,7 +56,7 @@ pub fn run(directory: &Path) -> Result<()> {
         let _ = writeln!(text, "disabled       {:?}, by its name", found.name);
     }
     say::print(&text)?;
-    setup.say_findings();
+    setup.log_findings();
     for port in unguarded_udp(&setup.rules.guard) {
         say::warn(format_args!(
             "a UDP socket listens on guarded port {port}, which stays reachable: the guard covers TCP only"

@@ -22,7 +22,7 @@ fn path(directory: &Path) -> Result<PathBuf> {
 
 /// Stores the configuration of a daemon that is ready, unless its guard is on trial or has failed it.
 pub(super) fn keep(directory: &Path, setup: &Setup) {
-    if setup.instead.is_some() || setup.rules.end_of_guard.is_some() {
+    if setup.fallback.is_some() || setup.rules.end_of_guard.is_some() {
         return;
     }
     if let Err(error) = write(directory, &setup.text) {
@@ -45,7 +45,7 @@ fn write(directory: &Path, text: &str) -> Result<()> {
 
 /// Reads the configuration in `directory` and the config of each profile.
 pub(super) fn read(directory: &Path) -> Result<Setup> {
-    Setup::of(directory, text(directory)?)
+    Setup::from_text(directory, text(directory)?)
 }
 
 /// Reads the configuration. A daemon may run without one, but not if one has worked: a power failure may have emptied it.
@@ -71,7 +71,7 @@ pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Setup> {
     let kept = kept.map(|text| String::from_utf8_lossy(&text).into_owned());
     let kept = kept.and_then(|text| Config::of(directory, &text).ok().map(|(config, _)| (config, text)));
     let tried = |text| {
-        let setup = Setup::of(directory, text)?;
+        let setup = Setup::from_text(directory, text)?;
         // Removing the last profile of a working daemon must not open the ports.
         if kept.is_none() {
             setup.index.must_not_be_empty(directory)?;
@@ -84,7 +84,7 @@ pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Setup> {
         Err(error) => error,
         setup => return setup,
     };
-    let (text, instead) = match &kept {
+    let (text, fallback) = match &kept {
         Some((_, kept)) => (kept.clone(), "using the last one that worked"),
         None => {
             let listed = ProfileIndex::read(directory).map_or_else(|_| Ports::default(), |index| index.listed_ports());
@@ -96,7 +96,7 @@ pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Setup> {
     };
     if let Ok(mut setup) = tried(text) {
         say::error(&error);
-        setup.instead = Some(instead);
+        setup.fallback = Some(fallback);
         return Ok(setup);
     }
     if let Some((config, _)) = kept.filter(|_| !on_trial) {

@@ -7,9 +7,9 @@
 //! `ipc` has every message between them.
 
 mod check;
+mod child_exit;
 mod children;
 mod doctor;
-mod end;
 mod hooks;
 pub mod ipc;
 mod last_good;

@@ -52,8 +52,8 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
     privileges::drop_root(&kept, supervisor, log_target)?;
     hooks::attempt("opener");
 
-    let mut said = [0; 1];
-    if channel.receive(&mut said).ok() != Some(READY.len()) || said != *READY {
+    let mut message = [0; 1];
+    if channel.receive(&mut message).ok() != Some(READY.len()) || message != *READY {
         return Err(Error::refused("the watcher did not start"));
     }
     supervisor_end.write_all(READY).map_err(|cause| Error::system("report to the supervisor", cause))?;
@@ -104,10 +104,10 @@ struct Unused(VecDeque<(Instant, Opening)>);
 
 impl Unused {
     /// Tracks an opening. Openings beyond the limit are never reported.
-    fn remember(&mut self, opening: Opening, admitter: &Admitter) {
+    fn track(&mut self, opening: Opening, admitter: &Admitter) {
         self.0.retain(|(_, other)| (other.source, other.port) != (opening.source, opening.port));
         if self.0.len() < MAX_UNUSED {
-            self.0.push_back((Instant::now() + admitter.time_to_look(&opening), opening));
+            self.0.push_back((Instant::now() + admitter.time_to_check(&opening), opening));
         }
     }
 
@@ -145,7 +145,7 @@ fn answer(
     let opening = Opening { source: request.source(), port: request.port(), seconds: request.seconds() };
     admitter.admit(&opening).map(|admission| match admission {
         Admission::Admitted => {
-            unused.remember(opening, admitter);
+            unused.track(opening, admitter);
             OpenReply::Opened
         }
         Admission::SetFull => OpenReply::SetFull,

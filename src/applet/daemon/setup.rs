@@ -53,7 +53,7 @@ pub(super) struct Setup {
     pub(super) rules: Rules,
     pub(super) limits: OpenerLimits,
     pub(super) index: ProfileIndex,
-    /// Notifications of removals from our rules.
+    /// Notifications of changes to our rules.
     pub(super) watch: RuleWatch,
     /// Notifications of interface changes, if the guard applies to named interfaces.
     pub(super) links: Option<LinkWatch>,
@@ -62,20 +62,20 @@ pub(super) struct Setup {
     /// Problems that do not stop the daemon and have not been logged yet.
     pub(super) warnings: Vec<Error>,
     /// The replacement for an unusable configuration.
-    pub(super) instead: Option<&'static str>,
+    pub(super) fallback: Option<&'static str>,
 }
 
 impl Setup {
     /// Parses the configuration `text` of `directory`, and reads the config of each profile.
-    pub(super) fn of(directory: &Path, text: String) -> Result<Self> {
+    pub(super) fn from_text(directory: &Path, text: String) -> Result<Self> {
         // The conversion to UTF-8 replaces each invalid byte by three.
         if text.len() > CONFIG {
             return Err(Error::content(&directory.join("config"), 0, format!("is longer than {CONFIG} bytes")));
         }
-        let (mut config, of_config) = Config::of(directory, &text)?;
+        let (mut config, config_warnings) = Config::of(directory, &text)?;
         let path = directory.join("config");
         let mut warnings: Vec<Error> =
-            of_config.iter().map(|warning| Error::refused(format!("{path:?}, {warning}"))).collect();
+            config_warnings.iter().map(|warning| Error::refused(format!("{path:?}, {warning}"))).collect();
         let index = ProfileIndex::read(directory)?;
         warnings.extend(index.left_out.iter().map(|(found, error)| left_out(found, error)));
         warnings.extend(index.warnings(&config.guard).into_iter().map(Error::refused));
@@ -90,7 +90,7 @@ impl Setup {
             let why = "iptables opens guarded ports only, and \"guard\" is empty: knocks open nothing";
             warnings.push(Error::refused(why).advise("set \"guard\" in the config, or use nftables"));
         }
-        for (found, port) in index.beyond(|port| backend.can_open(&rules, port)) {
+        for (found, port) in index.unopenable(|port| backend.can_open(&rules, port)) {
             let name = &found.name;
             let why = format!("iptables cannot open port {port} (profile {name:?}): it is not in \"guard\"");
             warnings.push(Error::refused(why));
@@ -101,7 +101,7 @@ impl Setup {
         let links = watched.map_err(|cause| Error::system("watch the network interfaces", cause))?;
         let (watch, missing) = (RuleWatch::new()?, Vec::new());
         let mut setup =
-            Self { text, config, backend, rules, limits, index, watch, links, missing, warnings, instead: None };
+            Self { text, config, backend, rules, limits, index, watch, links, missing, warnings, fallback: None };
         setup.follow_links()?;
         setup.warnings.extend(firewall::vrf_warnings().into_iter().map(Error::refused));
         Ok(setup)
@@ -137,8 +137,8 @@ impl Setup {
         self.backend.foreign_findings(&self.rules, &ports)
     }
 
-    /// Logs these rules.
-    pub(super) fn say_findings(&self) {
+    /// Logs the conflicting rules of other programs.
+    pub(super) fn log_findings(&self) {
         for Finding { what, fix } in self.findings() {
             say::warn(what);
             say::warn(format_args!("to fix it: {fix}"));
@@ -146,15 +146,15 @@ impl Setup {
     }
 
     /// Logs the problems that do not stop the daemon.
-    pub(super) fn say_warnings(&mut self) {
+    pub(super) fn log_warnings(&mut self) {
         for warning in self.warnings.drain(..) {
             say::warning(&warning);
         }
     }
 
     /// Logs that the daemon is ready, a summary of its setup, and warnings.
-    pub(super) fn say_ready(&self) {
-        self.say_findings();
+    pub(super) fn log_ready(&self) {
+        self.log_findings();
         let guard = match self.rules.guard.is_empty() {
             true => "no ports".to_owned(),
             false => format!("ports {}", self.rules.guard),
@@ -172,8 +172,8 @@ impl Setup {
             klog::describe(&self.config.log),
             self.backend.name(),
         ));
-        if let Some(instead) = self.instead {
-            say::warn(format_args!("the configuration is unusable, see above: {instead}"));
+        if let Some(fallback) = self.fallback {
+            say::warn(format_args!("the configuration is unusable, see above: {fallback}"));
         }
     }
 }
@@ -216,7 +216,7 @@ impl ProfileIndex {
             profile::check_directory(&directory)?;
         }
         let Listing { profiles, disabled, left_out } = profile::list(&directory)?;
-        let mut index = Self::of(profiles.into_iter().map(|found| {
+        let mut index = Self::sorted(profiles.into_iter().map(|found| {
             let config = ProfileConfig::load(&found.path);
             (found, config)
         }));
@@ -226,7 +226,7 @@ impl ProfileIndex {
     }
 
     /// Sorts the profiles by knock port, which several may share.
-    fn of(read: impl Iterator<Item = (Found, Result<ProfileConfig>)>) -> Self {
+    fn sorted(read: impl Iterator<Item = (Found, Result<ProfileConfig>)>) -> Self {
         let (mut profiles, mut left_out) = (Vec::new(), Vec::new());
         for (found, config) in read {
             match config {
@@ -286,7 +286,7 @@ impl ProfileIndex {
     }
 
     /// Returns the listed ports that cannot be opened, with their profiles.
-    fn beyond(&self, can_open: impl Fn(u16) -> bool) -> impl Iterator<Item = (&Found, u16)> {
+    fn unopenable(&self, can_open: impl Fn(u16) -> bool) -> impl Iterator<Item = (&Found, u16)> {
         let listed = self
             .profiles
             .iter()
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     fn index(profiles: &[(&str, &str)]) -> ProfileIndex {
-        ProfileIndex::of(profiles.iter().map(|(name, config)| {
+        ProfileIndex::sorted(profiles.iter().map(|(name, config)| {
             let config = ProfileConfig::parse(&format!("[main]\n{config}"));
             (Found { name: (*name).into(), path: name.into() }, config.map_err(|(_, why)| Error::refused(why)))
         }))
@@ -381,7 +381,8 @@ mod tests {
     #[test]
     fn listed_ports_that_cannot_be_opened_are_found() {
         let index = index(&[("ann", "knock_port = 7\nports = 22,443"), ("old", "knock_port = 9")]);
-        let beyond: Vec<_> = index.beyond(|port| port == 22).map(|(found, port)| (found.name.as_str(), port)).collect();
-        assert_eq!(beyond, [("ann", 443)]);
+        let unopenable: Vec<_> =
+            index.unopenable(|port| port == 22).map(|(found, port)| (found.name.as_str(), port)).collect();
+        assert_eq!(unopenable, [("ann", 443)]);
     }
 }

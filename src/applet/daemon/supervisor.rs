@@ -2,8 +2,8 @@
 //! changes and child exits. It never reads data from the network.
 
 use super::LogTarget;
-use super::children::{Children, Heard};
-use super::end::End;
+use super::child_exit::ChildExit;
+use super::children::{Children, OpenerMessage};
 use super::last_good;
 use super::pause::{self, Pause};
 use super::privileges;
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The retry interval for rules that could not be made.
-const NEXT_REPAIR: Duration = Duration::from_millis(100);
+const RETRY_RULES: Duration = Duration::from_millis(100);
 
 /// Runs the daemon on `directory`, in the foreground or in the background.
 ///
@@ -35,7 +35,7 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
     log_target.open();
     privileges::limit_supervisor()?;
     let mut setup = last_good::start(directory, trial.is_some())?;
-    setup.say_warnings();
+    setup.log_warnings();
     let background = background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("run in the background", cause))?;
     // From here on there are rules, so SIGTERM must shut down in order.
@@ -54,24 +54,24 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
         log_target,
         setup,
         installed,
-        mentioned: None,
+        repair_logged: None,
         start: StartReason::First,
         background,
         children: None,
         pause: Pause::default(),
-        ready_said: false,
+        ready_logged: false,
         trial,
-        settling: false,
+        trial_unapplied: false,
     };
     let ended = supervisor.supervise(&signals);
     Children::stop(&mut supervisor.children);
-    let end = supervisor.trial.end(Instant::now());
+    let message = supervisor.trial.end(Instant::now());
     supervisor.setup.rules.end_of_guard = supervisor.trial.end_of_guard();
     // Whatever happened, make sure that the guard is in place.
     supervisor.installed.disown();
     let guarded = supervisor.installed.restore(supervisor.setup.backend, &supervisor.setup.rules, &mut || {});
     match &guarded {
-        Ok(()) => say::note(end),
+        Ok(()) => say::note(message),
         Err(error) if ended.is_err() => say::error(error),
         Err(_) => {}
     }
@@ -97,17 +97,17 @@ struct Supervisor<'a> {
     setup: Setup,
     installed: InstalledRules,
     /// When a removal of our rules was last logged.
-    mentioned: Option<Instant>,
+    repair_logged: Option<Instant>,
     start: StartReason,
     /// The parent process that waits until the daemon is ready in the background.
     background: Option<Background>,
     children: Option<Children>,
     pause: Pause,
     /// Whether "ready" has been logged for this setup.
-    ready_said: bool,
+    ready_logged: bool,
     trial: Trial,
     /// Whether the trial is decided, and the rules do not show it yet.
-    settling: bool,
+    trial_unapplied: bool,
 }
 
 impl Supervisor<'_> {
@@ -124,10 +124,11 @@ impl Supervisor<'_> {
             let starting = self.children.as_ref().filter(|children| !children.ready || self.trial.is_undecided());
             let links = self.setup.links.as_ref().map(AsFd::as_fd);
             let fds = [Some(signals.as_fd()), Some(self.setup.watch.as_fd()), links, starting.map(Children::fd)];
-            let [signalled, changed, relinked, said] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
-            if relinked {
+            let [signal, rule_change, link_change, message] =
+                poll::readable_of(fds, self.timeout()).map_err(waiting)?;
+            if link_change {
                 let followed = self.setup.follow_links();
-                self.setup.say_warnings();
+                self.setup.log_warnings();
                 match followed {
                     Ok(true) => self.make_rules(InstalledRules::make),
                     Ok(false) => {}
@@ -135,21 +136,21 @@ impl Supervisor<'_> {
                 }
             }
             // Rules come first.
-            let doubtful = changed && self.installed.saw_change(&self.setup.watch) || self.installed.is_gone();
-            if doubtful && self.repair() && !self.installed.opener_survives_repair() {
+            let must_check = rule_change && self.installed.saw_change(&self.setup.watch) || self.installed.is_gone();
+            if must_check && self.repair() && !self.installed.opener_survives_repair() {
                 self.restart_children();
             }
-            if said {
-                self.hear()?;
+            if message {
+                self.handle_opener_message()?;
             }
-            self.settling |= self.trial.expire(Instant::now());
+            self.trial_unapplied |= self.trial.expire(Instant::now());
             // Rules that must be made again come first.
-            if self.settling && !self.installed.is_gone() {
-                self.settle_trial();
+            if self.trial_unapplied && !self.installed.is_gone() {
+                self.apply_trial_result();
             }
-            match if signalled { signals.next().map_err(waiting)? } else { None } {
+            match if signal { signals.next().map_err(waiting)? } else { None } {
                 None => {}
-                Some(Signal::Child) => self.look_after_children()?,
+                Some(Signal::Child) => self.reap_children()?,
                 Some(Signal::Reload) => self.reload(),
                 Some(Signal::Terminate) => return Ok(()),
             }
@@ -160,22 +161,22 @@ impl Supervisor<'_> {
     fn timeout(&self) -> Option<Duration> {
         let start = self.children.is_none().then(|| self.pause.left(Instant::now()));
         let trial = self.trial.left(Instant::now());
-        start.into_iter().chain(self.installed.is_gone().then_some(NEXT_REPAIR)).chain(trial).min()
+        start.into_iter().chain(self.installed.is_gone().then_some(RETRY_RULES)).chain(trial).min()
     }
 
     /// Handles a message from the opener: both children are ready, or the opener has exited.
-    fn hear(&mut self) -> Result<()> {
+    fn handle_opener_message(&mut self) -> Result<()> {
         let Some(children) = &mut self.children else { return Ok(()) };
-        match children.hear() {
-            Heard::Ready => {}
-            Heard::Opened => {
-                self.settling |= self.trial.opened();
+        match children.receive() {
+            OpenerMessage::Ready => {}
+            OpenerMessage::PortOpened => {
+                self.trial_unapplied |= self.trial.opened();
                 return Ok(());
             }
-            Heard::Nothing => return self.look_after_children(),
+            OpenerMessage::Exited => return self.reap_children(),
         }
-        if !std::mem::replace(&mut self.ready_said, true) {
-            self.setup.say_ready();
+        if !std::mem::replace(&mut self.ready_logged, true) {
+            self.setup.log_ready();
             last_good::keep(self.directory, &self.setup);
         }
         self.start = StartReason::Again;
@@ -188,17 +189,17 @@ impl Supervisor<'_> {
 
     /// Reaps children. If one has exited, the daemon ends, unless the rules must be made again, the log must be
     /// reopened, or the two were not ready yet.
-    fn look_after_children(&mut self) -> Result<()> {
-        let Some(end) = self.children.as_mut().and_then(Children::end) else { return Ok(()) };
+    fn reap_children(&mut self) -> Result<()> {
+        let Some(exit) = self.children.as_mut().and_then(Children::exit) else { return Ok(()) };
         Children::stop(&mut self.children);
-        match end {
-            End::RulesGone => {
+        match exit {
+            ChildExit::RulesGone => {
                 self.repair();
                 self.restart_children();
             }
-            End::LogMoved => self.restart_children(),
-            End::NotStarted(why) => return self.start_failed(Error::refused(why)),
-            End::Failed(why) => return Err(Error::refused(why)),
+            ChildExit::LogMoved => self.restart_children(),
+            ChildExit::NotStarted(why) => return self.start_failed(Error::refused(why)),
+            ChildExit::Failed(why) => return Err(Error::refused(why)),
         }
         Ok(())
     }
@@ -208,7 +209,7 @@ impl Supervisor<'_> {
         match std::mem::replace(&mut self.start, StartReason::Again) {
             StartReason::First => return Err(error),
             StartReason::Reload(old) => {
-                say_unchanged(&error);
+                report_unchanged(&error);
                 self.setup = *old;
                 self.make_rules(InstalledRules::make);
             }
@@ -226,19 +227,19 @@ impl Supervisor<'_> {
     fn reload(&mut self) {
         let mut setup = match last_good::read(self.directory) {
             Ok(setup) => setup,
-            Err(error) => return say_unchanged(&error),
+            Err(error) => return report_unchanged(&error),
         };
-        setup.say_warnings();
+        setup.log_warnings();
         setup.rules.end_of_guard = self.trial.end_of_guard();
         Children::stop(&mut self.children);
-        self.ready_said = false;
+        self.ready_logged = false;
         let old = std::mem::replace(&mut self.setup, setup);
         match self.installed.make(self.setup.backend, &self.setup.rules, &mut || {}) {
             Ok(()) if matches!(self.start, StartReason::Again) => self.start = StartReason::Reload(Box::new(old)),
             // The earlier setup has not worked yet, so there is nothing to go back to.
             Ok(()) => {}
             Err(error) => {
-                say_unchanged(&error);
+                report_unchanged(&error);
                 self.setup = old;
                 self.make_rules(InstalledRules::make);
             }
@@ -251,9 +252,9 @@ impl Supervisor<'_> {
             return false;
         }
         self.make_rules(InstalledRules::restore);
-        if !self.installed.is_gone() && self.mentioned.is_none_or(|last| last.elapsed() > pause::CALM) {
+        if !self.installed.is_gone() && self.repair_logged.is_none_or(|last| last.elapsed() > pause::CALM) {
             say::warn("another program changed our firewall rules; restored them");
-            self.mentioned = Some(Instant::now());
+            self.repair_logged = Some(Instant::now());
         }
         true
     }
@@ -277,13 +278,13 @@ impl Supervisor<'_> {
     }
 
     /// Makes the rules for the trial's result.
-    fn settle_trial(&mut self) {
+    fn apply_trial_result(&mut self) {
         self.make_rules(InstalledRules::make);
         if !self.installed.is_gone() {
-            self.settling = false;
+            self.trial_unapplied = false;
             self.trial.announce(self.directory);
             // After a reload the configuration has yet to work.
-            if self.ready_said {
+            if self.ready_logged {
                 last_good::keep(self.directory, &self.setup);
             }
         }
@@ -296,7 +297,7 @@ impl Supervisor<'_> {
     }
 }
 
-fn say_unchanged(error: &Error) {
+fn report_unchanged(error: &Error) {
     say::error(error);
     say::warn("keeping the previous configuration");
 }

@@ -29,7 +29,7 @@ pub(super) struct Decryption {
 struct Numbers(Vec<(u16, usize)>);
 
 impl Numbers {
-    fn of(profiles: &[LoadedProfile], wanted: impl Fn(&LoadedProfile) -> bool) -> Self {
+    fn select(profiles: &[LoadedProfile], wanted: impl Fn(&LoadedProfile) -> bool) -> Self {
         let numbered = profiles.iter().enumerate();
         let wanted = numbered.filter(|(_, profile)| profile.wire() == Wire::Classic && wanted(profile));
         let mut numbers: Vec<_> = wanted.map(|(number, profile)| (profile.knock_port(), number)).collect();
@@ -50,8 +50,8 @@ impl Decryption {
     /// Creates the decryption for the classic profiles among `profiles`.
     pub fn new(profiles: &[LoadedProfile], reach: Reach, secret: u64) -> Self {
         Self {
-            unheld: Numbers::of(profiles, |profile| profile.held_ports().is_empty()),
-            listing: Numbers::of(profiles, LoadedProfile::lists_ports),
+            unheld: Numbers::select(profiles, |profile| profile.held_ports().is_empty()),
+            listing: Numbers::select(profiles, LoadedProfile::lists_ports),
             reach,
             budget: SearchBudget::new(secret),
             far_searches: VecDeque::new(),

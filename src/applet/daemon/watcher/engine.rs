@@ -202,7 +202,7 @@ impl Engine {
 
     fn arrival<'a>(&self, entry: &'a Entry, now: Instant) -> Option<Arrival<'a>> {
         let place = self.knock_ports.binary_search(&entry.knock_port).ok()?;
-        let message = Message::of(&entry.fields)?;
+        let message = Message::from_fields(&entry.fields)?;
         let hash = message.hash(entry.knock_port, self.settings.secret);
         Some(Arrival { entry, codes: self.codes[place], message, hash, now })
     }
@@ -232,7 +232,7 @@ impl Engine {
     /// Returns how far the counter of a refused SYN is behind the profile's next counter, if it is one of the last few
     /// burned ones.
     pub fn counters_behind(&self, profile: usize, entry: &Entry) -> Option<u64> {
-        self.profiles[profile].counters_behind(&Message::of(&entry.fields)?)
+        self.profiles[profile].counters_behind(&Message::from_fields(&entry.fields)?)
     }
 
     /// Computes some more codes of the look-ahead table. Returns `false` when the table is complete.

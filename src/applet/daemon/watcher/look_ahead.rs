@@ -40,7 +40,7 @@ pub struct Reach {
 pub(super) struct LookAhead {
     table: CodeTable,
     /// Each profile's places, by number; empty if it lists no ports.
-    shelves: Vec<Shelf>,
+    ranges: Vec<PlaceRange>,
     /// The profiles whose places are not all filled.
     unfilled: Vec<usize>,
     reach: Reach,
@@ -50,14 +50,14 @@ pub(super) struct LookAhead {
 }
 
 /// The places of a profile.
-struct Shelf {
+struct PlaceRange {
     /// The first place.
     first: u32,
     /// The counter up to which the places are filled.
     filled: u64,
 }
 
-#[allow(clippy::indexing_slicing, reason = "profiles and shelves have the same numbers, and each place is on a shelf")]
+#[allow(clippy::indexing_slicing, reason = "profiles and ranges have the same numbers, and each place is in a range")]
 impl LookAhead {
     /// Creates the table for `profiles` with the window filled and the rest empty. If there are too many codes, it
     /// reduces first `wanted.far` and then `wanted.window`.
@@ -66,13 +66,13 @@ impl LookAhead {
         let reach = reach(ports, wanted);
         let span = span(reach);
         let mut first = 0;
-        let mut shelf = |profile: &LoadedProfile| {
-            let shelf = Shelf { first, filled: profile.next() };
+        let mut range = |profile: &LoadedProfile| {
+            let range = PlaceRange { first, filled: profile.next() };
             first += span * profile.held_ports().len() as u32;
-            shelf
+            range
         };
         let mut look_ahead = Self {
-            shelves: profiles.iter().map(&mut shelf).collect(),
+            ranges: profiles.iter().map(&mut range).collect(),
             table: CodeTable::new(span as usize * ports),
             unfilled: Vec::new(),
             reach,
@@ -117,15 +117,15 @@ impl LookAhead {
         if ports == 0 {
             return;
         }
-        let (next, filled) = (profile.next(), self.shelves[number].filled);
+        let (next, filled) = (profile.next(), self.ranges[number].filled);
         for counter in from..next.min(filled) {
             let first = self.place(number, counter, ports);
             (first..first + ports as usize).for_each(|place| self.table.remove(place));
         }
-        self.shelves[number].filled = filled.max(next);
+        self.ranges[number].filled = filled.max(next);
         self.fill_to(number, profile, next + u64::from(self.reach.window));
         let was_full = filled >= self.end(from);
-        if was_full && self.shelves[number].filled < self.end(next) {
+        if was_full && self.ranges[number].filled < self.end(next) {
             self.unfilled.push(number);
         }
     }
@@ -134,8 +134,8 @@ impl LookAhead {
     pub fn fill(&mut self, profiles: &[LoadedProfile]) -> bool {
         let Some(&number) = self.unfilled.last() else { return false };
         let profile = &profiles[number];
-        self.fill_to(number, profile, self.shelves[number].filled + FILL);
-        if self.shelves[number].filled >= self.end(profile.next()) {
+        self.fill_to(number, profile, self.ranges[number].filled + FILL);
+        if self.ranges[number].filled >= self.end(profile.next()) {
             self.unfilled.pop();
         }
         true
@@ -149,7 +149,7 @@ impl LookAhead {
     /// Fills a profile's places up to counter `end`, limited by its span.
     fn fill_to(&mut self, number: usize, profile: &LoadedProfile, end: u64) {
         let ports = profile.held_ports();
-        let from = self.shelves[number].filled;
+        let from = self.ranges[number].filled;
         let end = end.min(self.end(profile.next()));
         for counter in from..end {
             let first = self.place(number, counter, ports.len() as u64);
@@ -158,7 +158,7 @@ impl LookAhead {
                 self.table.insert(place, hash);
             }
         }
-        self.shelves[number].filled = end.max(from);
+        self.ranges[number].filled = end.max(from);
     }
 
     /// Returns the end of the span that starts at `next`.
@@ -168,16 +168,16 @@ impl LookAhead {
 
     /// Returns the first place of a counter.
     fn place(&self, number: usize, counter: u64, ports: u64) -> usize {
-        self.shelves[number].first as usize + (counter % self.span * ports) as usize
+        self.ranges[number].first as usize + (counter % self.span * ports) as usize
     }
 
     /// Returns the profile, counter and port of a filled place.
     fn at(&self, place: usize, profiles: &[LoadedProfile]) -> Hit {
         // A profile without places has the same `first` as the next profile, so take the last match.
-        let number = self.shelves.partition_point(|shelf| shelf.first as usize <= place) - 1;
+        let number = self.ranges.partition_point(|range| range.first as usize <= place) - 1;
         let profile = &profiles[number];
         let (ports, next) = (profile.held_ports(), profile.next());
-        let offset = place - self.shelves[number].first as usize;
+        let offset = place - self.ranges[number].first as usize;
         let (row, column) = ((offset / ports.len()) as u64, offset % ports.len());
         let counter = next + (row + self.span - next % self.span) % self.span;
         Hit { profile: number, counter: counter as u32, port: ports[column] }

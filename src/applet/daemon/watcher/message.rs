@@ -14,7 +14,7 @@ pub(super) enum Message {
 
 impl Message {
     /// Extracts the message from the fields of a SYN.
-    pub fn of(fields: &Fields) -> Option<Self> {
+    pub fn from_fields(fields: &Fields) -> Option<Self> {
         match Code::from_fields(fields) {
             Some(code) => Some(Self::Stealth(code)),
             None => Ciphertext::from_fields(fields).map(Self::Classic),

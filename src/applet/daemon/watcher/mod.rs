@@ -6,12 +6,12 @@ mod armed;
 mod code_table;
 mod decryption;
 pub mod engine;
-mod ignored;
 mod keyed_hash;
 mod loaded_profile;
 mod look_ahead;
 mod message;
 mod publication;
+mod refused_knocks;
 mod replay;
 mod report;
 mod search_budget;
@@ -87,13 +87,13 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     privileges::drop_root(&kept, supervisor, log_target)?;
     hooks::attempt("watcher");
 
-    watcher.report.sum_up(Instant::now());
+    watcher.report.write_due(Instant::now());
     watcher.channel.send(READY).map_err(|cause| Error::system("report to the opener", cause))?;
     match watcher.follow(&mut log) {
         // The supervisor reports the cause.
-        End::OpenerGone => Ok(1),
-        End::LogMoved => Ok(LOG_MOVED),
-        End::Failed(error) => Err(error),
+        WatcherEnd::OpenerGone => Ok(1),
+        WatcherEnd::LogMoved => Ok(LOG_MOVED),
+        WatcherEnd::Failed(error) => Err(error),
     }
 }
 
@@ -156,7 +156,7 @@ struct Watcher {
 }
 
 /// The reason why the watcher ends.
-enum End {
+enum WatcherEnd {
     /// The opener has exited.
     OpenerGone,
     /// The log must be reopened as root.
@@ -165,7 +165,7 @@ enum End {
     Failed(Error),
 }
 
-impl From<Error> for End {
+impl From<Error> for WatcherEnd {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
@@ -196,18 +196,18 @@ impl Watcher {
     }
 
     /// Follows the log until the log or the opener ends.
-    fn follow(&mut self, log: &mut Klog) -> End {
+    fn follow(&mut self, log: &mut Klog) -> WatcherEnd {
         let mut ports = PortSet::empty();
         ports.extend(self.engine.knock_ports().iter().copied());
         loop {
-            if let Err(end) = self.turn(log, &ports) {
+            if let Err(end) = self.step(log, &ports) {
                 return end;
             }
         }
     }
 
     /// Waits for the log and handles new records, or does deferred work if there are none.
-    fn turn(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), End> {
+    fn step(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), WatcherEnd> {
         let now = Instant::now();
         let timeout = match self.engine.next_far_search().is_some() || self.engine.is_filling() {
             true => Some(Duration::ZERO),
@@ -217,34 +217,34 @@ impl Watcher {
         if more || log.due(Instant::now()) == Some(Duration::ZERO) {
             self.read(log, ports)?;
         } else {
-            self.work()?;
+            self.do_deferred_work()?;
         }
-        self.report.sum_up(Instant::now());
+        self.report.write_due(Instant::now());
         Ok(())
     }
 
     /// Handles new records. Many knocks are processed in batches: if each waited for a slow disk on its own, the
     /// kernel's log buffer would overflow.
-    fn read(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), End> {
+    fn read(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), WatcherEnd> {
         // Read the clock once for each read of the log, and again after waiting for the disk.
         let (mut done, mut now) = (Ok(()), Instant::now());
         log.read(ports, &mut |event| match event {
             klog::LogEvent::Syn(entry) => {
                 self.handle(&entry, now);
                 if self.engine.batch_is_full() && done.is_ok() {
-                    done = self.act();
+                    done = self.perform();
                     now = Instant::now();
                 }
             }
-            klog::LogEvent::Notice(notice) if done.is_ok() => done = self.act().and_then(|()| self.notice(&notice)),
+            klog::LogEvent::Notice(notice) if done.is_ok() => done = self.perform().and_then(|()| self.notice(&notice)),
             klog::LogEvent::Notice(_) => {}
         })?;
         done?;
-        self.act()
+        self.perform()
     }
 
     /// Reports a condition of the log.
-    fn notice(&mut self, notice: &Notice) -> std::result::Result<(), End> {
+    fn notice(&mut self, notice: &Notice) -> std::result::Result<(), WatcherEnd> {
         match notice {
             Notice::Overrun => self.report.overrun(Instant::now()),
             Notice::Ended => return Err(Error::refused(notice.to_string()).into()),
@@ -253,7 +253,7 @@ impl Watcher {
         if let Some(advice) = notice.advice() {
             say::warn(advice);
         }
-        if *notice == Notice::Moved { Err(End::LogMoved) } else { Ok(()) }
+        if *notice == Notice::Moved { Err(WatcherEnd::LogMoved) } else { Ok(()) }
     }
 
     fn handle(&mut self, entry: &Entry, now: Instant) {
@@ -271,7 +271,7 @@ impl Watcher {
     }
 
     /// Does a small piece of deferred work.
-    fn work(&mut self) -> std::result::Result<(), End> {
+    fn do_deferred_work(&mut self) -> std::result::Result<(), WatcherEnd> {
         if self.engine.next_far_search().is_none() {
             self.engine.fill();
             return Ok(());
@@ -283,11 +283,11 @@ impl Watcher {
                 self.report.event(&event, now);
             }
         }
-        self.act()
+        self.perform()
     }
 
     /// Performs the engine's actions.
-    fn act(&mut self) -> std::result::Result<(), End> {
+    fn perform(&mut self) -> std::result::Result<(), WatcherEnd> {
         let mut stored = Vec::new();
         while let Some(action) = self.engine.next_action() {
             match action {
@@ -302,7 +302,7 @@ impl Watcher {
                 }
                 Action::Report(event) => self.report.event(&event, Instant::now()),
                 Action::Open(request) => {
-                    let reply = self.ask(&request).ok_or(End::OpenerGone)?;
+                    let reply = self.request_opening(&request).ok_or(WatcherEnd::OpenerGone)?;
                     if let Some(event) = self.engine.answered(reply) {
                         self.report.event(&event, Instant::now());
                     }
@@ -343,7 +343,7 @@ impl Watcher {
     }
 
     /// Asks the opener for an opening; `None` if the opener has exited.
-    fn ask(&self, request: &OpenRequest) -> Option<OpenReply> {
+    fn request_opening(&self, request: &OpenRequest) -> Option<OpenReply> {
         hooks::step("watcher: stored");
         self.channel.send(&request.to_bytes()).ok()?;
         hooks::step("watcher: asked");

@@ -79,12 +79,12 @@ mod tests {
     }
 
     fn find(cache: &ReplayCache, entry: &Entry, now: Instant) -> Option<Seen> {
-        let message = Message::of(&entry.fields).unwrap();
+        let message = Message::from_fields(&entry.fields).unwrap();
         cache.find(entry, &message, message.hash(entry.knock_port, 1), now)
     }
 
     fn insert(cache: &mut ReplayCache, entry: &Entry, now: Instant) {
-        let message = Message::of(&entry.fields).unwrap();
+        let message = Message::from_fields(&entry.fields).unwrap();
         cache.insert(entry, message, message.hash(entry.knock_port, 1), now);
     }
 

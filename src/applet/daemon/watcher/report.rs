@@ -2,8 +2,8 @@
 //! summarised.
 
 use super::engine::{Event, Knock};
-use super::ignored::Ignored;
 use super::publication::Publication;
+use super::refused_knocks::RefusedKnocks;
 use crate::applet::daemon::ipc::OpenReply;
 use crate::profile::REPLACED;
 use crate::say;
@@ -20,7 +20,7 @@ pub(super) struct Report {
     names: Vec<String>,
     publication: Publication,
     knock_ports: Vec<u16>,
-    ignored: Ignored,
+    refused_knocks: RefusedKnocks,
     /// How long an opening lasts, in seconds.
     delay: u16,
     counts: Counts,
@@ -52,13 +52,13 @@ pub(super) struct Refused {
 impl Report {
     /// Creates an empty report. `names` and `knock_ports` are those of the profiles by number.
     pub fn new(names: Vec<String>, knock_ports: Vec<u16>, delay: u16, publication: Publication) -> Self {
-        let (counts, ignored) = (Counts::default(), Ignored::default());
-        Self { names, publication, knock_ports, ignored, delay, counts, wrong_codes: 0, throttled: false }
+        let (counts, refused_knocks) = (Counts::default(), RefusedKnocks::default());
+        Self { names, publication, knock_ports, refused_knocks, delay, counts, wrong_codes: 0, throttled: false }
     }
 
     /// Counts or logs an event.
     pub fn event(&mut self, event: &Event, now: Instant) {
-        if let Some(count) = counted_as(event) {
+        if let Some(count) = count_of(event) {
             self.publication.count(count);
         }
         match event {
@@ -67,14 +67,14 @@ impl Report {
             Event::CaughtUp { profile, ahead } => say::note(format_args!(
                 "resynchronised with profile {:?}: its client was {} ahead",
                 self.name(*profile),
-                counted(*ahead, "counter", "counters"),
+                with_noun(*ahead, "counter", "counters"),
             )),
             Event::Answered(knock, OpenReply::Opened) => {
                 let Knock { profile, source, port } = *knock;
                 let (delay, name) = (self.delay, self.name(profile));
                 say::note(format_args!("opened port {port} to {source} for {delay} s (profile {name:?})"));
                 if let Some(&knock_port) = self.knock_ports.get(profile) {
-                    self.ignored.accepted(source, profile, knock_port);
+                    self.refused_knocks.accepted(source, profile, knock_port);
                 }
                 self.knocked(knock);
             }
@@ -135,7 +135,7 @@ impl Report {
     }
 
     /// Writes the status and logs the summary, if they are due.
-    pub fn sum_up(&mut self, now: Instant) {
+    pub fn write_due(&mut self, now: Instant) {
         self.publication.write(now);
         if self.summary_due(now) != Some(Duration::ZERO) {
             return;
@@ -157,7 +157,7 @@ impl Report {
     /// knocked before, or the only one of its knock port.
     pub fn select(&mut self, entry: &Entry, now: Instant) -> Option<Refused> {
         let Entry { source, knock_port, .. } = *entry;
-        let known = self.ignored.select(source, knock_port, now)?;
+        let known = self.refused_knocks.select(source, knock_port, now)?;
         let mut at_port = self.knock_ports.iter().enumerate().filter(|&(_, &port)| port == knock_port);
         let only = at_port.next().filter(|_| at_port.next().is_none()).map(|(profile, _)| profile);
         Some(Refused { source, knock_port, known: known.is_some(), profile: known.or(only) })
@@ -192,7 +192,7 @@ impl Report {
             self.throttled = true;
             self.problem(format!(
                 "received {}: until they stop, a stealth knock opens only with a second one",
-                counted(self.wrong_codes, "wrong code", "wrong codes")
+                with_noun(self.wrong_codes, "wrong code", "wrong codes")
             ));
             say::warn("connect and proxy send both by themselves; with knock, knock twice within a minute");
         }
@@ -228,7 +228,7 @@ impl Report {
 }
 
 /// Describes why the opener did not open.
-fn counted_as(event: &Event) -> Option<Count> {
+fn count_of(event: &Event) -> Option<Count> {
     Some(match event {
         Event::Answered(_, OpenReply::Opened) => Count::Opened,
         Event::CaughtUp { .. } => Count::CaughtUp,
@@ -259,14 +259,14 @@ impl Counts {
         {
             if number > 0 {
                 ignored += if ignored.is_empty() { "ignored in the last minute: " } else { ", " };
-                ignored += &counted(number.into(), one, many);
+                ignored += &with_noun(number.into(), one, many);
             }
         }
         if !ignored.is_empty() {
             lines.push(ignored);
         }
         if self.overruns > 0 {
-            let overruns = counted(self.overruns.into(), "overflow", "overflows");
+            let overruns = with_noun(self.overruns.into(), "overflow", "overflows");
             lines.push(format!("the kernel log had {overruns} in the last minute: knocks may be lost"));
         }
         lines
@@ -274,7 +274,7 @@ impl Counts {
 }
 
 /// Formats a number with its noun.
-fn counted(number: u64, one: &str, many: &str) -> String {
+fn with_noun(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
@@ -303,9 +303,9 @@ mod tests {
         report.event(&Event::Replay, now);
         report.event(&Event::WrongCode { throttled: false }, now + Duration::from_secs(50));
         assert_eq!(report.summary_due(now + Duration::from_secs(59)), Some(Duration::from_secs(1)));
-        report.sum_up(now + Duration::from_secs(59));
+        report.write_due(now + Duration::from_secs(59));
         assert_eq!(report.counts.wrong_codes, 1, "not yet");
-        report.sum_up(now + Duration::from_secs(60));
+        report.write_due(now + Duration::from_secs(60));
         assert_eq!(report.summary_due(now + Duration::from_secs(60)), None);
     }
 
@@ -315,13 +315,13 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         for seconds in 0..100 {
             report.event(&Event::WrongCode { throttled: seconds >= 10 }, at(seconds));
-            report.sum_up(at(seconds));
+            report.write_due(at(seconds));
             assert_eq!(report.throttled, seconds >= 10);
         }
         assert_eq!((report.wrong_codes, report.summary_due(at(120))), (100, Some(Duration::ZERO)));
-        report.sum_up(at(120));
+        report.write_due(at(120));
         assert!(report.throttled && report.summary_due(at(120)) == Some(SUMMARY), "some came in the last minute");
-        report.sum_up(at(180));
+        report.write_due(at(180));
         assert!(!report.throttled && report.summary_due(at(180)).is_none());
     }
 }

@@ -23,7 +23,7 @@ struct Known {
 
 /// The recently accepted sources and the recently logged knocks.
 #[derive(Default)]
-pub(super) struct Ignored {
+pub(super) struct RefusedKnocks {
     /// The latest sources, oldest first.
     known: Vec<Known>,
     /// Knock ports with the number of logged knocks since the hour began.
@@ -31,7 +31,7 @@ pub(super) struct Ignored {
     hour: Option<Instant>,
 }
 
-impl Ignored {
+impl RefusedKnocks {
     /// Records the source of an accepted knock.
     pub fn accepted(&mut self, source: IpAddr, profile: usize, knock_port: u16) {
         let place = self.known.iter().position(|known| (known.source, known.profile) == (source, profile));
@@ -75,24 +75,24 @@ mod tests {
 
     #[test]
     fn a_known_source_is_logged_once_a_minute_with_its_latest_profile() {
-        let (mut ignored, start) = (Ignored::default(), Instant::now());
+        let (mut refused, start) = (RefusedKnocks::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         for profile in [4, 5] {
-            ignored.accepted(source(1), profile, 666);
+            refused.accepted(source(1), profile, 666);
         }
-        assert_eq!(ignored.select(source(1), 666, at(0)), Some(Some(5)));
-        ignored.accepted(source(1), 5, 666);
-        assert_eq!(ignored.select(source(1), 666, at(59)), None, "an accepted knock does not end the pause");
-        assert_eq!(ignored.select(source(1), 666, at(60)), Some(Some(5)));
-        assert_eq!(ignored.select(source(1), 667, at(61)), Some(None), "at another port it is a stranger");
+        assert_eq!(refused.select(source(1), 666, at(0)), Some(Some(5)));
+        refused.accepted(source(1), 5, 666);
+        assert_eq!(refused.select(source(1), 666, at(59)), None, "an accepted knock does not end the pause");
+        assert_eq!(refused.select(source(1), 666, at(60)), Some(Some(5)));
+        assert_eq!(refused.select(source(1), 667, at(61)), Some(None), "at another port it is a stranger");
     }
 
     #[test]
     fn strangers_cause_a_few_lines_an_hour() {
-        let (mut ignored, start) = (Ignored::default(), Instant::now());
+        let (mut refused, start) = (RefusedKnocks::default(), Instant::now());
         let mut lines = |hour: Instant| {
             let all = (0..10_000u16).map(|n| (source(n as u8), 1000 + n % 100));
-            all.filter(|&(from, port)| ignored.select(from, port, hour) == Some(None)).count()
+            all.filter(|&(from, port)| refused.select(from, port, hour) == Some(None)).count()
         };
         let most = PORTS * usize::from(FIRST);
         assert_eq!([lines(start), lines(start + HOUR / 2), lines(start + HOUR)], [most, 0, most]);
@@ -100,11 +100,11 @@ mod tests {
 
     #[test]
     fn only_the_latest_sources_are_known() {
-        let (mut ignored, now) = (Ignored::default(), Instant::now());
+        let (mut refused, now) = (RefusedKnocks::default(), Instant::now());
         for last in 0..=SOURCES as u8 {
-            ignored.accepted(source(last), 0, 666);
+            refused.accepted(source(last), 0, 666);
         }
-        assert_eq!(ignored.select(source(0), 666, now), Some(None));
-        assert_eq!(ignored.select(source(1), 666, now), Some(Some(0)));
+        assert_eq!(refused.select(source(0), 666, now), Some(None));
+        assert_eq!(refused.select(source(1), 666, now), Some(Some(0)));
     }
 }

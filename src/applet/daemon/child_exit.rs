@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 
 /// The meaning of an exit of the watcher or the opener.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum ChildExit {
     /// The rules may be gone and must be checked.
     RulesGone,
     /// The log must be reopened.
@@ -17,9 +17,10 @@ pub(super) enum End {
     Failed(String),
 }
 
-impl End {
-    /// Judges the exit statuses of children that were `ready`, or not yet; `None` if both are running.
-    pub(super) fn of(ready: bool, watcher: Option<ExitStatus>, opener: Option<ExitStatus>) -> Option<Self> {
+impl ChildExit {
+    /// Interprets the exit statuses of the two children; `None` if both are running. `ready` is whether both had been
+    /// ready.
+    pub(super) fn from_statuses(ready: bool, watcher: Option<ExitStatus>, opener: Option<ExitStatus>) -> Option<Self> {
         let how = |end: Option<ExitStatus>| end.map_or("still running".to_owned(), |status| status.to_string());
         let (watcher_end, opener_end) = (how(watcher), how(opener));
         Some(match (watcher, opener) {
@@ -43,20 +44,22 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
 
     #[test]
-    fn exit_statuses_are_judged() {
+    fn each_exit_status_has_its_meaning() {
         let code = |code: u8| Some(ExitStatus::from_raw(i32::from(code) << 8));
         let killed = Some(ExitStatus::from_raw(9));
-        assert_eq!(End::of(true, None, None), None);
-        assert_eq!(End::of(true, None, code(RULES_GONE)), Some(End::RulesGone));
-        assert_eq!(End::of(true, code(1), code(RULES_GONE)), Some(End::RulesGone));
-        assert_eq!(End::of(true, code(LOG_MOVED), code(1)), Some(End::LogMoved));
-        assert!(matches!(End::of(false, code(LOG_MOVED), None), Some(End::NotStarted(_))));
-        assert!(matches!(End::of(false, None, code(1)), Some(End::NotStarted(why)) if why.contains("(still running)")));
+        assert_eq!(ChildExit::from_statuses(true, None, None), None);
+        assert_eq!(ChildExit::from_statuses(true, None, code(RULES_GONE)), Some(ChildExit::RulesGone));
+        assert_eq!(ChildExit::from_statuses(true, code(1), code(RULES_GONE)), Some(ChildExit::RulesGone));
+        assert_eq!(ChildExit::from_statuses(true, code(LOG_MOVED), code(1)), Some(ChildExit::LogMoved));
+        assert!(matches!(ChildExit::from_statuses(false, code(LOG_MOVED), None), Some(ChildExit::NotStarted(_))));
         assert!(
-            matches!(End::of(true, killed, code(1)), Some(End::Failed(why)) if why.contains("watcher ended (signal: 9"))
+            matches!(ChildExit::from_statuses(false, None, code(1)), Some(ChildExit::NotStarted(why)) if why.contains("(still running)"))
         );
         assert!(
-            matches!(End::of(true, None, killed), Some(End::Failed(why)) if why.contains("opener ended (signal: 9"))
+            matches!(ChildExit::from_statuses(true, killed, code(1)), Some(ChildExit::Failed(why)) if why.contains("watcher ended (signal: 9"))
+        );
+        assert!(
+            matches!(ChildExit::from_statuses(true, None, killed), Some(ChildExit::Failed(why)) if why.contains("opener ended (signal: 9"))
         );
     }
 }
