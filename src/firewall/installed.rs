@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 pub struct InstalledRules {
     made: Option<Made>,
     /// Whether our rules may be missing or outdated because making them failed.
-    gone: bool,
+    must_retry: bool,
 }
 
 enum Made {
@@ -24,7 +24,7 @@ impl InstalledRules {
     ///
     /// Calls `begin` right before the kernel's rules change, and not if nft fails to translate the new ones.
     pub fn make(&mut self, backend: Backend, rules: &Rules, begin: &mut dyn FnMut()) -> Result<()> {
-        self.gone = true;
+        self.must_retry = true;
         // The kernel may not have tracked connections before.
         let first = self.made.is_none() && !nft::exists() && !iptables::exist();
         // In this order both backends guard for a moment, rather than neither.
@@ -48,7 +48,7 @@ impl InstalledRules {
                 let _ = nft::remove();
             }
         }
-        self.gone = false;
+        self.must_retry = false;
         // If this fails, some older sessions stall, but knocks work.
         let _ = match &self.made {
             Some(Made::Nft(table)) if first => table.admit_older_connections(),
@@ -62,10 +62,10 @@ impl InstalledRules {
     pub fn restore(&mut self, backend: Backend, rules: &Rules, begin: &mut dyn FnMut()) -> Result<()> {
         match &mut self.made {
             // On trial the remaining time must be translated again.
-            Some(Made::Nft(table)) if !self.gone && rules.end_of_guard.is_none() => {
+            Some(Made::Nft(table)) if !self.must_retry && rules.end_of_guard.is_none() => {
                 begin();
                 let made = table.make();
-                self.gone = made.is_err();
+                self.must_retry = made.is_err();
                 made
             }
             _ => self.make(backend, rules, begin),
@@ -73,16 +73,16 @@ impl InstalledRules {
     }
 
     /// Returns whether our rules may be missing or outdated because making them failed.
-    pub fn is_gone(&self) -> bool {
-        self.gone
+    pub fn must_retry(&self) -> bool {
+        self.must_retry
     }
 
     /// Returns whether the rules are as they were made.
-    pub fn stands(&self) -> bool {
+    pub fn is_intact(&self) -> bool {
         match &self.made {
-            _ if self.gone => false,
-            Some(Made::Nft(table)) => table.stands(),
-            Some(Made::Iptables(chains)) => chains.stands(),
+            _ if self.must_retry => false,
+            Some(Made::Nft(table)) => table.is_intact(),
+            Some(Made::Iptables(chains)) => chains.is_intact(),
             None => false,
         }
     }

@@ -14,7 +14,7 @@ mod watch;
 
 pub use installed::InstalledRules;
 pub use local_address::LocalAddresses;
-pub use rules::{Admission, Finding, Opening, Rules, StandingOpening, Turnstile};
+pub use rules::{Admission, Finding, LiveOpening, Opening, Rules, Turnstile};
 pub use watch::RuleWatch;
 
 use crate::config;
@@ -85,10 +85,10 @@ impl Backend {
     }
 
     /// Returns whether rules like ours exist, made by another process: as many of them, for the same ports.
-    pub fn stands(self, rules: &Rules) -> bool {
+    pub fn has_rules(self, rules: &Rules) -> bool {
         match self {
-            Self::Nft(turnstile) => nft::stands(rules, turnstile),
-            Self::Iptables => iptables::stands(rules),
+            Self::Nft(turnstile) => nft::has_rules(rules, turnstile),
+            Self::Iptables => iptables::has_rules(rules),
         }
     }
 
@@ -114,11 +114,11 @@ impl Backend {
 }
 
 /// Returns the name of the firewall that holds our rules, and the openings in it; `None` if there are no rules.
-pub fn standing_openings(guard: &Ports) -> Option<(&'static str, Vec<StandingOpening>)> {
-    if let Ok(openings) = nft::standing() {
+pub fn live_openings(guard: &Ports) -> Option<(&'static str, Vec<LiveOpening>)> {
+    if let Ok(openings) = nft::live_openings() {
         return Some(("nft", openings));
     }
-    iptables::exist().then(|| ("iptables", iptables::standing(guard)))
+    iptables::exist().then(|| ("iptables", iptables::live_openings(guard)))
 }
 
 /// Returns a warning for each interface in a VRF. Our rules do not find its addresses local.
@@ -136,11 +136,11 @@ pub fn unguard() -> Result<()> {
 
 /// The opener's half. It opens everything that it needs while it is root.
 pub struct Admitter {
-    kind: Kind,
+    writer: BackendWriter,
     local_addresses: LocalAddresses,
 }
 
-enum Kind {
+enum BackendWriter {
     Nft(nft::SetWriter),
     Iptables(iptables::ListWriter),
 }
@@ -148,11 +148,11 @@ enum Kind {
 impl Admitter {
     /// Opens the sockets or files that admitting needs. The rules must exist; `owner` is the socket that owns them.
     pub fn new(backend: Backend, guard: &Ports, owner: Option<OwnedFd>) -> Result<Self> {
-        let kind = match backend {
-            Backend::Nft(_) => Kind::Nft(nft::SetWriter::new(owner)?),
-            Backend::Iptables => Kind::Iptables(iptables::ListWriter::new(guard)?),
+        let writer = match backend {
+            Backend::Nft(_) => BackendWriter::Nft(nft::SetWriter::new(owner)?),
+            Backend::Iptables => BackendWriter::Iptables(iptables::ListWriter::new(guard)?),
         };
-        Ok(Self { kind, local_addresses: LocalAddresses::new()? })
+        Ok(Self { writer, local_addresses: LocalAddresses::new()? })
     }
 
     /// Admits one connection. An error means that our rules can no longer be relied on.
@@ -163,9 +163,9 @@ impl Admitter {
         if self.local_addresses.is_ambiguous(opening.source)? {
             return Ok(Admission::SeveralLinks);
         }
-        match &mut self.kind {
-            Kind::Nft(sets) => sets.admit(opening),
-            Kind::Iptables(lists) => lists.admit(opening),
+        match &mut self.writer {
+            BackendWriter::Nft(sets) => sets.admit(opening),
+            BackendWriter::Iptables(lists) => lists.admit(opening),
         }
     }
 
@@ -173,17 +173,17 @@ impl Admitter {
     /// because the kernel then forgets it.
     pub fn time_to_check(&self, opening: &Opening) -> Duration {
         let time = Duration::from_secs(opening.seconds.into());
-        match &self.kind {
-            Kind::Nft(_) => time - Duration::from_millis(100),
-            Kind::Iptables(_) => time + Duration::from_secs(1),
+        match &self.writer {
+            BackendWriter::Nft(_) => time - Duration::from_millis(100),
+            BackendWriter::Iptables(_) => time + Duration::from_secs(1),
         }
     }
 
     /// Removes an opening. Returns whether it still existed, so that no connection has used it.
     pub fn withdraw(&self, opening: &Opening) -> io::Result<bool> {
-        match &self.kind {
-            Kind::Nft(sets) => sets.withdraw(opening),
-            Kind::Iptables(lists) => lists.is_left(opening),
+        match &self.writer {
+            BackendWriter::Nft(sets) => sets.withdraw(opening),
+            BackendWriter::Iptables(lists) => lists.is_listed(opening),
         }
     }
 }

@@ -82,7 +82,7 @@ pub struct Opening {
 
 /// An opening that waits in the kernel for its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StandingOpening {
+pub struct LiveOpening {
     /// The admitted address.
     pub source: IpAddr,
     /// The TCP port.

@@ -26,7 +26,7 @@ impl RuleWatch {
         let (mut buffer, mut changed) = ([0; 8192], false);
         loop {
             match self.0.receive_now(&mut buffer) {
-                Ok(told) => changed |= netlink::messages(told).any(|message| is_change(&message, table)),
+                Ok(datagram) => changed |= netlink::messages(datagram).any(|message| is_change(&message, table)),
                 Err(error) if netlink::is_loss(&error) => changed = true,
                 Err(error) => return changed || error.kind() != io::ErrorKind::WouldBlock,
             }

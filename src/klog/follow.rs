@@ -6,8 +6,8 @@
 
 use super::lines::Lines;
 use super::notice::Notice;
-use super::place::Place;
 use super::record::Record;
+use super::watched_path::WatchedPath;
 use crate::error::{Error, Result, reason};
 use crate::ports::PortSet;
 use crate::sys::inotify::{self, Inotify, Watch};
@@ -29,7 +29,7 @@ const LOG_READERS: &str = "adm";
 /// A followed file.
 pub struct Follow {
     inotify: Inotify,
-    place: Place,
+    watched_path: WatchedPath,
     /// The watch on the file's directory, if the directory exists.
     directory: Option<Watch>,
     /// The name to open: the full path at first, then the bare name in the working directory.
@@ -46,7 +46,7 @@ pub struct Follow {
     next: Option<Open>,
     group: Option<u32>,
     /// Whether the missing file has been reported.
-    missed: bool,
+    missing_reported: bool,
     /// Since when the name has belonged to a file that this process may not read.
     denied: Option<Instant>,
     /// Whether mounts have changed since the last read.
@@ -60,7 +60,7 @@ struct Open {
     watch: Watch,
     offset: u64,
     /// Content before this offset is older than the first read.
-    past: u64,
+    old_until: u64,
 }
 
 /// A file's device and inode.
@@ -75,8 +75,8 @@ impl Follow {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let failed = |cause| failed(path, cause);
         let inotify = Inotify::new().map_err(failed)?;
-        let place = Place::find(path, &inotify).map_err(failed)?;
-        let Some((directory, name)) = place.parts() else {
+        let watched_path = WatchedPath::find(path, &inotify).map_err(failed)?;
+        let Some((directory, name)) = watched_path.parts() else {
             return Err(Error::refused(format!("{path:?} is not the path of a log file")));
         };
         let (bare, name) = (name.to_owned(), directory.join(name));
@@ -87,7 +87,7 @@ impl Follow {
         };
         let mut follow = Self {
             inotify,
-            place,
+            watched_path,
             directory,
             name,
             bare,
@@ -96,13 +96,13 @@ impl Follow {
             open: None,
             next: None,
             group: None,
-            missed: false,
+            missing_reported: false,
             denied: None,
             remounted: false,
         };
-        match follow.look() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => follow.missed = true,
-            looked => looked.map_err(failed)?,
+        match follow.open_current() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => follow.missing_reported = true,
+            opened => opened.map_err(failed)?,
         }
         if let Some(open) = &mut follow.open {
             open.offset = open.file.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -118,7 +118,9 @@ impl Follow {
     /// Makes the file's directory the working directory, from which files are opened from now on; `false` if it does
     /// not exist.
     pub(super) fn enter_directory(&mut self) -> Result<bool> {
-        let Some((directory, name)) = self.place.parts().filter(|_| self.directory.is_some()) else { return Ok(false) };
+        let Some((directory, name)) = self.watched_path.parts().filter(|_| self.directory.is_some()) else {
+            return Ok(false);
+        };
         std::env::set_current_dir(directory).map_err(|cause| Error::path("move into", directory, cause))?;
         self.name = name.into();
         Ok(true)
@@ -136,9 +138,10 @@ impl Follow {
 
     /// Waits until the file or a directory on its path may have changed.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
-        let [told, remounted] = poll::readable_or_mounted(self.inotify.as_fd(), self.place.mounts(), timeout)?;
+        let [changed, remounted] =
+            poll::readable_or_mounted(self.inotify.as_fd(), self.watched_path.mounts(), timeout)?;
         self.remounted |= remounted;
-        Ok(told || remounted)
+        Ok(changed || remounted)
     }
 
     pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
@@ -148,11 +151,11 @@ impl Follow {
             // The event queue overflowed, so assume both.
             None => (rotated, moved) = (true, true),
             Some(_) if watch == self.directory && name == self.bare => rotated = true,
-            Some(watch) => moved |= self.place.is_on_way(watch, name),
+            Some(watch) => moved |= self.watched_path.affects_path(watch, name),
         });
         drained.map_err(failed)?;
         if std::mem::take(&mut self.remounted) {
-            moved |= self.place.is_mounted_over().map_err(failed)?;
+            moved |= self.watched_path.is_mounted_over().map_err(failed)?;
         }
         // Read the rest of the old file before the new one.
         self.drain(ports, each).map_err(|cause| Error::path("read", &self.path, cause))?;
@@ -160,10 +163,10 @@ impl Follow {
         let settled = self.due(Instant::now()) == Some(Duration::ZERO);
         rotated |= settled;
         let denied = if rotated { self.denied.take() } else { None };
-        match if rotated { self.look() } else { Ok(()) } {
+        match if rotated { self.open_current() } else { Ok(()) } {
             Ok(()) if rotated => {
                 self.drain(ports, each).map_err(|cause| Error::path("read", &self.path, cause))?;
-                notice = std::mem::take(&mut self.missed).then_some(Notice::Back);
+                notice = std::mem::take(&mut self.missing_reported).then_some(Notice::Back);
             }
             Ok(()) => {}
             // A rotation leaves a moment without the file.
@@ -172,9 +175,9 @@ impl Follow {
                 moved |= settled;
                 self.denied = denied.or(Some(Instant::now()));
             }
-            Err(_) if self.missed => {}
+            Err(_) if self.missing_reported => {}
             Err(error) => {
-                self.missed = true;
+                self.missing_reported = true;
                 notice = Some(Notice::Missing(format!("{:?}: {}", self.path, reason(&error))));
             }
         }
@@ -182,7 +185,7 @@ impl Follow {
     }
 
     /// Opens the file that has the name now, unless it is open already.
-    fn look(&mut self) -> io::Result<()> {
+    fn open_current(&mut self) -> io::Result<()> {
         let is_open = |open: &Option<Open>, id| open.as_ref().is_some_and(|open| open.id == id);
         // Look before opening: only root may be allowed to open it.
         let found = fs::metadata(&self.name)?;
@@ -203,15 +206,15 @@ impl Follow {
         let watch = self.inotify.watch(&self.name, inotify::CONTENT)?;
         // A third file appeared, so nothing is written to the oldest any more.
         if self.open.is_none() || self.next.is_some() {
-            self.turn();
+            self.switch_to_next();
         }
         let place = if self.open.is_none() { &mut self.open } else { &mut self.next };
-        *place = Some(Open { file, id: id(&found), watch, offset: 0, past: found.size() });
+        *place = Some(Open { file, id: id(&found), watch, offset: 0, old_until: found.size() });
         Ok(())
     }
 
     /// Continues with the next file.
-    fn turn(&mut self) {
+    fn switch_to_next(&mut self) {
         let old = std::mem::replace(&mut self.open, self.next.take());
         self.lines.clear();
         self.close(old);
@@ -233,7 +236,7 @@ impl Follow {
         };
         self.drain_open(ports, each)?;
         if begun {
-            self.turn();
+            self.switch_to_next();
             self.drain_open(ports, each)?;
         }
         Ok(())
@@ -244,13 +247,13 @@ impl Follow {
         let size = open.file.metadata()?.size();
         if size < open.offset {
             open.file.seek(SeekFrom::Start(0))?;
-            (open.offset, open.past) = (0, size);
+            (open.offset, open.old_until) = (0, size);
             self.lines.clear();
         }
         loop {
-            let is_past = open.offset < open.past;
+            let is_old = open.offset < open.old_until;
             let mut each = |record: Record<'_>| match record {
-                Record::Line(line) if is_past => each(Record::PastLine(line)),
+                Record::Line(line) if is_old => each(Record::OldLine(line)),
                 record => each(record),
             };
             match self.lines.read_from(&mut open.file, ports, &mut each)? {
@@ -282,7 +285,7 @@ pub(super) fn check(path: &Path) -> Result<Option<String>> {
     let follow = Follow::open(path)?;
     match follow.directory {
         None => Err(failed(path, io::Error::from_raw_os_error(libc::ENOENT))),
-        Some(_) if follow.missed => Ok(Some(format!("{path:?} does not exist yet; the daemon waits for it"))),
+        Some(_) if follow.missing_reported => Ok(Some(format!("{path:?} does not exist yet; the daemon waits for it"))),
         Some(_) => Ok(None),
     }
 }

@@ -18,8 +18,8 @@ pub(super) struct Intake {
     /// The clocks of this read; set when the first timestamp is compared.
     fresh: Option<Fresh>,
     /// Whether any line of the source may be older than the start, as on standard input.
-    has_past: bool,
-    past_reported: bool,
+    has_old_lines: bool,
+    old_reported: bool,
     untimed_reported: bool,
     incomplete: IncompleteLines,
 }
@@ -35,12 +35,12 @@ struct IncompleteLines {
 }
 
 impl Intake {
-    pub fn new(has_past: bool) -> Self {
+    pub fn new(has_old_lines: bool) -> Self {
         Self {
             start: StartTime::now(),
             fresh: None,
-            has_past,
-            past_reported: false,
+            has_old_lines,
+            old_reported: false,
             untimed_reported: false,
             incomplete: IncompleteLines::default(),
         }
@@ -64,13 +64,13 @@ impl Intake {
             return;
         };
         self.incomplete.others = 0;
-        let may_be_past = self.has_past || matches!(record, Record::PastLine(_));
+        let may_be_old = self.has_old_lines || matches!(record, Record::OldLine(_));
         let Self { fresh, start, .. } = self;
         let is_fresh = |line| fresh.get_or_insert_with(|| start.fresh()).contains(line);
-        match record.line().filter(|_| may_be_past).map(is_fresh) {
+        match record.line().filter(|_| may_be_old).map(is_fresh) {
             Some(Some(false)) => {
-                if !std::mem::replace(&mut self.past_reported, true) {
-                    each(LogEvent::Notice(Notice::Past));
+                if !std::mem::replace(&mut self.old_reported, true) {
+                    each(LogEvent::Notice(Notice::OldLines));
                 }
                 return;
             }

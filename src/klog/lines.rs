@@ -20,19 +20,19 @@ pub struct Lines {
     /// How many bytes of the buffer are filled, starting with the beginning of a line.
     filled: usize,
     /// Whether the buffer starts in the middle of a line that was too long.
-    beheaded: bool,
+    in_long_line: bool,
 }
 
 impl Lines {
     /// Returns an empty buffer.
     pub fn new() -> Self {
-        Self { buffer: vec![0; BUFFER].into(), filled: 0, beheaded: false }
+        Self { buffer: vec![0; BUFFER].into(), filled: 0, in_long_line: false }
     }
 
     /// Discards an incomplete line.
     pub fn clear(&mut self) {
         self.filled = 0;
-        self.beheaded = false;
+        self.in_long_line = false;
     }
 
     /// Reads once, and passes complete lines that may log a SYN to one of `ports` to `each`. Returns the number of
@@ -49,15 +49,15 @@ impl Lines {
         let Some(end) = search::last_byte(filled, b'\n') else {
             if self.filled == self.buffer.len() {
                 self.filled = 0;
-                self.beheaded = true;
+                self.in_long_line = true;
             }
             return Ok(read);
         };
         let (mut whole, rest) = filled.split_at(end + 1);
-        if self.beheaded {
+        if self.in_long_line {
             let first = search::first_byte(whole, b'\n').map_or(0, |at| at + 1);
             whole = whole.get(first..).unwrap_or_default();
-            self.beheaded = false;
+            self.in_long_line = false;
         }
         wanted(whole, ports, each);
         cut(whole, each);

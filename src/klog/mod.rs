@@ -9,8 +9,8 @@ pub mod kmsg;
 mod lines;
 mod nflog;
 mod notice;
-mod place;
 mod record;
+mod watched_path;
 
 pub use notice::Notice;
 pub use record::LogEvent;
@@ -52,8 +52,8 @@ impl Klog {
             Log::Nflog(group) => Source::Nflog(nflog::Nflog::open(group)?),
             Log::Auto | Log::Kmsg => Source::Kmsg(kmsg::Kmsg::open(Path::new(DEV_KMSG))?),
         };
-        let has_past = matches!(source, Source::Input(_));
-        Ok(Self { source, intake: Intake::new(has_past) })
+        let has_old_lines = matches!(source, Source::Input(_));
+        Ok(Self { source, intake: Intake::new(has_old_lines) })
     }
 
     /// Makes the directory of the log file the working directory, so that a rotated log can be reopened. Returns

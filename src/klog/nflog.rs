@@ -83,13 +83,13 @@ impl Nflog {
 
     pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         for _ in 0..SHARE {
-            let told = match self.socket.receive_now(&mut *self.buffer) {
-                Ok(told) => told,
+            let datagram = match self.socket.receive_now(&mut *self.buffer) {
+                Ok(datagram) => datagram,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Some(Notice::Overrun)),
                 Err(cause) => return Err(Error::system("read from NFLOG", cause)),
             };
-            for packet in netlink::messages(told).filter_map(|message| packet(&message)) {
+            for packet in netlink::messages(datagram).filter_map(|message| packet(&message)) {
                 if tcp_destination(packet).is_some_and(|port| ports.contains(port)) {
                     each(Record::Packet(packet));
                 }

@@ -19,7 +19,7 @@ pub enum Notice {
     /// Lines have no readable timestamp.
     Untimed,
     /// SYNs from before the daemon's start were ignored.
-    Past,
+    OldLines,
     /// Several lines about SYNs were incomplete.
     Incomplete(Incomplete),
 }
@@ -28,7 +28,7 @@ impl Notice {
     /// Returns advice, if there is any.
     pub fn advice(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Past | Self::Untimed => "pipe only new lines: journalctl -kf -n 0",
+            Self::OldLines | Self::Untimed => "pipe only new lines: journalctl -kf -n 0",
             Self::Incomplete(Incomplete::Cut) => {
                 "the program that writes the log truncates long lines: use another, or set log = kmsg or nflog:5 in the config"
             }
@@ -51,7 +51,7 @@ impl fmt::Display for Notice {
             Self::Untimed => {
                 "log lines have no readable timestamp: a knock from before the daemon's start would open its port"
             }
-            Self::Past => "ignoring SYNs to knock ports that were logged before the daemon started",
+            Self::OldLines => "ignoring SYNs to knock ports that were logged before the daemon started",
             Self::Incomplete(Incomplete::Cut) => "lines about TCP packets are truncated: knocks are missed",
             Self::Incomplete(Incomplete::NoSequence) => {
                 "SYNs to knock ports are logged without sequence numbers: knocks are missed"

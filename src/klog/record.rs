@@ -9,7 +9,7 @@ pub(super) enum Record<'a> {
     /// A line of text.
     Line(&'a [u8]),
     /// A line of text that was in the file when it was first read.
-    PastLine(&'a [u8]),
+    OldLine(&'a [u8]),
     /// The packet's bytes, from the IP header on.
     Packet(&'a [u8]),
 }
@@ -18,7 +18,7 @@ impl Record<'_> {
     /// Returns the logged SYN, if the packet is one.
     pub(super) fn entry(&self) -> Option<Entry> {
         match self {
-            Record::Line(line) | Record::PastLine(line) => Entry::parse(line),
+            Record::Line(line) | Record::OldLine(line) => Entry::parse(line),
             Record::Packet(packet) => syn::entry(packet),
         }
     }
@@ -26,7 +26,7 @@ impl Record<'_> {
     /// Returns the line, if the record is one.
     pub(super) fn line(&self) -> Option<&[u8]> {
         match self {
-            Record::Line(line) | Record::PastLine(line) => Some(line),
+            Record::Line(line) | Record::OldLine(line) => Some(line),
             Record::Packet(_) => None,
         }
     }

@@ -96,7 +96,7 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Opt
     if trial == "failed" {
         let why = "the trial has failed: no knock has opened a port, and the guard was lifted";
         diagnosis.wrong("rules", &Error::refused(why).advise(TRY_AGAIN));
-    } else if backend.stands(rules) {
+    } else if backend.has_rules(rules) {
         diagnosis.ok("rules", "the guard and the log rule are in place");
     } else {
         let why = "the guard and the log rule are not in place as the configuration has them";

@@ -136,7 +136,7 @@ impl Supervisor<'_> {
                 }
             }
             // Rules come first.
-            let must_check = rule_change && self.installed.saw_change(&self.setup.watch) || self.installed.is_gone();
+            let must_check = rule_change && self.installed.saw_change(&self.setup.watch) || self.installed.must_retry();
             if must_check && self.repair() && !self.installed.opener_survives_repair() {
                 self.restart_children();
             }
@@ -145,7 +145,7 @@ impl Supervisor<'_> {
             }
             self.trial_unapplied |= self.trial.expire(Instant::now());
             // Rules that must be made again come first.
-            if self.trial_unapplied && !self.installed.is_gone() {
+            if self.trial_unapplied && !self.installed.must_retry() {
                 self.apply_trial_result();
             }
             match if signal { signals.next().map_err(waiting)? } else { None } {
@@ -161,7 +161,7 @@ impl Supervisor<'_> {
     fn timeout(&self) -> Option<Duration> {
         let start = self.children.is_none().then(|| self.pause.left(Instant::now()));
         let trial = self.trial.left(Instant::now());
-        start.into_iter().chain(self.installed.is_gone().then_some(RETRY_RULES)).chain(trial).min()
+        start.into_iter().chain(self.installed.must_retry().then_some(RETRY_RULES)).chain(trial).min()
     }
 
     /// Handles a message from the opener: both children are ready, or the opener has exited.
@@ -248,11 +248,11 @@ impl Supervisor<'_> {
 
     /// Makes the rules again if they have changed. Returns whether they had.
     fn repair(&mut self) -> bool {
-        if self.installed.stands() {
+        if self.installed.is_intact() {
             return false;
         }
         self.make_rules(InstalledRules::restore);
-        if !self.installed.is_gone() && self.repair_logged.is_none_or(|last| last.elapsed() > pause::CALM) {
+        if !self.installed.must_retry() && self.repair_logged.is_none_or(|last| last.elapsed() > pause::CALM) {
             say::warn("another program changed our firewall rules; restored them");
             self.repair_logged = Some(Instant::now());
         }
@@ -261,7 +261,7 @@ impl Supervisor<'_> {
 
     /// Makes the rules, by `InstalledRules::make` or `InstalledRules::restore`. A failure is logged, and retried soon.
     fn make_rules(&mut self, make: MakeRules) {
-        let (logged, owned) = (self.installed.is_gone(), self.installed.owner().is_some());
+        let (logged, owned) = (self.installed.must_retry(), self.installed.owner().is_some());
         self.setup.rules.end_of_guard = self.trial.end_of_guard();
         let Self { children, pause, .. } = self;
         // Stop the opener first, because it shares the socket and would read this process's replies.
@@ -280,7 +280,7 @@ impl Supervisor<'_> {
     /// Makes the rules for the trial's result.
     fn apply_trial_result(&mut self) {
         self.make_rules(InstalledRules::make);
-        if !self.installed.is_gone() {
+        if !self.installed.must_retry() {
             self.trial_unapplied = false;
             self.trial.announce(self.directory);
             // After a reload the configuration has yet to work.

@@ -23,7 +23,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     // Converts from time since boot to time since 1970.
     let time = |since_boot: u64| (now + since_boot).saturating_sub(uptime);
     let changed = checksum(text.as_bytes()) != status.config || profile::changed_since(&profiles, time(status.loaded));
-    let standing = firewall::standing_openings(&config.guard);
+    let live = firewall::live_openings(&config.guard);
     let log = klog::resolve(&config.log).unwrap_or(config.log);
     let daemon = [
         Value::Flag(running, true),
@@ -32,7 +32,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
         Value::Flag(running && status.is_replaced(), false),
         Value::Flag(running && changed, false),
         Value::Text(klog::describe(&log)),
-        standing.as_ref().map_or(Value::Nothing, |(name, _)| Value::Text((*name).into())),
+        live.as_ref().map_or(Value::Nothing, |(name, _)| Value::Text((*name).into())),
         Value::Ports(Some(config.guard)),
         Value::Text(sandbox::describe()),
     ];
@@ -51,7 +51,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     };
     add_of_server(&profiles, &from, output)?;
     let mut openings = Vec::new();
-    for opening in standing.map_or(Vec::new(), |(_, openings)| openings) {
+    for opening in live.map_or(Vec::new(), |(_, openings)| openings) {
         // iptables' lists have no timestamps, so use those of the last knocks in the daemon's record.
         let knock = status.knocks.iter().find(|knock| (knock.source, knock.port) == (opening.source, opening.port));
         let expires = knock.map_or(0, |knock| knock.time + u64::from(config.delay));

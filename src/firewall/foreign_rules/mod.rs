@@ -42,11 +42,11 @@ pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Po
     let chains = chains(listings, own);
     let all = || chains.iter().flat_map(|chain| chain.rules.iter().map(move |&rule| (chain, rule)));
     let change = all().find(|(_, rule)| mark::changed(&words(rule)) & rules.mark != 0);
-    let look = Look { chains: &chains, rules, change };
+    let analysis = Analysis { chains: &chains, rules, change };
     // Without ports, use one that no rule names.
     let ports = ports.iter().chain(ports.is_empty().then_some(0));
-    let ports: Ports = ports.filter(|&port| !all().any(|(_, rule)| look.redirects(rule, port))).collect();
-    let heard: Ports = ports.iter().chain(rules.knock_ports.iter()).collect();
+    let ports: Ports = ports.filter(|&port| !all().any(|(_, rule)| analysis.redirects(rule, port))).collect();
+    let with_knock_ports: Ports = ports.iter().chain(rules.knock_ports.iter()).collect();
     let mut found: Vec<Finding> = Vec::new();
     for (chain, rule) in all().filter(|(_, rule)| is_of_0_8(&words(rule))) {
         found.push(Finding {
@@ -58,11 +58,11 @@ pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Po
         let Some(base) = &chain.base else { continue };
         match base.hook.as_str() {
             "ingress" | "prerouting" if base.before => {
-                look.at(chain, Harm::DropsKnocks, &heard, &mut found);
-                look.at(chain, Harm::Untracks, &ports, &mut found);
+                analysis.add_findings(chain, Harm::DropsKnocks, &with_knock_ports, &mut found);
+                analysis.add_findings(chain, Harm::Untracks, &ports, &mut found);
             }
-            "output" => look.at(chain, Harm::Untracks, &ports, &mut found),
-            "prerouting" | "input" => look.at(chain, Harm::Drops, &ports, &mut found),
+            "output" => analysis.add_findings(chain, Harm::Untracks, &ports, &mut found),
+            "prerouting" | "input" => analysis.add_findings(chain, Harm::Drops, &ports, &mut found),
             _ => {}
         }
     }
@@ -76,14 +76,14 @@ fn is_of_0_8(words: &[&str]) -> bool {
 }
 
 /// The rules of other programs, and our own settings.
-struct Look<'a> {
+struct Analysis<'a> {
     chains: &'a [Chain<'a>],
     rules: &'a Rules,
     /// A rule that changes the mark.
     change: Option<Place<'a>>,
 }
 
-impl<'a> Look<'a> {
+impl<'a> Analysis<'a> {
     fn syn(&self, port: u16, answer: bool, marked: bool) -> Syn<'a> {
         Syn { port, answer, bit: self.rules.mark, marked, interfaces: &self.rules.interfaces }
     }
@@ -96,12 +96,12 @@ impl<'a> Look<'a> {
     }
 
     /// Adds a finding for each rule by which the base chain `chain` harms packets to `ports`.
-    fn at(&self, chain: &'a Chain<'a>, harm: Harm, ports: &Ports, found: &mut Vec<Finding>) {
+    fn add_findings(&self, chain: &'a Chain<'a>, harm: Harm, ports: &Ports, found: &mut Vec<Finding>) {
         let answer = chain.base.as_ref().is_some_and(|base| base.hook == "output");
         let change = self.change.filter(|_| harm == Harm::Drops);
         let mut stopped: Vec<(Place<'_>, bool, Vec<u16>)> = Vec::new();
         for port in ports.iter() {
-            let stop = |marked| Some((self.stop(chain, &self.syn(port, answer, marked), harm)?, marked));
+            let stop = |marked| Some((self.stopping_rule(chain, &self.syn(port, answer, marked), harm)?, marked));
             let found = stop(harm == Harm::Drops).or_else(|| change.and_then(|_| stop(false)));
             let Some((place, marked)) = found else { continue };
             match stopped.iter_mut().find(|(same, with, _)| (*same, *with) == (place, marked)) {
@@ -149,18 +149,18 @@ impl<'a> Look<'a> {
     }
 
     /// Returns the rule by which the base chain `chain` stops the SYN.
-    fn stop(&self, chain: &'a Chain<'a>, syn: &Syn<'_>, harm: Harm) -> Option<Place<'a>> {
+    fn stopping_rule(&self, chain: &'a Chain<'a>, syn: &Syn<'_>, harm: Harm) -> Option<Place<'a>> {
         match self.walk(chain, syn, harm, 0) {
-            End::Stopped(place) => Some(place),
-            End::Accepted { .. } => None,
-            End::Left => {
+            ChainExit::Stopped(place) => Some(place),
+            ChainExit::Accepted { .. } => None,
+            ChainExit::Left => {
                 chain.base.as_ref().filter(|base| base.drops && harm != Harm::Untracks).map(|_| (chain, POLICY))
             }
         }
     }
 
     /// Follows the SYN through a chain.
-    fn walk(&self, chain: &'a Chain<'a>, syn: &Syn<'_>, harm: Harm, depth: usize) -> End<'a> {
+    fn walk(&self, chain: &'a Chain<'a>, syn: &Syn<'_>, harm: Harm, depth: usize) -> ChainExit<'a> {
         for rule in &chain.rules {
             let words = words(rule);
             let Some(fit) = fit(&words, syn).filter(|_| !is_of_0_8(&words)) else { continue };
@@ -168,34 +168,34 @@ impl<'a> Look<'a> {
             let certain = fit.certain && verdicts.len() == 1;
             for verdict in verdicts {
                 let end = match verdict {
-                    Verdict::Accept => End::Accepted { named: fit.named },
-                    Verdict::Drop if harm == Harm::Untracks => End::Accepted { named: false },
-                    Verdict::Drop => End::Stopped((chain, rule)),
-                    Verdict::Untrack if harm == Harm::Untracks => End::Stopped((chain, rule)),
+                    Verdict::Accept => ChainExit::Accepted { named: fit.named },
+                    Verdict::Drop if harm == Harm::Untracks => ChainExit::Accepted { named: false },
+                    Verdict::Drop => ChainExit::Stopped((chain, rule)),
+                    Verdict::Untrack if harm == Harm::Untracks => ChainExit::Stopped((chain, rule)),
                     Verdict::Untrack => continue,
-                    Verdict::Return => End::Left,
+                    Verdict::Return => ChainExit::Left,
                     Verdict::Jump(name) | Verdict::Goto(name) => {
                         let mut chains = self.chains.iter().filter(|other| other.table == chain.table);
                         let Some(next) = chains.find(|other| other.name == name).filter(|_| depth < DEPTH) else {
                             continue;
                         };
                         match self.walk(next, syn, harm, depth + 1) {
-                            End::Left if matches!(verdict, Verdict::Jump(_)) => continue,
+                            ChainExit::Left if matches!(verdict, Verdict::Jump(_)) => continue,
                             end => end,
                         }
                     }
                 };
-                if certain || matches!(end, End::Accepted { named: true }) {
+                if certain || matches!(end, ChainExit::Accepted { named: true }) {
                     return end;
                 }
             }
         }
-        End::Left
+        ChainExit::Left
     }
 }
 
 /// How a SYN leaves a chain.
-enum End<'a> {
+enum ChainExit<'a> {
     /// No rule decided.
     Left,
     Stopped(Place<'a>),

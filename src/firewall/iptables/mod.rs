@@ -7,7 +7,7 @@
 mod openings;
 mod ruleset;
 
-pub(super) use openings::{ListWriter, standing};
+pub(super) use openings::{ListWriter, live_openings};
 
 use super::rules::Rules;
 use crate::error::{Error, Result};
@@ -59,13 +59,13 @@ impl Chains {
     }
 
     /// Returns whether our chains are as they were made, and the jumps to them come first.
-    pub(in crate::firewall) fn stands(&self) -> bool {
+    pub(in crate::firewall) fn is_intact(&self) -> bool {
         versions().iter().zip(&self.0).all(|(&version, made)| list(version).is_ok_and(|listed| own(&listed) == *made))
     }
 }
 
 /// Returns whether chains like ours exist: with as many rules, and with the jumps to them first.
-pub(super) fn stands(rules: &Rules) -> bool {
+pub(super) fn has_rules(rules: &Rules) -> bool {
     versions().iter().all(|&version| {
         let listed = list(version).unwrap_or_default();
         own(&listed).lines().count() == lines_in(&script(version, rules, ""))

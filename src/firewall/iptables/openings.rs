@@ -2,7 +2,7 @@
 
 use super::ruleset::{IpVersion, versions};
 use crate::error::{Error, Result};
-use crate::firewall::rules::{Admission, Opening, StandingOpening};
+use crate::firewall::rules::{Admission, LiveOpening, Opening};
 use crate::ports::Ports;
 use crate::sys::process;
 use std::fs::{self, File};
@@ -45,7 +45,7 @@ impl ListWriter {
     }
 
     /// Returns whether the address is still in the port's list. A connection that uses the opening removes it.
-    pub(in crate::firewall) fn is_left(&self, opening: &Opening) -> io::Result<bool> {
+    pub(in crate::firewall) fn is_listed(&self, opening: &Opening) -> io::Result<bool> {
         let Some(mut file) = self.list(opening) else { return Ok(false) };
         file.seek(SeekFrom::Start(0))?;
         let mut list = Vec::with_capacity(1 << 14);
@@ -75,12 +75,12 @@ fn port_path(version: IpVersion, port: u16) -> PathBuf {
 
 /// Returns the addresses in the lists of the ports in `guard`. The kernel keeps an address in the list after its time
 /// is up.
-pub(in crate::firewall) fn standing(guard: &Ports) -> Vec<StandingOpening> {
+pub(in crate::firewall) fn live_openings(guard: &Ports) -> Vec<LiveOpening> {
     let mut found = Vec::new();
     for port in guard.iter() {
         for &version in versions() {
             let list = fs::read_to_string(port_path(version, port)).unwrap_or_default();
-            found.extend(addresses(&list).map(|source| StandingOpening { source, port, left: None }));
+            found.extend(addresses(&list).map(|source| LiveOpening { source, port, left: None }));
         }
     }
     found

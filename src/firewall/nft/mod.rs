@@ -8,7 +8,7 @@ mod contents;
 mod openings;
 mod ruleset;
 
-pub(super) use openings::{SetWriter, standing};
+pub(super) use openings::{SetWriter, live_openings};
 pub(super) use ruleset::TABLE;
 
 use super::rules::{Rules, Turnstile};
@@ -78,7 +78,7 @@ impl Table {
         // An opener that has ended may have left answers unread.
         self.socket.discard();
         for _ in 0..ATTEMPTS {
-            if self.contents.renew().commit(&self.socket).is_ok() && self.stands() {
+            if self.contents.renew().commit(&self.socket).is_ok() && self.is_intact() {
                 return Ok(());
             }
             // It was left by another version, changed by another program, or is not owned by this process yet.
@@ -90,7 +90,7 @@ impl Table {
                 let _ = self.contents.refill(&self.socket);
             }
             replaced.map_err(failed)?;
-            if self.stands() {
+            if self.is_intact() {
                 return Ok(());
             }
         }
@@ -103,8 +103,8 @@ impl Table {
     }
 
     /// Returns whether the table in the kernel is as it was made.
-    pub(in crate::firewall) fn stands(&self) -> bool {
-        Contents::read(TABLE).is_ok_and(|standing| standing == self.contents)
+    pub(in crate::firewall) fn is_intact(&self) -> bool {
+        Contents::read(TABLE).is_ok_and(|current| current == self.contents)
     }
 
     /// Makes the table without an owner the next time, because the daemon ends: nft up to 1.0.6 lists a table that has
@@ -148,9 +148,9 @@ fn translate(rules: &Rules, turnstile: Turnstile, owned: bool) -> Result<Content
 }
 
 /// Returns whether a table like ours exists: with as many rules, for the same ports.
-pub(super) fn stands(rules: &Rules, turnstile: Turnstile) -> bool {
-    let standing = Contents::read(TABLE).ok().filter(|standing| standing.flags & NFT_TABLE_F_DORMANT == 0);
-    standing.is_some_and(|standing| standing.rules == rules_in(&draft(rules, turnstile, 0)))
+pub(super) fn has_rules(rules: &Rules, turnstile: Turnstile) -> bool {
+    let current = Contents::read(TABLE).ok().filter(|current| current.flags & NFT_TABLE_F_DORMANT == 0);
+    current.is_some_and(|current| current.rules == rules_in(&draft(rules, turnstile, 0)))
         && openings::ports("knock_ports\0").is_ok_and(|ports| ports == rules.knock_ports)
         && openings::ports("guarded\0").is_ok_and(|ports| ports == rules.guard)
 }

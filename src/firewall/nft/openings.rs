@@ -3,7 +3,7 @@
 use super::contents::{self, elements_of};
 use super::ruleset::TABLE;
 use crate::error::{Error, Result};
-use crate::firewall::rules::{Admission, Opening, StandingOpening};
+use crate::firewall::rules::{Admission, LiveOpening, Opening};
 use crate::ports::Ports;
 use crate::sys::netlink::{Socket, Writer, attribute};
 use crate::sys::nf_tables::*;
@@ -67,9 +67,9 @@ impl SetWriter {
 }
 
 /// Returns the openings in the table; an error if there is no table.
-pub(in crate::firewall) fn standing() -> io::Result<Vec<StandingOpening>> {
+pub(in crate::firewall) fn live_openings() -> io::Result<Vec<LiveOpening>> {
     let elements = [elements("open4\0")?, elements("open6\0")?].concat();
-    Ok(elements.iter().filter_map(|element| standing_opening(element)).collect())
+    Ok(elements.iter().filter_map(|element| live_opening(element)).collect())
 }
 
 /// Returns the ports in a set of ports.
@@ -87,7 +87,7 @@ fn key(element: &[u8]) -> &[u8] {
     attribute(attribute(element, NFTA_SET_ELEM_KEY), NFTA_DATA_VALUE)
 }
 
-fn standing_opening(element: &[u8]) -> Option<StandingOpening> {
+fn live_opening(element: &[u8]) -> Option<LiveOpening> {
     let key = key(element);
     let (address, port) = key.split_at_checked(key.len().checked_sub(4)?)?;
     let source = match <[u8; 4]>::try_from(address) {
@@ -95,7 +95,7 @@ fn standing_opening(element: &[u8]) -> Option<StandingOpening> {
         Err(_) => <[u8; 16]>::try_from(address).ok()?.into(),
     };
     let left = attribute(element, NFTA_SET_ELEM_EXPIRATION).first_chunk().map(|left| u64::from_be_bytes(*left) / 1000);
-    Some(StandingOpening { source, port: u16::from_be_bytes(*port.first_chunk()?), left })
+    Some(LiveOpening { source, port: u16::from_be_bytes(*port.first_chunk()?), left })
 }
 
 fn is(outcome: &io::Result<()>, number: i32) -> bool {

@@ -36,7 +36,7 @@ type Form = [&'static str; 3];
 
 /// The table as it could be made by hand. Ours is copied from [`DRAFT`].
 #[cfg(test)]
-const IN_FORCE: Form = [TABLE, "1/day", ""];
+const HANDMADE: Form = [TABLE, "1/day", ""];
 /// The table that nft makes and we copy.
 pub(super) const DRAFT: &str = "knockknock-draft";
 /// The table that nft only checks.
@@ -45,11 +45,11 @@ const CHECK: &str = "knockknock-check";
 /// The transaction that makes the draft, where there may be one. `seed` is that of the hash that sources are
 /// counted by.
 pub(super) fn draft(rules: &Rules, turnstile: Turnstile, seed: u32) -> String {
-    anew(DRAFT, &filled(TEMPLATE, [DRAFT, "1/day", "flags dormant"], rules, turnstile, seed))
+    replacing(DRAFT, &filled(TEMPLATE, [DRAFT, "1/day", "flags dormant"], rules, turnstile, seed))
 }
 
 /// Replaces a table of that name, if there is one.
-fn anew(table: &str, text: &str) -> String {
+fn replacing(table: &str, text: &str) -> String {
     format!("add table inet {table}\ndelete table inet {table}\n{text}")
 }
 
@@ -111,7 +111,7 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
 /// program left.
 pub(super) fn checks(rules: &Rules, turnstile: Turnstile) -> [String; 2] {
     ["1/day", "18446744073709551615/second"]
-        .map(|limit| anew(CHECK, &filled(TEMPLATE, [CHECK, limit, ""], rules, turnstile, 0)))
+        .map(|limit| replacing(CHECK, &filled(TEMPLATE, [CHECK, limit, ""], rules, turnstile, 0)))
 }
 
 #[cfg(test)]
@@ -135,7 +135,7 @@ mod tests {
             ("interfaces", on_two_interfaces(), Turnstile::AtAck),
             ("unguarded", unguarded(), Turnstile::AtAck),
         ] {
-            let made = |template| filled(template, IN_FORCE, &rules, turnstile, 0x1234_5678);
+            let made = |template| filled(template, HANDMADE, &rules, turnstile, 0x1234_5678);
             assert_golden(&format!("{name}.nft"), &made(COMMENTED), &made(TEMPLATE));
         }
     }

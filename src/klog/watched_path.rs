@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// The resolved path of a file, with watches on it.
-pub(super) struct Place {
+pub(super) struct WatchedPath {
     /// The names whose change matters, each with the watch on its directory. An empty name is the directory itself.
     names: Vec<(Watch, OsString)>,
     /// The file's path with links resolved.
@@ -21,26 +21,26 @@ pub(super) struct Place {
     mounts: Option<(File, String)>,
 }
 
-impl Place {
+impl WatchedPath {
     /// Resolves `path`, which need not exist, and watches it for changes.
     pub fn find(path: &Path, inotify: &Inotify) -> io::Result<Self> {
-        let mut place = Self { names: Vec::new(), path: resolve(path)?, mounts: None };
-        for part in path.ancestors().chain(place.path.ancestors()) {
+        let mut watched = Self { names: Vec::new(), path: resolve(path)?, mounts: None };
+        for part in path.ancestors().chain(watched.path.ancestors()) {
             let Some((directory, name)) = part.parent().zip(part.file_name()) else { continue };
-            let is_own = Some(part) == place.path.parent();
+            let is_own = Some(part) == watched.path.parent();
             // Watch names only if one can change the path; other names may come and go all the time.
             if directory.is_dir() && (is_own || part.is_symlink() || !part.exists()) {
-                place.names.push((inotify.watch(directory, inotify::NAMES)?, name.into()));
+                watched.names.push((inotify.watch(directory, inotify::NAMES)?, name.into()));
             }
             if part.is_dir() {
-                place.names.push((inotify.watch(part, inotify::ITSELF)?, OsString::new()));
+                watched.names.push((inotify.watch(part, inotify::ITSELF)?, OsString::new()));
             }
         }
         if let Ok(mut file) = File::open(MOUNTS) {
-            let mounted = mounted_on(&mut file, &place.path)?;
-            place.mounts = Some((file, mounted));
+            let mounted = mounted_on(&mut file, &watched.path)?;
+            watched.mounts = Some((file, mounted));
         }
-        Ok(place)
+        Ok(watched)
     }
 
     /// Returns the file's directory and name, with links resolved.
@@ -49,8 +49,8 @@ impl Place {
     }
 
     /// Returns whether a change of `name` in the directory with this watch changes the path.
-    pub fn is_on_way(&self, directory: Watch, name: &OsStr) -> bool {
-        self.names.iter().any(|(watch, on_way)| *watch == directory && on_way == name)
+    pub fn affects_path(&self, directory: Watch, name: &OsStr) -> bool {
+        self.names.iter().any(|(watch, changing)| *watch == directory && changing == name)
     }
 
     /// Returns the list of mounts; poll reports changes to it.
@@ -87,11 +87,11 @@ fn mounted_on(mounts: &mut File, path: &Path) -> io::Result<String> {
     let mut text = String::new();
     mounts.seek(SeekFrom::Start(0))?;
     mounts.read_to_string(&mut text)?;
-    Ok(on_the_way(&text, path))
+    Ok(mount_ids(&text, path))
 }
 
 /// Finds them in the text of proc_pid_mountinfo(5): `36 35 98:0 / /var/log rw,noatime …`.
-fn on_the_way(mounts: &str, path: &Path) -> String {
+fn mount_ids(mounts: &str, path: &Path) -> String {
     let numbers = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ');
         let (number, point) = (words.next()?, words.nth(3)?);
@@ -109,10 +109,10 @@ mod tests {
         let mounts = "22 1 0:20 / / rw - ext4 /dev/sda rw\n23 22 0:21 / /proc rw - proc proc rw\n\
             30 22 0:22 / /var rw - tmpfs tmpfs rw\n31 30 0:22 / /var/lo rw - tmpfs tmpfs rw\n\
             36 30 0:23 / /var/log rw - tmpfs tmpfs rw\n37 36 0:23 /k /var/log/kern.log rw - tmpfs tmpfs rw\n";
-        assert_eq!(on_the_way(mounts, Path::new("/var/log/kern.log")), "22 30 36 37");
-        assert_eq!(on_the_way(mounts, Path::new("/var/log")), "22 30 36");
-        assert_eq!(on_the_way("", Path::new("/var/log")), "");
-        assert_eq!(on_the_way("damaged\n\n1 2 3", Path::new("/var/log")), "");
+        assert_eq!(mount_ids(mounts, Path::new("/var/log/kern.log")), "22 30 36 37");
+        assert_eq!(mount_ids(mounts, Path::new("/var/log")), "22 30 36");
+        assert_eq!(mount_ids("", Path::new("/var/log")), "");
+        assert_eq!(mount_ids("damaged\n\n1 2 3", Path::new("/var/log")), "");
     }
 
     #[test]
