@@ -93,7 +93,7 @@ impl Config {
     }
 
     /// Parses the text of `DIR/config`. Keys that are missing have their defaults. Also returns warnings.
-    pub fn of(directory: &Path, text: &str) -> Result<(Self, Vec<String>)> {
+    pub fn from_text(directory: &Path, text: &str) -> Result<(Self, Vec<String>)> {
         Self::parse(text).map_err(|(line, why)| {
             let path = directory.join("config");
             Error::content(&path, line, why).advise("see knockknock.conf(5) for the keys and their values")
@@ -179,7 +179,7 @@ fn mark(value: &str) -> Option<u32> {
 
 /// Returns the config's `guard`, if it is not empty: the default ports of a new profile.
 pub fn guard(directory: &Path) -> Result<Option<Ports>> {
-    let (config, _) = Config::of(directory, &Config::read(directory)?)?;
+    let (config, _) = Config::from_text(directory, &Config::read(directory)?)?;
     Ok(Some(config.guard).filter(|guard| !guard.is_empty()))
 }
 

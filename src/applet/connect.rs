@@ -95,7 +95,7 @@ where
     let pipe = Pipe::blocking()?;
     let mut buffer = if spliced { Vec::new() } else { vec![0; BUFFER] };
     loop {
-        let held = patiently(
+        let held = retry_until_ready(
             || match spliced.then(|| pipe.fill(from)) {
                 None => (&*from).read(&mut buffer),
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => pipe.fill_by_reading(from),
@@ -108,7 +108,7 @@ where
         }
         let mut moved = 0;
         while moved < held {
-            moved += patiently(
+            moved += retry_until_ready(
                 || match buffer.get(moved..held) {
                     Some(rest) => (&*to).write(rest),
                     None => pipe.drain(to, held - moved),
@@ -121,7 +121,10 @@ where
 
 /// Repeats `attempt` while it is interrupted or would block: another process that shares the descriptor may have made
 /// it non-blocking.
-fn patiently(mut attempt: impl FnMut() -> io::Result<usize>, wait: impl Fn() -> io::Result<()>) -> io::Result<usize> {
+fn retry_until_ready(
+    mut attempt: impl FnMut() -> io::Result<usize>,
+    wait: impl Fn() -> io::Result<()>,
+) -> io::Result<usize> {
     loop {
         match attempt() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait()?,

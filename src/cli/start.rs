@@ -394,7 +394,7 @@ fn by_supervisor(arguments: &Arguments, run: impl FnOnce(u32, LogTarget, &OsStr)
 }
 
 fn client_home(arguments: &Arguments, given: Option<Directory>) -> Result<ProfileHome> {
-    ProfileHome::of_caller(given.and(arguments.directory.as_deref()))
+    ProfileHome::for_caller(given.and(arguments.directory.as_deref()))
 }
 
 fn server_directory(arguments: &Arguments, given: Option<Directory>) -> &Path {

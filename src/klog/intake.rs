@@ -56,7 +56,7 @@ impl Intake {
         let Some(entry) = record.entry() else {
             let incomplete = record.line().and_then(|line| {
                 let ours = entry::knock_port(line).is_none_or(|port| ports.contains(port));
-                Incomplete::of(line).filter(|_| ours)
+                Incomplete::find(line).filter(|_| ours)
             });
             if let Some(notice) = incomplete.and_then(|why| self.incomplete.count(why, Instant::now())) {
                 each(LogEvent::Notice(notice));

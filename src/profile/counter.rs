@@ -1,6 +1,6 @@
 //! The durable counter of a profile: a value is stored as used before a packet is sent or a port is opened with it.
 
-use super::ownership::{failed, private};
+use super::ownership::{check_private, failed};
 use crate::error::{Error, Result};
 use crate::sys;
 use std::fs::File;
@@ -35,7 +35,7 @@ impl Counter {
                 .advise("a counter must be a file, not a link: make a new profile on both sides"),
             _ => failed("open", path, cause),
         })?;
-        private(&file, path)?;
+        check_private(&file, path)?;
         let mut counter = Self { file, path: path.into(), next: 0 };
         counter.next = counter.read()?;
         Ok(counter)

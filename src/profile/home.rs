@@ -1,7 +1,7 @@
 //! A client's profiles: their owner, their directory, and the profile for a host. All programs that knock use this
 //! module.
 
-use super::set::{Found, Listing, find, list, spelled_alike};
+use super::set::{Found, Listing, find, is_same_host, list};
 use crate::error::{Error, Result};
 use crate::sys::privilege::{self, Account, User};
 use std::env;
@@ -17,29 +17,29 @@ pub struct ProfileHome {
     /// The directory of the profiles.
     pub directory: PathBuf,
     /// The profiles in root's home if the program was started with sudo; version 0.8 read those.
-    left_with_root: Vec<Found>,
+    root_profiles: Vec<Found>,
 }
 
 impl ProfileHome {
     /// Finds the profiles of the user who typed the command: in `directory`, or in the user's home.
-    pub fn of_caller(directory: Option<&Path>) -> Result<Self> {
+    pub fn for_caller(directory: Option<&Path>) -> Result<Self> {
         let user = caller()?;
         let directory = match (directory, user) {
             (Some(directory), _) => return Ok(Self::at(user, directory.into())),
-            (None, Some(user)) => home(Account::of(user.uid), &format!("user {}", user.uid))?,
+            (None, Some(user)) => home(Account::with_uid(user.uid), &format!("user {}", user.uid))?,
             (None, None) => own_home()?,
         };
         let mut found = Self::at(user, directory);
         // A set-uid program must not reveal which profiles root has.
         if found.user.is_some() && privilege::real_uid() == 0 {
-            let of_root = Account::of(0).map_or("/root".into(), |root| root.home).join(NAME);
-            found.left_with_root = list(&of_root).map_or_else(|_| Vec::new(), |listing| listing.profiles);
+            let of_root = Account::with_uid(0).map_or("/root".into(), |root| root.home).join(NAME);
+            found.root_profiles = list(&of_root).map_or_else(|_| Vec::new(), |listing| listing.profiles);
         }
         Ok(found)
     }
 
     /// Finds the profiles of the user called `name`: in `directory`, or in the user's home.
-    pub fn of_user(name: &str, directory: Option<&Path>) -> Result<Self> {
+    pub fn for_user(name: &str, directory: Option<&Path>) -> Result<Self> {
         let account = Account::named(name).ok_or_else(|| Error::usage(format!("there is no user {name:?}")))?;
         let user = Some(account.user);
         let at_home = || home(Some(account), &format!("user {name:?}"));
@@ -47,7 +47,7 @@ impl ProfileHome {
     }
 
     fn at(user: Option<User>, directory: PathBuf) -> Self {
-        Self { user, directory, left_with_root: Vec::new() }
+        Self { user, directory, root_profiles: Vec::new() }
     }
 
     /// Returns the profile for `host`, or `None` if there is none. It is an error if the directory cannot be read, if
@@ -57,9 +57,9 @@ impl ProfileHome {
             return Ok(Some(found));
         }
         check_spelling(host)?;
-        match self.left_with_root.iter().find(|found| spelled_alike(&found.name, host)) {
+        match self.root_profiles.iter().find(|found| is_same_host(&found.name, host)) {
             Some(found) => {
-                Err(self.not_moved(&found.path, &format!("no profile for {host:?} in {:?}", self.directory)))
+                Err(self.root_has_it(&found.path, &format!("no profile for {host:?} in {:?}", self.directory)))
             }
             None => Ok(None),
         }
@@ -69,7 +69,7 @@ impl ProfileHome {
     pub fn missing(&self, host: &str) -> Error {
         let error = Error::refused(format!("no profile for {host:?} in {:?}", self.directory));
         let disabled = list(&self.directory).unwrap_or_default().disabled;
-        if let Some(found) = disabled.into_iter().find(|found| spelled_alike(found.enabled_name(), host)) {
+        if let Some(found) = disabled.into_iter().find(|found| is_same_host(found.enabled_name(), host)) {
             let enabled = self.directory.join(found.enabled_name());
             return error.advise(format!("it is disabled by its name; to enable it: mv {:?} {enabled:?}", found.path));
         }
@@ -88,15 +88,15 @@ impl ProfileHome {
         }
         remarks.extend(disabled.iter().map(|found| format!("profile {:?} is disabled by its name", found.name)));
         remarks.extend(left_out.iter().map(|(found, error)| format!("profile {:?} is ignored: {error}", found.name)));
-        let forgotten = self.left_with_root.iter().filter(|found| profiles.iter().all(|own| own.name != found.name));
+        let forgotten = self.root_profiles.iter().filter(|found| profiles.iter().all(|own| own.name != found.name));
         remarks.extend(forgotten.map(|found| {
-            let error = self.not_moved(&found.path, &format!("profile {:?} is ignored", found.name));
+            let error = self.root_has_it(&found.path, &format!("profile {:?} is ignored", found.name));
             format!("{error}; {}", error.advice().unwrap_or_default())
         }));
         Ok(remarks)
     }
 
-    fn not_moved(&self, path: &Path, what: &str) -> Error {
+    fn root_has_it(&self, path: &Path, what: &str) -> Error {
         let owner = self.user.map_or_else(String::new, |user| format!("{}:{}", user.uid, user.gid));
         let (to, error) = (&self.directory, Error::refused(format!("{what}: root has it in {path:?}")));
         // A copy would have a counter of its own, and both would use the same values.
@@ -130,7 +130,7 @@ fn user(source: &str, uid: &str, gid: Option<String>) -> Result<User> {
     let number = id(uid).ok_or_else(|| unknown(source, uid))?;
     match gid.and_then(|gid| id(&gid)) {
         Some(gid) => Ok(User { uid: number, gid }),
-        None => Account::of(number).map(|account| account.user).ok_or_else(|| unknown(source, uid)),
+        None => Account::with_uid(number).map(|account| account.user).ok_or_else(|| unknown(source, uid)),
     }
 }
 
@@ -147,7 +147,7 @@ fn variable(name: &str) -> Option<String> {
 fn own_home() -> Result<PathBuf> {
     match env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
         Some(home) => Ok(home.join(NAME)),
-        None => home(Account::of(privilege::real_uid()), &format!("user {}", privilege::real_uid())),
+        None => home(Account::with_uid(privilege::real_uid()), &format!("user {}", privilege::real_uid())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reads the files `cipher.key` and `mac.key`.
 
-use super::ownership::{failed, private};
+use super::ownership::{check_private, failed};
 use crate::error::{Error, Result};
 use crate::sys::file;
 use base64ct::{Base64, Encoding};
@@ -37,7 +37,7 @@ pub(super) fn read(profile: &Path) -> Result<RawKeys> {
 /// line counts, as in version 0.8.
 fn read_one(path: &Path, key: &mut [u8; KEY]) -> Result<()> {
     let mut file = file::open_small(path, false).map_err(|cause| failed("open", path, cause))?;
-    private(&file, path)?;
+    check_private(&file, path)?;
     let mut text = Zeroizing::new([0; 64]);
     // A single read returns all of so short a file.
     let length = file.read(&mut *text).map_err(|cause| failed("read", path, cause))?;

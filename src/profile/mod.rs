@@ -28,7 +28,7 @@ pub use set::{Found, Listing, REPLACED, changed_since, find, list};
 
 use crate::error::{Error, Result};
 use crate::wire::{Ciphertext, Keys};
-use ownership::{EVERYBODY_WRITES, OTHERS_WRITE, failed, own};
+use ownership::{EVERYBODY_WRITES, OTHERS_WRITE, check_owner, failed};
 use std::fs;
 
 /// A profile with its secrets. It has no `Debug`, so that no key can be printed.
@@ -48,9 +48,9 @@ impl Profile {
     pub fn load(found: &Found) -> Result<Self> {
         let path = &found.path;
         if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
-            own(&fs::metadata(above).map_err(|cause| failed("stat", above, cause))?, above, EVERYBODY_WRITES)?;
+            check_owner(&fs::metadata(above).map_err(|cause| failed("stat", above, cause))?, above, EVERYBODY_WRITES)?;
         }
-        own(&fs::metadata(path).map_err(|cause| failed("stat", path, cause))?, path, OTHERS_WRITE)?;
+        check_owner(&fs::metadata(path).map_err(|cause| failed("stat", path, cause))?, path, OTHERS_WRITE)?;
         Ok(Self {
             name: found.name.clone(),
             config: ProfileConfig::load(path)?,

@@ -13,8 +13,8 @@ pub(super) const OTHERS_WRITE: u32 = 0o022;
 const OTHERS: u32 = 0o077;
 
 /// Refuses a file that another user owns, or that group or others can access.
-pub(super) fn private(file: &File, path: &Path) -> Result<()> {
-    own(&file.metadata().map_err(|cause| failed("stat", path, cause))?, path, OTHERS)
+pub(super) fn check_private(file: &File, path: &Path) -> Result<()> {
+    check_owner(&file.metadata().map_err(|cause| failed("stat", path, cause))?, path, OTHERS)
 }
 
 /// Refuses a directory that another user owns, can write to, or can replace because a parent directory is
@@ -22,7 +22,7 @@ pub(super) fn private(file: &File, path: &Path) -> Result<()> {
 pub fn check_directory(path: &Path) -> Result<()> {
     let failed = |cause| Error::path("stat", path, cause);
     let path = path.canonicalize().map_err(failed)?;
-    own(&fs::metadata(&path).map_err(failed)?, &path, OTHERS_WRITE)?;
+    check_owner(&fs::metadata(&path).map_err(failed)?, &path, OTHERS_WRITE)?;
     for above in path.ancestors().skip(1) {
         let mode = fs::metadata(above).map_err(failed)?.mode() & 0o7777;
         // In a sticky directory such as /tmp, users can rename only their own files.
@@ -35,7 +35,7 @@ pub fn check_directory(path: &Path) -> Result<()> {
 }
 
 /// Refuses a file of another user, and a mode that has a bit of `forbidden`.
-pub(super) fn own(found: &Metadata, path: &Path, forbidden: u32) -> Result<()> {
+pub(super) fn check_owner(found: &Metadata, path: &Path, forbidden: u32) -> Result<()> {
     let mode = found.mode() & 0o7777;
     if mode & forbidden != 0 {
         let (why, advice) = match forbidden {

@@ -106,13 +106,13 @@ fn misnamed(why: &str) -> Error {
 pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
     let mut profiles = list(directory)?.profiles;
     let exact = profiles.iter().position(|found| found.name == host);
-    let index = exact.or_else(|| profiles.iter().position(|found| spelled_alike(&found.name, host)));
+    let index = exact.or_else(|| profiles.iter().position(|found| is_same_host(&found.name, host)));
     Ok(index.map(|index| profiles.swap_remove(index)))
 }
 
 /// Returns whether two names mean the same host: they differ only in case or a final dot, or are spellings of one
 /// address.
-pub fn spelled_alike(one: &str, other: &str) -> bool {
+pub fn is_same_host(one: &str, other: &str) -> bool {
     let [one, other] = [one, other].map(|name| name.strip_suffix('.').unwrap_or(name));
     let address = |name: &str| name.parse::<IpAddr>().ok().map(|address| address.to_canonical());
     one.eq_ignore_ascii_case(other) || address(one).is_some_and(|one| address(other) == Some(one))
@@ -131,10 +131,10 @@ mod tests {
             ("10.9.0.1", "::ffff:10.9.0.1"),
             ("fe80::1%eth0", "FE80::1%eth0"),
         ] {
-            assert!(spelled_alike(one, other), "{one} {other}");
+            assert!(is_same_host(one, other), "{one} {other}");
         }
         for (one, other) in [("host", "host.example"), ("host", "host.."), ("10.9.0.1", "10.9.0.10"), ("", "host")] {
-            assert!(!spelled_alike(one, other), "{one} {other}");
+            assert!(!is_same_host(one, other), "{one} {other}");
         }
     }
 }

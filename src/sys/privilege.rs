@@ -65,7 +65,7 @@ impl Account {
     }
 
     /// Looks up the account with the user id `uid`; `None` if there is none.
-    pub fn of(uid: u32) -> Option<Self> {
+    pub fn with_uid(uid: u32) -> Option<Self> {
         // SAFETY: as above.
         Self::found(|row, buffer, length, result| unsafe { libc::getpwuid_r(uid, row, buffer, length, result) })
     }
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn root_is_an_account() {
-        let root = Account::of(0).unwrap();
+        let root = Account::with_uid(0).unwrap();
         assert_eq!(root.user, Account::named("root").unwrap().user);
         assert_eq!(root.user, User { uid: 0, gid: 0 });
         assert!(root.home.is_absolute());

@@ -88,7 +88,7 @@ impl Relay {
     }
 
     /// Records an epoll event of one side.
-    pub fn note(&mut self, side: Side, event: EpollEvent) {
+    pub fn record(&mut self, side: Side, event: EpollEvent) {
         let end = match side {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,
@@ -218,7 +218,7 @@ mod tests {
                         epoll.wait(&mut ready, Some(Instant::now() + Duration::from_secs(5))).unwrap();
                         assert!(!ready.is_empty(), "the relay hangs");
                         for event in &ready {
-                            relay.note(if event.token == 0 { Side::Client } else { Side::Server }, *event);
+                            relay.record(if event.token == 0 { Side::Client } else { Side::Server }, *event);
                         }
                     }
                 }

@@ -15,7 +15,7 @@ pub enum Incomplete {
 impl Incomplete {
     /// Returns what a line lacks; `None` if it is complete, belongs to another kind of packet, or is not a log line of
     /// the kernel.
-    pub fn of(line: &[u8]) -> Option<Self> {
+    pub fn find(line: &[u8]) -> Option<Self> {
         let ours = line.windows(LOG_PREFIX.len()).any(|bytes| bytes == LOG_PREFIX);
         let fields = line.get(line.windows(3).position(|three| three == b"IN=")?..)?;
         let any = |is: &dyn Fn(&[u8]) -> bool| fields.split(|&byte| byte <= b' ').any(is);
@@ -46,11 +46,11 @@ mod tests {
     fn what_a_line_lacks() {
         let lacks = |line: &str| {
             assert!(Entry::parse(line.as_bytes()).is_none(), "{line:?}");
-            Incomplete::of(line.as_bytes())
+            Incomplete::find(line.as_bytes())
         };
         let others = LINE.replace("knockknock ", "REJECT ");
         for line in [LINE, &others] {
-            assert!(Entry::parse(line.as_bytes()).is_some() && Incomplete::of(line.as_bytes()).is_none());
+            assert!(Entry::parse(line.as_bytes()).is_some() && Incomplete::find(line.as_bytes()).is_none());
             let tcp = line.find("PROTO=TCP").unwrap() + "PROTO=TCP".len();
             for end in (tcp..line.find("URGP=").unwrap()).filter(|&end| !line[..end].ends_with(" ACK")) {
                 assert_eq!(lacks(&line[..end]), Some(Incomplete::Cut), "{:?}", &line[..end]);

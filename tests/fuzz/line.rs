@@ -10,7 +10,7 @@ fuzz_target!(|line: &[u8]| {
     assert!(read == expected, "{:?}", String::from_utf8_lossy(line));
     // What was cut shows no end of the header, and what has no sequence number shows none.
     let shows = |word: &[u8]| line.windows(word.len()).any(|window| window == word);
-    match Incomplete::of(line) {
+    match Incomplete::find(line) {
         Some(Incomplete::Cut) => assert!(read.is_none()),
         Some(Incomplete::NoSequence) => assert!(read.is_none() && shows(b"URGP=")),
         None => {}

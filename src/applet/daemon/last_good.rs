@@ -69,7 +69,7 @@ fn text(directory: &Path) -> Result<String> {
 pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Setup> {
     let kept = path(directory).ok().and_then(|path| file::read_small(&path).ok());
     let kept = kept.map(|text| String::from_utf8_lossy(&text).into_owned());
-    let kept = kept.and_then(|text| Config::of(directory, &text).ok().map(|(config, _)| (config, text)));
+    let kept = kept.and_then(|text| Config::from_text(directory, &text).ok().map(|(config, _)| (config, text)));
     let tried = |text| {
         let setup = Setup::from_text(directory, text)?;
         // Removing the last profile of a working daemon must not open the ports.

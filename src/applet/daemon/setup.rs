@@ -72,7 +72,7 @@ impl Setup {
         if text.len() > CONFIG {
             return Err(Error::content(&directory.join("config"), 0, format!("is longer than {CONFIG} bytes")));
         }
-        let (mut config, config_warnings) = Config::of(directory, &text)?;
+        let (mut config, config_warnings) = Config::from_text(directory, &text)?;
         let path = directory.join("config");
         let mut warnings: Vec<Error> =
             config_warnings.iter().map(|warning| Error::refused(format!("{path:?}, {warning}"))).collect();

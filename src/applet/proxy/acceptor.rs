@@ -31,7 +31,7 @@ impl Acceptor {
     }
 
     /// Records that clients may be waiting.
-    pub fn note(&mut self) {
+    pub fn set_ready(&mut self) {
         self.ready = true;
     }
 

@@ -38,7 +38,7 @@ pub enum ClientEvent {
     /// The host has no profile.
     NoProfile(Vec<SocketAddr>),
     /// The address cache has not been filled yet.
-    NotKnownYet(String, Vec<SocketAddr>),
+    CacheNotFilled(String, Vec<SocketAddr>),
     /// It has the knock lock.
     Turn,
     /// It is connected; the local address of the connection.
@@ -53,13 +53,13 @@ pub enum ClientAction {
     /// Wait for the next event.
     Wait,
     /// Pass the bytes that it has sent to [`Client::hear`].
-    Hear {
+    Parse {
         /// Whether the client has closed its side.
         ended: bool,
     },
-    /// Send [`socks::WELCOME`], then continue as for [`ClientAction::Hear`].
+    /// Send [`socks::WELCOME`], then continue as for [`ClientAction::Parse`].
     Welcome {
-        /// As in [`ClientAction::Hear`].
+        /// As in [`ClientAction::Parse`].
         ended: bool,
     },
     /// Resolve this name.
@@ -74,7 +74,7 @@ pub enum ClientAction {
         wait: bool,
     },
     /// Join the queue for the profile's knock lock.
-    LineUp(Found),
+    JoinQueue(Found),
     /// Connect, after a knock if there is a profile.
     Connect(Option<Found>, Vec<SocketAddr>),
     /// Send these bytes, then relay.
@@ -136,7 +136,7 @@ impl Client {
         match (self.take_stage(), event) {
             (stage @ (Stage::Greeting | Stage::Request), ClientEvent::Readable { ended }) => {
                 self.stage = stage;
-                ClientAction::Hear { ended }
+                ClientAction::Parse { ended }
             }
             (Stage::Greeting | Stage::Request, ClientEvent::Expired) => self.leave(Vec::new(), now),
             (Stage::Leaving, ClientEvent::Readable { .. }) => ClientAction::Drain,
@@ -154,12 +154,12 @@ impl Client {
             (Stage::WaitingForCache { host, addresses }, ClientEvent::CacheFilled | ClientEvent::Expired) => {
                 self.find_profile(host, addresses, false)
             }
-            (Stage::Busy, ClientEvent::NotKnownYet(host, addresses)) => {
+            (Stage::Busy, ClientEvent::CacheNotFilled(host, addresses)) => {
                 self.wait(Stage::WaitingForCache { host, addresses }, now + CACHE)
             }
             (Stage::Busy, ClientEvent::Profile(found, addresses)) => {
                 self.wait(Stage::Waiting { found: found.clone(), addresses }, now + TURN);
-                ClientAction::LineUp(found)
+                ClientAction::JoinQueue(found)
             }
             (Stage::Busy, ClientEvent::NoProfile(_)) if self.profiles_only => self.refuse(Reply::NotAllowed, now),
             (Stage::Busy, ClientEvent::NoProfile(addresses) | ClientEvent::NoKnockNeeded(addresses)) => {
@@ -184,20 +184,20 @@ impl Client {
 
     /// Parses what the client has sent so far. Returns how many bytes belong to the request; later ones are for the
     /// server. `full` means that there is no room for another connection.
-    pub fn hear(&mut self, bytes: &[u8], ended: bool, full: bool, now: Instant) -> (usize, ClientAction) {
+    pub fn parse(&mut self, bytes: &[u8], ended: bool, full: bool, now: Instant) -> (usize, ClientAction) {
         let parsed = match self.stage {
-            Stage::Request => socks::request(bytes).map(|(request, length)| (Hello::Asked(request), length)),
+            Stage::Request => socks::request(bytes).map(|(request, length)| (Hello::Request(request), length)),
             _ => socks::hello(bytes),
         };
         match parsed {
             Err(Failure::Short) if ended => (0, ClientAction::Close),
             Err(Failure::Short) => (0, ClientAction::Wait),
-            Err(Failure::Refused(words)) => (0, self.leave(words, now)),
+            Err(Failure::Refused(reply)) => (0, self.leave(reply, now)),
             Ok((Hello::Five, length)) => {
                 self.stage = Stage::Request;
                 (length, ClientAction::Welcome { ended })
             }
-            Ok((Hello::Asked(SocksRequest { version, host, port }), length)) => {
+            Ok((Hello::Request(SocksRequest { version, host, port }), length)) => {
                 self.version = version;
                 let action = match host {
                     _ if ended || full => self.refuse(Reply::Failed, now),
@@ -237,9 +237,9 @@ impl Client {
         self.leave(socks::answer(self.version, reply, None), now)
     }
 
-    fn leave(&mut self, words: Vec<u8>, now: Instant) -> ClientAction {
+    fn leave(&mut self, reply: Vec<u8>, now: Instant) -> ClientAction {
         self.wait(Stage::Leaving, now + LEAVING);
-        ClientAction::Leave(words)
+        ClientAction::Leave(reply)
     }
 }
 
@@ -252,15 +252,15 @@ mod tests {
 
     fn welcomed(profiles_only: bool, now: Instant) -> Client {
         let mut client = Client::new(profiles_only, now);
-        assert_eq!(client.on(ClientEvent::Readable { ended: false }, now), ClientAction::Hear { ended: false });
-        assert_eq!(client.hear(&[5, 1, 0], false, false, now), (3, ClientAction::Welcome { ended: false }));
+        assert_eq!(client.on(ClientEvent::Readable { ended: false }, now), ClientAction::Parse { ended: false });
+        assert_eq!(client.parse(&[5, 1, 0], false, false, now), (3, ClientAction::Welcome { ended: false }));
         client
     }
 
     /// A client whose profile is being looked for.
     fn asked(profiles_only: bool, now: Instant) -> Client {
         let mut client = welcomed(profiles_only, now);
-        let (taken, action) = client.hear(REQUEST_BY_ADDRESS, false, false, now);
+        let (taken, action) = client.parse(REQUEST_BY_ADDRESS, false, false, now);
         assert_eq!((taken, action), (10, find("10.9.0.1", true)));
         client
     }
@@ -286,11 +286,11 @@ mod tests {
         let now = Instant::now();
         let mut client = welcomed(false, now);
         let bytes = [REQUEST_BY_NAME, b"payload"].concat();
-        assert_eq!(client.hear(&bytes, false, false, now), (11, ClientAction::Resolve("host".into())));
+        assert_eq!(client.parse(&bytes, false, false, now), (11, ClientAction::Resolve("host".into())));
         let resolved = ClientEvent::Resolved(vec!["10.9.0.1:0".parse().unwrap()]);
         assert_eq!(client.on(resolved, now), find("host", true));
         let action = client.on(ClientEvent::Profile(found(), addresses()), now);
-        assert_eq!(action, ClientAction::LineUp(found()));
+        assert_eq!(action, ClientAction::JoinQueue(found()));
         assert_eq!(client.on(ClientEvent::Turn, now), ClientAction::Connect(Some(found()), addresses()));
         let local = Some("10.9.0.2:258".parse().unwrap());
         let action = client.on(ClientEvent::Connected(local), now);
@@ -302,7 +302,7 @@ mod tests {
         let now = Instant::now();
         let mut client = Client::new(false, now);
         let bytes = b"\x04\x01\x00\x16\x0a\x09\x00\x01user\x00";
-        assert_eq!(client.hear(bytes, false, false, now), (13, find("10.9.0.1", true)));
+        assert_eq!(client.parse(bytes, false, false, now), (13, find("10.9.0.1", true)));
         let action = client.on(ClientEvent::Failed(Reply::TimedOut), now);
         assert_eq!(action, ClientAction::Leave(vec![0, 91, 0, 0, 0, 0, 0, 0]));
     }
@@ -312,7 +312,7 @@ mod tests {
         let now = Instant::now();
         for event in [ClientEvent::CacheFilled, ClientEvent::Expired] {
             let mut client = asked(false, now);
-            let action = client.on(ClientEvent::NotKnownYet("10.9.0.1".into(), addresses()), now);
+            let action = client.on(ClientEvent::CacheNotFilled("10.9.0.1".into(), addresses()), now);
             assert_eq!((action, client.deadline()), (ClientAction::Wait, now + CACHE));
             assert_eq!(client.on(event, now + CACHE), find("10.9.0.1", false));
         }
@@ -332,9 +332,9 @@ mod tests {
     fn a_client_that_closes_early_is_refused_in_every_stage() {
         let (now, ended) = (Instant::now(), || ClientEvent::Readable { ended: true });
         let mut resolving = welcomed(false, now);
-        resolving.hear(REQUEST_BY_NAME, false, false, now);
+        resolving.parse(REQUEST_BY_NAME, false, false, now);
         let mut waiting_for_cache = asked(false, now);
-        waiting_for_cache.on(ClientEvent::NotKnownYet("host".into(), addresses()), now);
+        waiting_for_cache.on(ClientEvent::CacheNotFilled("host".into(), addresses()), now);
         let mut waiting = asked(false, now);
         waiting.on(ClientEvent::Profile(found(), addresses()), now);
         for mut client in [resolving, waiting_for_cache, waiting, asked(false, now)] {
@@ -344,8 +344,8 @@ mod tests {
             assert_eq!(client.on(ClientEvent::Expired, now), ClientAction::Close);
         }
         let mut client = welcomed(false, now);
-        assert_eq!(client.hear(REQUEST_BY_NAME, true, false, now), (11, refused(Reply::Failed)));
-        assert_eq!(welcomed(false, now).hear(&[5, 1], true, false, now), (0, ClientAction::Close));
+        assert_eq!(client.parse(REQUEST_BY_NAME, true, false, now), (11, refused(Reply::Failed)));
+        assert_eq!(welcomed(false, now).parse(&[5, 1], true, false, now), (0, ClientAction::Close));
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(client.on(ClientEvent::Expired, now), ClientAction::Leave(vec![]));
         let mut client = welcomed(false, now);
         assert_eq!(client.deadline(), now + REQUEST, "a greeting does not extend it");
-        client.hear(REQUEST_BY_NAME, false, false, now);
+        client.parse(REQUEST_BY_NAME, false, false, now);
         assert_eq!(client.deadline(), now + LOOKUP);
         assert_eq!(client.on(ClientEvent::Expired, now), refused(Reply::HostUnreachable));
         assert_eq!(client.deadline(), now + LEAVING);
@@ -381,14 +381,14 @@ mod tests {
     #[test]
     fn requests_that_cannot_be_met_are_refused_at_once() {
         let now = Instant::now();
-        assert_eq!(welcomed(false, now).hear(REQUEST_BY_NAME, false, true, now), (11, refused(Reply::Failed)));
+        assert_eq!(welcomed(false, now).parse(REQUEST_BY_NAME, false, true, now), (11, refused(Reply::Failed)));
         let port_0 = [5, 1, 0, 1, 10, 9, 0, 1, 0, 0];
-        assert_eq!(welcomed(false, now).hear(&port_0, false, false, now), (10, refused(Reply::Refused)));
+        assert_eq!(welcomed(false, now).parse(&port_0, false, false, now), (10, refused(Reply::Refused)));
         let mut client = welcomed(false, now);
-        client.hear(REQUEST_BY_NAME, false, false, now);
+        client.parse(REQUEST_BY_NAME, false, false, now);
         assert_eq!(client.on(ClientEvent::Resolved(vec![]), now), refused(Reply::HostUnreachable));
         let bind = [5, 2, 0, 1, 1, 2, 3, 4, 0, 80];
-        assert_eq!(welcomed(false, now).hear(&bind, false, false, now).1, refused(Reply::CommandNotSupported));
-        assert_eq!(Client::new(false, now).hear(b"GET /", false, false, now), (0, ClientAction::Leave(vec![])));
+        assert_eq!(welcomed(false, now).parse(&bind, false, false, now).1, refused(Reply::CommandNotSupported));
+        assert_eq!(Client::new(false, now).parse(b"GET /", false, false, now), (0, ClientAction::Leave(vec![])));
     }
 }

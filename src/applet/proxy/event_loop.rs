@@ -62,7 +62,7 @@ impl EventLoop {
         let waiting = || {
             let (epoll, acceptor) = (Epoll::new()?, Acceptor::new(listener)?);
             epoll.add(acceptor.listener(), LISTENER)?;
-            epoll.add(hosts.bell(), RESOLVER)?;
+            epoll.add(hosts.wakeup(), RESOLVER)?;
             Ok((epoll, acceptor))
         };
         let (epoll, acceptor) = waiting().map_err(|cause| Error::system("wait for connections", cause))?;
@@ -101,10 +101,10 @@ impl EventLoop {
         let id = event.token >> 1;
         let side = if event.token & 1 == 0 { Side::Client } else { Side::Server };
         if event.token == LISTENER {
-            self.acceptor.note();
+            self.acceptor.set_ready();
         } else if event.token == RESOLVER {
             self.hosts.answers().into_iter().for_each(|(id, event)| self.tell(id, event));
-        } else if self.relays.note(id, side, event) {
+        } else if self.relays.record(id, side, event) {
             // It runs after all events have been recorded.
         } else if side == Side::Client {
             self.tell(id, ClientEvent::Readable { ended: event.ended });
@@ -166,13 +166,13 @@ impl EventLoop {
         loop {
             let event = match action {
                 ClientAction::Wait => return self.sessions.keep(id, session),
-                ClientAction::Hear { ended } => {
-                    action = session.hear(ended, self.is_full());
+                ClientAction::Parse { ended } => {
+                    action = session.parse(ended, self.is_full());
                     continue;
                 }
                 ClientAction::Welcome { ended } => {
                     session.welcome();
-                    action = ClientAction::Hear { ended };
+                    action = ClientAction::Parse { ended };
                     continue;
                 }
                 ClientAction::Resolve(name) => match self.hosts.look_up(id, session.source, &name) {
@@ -182,27 +182,27 @@ impl EventLoop {
                 ClientAction::FindProfile { host, addresses, wait } => {
                     self.hosts.find_profile(id, host, addresses, wait)
                 }
-                ClientAction::LineUp(found) => {
+                ClientAction::JoinQueue(found) => {
                     session.queue = self.turns.join(id, &found);
                     match session.queue {
                         Some(_) => return self.sessions.keep(id, session),
                         None => ClientEvent::Failed(Reply::Failed),
                     }
                 }
-                ClientAction::Connect(found, addresses) => match self.set_out(&mut session, found, &addresses) {
+                ClientAction::Connect(found, addresses) => match self.start_race(&mut session, found, &addresses) {
                     Ok(()) => return self.race(id, session),
                     Err(error) => failed(&error),
                 },
-                ClientAction::Relay(words) => {
+                ClientAction::Relay(reply) => {
                     self.release(id, &mut session);
                     let Session { mut stream, server: Some(server), .. } = *session else { return };
-                    return if stream.write_all(&words).is_ok() {
+                    return if stream.write_all(&reply).is_ok() {
                         self.relays.add(id, stream, server)
                     };
                 }
-                ClientAction::Leave(words) => {
+                ClientAction::Leave(reply) => {
                     self.release(id, &mut session);
-                    return if session.leave(&words) {
+                    return if session.leave(&reply) {
                         self.sessions.keep(id, session)
                     };
                 }
@@ -254,7 +254,7 @@ impl EventLoop {
     }
 
     /// Starts connecting, with a knock if there is a profile.
-    fn set_out(&mut self, session: &mut Session, found: Option<Found>, addresses: &[SocketAddr]) -> Result<()> {
+    fn start_race(&mut self, session: &mut Session, found: Option<Found>, addresses: &[SocketAddr]) -> Result<()> {
         let mut setup = None;
         let queue = self.turns.queue(session.queue);
         if let (Some(found), Some(turn), Some(queue)) = (found, session.turn.take(), queue) {

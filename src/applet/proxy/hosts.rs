@@ -43,8 +43,8 @@ impl Hosts {
     }
 
     /// Becomes readable when there are [`Hosts::answers`].
-    pub fn bell(&self) -> &UnixStream {
-        &self.resolver.bell
+    pub fn wakeup(&self) -> &UnixStream {
+        &self.resolver.wakeup
     }
 
     /// Requests the addresses of `name` for a client from `source`. A returned event is a refusal.
@@ -129,7 +129,7 @@ impl Hosts {
         }
         if wait && !self.address_cache.is_usable(now) {
             self.cache_waiters.push(client);
-            return Ok(ClientEvent::NotKnownYet(host, addresses));
+            return Ok(ClientEvent::CacheNotFilled(host, addresses));
         }
         let Some((name, known)) = self.address_cache.find(&addresses) else {
             return Ok(ClientEvent::NoProfile(addresses));

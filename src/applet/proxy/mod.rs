@@ -63,8 +63,8 @@ pub fn run(options: ProxyOptions) -> Result<()> {
         );
     }
     let home = match &options.user {
-        Some(name) => ProfileHome::of_user(name, options.directory.as_deref())?,
-        None => ProfileHome::of_caller(options.directory.as_deref())?,
+        Some(name) => ProfileHome::for_user(name, options.directory.as_deref())?,
+        None => ProfileHome::for_caller(options.directory.as_deref())?,
     };
     let background = options.background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("run in the background", cause))?;

@@ -28,9 +28,9 @@ impl Relays {
     }
 
     /// Records an epoll event of one side. Returns whether the relay exists.
-    pub fn note(&mut self, id: u64, side: Side, event: EpollEvent) -> bool {
+    pub fn record(&mut self, id: u64, side: Side, event: EpollEvent) -> bool {
         let relay = self.relays.get_mut(&id);
-        let found = relay.map(|relay| relay.note(side, event)).is_some();
+        let found = relay.map(|relay| relay.record(side, event)).is_some();
         if found {
             self.moving.push(id);
         }

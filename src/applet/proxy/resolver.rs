@@ -26,23 +26,23 @@ pub enum Question {
 pub struct Resolver {
     shared: Arc<Shared>,
     /// Readable while there are answers.
-    pub bell: UnixStream,
+    pub wakeup: UnixStream,
 }
 
 /// State shared by the threads and the event loop.
 struct Shared {
     answers: Mutex<Vec<(Question, Addresses)>>,
-    rope: UnixStream,
+    waker: UnixStream,
 }
 
 impl Resolver {
     /// Creates a resolver without threads.
     pub fn new() -> io::Result<Self> {
-        let (bell, rope) = UnixStream::pair()?;
-        for end in [&bell, &rope] {
+        let (wakeup, waker) = UnixStream::pair()?;
+        for end in [&wakeup, &waker] {
             end.set_nonblocking(true)?;
         }
-        Ok(Self { shared: Arc::new(Shared { answers: Mutex::default(), rope }), bell })
+        Ok(Self { shared: Arc::new(Shared { answers: Mutex::default(), waker }), wakeup })
     }
 
     /// Resolves `names` in a new thread. If no thread can be started, the answer has no addresses.
@@ -59,8 +59,8 @@ impl Resolver {
 
     /// Removes and returns all answers.
     pub fn answers(&mut self) -> Vec<(Question, Addresses)> {
-        let mut rung = [0; 64];
-        while self.bell.read(&mut rung).is_ok_and(|length| length > 0) {}
+        let mut bytes = [0; 64];
+        while self.wakeup.read(&mut bytes).is_ok_and(|length| length > 0) {}
         std::mem::take(&mut *self.shared.lock())
     }
 }
@@ -73,7 +73,7 @@ impl Shared {
     fn answer(&self, question: Question, addresses: Addresses) {
         self.lock().push((question, addresses));
         // If the socket is full, the event loop has not read it yet and will find this answer too.
-        let _ = (&self.rope).write(&[0]);
+        let _ = (&self.waker).write(&[0]);
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
         resolver.ask(Question::Profiles, ["127.0.0.1", "no name", "::1"].map(String::from).to_vec());
         let mut answers = Vec::new();
         while answers.len() < 201 {
-            assert_eq!(poll::readable([resolver.bell.as_fd()], Some(Duration::from_secs(5))).unwrap(), [true]);
+            assert_eq!(poll::readable([resolver.wakeup.as_fd()], Some(Duration::from_secs(5))).unwrap(), [true]);
             answers.extend(resolver.answers());
         }
         for (question, found) in answers {

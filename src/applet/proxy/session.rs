@@ -47,14 +47,14 @@ impl Session {
     }
 
     /// Passes the bytes that have arrived to the client state, and consumes only those that it uses.
-    pub fn hear(&mut self, ended: bool, full: bool) -> ClientAction {
+    pub fn parse(&mut self, ended: bool, full: bool) -> ClientAction {
         let mut buffer = [0; LONGEST];
         let bytes = match self.stream.peek(&mut buffer) {
             Ok(length) => buffer.get(..length).unwrap_or_default(),
             Err(_) if ended => return ClientAction::Close,
             Err(_) => return ClientAction::Wait,
         };
-        let (taken, action) = self.client.hear(bytes, ended, full, Instant::now());
+        let (taken, action) = self.client.parse(bytes, ended, full, Instant::now());
         let _ = self.stream.read(buffer.get_mut(..taken).unwrap_or_default());
         action
     }
@@ -66,8 +66,8 @@ impl Session {
     }
 
     /// Sends the final reply. Returns whether to wait until the client closes.
-    pub fn leave(&mut self, words: &[u8]) -> bool {
-        let said = self.stream.write_all(words).and_then(|()| self.stream.shutdown(Shutdown::Write));
+    pub fn leave(&mut self, reply: &[u8]) -> bool {
+        let said = self.stream.write_all(reply).and_then(|()| self.stream.shutdown(Shutdown::Write));
         said.is_ok() && self.drain()
     }
 

@@ -68,7 +68,7 @@ pub enum Hello {
     /// A version 5 greeting that offers "no authentication". The reply is [`WELCOME`].
     Five,
     /// A request; version 4 has no greeting.
-    Asked(SocksRequest),
+    Request(SocksRequest),
 }
 
 /// Why bytes are not a message.
@@ -97,7 +97,7 @@ pub fn hello(bytes: &[u8]) -> ParsedMessage<Hello> {
             let methods = methods.get(..count).ok_or(Failure::Short)?;
             if methods.contains(&0) { Ok((Hello::Five, 2 + count)) } else { Err(Failure::Refused(UNWELCOME.into())) }
         }
-        [4, ..] => four(bytes).map(|(request, length)| (Hello::Asked(request), length)),
+        [4, ..] => four(bytes).map(|(request, length)| (Hello::Request(request), length)),
         _ => Err(Failure::Refused(Vec::new())),
     }
 }
@@ -214,7 +214,7 @@ mod tests {
             return request(bytes);
         }
         hello(bytes).map(|(hello, length)| match hello {
-            Hello::Asked(request) => (request, length),
+            Hello::Request(request) => (request, length),
             Hello::Five => panic!("version 4 was sent"),
         })
     }

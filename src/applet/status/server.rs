@@ -15,7 +15,7 @@ use std::path::Path;
 /// Adds everything that is known.
 pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     let text = Config::read(directory)?;
-    let (config, _) = Config::of(directory, &text)?;
+    let (config, _) = Config::from_text(directory, &text)?;
     let (status, profiles) = (status::read(directory).unwrap_or_default(), directory.join("profiles"));
     // Try the lock only if the process exists, because a daemon that is starting would find the lock taken.
     let running = Path::new("/proc").join(status.daemon.to_string()).exists() && config::daemon_runs(directory);

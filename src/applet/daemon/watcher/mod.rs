@@ -64,7 +64,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     process::leave_signals_to_supervisor().map_err(|cause| Error::system("set the signal mask", cause))?;
 
     let text = receive_config(&channel)?;
-    let (config, _) = Config::of(directory, &text)?;
+    let (config, _) = Config::from_text(directory, &text)?;
     let user = watcher_user(&config)?;
     let profiles = Profiles::load(directory)?;
     let untried = profiles.counters.iter().all(|counter| counter.next() == 0) && !config.guard.is_empty();
