@@ -19,9 +19,9 @@ struct Parts {
     text: String,
     /// What to do; may be empty.
     advice: String,
-    /// The kind of a failed system call's reason.
+    /// The kind of the system's error, if a system call has failed.
     kind: Option<io::ErrorKind>,
-    /// A wrong command line.
+    /// Whether the command line is wrong.
     usage: bool,
 }
 
@@ -70,17 +70,17 @@ impl Error {
         self
     }
 
-    /// What to do about the error.
+    /// Returns what to do about the error.
     pub fn advice(&self) -> Option<&str> {
         Some(&*self.0.advice).filter(|advice| !advice.is_empty())
     }
 
-    /// The kind of the failed system call's reason.
+    /// Returns the kind of the system's error, if a system call has failed.
     pub fn kind(&self) -> Option<io::ErrorKind> {
         self.0.kind
     }
 
-    /// The exit code: 2 for a wrong command line, otherwise 1.
+    /// Returns the exit code: 2 for a wrong command line, otherwise 1.
     pub fn exit_code(&self) -> u8 {
         if self.0.usage { 2 } else { 1 }
     }
@@ -94,7 +94,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The system's description of an error in lower case, without the error number that Rust appends.
+/// Returns the system's description of an error in lower case, without the error number that Rust appends.
 pub fn reason(cause: &io::Error) -> String {
     let mut text = cause.to_string();
     if let Some(number) = text.rfind('(').filter(|_| cause.raw_os_error().is_some()) {

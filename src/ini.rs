@@ -47,8 +47,8 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
         }
         if let Some(name) = trimmed.strip_prefix('[') {
             begun = true;
-            let (name, behind) = name.split_once(']').ok_or_else(|| bad(number))?;
-            if !behind.trim_ascii_start().is_empty() && !behind.trim_ascii_start().starts_with(['#', ';']) {
+            let (name, after) = name.split_once(']').ok_or_else(|| bad(number))?;
+            if !after.trim_ascii_start().is_empty() && !after.trim_ascii_start().starts_with(['#', ';']) {
                 return Err((number, format!("has text after \"[{name}]\", which belongs on a line of its own")));
             }
             section = match name {

@@ -19,7 +19,7 @@ enum Severity {
 const DAEMON: u8 = 3;
 
 static NAME: OnceLock<&str> = OnceLock::new();
-/// Set once lines go to syslog; `None` inside when no syslog listens.
+/// Set when lines go to syslog; the inner `None` means that no syslog daemon listens.
 static SYSLOG: OnceLock<Option<UnixDatagram>> = OnceLock::new();
 
 /// Sets the name that each line starts with. Only the first call has an effect.
@@ -30,7 +30,7 @@ pub fn set_name(name: &'static str) {
 /// Sends all further lines to syslog. Warnings and errors go to standard error as well.
 ///
 /// The socket is connected now, because a child that has given up its root directory cannot find it later.
-/// Lines are lost, and nothing blocks, while no syslog listens.
+/// While no syslog daemon listens, lines are lost, and nothing blocks.
 pub fn use_syslog() {
     let connected = UnixDatagram::unbound()
         .and_then(|socket| socket.connect("/dev/log").and_then(|()| socket.set_nonblocking(true)).map(|()| socket));
@@ -52,7 +52,7 @@ pub fn error(error: &Error) {
     lines(Severity::Error, error);
 }
 
-/// Reports an error that ends nothing, in the same way.
+/// Reports an error that does not end the program, in the same way.
 pub fn warning(error: &Error) {
     lines(Severity::Warning, error);
 }

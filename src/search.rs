@@ -1,34 +1,39 @@
-//! Searches bytes several at a time, because the daemon has to read the log during a flood.
+//! Searches for bytes, 8 or 16 at a time, because the daemon has to keep up with the log during a flood.
+//!
+//! The tests for a byte in a word are those of Bit Twiddling Hacks (`haszero`, `hasless`,
+//! <https://graphics.stanford.edu/~seander/bithacks.html>).
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 
-/// Returns the index of the first byte that `marks` marks, or the length. Tests eight bytes at a time, because a flood
-/// is parsed too: `marks` must set the top bit of the first such byte of eight, and of no byte before it.
+/// Returns the index of the first byte that `mark` marks, or the length if there is none.
+///
+/// `mark` gets eight bytes, the first one in the lowest bits. It must set the top bit of the first byte to mark, and of
+/// no byte before it; the bytes after it do not matter.
 #[inline(always)]
-pub fn first(bytes: &[u8], marks: impl Fn(u64) -> u64) -> usize {
+pub fn first(bytes: &[u8], mark: impl Fn(u64) -> u64) -> usize {
     let mut rest = bytes;
     while let Some((eight, after)) = rest.split_first_chunk() {
-        let marks = marks(u64::from_le_bytes(*eight));
-        if marks != 0 {
-            return bytes.len() - rest.len() + marks.trailing_zeros() as usize / 8;
+        let marked = mark(u64::from_le_bytes(*eight));
+        if marked != 0 {
+            return bytes.len() - rest.len() + marked.trailing_zeros() as usize / 8;
         }
         rest = after;
     }
     let mut eight = [0; 8];
     eight.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    bytes.len() - rest.len() + (marks(u64::from_le_bytes(eight)).trailing_zeros() as usize / 8).min(rest.len())
+    bytes.len() - rest.len() + (mark(u64::from_le_bytes(eight)).trailing_zeros() as usize / 8).min(rest.len())
 }
 
-/// Marks bytes for [`first`] that are `byte`.
+/// Marks each `byte` for [`first`].
 #[inline(always)]
-pub fn marks(eight: u64, byte: u8) -> u64 {
+pub fn mark_byte(eight: u64, byte: u8) -> u64 {
     let differs = eight ^ (ONES * u64::from(byte));
     differs.wrapping_sub(ONES) & !differs & (ONES << 7)
 }
 
 /// Marks spaces and control characters for [`first`].
 #[inline(always)]
-pub fn marks_separators(eight: u64) -> u64 {
+pub fn mark_separators(eight: u64) -> u64 {
     eight.wrapping_sub(ONES * (u64::from(b' ') + 1)) & !eight & (ONES << 7)
 }
 
@@ -41,7 +46,7 @@ pub fn first_byte(haystack: &[u8], byte: u8) -> Option<usize> {
         }
         rest = after;
     }
-    let at = first(rest, |eight| marks(eight, byte));
+    let at = first(rest, |eight| mark_byte(eight, byte));
     (at < rest.len()).then(|| haystack.len() - rest.len() + at)
 }
 
@@ -57,7 +62,7 @@ pub fn last_byte(haystack: &[u8], byte: u8) -> Option<usize> {
     before.iter().rposition(|&found| found == byte)
 }
 
-/// Returns whether `block` contains `byte`, as [`marks`] finds it.
+/// Returns whether `block` contains `byte`, by the test of [`mark_byte`].
 #[inline(always)]
 fn has_byte(block: [u8; 16], byte: u8) -> bool {
     const ONES: u128 = 0x0101_0101_0101_0101_0101_0101_0101_0101;
@@ -89,8 +94,8 @@ mod tests {
                 let line = [&b"0\xff!~"[..]; 10].concat();
                 let line = [&line[..length], &[last], b" 1"].concat();
                 let expected = if last <= b' ' { length } else { length + 1 };
-                assert_eq!(first(&line, marks_separators), expected, "{line:?}");
-                assert_eq!(first(&line[..length], marks_separators), length);
+                assert_eq!(first(&line, mark_separators), expected, "{line:?}");
+                assert_eq!(first(&line[..length], mark_separators), length);
             }
         }
     }

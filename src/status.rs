@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// The length of the record: the most that a confined watcher can write into a file.
 const BYTES: usize = 4096;
-/// The most knocks that are kept; fewer if the profiles' names are long.
+/// The maximum number of knocks that are kept; fewer if the profiles' names are long.
 const KNOCKS: usize = 64;
 /// The longest text of a problem, in characters.
 const PROBLEM: usize = 400;

@@ -57,7 +57,7 @@ fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
     let first = if knocked { stream.peek(&mut [0]) } else { Ok(1) };
     let answered = first.as_ref().is_ok_and(|&length| length > 0);
     let broken = |cause: io::Error| match cause.kind() {
-        // By the server's firewall, if another connection has used the opening.
+        // The server's firewall resets the connection if another one has used the opening.
         io::ErrorKind::ConnectionReset if !answered => {
             broken(cause).advise("try again; another connection from this network may have used the opening")
         }

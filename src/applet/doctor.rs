@@ -99,8 +99,8 @@ fn follow(
     Some(())
 }
 
-/// When a reset by the server's firewall shows, which means that the opening was gone: it answers the second ACK, that of
-/// the SYN/ACK that the server retransmits after a second.
+/// How long to wait for a reset by the server's firewall, which means that the opening was already used. The reset
+/// answers the second ACK, which the client sends when the server retransmits its SYN/ACK after a second.
 const RESET_SHOWS: Duration = Duration::from_millis(1500);
 
 /// Knocks and connects. Returns the server's address.

@@ -106,7 +106,7 @@ impl InstalledRules {
         }
     }
 
-    /// Gives up the ownership when the rules are made the next time, because the daemon ends.
+    /// Gives up ownership of the rules when they are made the next time. Used when the daemon ends.
     pub fn disown(&mut self) {
         if let Some(Made::Nft(table)) = &mut self.made {
             table.disown();

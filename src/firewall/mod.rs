@@ -1,6 +1,6 @@
 //! The firewall, the only part that the privileged processes act on. It never sees a key.
 //!
-//! It has two halves. The supervisor *makes* the rules: a guard that drops, a log rule for knocks, and empty sets. The
+//! It has two parts. The supervisor *makes* the rules: a guard that drops, a log rule for knocks, and empty sets. The
 //! opener *admits*: it adds one element to a kernel set. The kernel removes the element when a connection has used it
 //! or its time is up.
 
@@ -25,7 +25,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// Which firewall holds our rules.
+/// The firewall that holds our rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// nftables.
@@ -134,7 +134,7 @@ pub fn unguard() -> Result<()> {
     nft.and(iptables).map_err(|cause| Error::system("remove the rules", cause))
 }
 
-/// The opener's half. It opens everything that it needs while it is root.
+/// The opener's part. It opens the sockets and files that it needs while the process is root.
 pub struct Admitter {
     writer: BackendWriter,
     local_addresses: LocalAddresses,

@@ -47,9 +47,9 @@ impl Rules {
         }
     }
 
-    /// Returns for how many seconds the kernel keeps a guard that ends; 0 if it has ended.
+    /// Returns how many seconds the kernel keeps a guard that ends; 0 if it has ended, `None` if it stays.
     ///
-    /// Setting the system's time does not change the kernel's clock for that.
+    /// The kernel measures them by a clock that cannot be set.
     pub fn seconds_of_guard(&self) -> Option<u64> {
         let left = self.end_of_guard?.saturating_duration_since(Instant::now());
         Some(if left.is_zero() { 0 } else { left.as_secs() + GRACE })
@@ -65,7 +65,7 @@ pub enum Turnstile {
     /// The SYN.
     AtSyn,
     /// The handshake's ACK. It needs connection labels (NF_CONNTRACK_LABELS), the expression "socket"
-    /// (NFT_SOCKET) and payloads behind the TCP header (Linux 5.16).
+    /// (NFT_SOCKET) and payloads after the TCP header (Linux 5.16).
     AtAck,
 }
 
@@ -165,13 +165,13 @@ pub(super) mod tests {
         }
     }
 
-    /// No guarded ports: knocks open nothing but what other rules admit by the mark.
+    /// Rules without guarded ports: a knock opens a port only if rules of other programs accept the mark.
     pub(in crate::firewall) fn unguarded() -> Rules {
         Rules { guard: Ports::default(), level: "info", ..everywhere() }
     }
 
-    /// Compares the `commented` text with a file of tests/golden/, byte for byte, and the `sent` one with what
-    /// the file has besides comments, blank lines and indentation. With `GOLDEN=write` it writes the file.
+    /// Compares `commented` with a file of tests/golden/, byte for byte, and `sent` with the same file without its
+    /// comments, blank lines and indentation. With `GOLDEN=write` it first writes the file.
     pub(in crate::firewall) fn assert_golden(name: &str, commented: &str, sent: &str) {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
@@ -180,8 +180,8 @@ pub(super) mod tests {
         let golden = std::fs::read_to_string(&path).unwrap();
         let bare: Vec<&str> =
             golden.lines().map(str::trim_ascii).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-        assert!(sent.lines().eq(bare), "what is sent is not what {name} says:\n{sent}");
+        assert!(sent.lines().eq(bare), "the sent rules differ from {name}:\n{sent}");
         let differs = golden.lines().zip(commented.lines()).find(|(golden, line)| golden != line);
-        assert!(golden == commented, "{name} differs: {differs:#?}; GOLDEN=write cargo test firewall makes it anew");
+        assert!(golden == commented, "{name} differs: {differs:#?}; to write it: GOLDEN=write cargo test firewall");
     }
 }

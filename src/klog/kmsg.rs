@@ -19,7 +19,7 @@ const RECORD: usize = 8192;
 const KMSG: u64 = libc::makedev(1, 11);
 /// The path of the device.
 pub(super) const DEV_KMSG: &str = "/dev/kmsg";
-/// The most records that one call reads before it returns to the event loop.
+/// The maximum number of records that one call reads before it returns to the event loop.
 const SHARE: usize = 1024;
 
 /// The kernel's log buffer, read from its end.

@@ -59,8 +59,8 @@ impl Lines {
             whole = whole.get(first..).unwrap_or_default();
             self.in_long_line = false;
         }
-        wanted(whole, ports, each);
-        cut(whole, each);
+        pass_syns(whole, ports, each);
+        pass_truncated(whole, each);
         let rest = rest.len();
         self.buffer.copy_within(end + 1..self.filled, 0);
         self.filled = rest;
@@ -75,7 +75,7 @@ const REACH: usize = 96;
 ///
 /// Hardly any word in a kernel log but SYN has a Y, and a search for a single byte is the fastest. The port comes
 /// shortly before SYN. Line ends are searched for only around a match.
-fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
+fn pass_syns(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
     let mut from = 0;
     while let Some(at) = text.get(from..).and_then(|rest| search::first_byte(rest, b'Y')) {
         let at = from + at;
@@ -103,7 +103,7 @@ fn wanted(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
 /// Passes the last line of `text` to `each` if it logs a TCP packet but ends before the packet's flags.
 ///
 /// A program that truncates long lines truncates many, so one line of each read is enough.
-fn cut(text: &[u8], each: &mut dyn FnMut(Record<'_>)) {
+fn pass_truncated(text: &[u8], each: &mut dyn FnMut(Record<'_>)) {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     let start = search::last_byte(text, b'\n').map_or(0, |newline| newline + 1);
     let line = text.get(start..).unwrap_or_default();

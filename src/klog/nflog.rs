@@ -32,7 +32,7 @@ const WATCHER: &str = "knock-watcher";
 /// How often, and after what time, to retry a group that is in use: another process may only check it, for a moment.
 const RETRIES: usize = 10;
 const RETRY: Duration = Duration::from_millis(10);
-/// The most messages that one call reads before it returns to the event loop.
+/// The maximum number of messages that one call reads before it returns to the event loop.
 const SHARE: usize = 1024;
 
 /// A bound group.

@@ -90,7 +90,8 @@ fn mounted_on(mounts: &mut File, path: &Path) -> io::Result<String> {
     Ok(mount_ids(&text, path))
 }
 
-/// Finds them in the text of proc_pid_mountinfo(5): `36 35 98:0 / /var/log rw,noatime …`.
+/// Returns the IDs of the mounts on `path`, from the text of proc_pid_mountinfo(5): `36 35 98:0 / /var/log rw,noatime
+/// …`.
 fn mount_ids(mounts: &str, path: &Path) -> String {
     let numbers = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ');

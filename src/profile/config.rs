@@ -8,7 +8,8 @@ use crate::sys::file;
 use crate::wire::Wire;
 use std::path::Path;
 
-/// The most ports that a stealth profile may list: the daemon holds a code for each of them and each counter.
+/// The maximum number of ports that a stealth profile may list: the daemon holds a code for each of them and each
+/// counter.
 pub const MAX_STEALTH_PORTS: usize = 16;
 
 /// The ports that a profile may open, and how its knocks are sent.

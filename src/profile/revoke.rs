@@ -9,14 +9,15 @@ use std::io;
 use std::path::Path;
 
 /// Revokes the profile `name` in `directory` and deletes it, with the keys that it replaces. Without an enabled profile
-/// of this name, it does so with the disabled one. A running daemon opens nothing to them any more when this returns,
-/// even if the daemon cannot read its configuration again.
+/// of this name, it revokes the disabled one. Once this returns, a running daemon opens nothing to them, even if the
+/// daemon cannot read its configuration again.
 pub fn revoke(directory: &Path, name: &str) -> Result<()> {
     let Listing { mut profiles, mut disabled, .. } = list(directory)?;
     let enabled = enabled_name(name);
     let is_enabled = profiles.iter().any(|found| found.name == enabled);
     if name != enabled {
-        // Only a disabled profile is meant. The listing has the keys that it replaces there too.
+        // The name is that of a disabled profile. The listing has the keys that it replaces among the disabled ones
+        // too.
         profiles.clear();
     }
     profiles.append(&mut disabled);

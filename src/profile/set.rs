@@ -84,7 +84,8 @@ pub fn list(directory: &Path) -> Result<Listing> {
             listing.left_out.push((found, misnamed("starts with \".\"")));
         }
     }
-    // Old keys are disabled with the profile that replaces them. If there is no such profile, a rotation was interrupted.
+    // Old keys are disabled with the profile that replaces them. If there is no such profile, a rotation was
+    // interrupted.
     let enabled = |name: &str| listing.profiles.iter().any(|found| found.name == name);
     let names = listing.disabled.iter().map(Found::enabled_name).filter(|name| !enabled(name));
     let replaced: Vec<String> = names.map(|name| format!("{name}{REPLACED}")).collect();

@@ -1,4 +1,4 @@
-//! Child processes, by posix_spawn(3). `std::process::Command` does the same in 12 KB more.
+//! Child processes, by posix_spawn(3). `std::process::Command` would add 12 KB to the program.
 
 use super::check;
 use std::env;
@@ -28,8 +28,8 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts `program` with `args`, the first of which is its name. `descriptors` become its descriptors 0 to 3; `None`
-    /// inherits ours, except for 3. Without an `environment` it inherits ours too.
+    /// Starts `program` with `args`, the first of which is its name. `descriptors` become its descriptors 0 to 3;
+    /// `None` inherits ours, except for 3. Without an `environment` it inherits ours too.
     fn start(
         program: &Path,
         args: &[&OsStr],
@@ -40,8 +40,8 @@ impl Child {
         let (program, args) = (CString::new(program.as_os_str().as_bytes())?, pointers(&strings));
         let environment = environment.map(pointers);
         let (mut id, mut actions, mut attributes) = (0, MaybeUninit::uninit(), MaybeUninit::uninit());
-        // SAFETY: the two `init` functions initialise what the others use; all strings and arrays, each with a null
-        // pointer behind it, live through the call, and nothing else changes the environment.
+        // SAFETY: the two `init` functions initialise what the others use; all strings and arrays, each ended by a
+        // null pointer, live through the call, and nothing else changes the environment.
         let failed = unsafe {
             let mut failed = libc::posix_spawn_file_actions_init(actions.as_mut_ptr());
             if failed != 0 {
@@ -78,12 +78,12 @@ impl Child {
         if failed == 0 { Ok(Self { id, exit_status: None }) } else { Err(io::Error::from_raw_os_error(failed)) }
     }
 
-    /// Returns how the child ended; `None` while it is running.
+    /// Returns the child's exit status; `None` while it is running.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.reap(libc::WNOHANG)
     }
 
-    /// Waits up to 0.5 s for the child to end; `None` if it is still running.
+    /// Waits up to 0.5 s for the child to exit; `None` if it is still running.
     pub fn wait_briefly(&mut self) -> Option<ExitStatus> {
         for _ in 0..50 {
             if let Some(status) = self.try_wait() {
@@ -122,8 +122,8 @@ fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
     strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
 }
 
-/// Starts this same binary as a child with `args`. `input`, `output` and `further` become its descriptors 0, 1 and 3; it
-/// inherits standard error, and standard input if `input` is `None`, and has an empty environment.
+/// Starts this same binary as a child with `args`. `input`, `output` and `further` become its descriptors 0, 1 and 3;
+/// it inherits standard error, and standard input if `input` is `None`, and has an empty environment.
 pub fn restart_self(
     args: &[&OsStr],
     input: Option<BorrowedFd<'_>>,

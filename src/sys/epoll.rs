@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::{Duration, Instant};
 
-/// Most events returned by one wait.
+/// The maximum number of events returned by one wait.
 const BATCH: usize = 128;
 
 /// The changes of one descriptor since the last event for it.

@@ -35,7 +35,7 @@ pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
 /// Creates a file with `content` that only its owner may read or write, and flushes it to disk. It must not exist.
 pub fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
-    // The umask may have taken the owner's rights.
+    // The umask may have removed the owner's permissions.
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(content)?;
     file.sync_all()

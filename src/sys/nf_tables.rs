@@ -99,7 +99,7 @@ impl Batch {
         batch.append(self.0.bytes());
         bracket(&mut batch, libc::NFNL_MSG_BATCH_END);
         let bytes = batch.bytes();
-        // If it fits it is sent unchanged, because a confined process cannot set options.
+        // Raise the send buffer only if necessary, because a confined process cannot set socket options.
         match socket.send(bytes) {
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                 socket.send_buffer(2 * bytes.len())?;

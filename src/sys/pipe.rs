@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-/// Most bytes moved by one splice call: 64 KiB, the default capacity of a pipe (pipe(7)).
+/// The maximum number of bytes moved by one splice call: 64 KiB, the default capacity of a pipe (pipe(7)).
 const MOST: usize = 1 << 16;
 /// Bytes moved by one read: 512 always fit into an empty pipe, since POSIX requires PIPE_BUF to be at least that.
 const FEW: usize = 512;

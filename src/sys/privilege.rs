@@ -235,8 +235,8 @@ fn keep_capabilities(keep: &[Capability]) -> io::Result<()> {
 }
 
 /// Runs `open` without effective capabilities, and restores them. A netlink socket that is opened this way can never
-/// make a change that needs a capability: the kernel also checks the opener's (`netlink_ns_capable` in
-/// net/netlink/af_netlink.c).
+/// make a change that needs a capability: the kernel also checks the capabilities with which the socket was opened
+/// (`netlink_ns_capable` in net/netlink/af_netlink.c).
 pub fn without_capabilities<T>(open: impl FnOnce() -> T) -> io::Result<T> {
     let sets = capabilities()?;
     set_capabilities(&sets.map(|set| Sets { effective: 0, ..set }))?;

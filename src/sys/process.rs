@@ -39,7 +39,7 @@ impl Signals {
         Ok(Self(unsafe { File::from_raw_fd(fd) }))
     }
 
-    /// Blocks SIGTERM and SIGINT too, so that they are only read here.
+    /// Blocks SIGTERM and SIGINT too, so that [`Signals::next`] returns them.
     pub fn block_termination(&self) -> io::Result<()> {
         mask(libc::SIG_BLOCK, &set(&[libc::SIGTERM, libc::SIGINT]))
     }

@@ -1,5 +1,5 @@
-//! Threads, by pthread_create(3). `std::thread` does the same with 16 KB of code for thread names, panics and stack
-//! overflows; here too, an overflow hits the guard page and kills the process.
+//! Threads, by pthread_create(3). `std::thread` would add 16 KB for thread names, panics and stack overflows. A stack
+//! overflow hits the guard page and kills the process, as with `std`.
 
 use std::ffi::c_void;
 use std::io;

@@ -69,7 +69,7 @@ impl Race {
         Self { schedule: Schedule::new(addresses, pace), setup, source: None, attempts: Vec::new(), failure: None }
     }
 
-    /// Does what is due. Events of the attempts have `token` in `epoll`.
+    /// Takes the steps that are due. Events of the attempts have `token` in `epoll`.
     pub fn run(&mut self, epoll: &Epoll, token: u64) -> Progress {
         if let Some((stream, first)) = self.winner() {
             return Progress::Won(stream, first);

@@ -114,7 +114,7 @@ impl Relay {
         }
     }
 
-    /// Has both connections reset when the relay is dropped.
+    /// Makes the drop of the relay reset both connections.
     pub fn reset(&self) {
         for end in [&self.client, &self.server] {
             let _ = tcp::reset(&end.stream);

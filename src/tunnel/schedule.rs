@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 const ATTEMPTS: [u64; 8] = [3, 6, 10, 20, 40, 100, 250, 500];
 /// The minimum time between the first three attempts.
 const APART: Duration = Duration::from_millis(1);
-/// The most knocks, and the most if each address gets two.
+/// The maximum number of knocks, and the maximum if each address gets two.
 const KNOCKS: usize = 3;
 const KNOCKS_IN_TWOS: usize = 4;
-/// The most addresses tried.
+/// The maximum number of addresses tried.
 const ADDRESSES: usize = 8;
 /// How long to wait for one address before the next one is tried too (RFC 8305, section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);

@@ -39,8 +39,8 @@ struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// Takes the next word of a line; `None` if it cannot occur in the line of a SYN.
-    fn take(&mut self, word: &'a [u8]) -> Option<()> {
+    /// Records the next word of a line; `None` if it cannot occur in the line of a SYN.
+    fn record(&mut self, word: &'a [u8]) -> Option<()> {
         let (place, key) = match word {
             [b'I', b'N', b'=', ..] => (&mut self.input, 3),
             [b'I', b'D', b'=', ..] => (&mut self.id, 3),
@@ -72,9 +72,9 @@ impl Entry {
         let mut words = Words::default();
         let mut rest = fields_of(line)?;
         while !rest.is_empty() {
-            let (word, after) = rest.split_at_checked(search::first(rest, search::marks_separators))?;
+            let (word, after) = rest.split_at_checked(search::first(rest, search::mark_separators))?;
             if !word.is_empty() {
-                words.take(word)?;
+                words.record(word)?;
             }
             rest = after.get(1..).unwrap_or_default();
         }
@@ -129,18 +129,19 @@ pub(super) fn flow_id(label: u32) -> Option<u16> {
     (label < 1 << 20).then_some(label as u16)
 }
 
-/// Returns the part of a line from `IN=` on. A log prefix may contain anything, and may not be separated from `IN=`.
+/// Returns the part of a line from `IN=` on. The log prefix before it may contain anything, and may end without a
+/// space.
 pub fn fields_of(line: &[u8]) -> Option<&[u8]> {
-    let (mut touched, mut from) = (None, 0);
+    let (mut attached, mut from) = (None, 0);
     loop {
         let rest = line.get(from..)?;
-        let equals = from + search::first(rest, |eight| search::marks(eight, b'='));
+        let equals = from + search::first(rest, |eight| search::mark_byte(eight, b'='));
         if equals >= line.len() {
-            return line.get(touched?..);
+            return line.get(attached?..);
         }
         match line.get(..equals) {
             Some([.., b' ', b'I', b'N']) => return line.get(equals - 2..),
-            Some([.., b'I', b'N']) if touched.is_none() => touched = Some(equals - 2),
+            Some([.., b'I', b'N']) if attached.is_none() => attached = Some(equals - 2),
             _ => {}
         }
         from = equals + 1;

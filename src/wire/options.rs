@@ -1,4 +1,4 @@
-//! The options of a TCP header: the list that a Linux SYN has.
+//! The TCP options of a SYN, in the order of Linux.
 
 /// Option kinds (RFC 9293, 7323, 2018).
 const NOP: u8 = 1;

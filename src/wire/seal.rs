@@ -14,7 +14,7 @@ use sha1::Sha1;
 use std::ops::RangeInclusive;
 use zeroize::Zeroizing;
 
-/// How many counters' blocks are encrypted together: AES instructions work on this many side by side.
+/// How many blocks of keystream are generated together: AES instructions process this many in parallel.
 const AT_ONCE: usize = 8;
 
 /// A profile's two keys. Does not implement `Debug`, so that no key can be printed.
@@ -64,7 +64,8 @@ pub struct Fields {
 impl Keys {
     /// Creates keys from the two 16-byte values.
     pub fn new(cipher: &[u8; 16], mac: &[u8; 16]) -> Self {
-        // HMAC pads the key with zeros to a block (RFC 2104). A whole block cannot have a wrong length, so this cannot fail.
+        // HMAC pads the key with zeros to a block (RFC 2104). A whole block cannot have a wrong length, so this cannot
+        // fail.
         let mut block = Zeroizing::new([0; 64]);
         block.iter_mut().zip(mac).for_each(|(to, from)| *to = *from);
         Self { cipher: Zeroizing::new(*cipher), mac: Hmac::new((&*block).into()) }

@@ -114,8 +114,8 @@ impl Syn {
     }
 }
 
-/// Reads a packet, from the IP header on, into the same [`Entry`] as the log line of the packet gives. `None` unless it
-/// holds the complete headers of a SYN.
+/// Parses a packet, from the IP header on, into the [`Entry`] that its log line would give. `None` unless it has the
+/// complete headers of a SYN.
 pub fn entry(packet: &[u8]) -> Option<Entry> {
     let (source, id, segment) = match packet.first()? >> 4 {
         4 => {
@@ -144,7 +144,7 @@ pub fn entry(packet: &[u8]) -> Option<Entry> {
     if flags & FIN_SYN_RST_ACK != SYN {
         return None;
     }
-    // The options are there, whatever they are.
+    // The options must be complete; their contents do not matter.
     segment.get(tcp::HEADER..usize::from(words >> 4) * 4)?;
     Some(Entry {
         source,

@@ -47,19 +47,18 @@ mod tests {
     fn each_exit_status_has_its_meaning() {
         let code = |code: u8| Some(ExitStatus::from_raw(i32::from(code) << 8));
         let killed = Some(ExitStatus::from_raw(9));
-        assert_eq!(ChildExit::from_statuses(true, None, None), None);
-        assert_eq!(ChildExit::from_statuses(true, None, code(RULES_GONE)), Some(ChildExit::RulesGone));
-        assert_eq!(ChildExit::from_statuses(true, code(1), code(RULES_GONE)), Some(ChildExit::RulesGone));
-        assert_eq!(ChildExit::from_statuses(true, code(LOG_MOVED), code(1)), Some(ChildExit::LogMoved));
-        assert!(matches!(ChildExit::from_statuses(false, code(LOG_MOVED), None), Some(ChildExit::NotStarted(_))));
-        assert!(
-            matches!(ChildExit::from_statuses(false, None, code(1)), Some(ChildExit::NotStarted(why)) if why.contains("(still running)"))
-        );
-        assert!(
-            matches!(ChildExit::from_statuses(true, killed, code(1)), Some(ChildExit::Failed(why)) if why.contains("watcher ended (signal: 9"))
-        );
-        assert!(
-            matches!(ChildExit::from_statuses(true, None, killed), Some(ChildExit::Failed(why)) if why.contains("opener ended (signal: 9"))
-        );
+        let exit = ChildExit::from_statuses;
+        assert_eq!(exit(true, None, None), None);
+        assert_eq!(exit(true, None, code(RULES_GONE)), Some(ChildExit::RulesGone));
+        assert_eq!(exit(true, code(1), code(RULES_GONE)), Some(ChildExit::RulesGone));
+        assert_eq!(exit(true, code(LOG_MOVED), code(1)), Some(ChildExit::LogMoved));
+        assert!(matches!(exit(false, code(LOG_MOVED), None), Some(ChildExit::NotStarted(_))));
+        let failed = |exit| match exit {
+            Some(ChildExit::NotStarted(why) | ChildExit::Failed(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(failed(exit(false, None, code(1))).contains("(still running)"));
+        assert!(failed(exit(true, killed, code(1))).contains("watcher ended (signal: 9"));
+        assert!(failed(exit(true, None, killed)).contains("opener ended (signal: 9"));
     }
 }

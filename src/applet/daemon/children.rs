@@ -29,7 +29,7 @@ pub(super) enum OpenerMessage {
 pub(super) struct Children {
     watcher: Child,
     opener: Child,
-    /// The pipe on which the opener sends [`READY`] once.
+    /// The socket on which the opener sends [`READY`], then [`OPENED`], each once.
     from_opener: UnixStream,
     /// Whether [`READY`] has arrived.
     pub(super) ready: bool,
@@ -104,8 +104,8 @@ impl Children {
         ChildExit::from_statuses(self.ready, watcher, opener)
     }
 
-    /// Stops both processes, if they run. The opener comes first, because the watcher holds the locks of the counters of
-    /// its requests.
+    /// Stops both processes, if they run. The opener comes first, because the watcher holds the locks of the counters
+    /// of its requests.
     pub(super) fn stop(children: &mut Option<Self>) {
         if let Some(mut children) = children.take() {
             children.opener.kill();

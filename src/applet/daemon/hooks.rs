@@ -4,15 +4,15 @@
 //! killed. `KNOCKKNOCK_ATTEMPT="watcher: execve"` makes it try a forbidden operation once it is confined and log the
 //! outcome; `"watcher: stored: execve"` tries it at that hook.
 
-/// A process has come to a place with a name.
+/// Marks a place in a process, at which a test can stop the process.
 #[cfg(not(feature = "hooks"))]
 pub fn step(_place: &str) {}
 
-/// A process, named with how far it has got, is ready to be tried.
+/// Marks a place in a process, at which a test can try a forbidden operation.
 #[cfg(not(feature = "hooks"))]
 pub fn attempt(_process: &str) {}
 
-/// A process has come to a place with a name.
+/// Marks a place in a process, at which a test can stop the process.
 #[cfg(feature = "hooks")]
 pub fn step(place: &str) {
     if std::env::var("KNOCKKNOCK_STOP").is_ok_and(|wanted| wanted == place) {
@@ -22,7 +22,7 @@ pub fn step(place: &str) {
     attempt(place);
 }
 
-/// A process, named with how far it has got, is ready to be tried.
+/// Marks a place in a process, at which a test can try a forbidden operation.
 #[cfg(feature = "hooks")]
 pub fn attempt(process: &str) {
     let wanted = std::env::var("KNOCKKNOCK_ATTEMPT").unwrap_or_default();

@@ -36,14 +36,14 @@ impl OpenerLimits {
     /// The size of the message: two port sets.
     pub const BYTES: usize = 2 * PortSet::BYTES;
 
-    /// The fixed bytes.
+    /// Returns the message.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut guard = PortSet::empty();
         guard.extend(self.guard.iter());
         [self.allowed.as_bytes(), guard.as_bytes()].concat()
     }
 
-    /// Reads the fixed bytes.
+    /// Parses the message; `None` if its length is wrong.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (allowed, guard) = bytes.split_at_checked(PortSet::BYTES)?;
         let guard = PortSet::from_bytes(guard)?;
@@ -134,7 +134,7 @@ impl OpenRequest {
         self.seconds
     }
 
-    /// The fixed bytes.
+    /// Returns the message.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let (family, address) = match self.source {
             IpAddr::V4(v4) => {

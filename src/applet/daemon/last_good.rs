@@ -48,7 +48,8 @@ pub(super) fn read(directory: &Path) -> Result<Setup> {
     Setup::from_text(directory, text(directory)?)
 }
 
-/// Reads the configuration. A daemon may run without one, but not if one has worked: a power failure may have emptied it.
+/// Reads the configuration. A daemon may run without one, but not if one has worked: a power failure may have emptied
+/// it.
 fn text(directory: &Path) -> Result<String> {
     let text = Config::read(directory)?;
     if text.trim_ascii().is_empty() {

@@ -22,14 +22,14 @@ use std::time::Instant;
 /// Exit code: an opening failed because our rules are gone, or may be gone.
 pub const RULES_GONE: u8 = 64;
 
-/// The most openings that the opener tracks, to report unused ones.
+/// The maximum number of openings that the opener tracks, to report unused ones.
 const MAX_UNUSED: usize = 64;
 
 /// The opener's system calls: messages from the watcher and to the kernel, and writes to a `recent` list.
 const CALLS: &[&[libc::c_long]] = &[calls::BASIC, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
 
-/// Runs the opener. Descriptor 0 is the socket to the watcher, descriptor 1 a pipe to the supervisor. `backend` is the
-/// backend's name and, if a socket owns the rules, its descriptor. Returns the exit code.
+/// Runs the opener. Descriptor 0 is the socket to the watcher, descriptor 1 a socket to the supervisor. `backend` is
+/// the backend's name, followed by ` owned` if descriptor 3 is the socket that owns the rules. Returns the exit code.
 pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> {
     log_target.open();
     process::set_name(c"knock-opener");

@@ -8,8 +8,8 @@ use crate::sys::privilege::{self, Account, Capability, User};
 use crate::sys::sandbox;
 use std::path::Path;
 
-/// The supervisor's capabilities: to make rules, and to start, switch to the users of, and kill the other two
-/// processes.
+/// The supervisor's capabilities: to make rules; to start the other two processes, switch to their users, and kill
+/// them.
 const SUPERVISOR: &[Capability] = &[
     Capability::NetAdmin,
     Capability::NetRaw,

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Refuses to run as another user than root, who alone can make rules and switch users.
+/// Refuses to run as another user than root, because only root can make rules and switch users.
 pub(super) fn must_be_root() -> Result<()> {
     if privilege::effective_uid() == 0 {
         return Ok(());
@@ -61,7 +61,7 @@ pub(super) struct Setup {
     missing: Vec<String>,
     /// Problems that do not stop the daemon and have not been logged yet.
     pub(super) warnings: Vec<Error>,
-    /// The replacement for an unusable configuration.
+    /// A description of the configuration that replaces an unusable one.
     pub(super) fallback: Option<&'static str>,
 }
 
@@ -107,8 +107,8 @@ impl Setup {
         Ok(setup)
     }
 
-    /// Lists the interfaces that the guard applies to and warns about changes. Returns whether the rules must be made again
-    /// for other interfaces.
+    /// Lists the interfaces that the guard applies to and warns about changes. Returns whether the rules must be made
+    /// again for other interfaces.
     pub(super) fn follow_links(&mut self) -> Result<bool> {
         let Some(watch) = &self.links else { return Ok(false) };
         watch.drain();
@@ -152,7 +152,7 @@ impl Setup {
         }
     }
 
-    /// Logs that the daemon is ready, a summary of its setup, and warnings.
+    /// Logs that the daemon is ready, a summary of its setup, and the conflicting rules of other programs.
     pub(super) fn log_ready(&self) {
         self.log_findings();
         let guard = match self.rules.guard.is_empty() {

@@ -96,7 +96,7 @@ struct Supervisor<'a> {
     log_target: LogTarget,
     setup: Setup,
     installed: InstalledRules,
-    /// When a removal of our rules was last logged.
+    /// When a repair of our rules was last logged.
     repair_logged: Option<Instant>,
     start: StartReason,
     /// The parent process that waits until the daemon is ready in the background.
@@ -135,7 +135,7 @@ impl Supervisor<'_> {
                     Err(error) => say::error(&error),
                 }
             }
-            // Rules come first.
+            // Rules come before children, because the ports may be open.
             let must_check = rule_change && self.installed.saw_change(&self.setup.watch) || self.installed.must_retry();
             if must_check && self.repair() && !self.installed.opener_survives_repair() {
                 self.restart_children();
@@ -144,7 +144,7 @@ impl Supervisor<'_> {
                 self.handle_opener_message()?;
             }
             self.trial_unapplied |= self.trial.expire(Instant::now());
-            // Rules that must be made again come first.
+            // A failed attempt to make the rules is retried above.
             if self.trial_unapplied && !self.installed.must_retry() {
                 self.apply_trial_result();
             }
@@ -164,7 +164,7 @@ impl Supervisor<'_> {
         start.into_iter().chain(self.installed.must_retry().then_some(RETRY_RULES)).chain(trial).min()
     }
 
-    /// Handles a message from the opener: both children are ready, or the opener has exited.
+    /// Handles a message from the opener: both children are ready, a knock has opened a port, or the opener has exited.
     fn handle_opener_message(&mut self) -> Result<()> {
         let Some(children) = &mut self.children else { return Ok(()) };
         match children.receive() {

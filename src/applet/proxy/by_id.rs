@@ -17,7 +17,7 @@ impl Hasher for IdHasher {
         self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 
-    /// No session number comes here.
+    /// Never called: a session number is a `u64`.
     fn write(&mut self, _: &[u8]) {}
 
     fn finish(&self) -> u64 {

@@ -52,7 +52,7 @@ pub enum ClientEvent {
 pub enum ClientAction {
     /// Wait for the next event.
     Wait,
-    /// Pass the bytes that it has sent to [`Client::hear`].
+    /// Pass the bytes that it has sent to [`Client::parse`].
     Parse {
         /// Whether the client has closed its side.
         ended: bool,

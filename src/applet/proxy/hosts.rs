@@ -140,7 +140,7 @@ impl Hosts {
         }
     }
 
-    /// Decides whether to knock: the profile may not open the port.
+    /// Decides whether to knock: not if the profile may not open the port.
     fn decide(&self, found: profile::Found, addresses: Vec<SocketAddr>) -> Result<ClientEvent> {
         let port = addresses.first().map_or(0, SocketAddr::port);
         Ok(match tunnel::opens(&found, port)? {

@@ -9,12 +9,12 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// The most names, waiting or being resolved.
+/// The maximum number of names, waiting or being resolved.
 const NAMES: Limit = Limit { all: 1024, source: 512 };
-/// The most running lookups. Each has a thread.
+/// The maximum number of running lookups. Each has a thread.
 const LOOKUPS: Limit = Limit { all: 32, source: 24 };
-/// The most running lookups that started less than [`FRESH`] ago. This keeps slots free for other sources while many
-/// names go unanswered.
+/// The maximum number of running lookups that started less than [`FRESH`] ago. This keeps slots free for other sources
+/// while many names go unanswered.
 const FRESH_LOOKUPS: Limit = Limit { all: 16, source: 8 };
 const FRESH: Duration = Duration::from_secs(1);
 /// How often to log that names are refused.

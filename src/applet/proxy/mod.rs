@@ -29,7 +29,7 @@ use std::path::PathBuf;
 const FILES_EACH: u32 = 6;
 /// Descriptors for clients without a request, connection attempts, and the program itself.
 const FILES_BESIDE: u32 = 512;
-/// The most connections, if the limit of open files allows them.
+/// The maximum number of connections, if the limit of open files allows them.
 const MOST: u32 = 4096;
 
 /// The proxy's command-line options.

@@ -15,7 +15,7 @@ const LONGEST_BACK_OFF: u64 = 60;
 /// can make a browser connect 140 times a second.
 const BUDGET: u32 = 1000;
 const INTERVAL: Duration = Duration::from_millis(500);
-/// The most waiting clients. Further ones would not get their turn in time.
+/// The maximum number of waiting clients. Further ones would not get their turn in time.
 const MOST_WAITING: usize = 512;
 
 /// The clients that wait to knock for one profile.

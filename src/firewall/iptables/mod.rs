@@ -1,8 +1,8 @@
 //! iptables and ip6tables: static rules with the `recent` match, one list of addresses per guarded
 //! port. An opening is a line written to the list's file in /proc: no child process, no capability.
 //!
-//! The kernel limits an opening in `recent` to its time and to one connection too. Only guarded ports can be opened, and
-//! a list holds 100 addresses. All rules are in table mangle, before DNAT.
+//! The kernel limits an opening in `recent` to its time and to one connection too. Only guarded ports can be opened,
+//! and a list holds 100 addresses. All rules are in table mangle, before DNAT.
 
 mod openings;
 mod ruleset;

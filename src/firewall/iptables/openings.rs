@@ -35,7 +35,7 @@ impl ListWriter {
         Ok(Self { lists })
     }
 
-    /// Writes the address to the port's list, which gives it a new time.
+    /// Writes the address to the port's list. If the list has it already, its time starts again.
     pub(in crate::firewall) fn admit(&self, opening: &Opening) -> io::Result<Admission> {
         let Some(mut file) = self.list(opening) else { return Ok(Admission::PortNotGuarded) };
         // The kernel takes a write at the file's start only, and no pwrite.
@@ -61,8 +61,8 @@ impl ListWriter {
     }
 }
 
-/// Writes the address that stands for any to the list [`START`](super::ruleset::START) or
-/// [`TRIAL`](super::ruleset::TRIAL): rules match it until the time that they name is over.
+/// Starts the time of the list [`START`](super::ruleset::START) or [`TRIAL`](super::ruleset::TRIAL): writes the
+/// unspecified address to it. The rules that search the list match until their number of seconds has passed.
 pub(super) fn start_time(version: IpVersion, list: &str) -> io::Result<()> {
     let mut file = File::options().write(true).open(version.list_path(list))?;
     file.write_all(format!("+{}\n", version.unspecified()).as_bytes())

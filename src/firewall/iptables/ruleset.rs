@@ -42,7 +42,7 @@ impl IpVersion {
         }
     }
 
-    /// The address that stands for any if a list is searched with a mask of zeros.
+    /// The unspecified address. With a mask of zeros, a search of a list that has it always succeeds.
     pub(super) fn unspecified(self) -> &'static str {
         match self {
             Self::V4 => "0.0.0.0",
@@ -64,7 +64,7 @@ impl IpVersion {
     }
 }
 
-/// The list whose address lets connections pass that are older than the rules.
+/// The list whose address lets connections that are older than the rules pass.
 pub(super) const START: &str = "kkstart";
 /// The list whose address lets the rules of a guard on trial match.
 pub(super) const TRIAL: &str = "kktrial";
@@ -74,7 +74,7 @@ pub(super) fn versions() -> &'static [IpVersion] {
     if Path::new("/proc/net/if_inet6").exists() { &[IpVersion::V4, IpVersion::V6] } else { &[IpVersion::V4] }
 }
 
-/// mangle.rules without its comments, as build.rs has left it.
+/// mangle.rules without its comments, as build.rs writes it.
 const TEMPLATE: &str = include_str!(concat!(env!("OUT_DIR"), "/mangle.rules"));
 /// Removes our chains. They are flushed first, because they jump to each other.
 const REMOVAL: &str = "*mangle

@@ -10,7 +10,7 @@ use std::io;
 
 /// How often to repeat reading a table that has changed in between.
 const PATIENCE: usize = 100;
-/// The most elements in a message; elements of our sets take up to 60 bytes.
+/// The maximum number of elements in a message; elements of our sets take up to 60 bytes.
 const ELEMENTS: usize = 500;
 /// The object types of a table, in the order in which they can be made: the message that lists them, the message that
 /// makes one, and the attributes of both. Handles, positions and use counts are left out.
@@ -63,12 +63,12 @@ impl Contents {
         let mut contents = Self { flags, messages: Batch::default(), guard: Batch::default(), rules: 0 };
         let mut anonymous = Vec::new();
         for (list, kind, wanted) in KINDS {
-            for object in socket.ask(list, libc::NLM_F_DUMP, &NFGENMSG_INET, of(table).bytes())? {
+            for object in socket.ask(list, libc::NLM_F_DUMP, &NFGENMSG_INET, table_attribute(table).bytes())? {
                 // The kernel lists the chains of all tables.
-                if attribute_of(&object, NFTA_TABLE) != named(table) {
+                if attribute_of(&object, NFTA_TABLE) != c_string(table) {
                     continue;
                 }
-                let mut message = of(TABLE);
+                let mut message = table_attribute(TABLE);
                 for (kind, value) in attributes(after_header(&object)) {
                     if wanted.contains(&kind) {
                         message.attribute(kind, value);
@@ -86,7 +86,7 @@ impl Contents {
                     }
                     NFT_MSG_NEWRULE => {
                         contents.rules += 1;
-                        if attribute_of(&object, NFTA_RULE_CHAIN) == named(CHAIN_PREROUTING) {
+                        if attribute_of(&object, NFTA_RULE_CHAIN) == c_string(CHAIN_PREROUTING) {
                             contents.guard = Batch::default();
                             let named = |name: &[u8]| message.bytes().windows(name.len()).any(|part| part == name);
                             anonymous
@@ -112,7 +112,7 @@ impl Contents {
     fn renew_with(&self, flags: u32) -> Batch {
         let mut batch = Batch::default();
         new_table(&mut batch, TABLE, flags);
-        batch.add(NFT_MSG_DELRULE, 0, of(TABLE).bytes());
+        batch.add(NFT_MSG_DELRULE, 0, table_attribute(TABLE).bytes());
         batch.append(&self.messages);
         batch
     }
@@ -121,24 +121,26 @@ impl Contents {
     pub(super) fn replace(&self, openings: Batch) -> Batch {
         let mut batch = Batch::default();
         // Make it first, because deleting a missing table is an error.
-        batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, of(TABLE).bytes());
-        batch.add(NFT_MSG_DELTABLE, 0, of(TABLE).bytes());
+        batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, table_attribute(TABLE).bytes());
+        batch.add(NFT_MSG_DELTABLE, 0, table_attribute(TABLE).bytes());
         batch.append(&self.renew());
         batch.append(&openings);
         batch
     }
 
-    /// Makes these contents in a table that could not be replaced: its openings were taken.
+    /// Restores these contents in a table that was emptied by [`Contents::take_openings`] and could not be replaced.
     pub(super) fn refill(&self, socket: &Socket) -> io::Result<()> {
         self.renew_with(flags_of(&state(socket, TABLE)?)).commit(socket)
     }
 
     /// Reads the openings of a table before it is replaced, and the element that lets older connections pass, as the
-    /// messages that make them. First it removes all rules of prerouting but the guard, so that no packet uses an opening that
-    /// was read. The guard's other rules, in input and forward, use none.
+    /// messages that make them.
+    ///
+    /// First it removes all rules of prerouting but the guard, so that no packet uses an opening that was read. The
+    /// rules in input and forward use no openings.
     pub(super) fn take_openings(&self, socket: &Socket) -> io::Result<Batch> {
-        let (mut closed, mut rules) = (Batch::default(), of(TABLE));
-        rules.attribute(NFTA_RULE_CHAIN, &named(CHAIN_PREROUTING));
+        let (mut closed, mut rules) = (Batch::default(), table_attribute(TABLE));
+        rules.attribute(NFTA_RULE_CHAIN, &c_string(CHAIN_PREROUTING));
         closed.add(NFT_MSG_DELRULE, 0, rules.bytes());
         closed.append(&self.guard);
         closed.commit(socket)?;
@@ -154,7 +156,7 @@ impl Contents {
 
 /// Returns the transaction that lets packets of connections that are older than the table pass for a minute.
 pub(super) fn admit_older_connections() -> Batch {
-    let (mut batch, mut message) = (Batch::default(), elements_of(TABLE, b"starting\0"));
+    let (mut batch, mut message) = (Batch::default(), set_attributes(TABLE, b"starting\0"));
     message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
         list.nest(NFTA_LIST_ELEM, |element| {
             element.nest(NFTA_SET_ELEM_KEY, |key| key.attribute(NFTA_DATA_VALUE, &[libc::IPPROTO_TCP as u8]));
@@ -175,13 +177,13 @@ fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> 
     }
     // The elements that a set of this name already has. An anonymous set is deleted with its rule.
     if !anonymous {
-        made.add(NFT_MSG_DELSETELEM, 0, elements_of(TABLE, name).bytes());
+        made.add(NFT_MSG_DELSETELEM, 0, set_attributes(TABLE, name).bytes());
     }
     let mut elements: Vec<Vec<u8>> = elements(socket, table, name)?.iter().map(|element| lasting(element)).collect();
     // A hash lists elements in any order.
     elements.sort_unstable();
     for some in elements.chunks(ELEMENTS) {
-        let mut message = elements_of(TABLE, name);
+        let mut message = set_attributes(TABLE, name);
         message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
             some.iter().for_each(|element| list.attribute(NFTA_LIST_ELEM, element));
         });
@@ -199,7 +201,7 @@ pub(super) fn elements(socket: &Socket, table: &str, set: &[u8]) -> io::Result<V
 
 /// Returns the messages that list a set's elements.
 fn element_lists(socket: &Socket, table: &str, set: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, elements_of(table, set).bytes())
+    socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, set_attributes(table, set).bytes())
 }
 
 /// Returns an element's attributes without its remaining time.
@@ -214,7 +216,7 @@ fn lasting(element: &[u8]) -> Vec<u8> {
 /// Returns the transaction that deletes a table.
 pub(super) fn delete(table: &str) -> Batch {
     let mut batch = Batch::default();
-    batch.add(NFT_MSG_DELTABLE, 0, of(table).bytes());
+    batch.add(NFT_MSG_DELTABLE, 0, table_attribute(table).bytes());
     batch
 }
 
@@ -227,14 +229,16 @@ pub(super) fn can_own(socket: &Socket, table: &str) -> bool {
 }
 
 fn new_table(batch: &mut Batch, table: &str, flags: u32) {
-    let mut message = of(table);
+    let mut message = table_attribute(table);
     message.attribute(NFTA_TABLE_FLAGS, &flags.to_be_bytes());
     batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, message.bytes());
 }
 
 /// Returns the kernel's description of a table. It begins with the number of the last transaction.
 pub(super) fn state(socket: &Socket, table: &str) -> io::Result<Vec<u8>> {
-    socket.ask(NFT_MSG_GETTABLE, libc::NLM_F_ACK, &NFGENMSG_INET, of(table).bytes()).map(|answers| answers.concat())
+    socket
+        .ask(NFT_MSG_GETTABLE, libc::NLM_F_ACK, &NFGENMSG_INET, table_attribute(table).bytes())
+        .map(|answers| answers.concat())
 }
 
 /// Returns the flags in a table's state.
@@ -243,20 +247,20 @@ fn flags_of(state: &[u8]) -> u32 {
 }
 
 /// Returns the attribute that names the table of a message.
-fn of(table: &str) -> Writer {
+fn table_attribute(table: &str) -> Writer {
     let mut attributes = Writer::default();
-    attributes.attribute(NFTA_TABLE, &named(table));
+    attributes.attribute(NFTA_TABLE, &c_string(table));
     attributes
 }
 
 /// Returns the attributes that name the table and the set of a message.
-pub(super) fn elements_of(table: &str, set: &[u8]) -> Writer {
-    let mut attributes = of(table);
+pub(super) fn set_attributes(table: &str, set: &[u8]) -> Writer {
+    let mut attributes = table_attribute(table);
     attributes.attribute(NFTA_SET_ELEM_LIST_SET, set);
     attributes
 }
 
-/// A name in netlink's format.
-fn named(name: &str) -> Vec<u8> {
+/// Returns a name in netlink's format, ended by a zero byte.
+fn c_string(name: &str) -> Vec<u8> {
     [name.as_bytes(), b"\0"].concat()
 }

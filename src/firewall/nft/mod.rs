@@ -63,7 +63,7 @@ impl Table {
         Ok(())
     }
 
-    /// Makes the table in one transaction, and keeps its openings if its shape is the same.
+    /// Makes the table in one transaction, and keeps its openings if its sets are the same.
     pub(in crate::firewall) fn make(&self) -> Result<()> {
         let failed = |cause: io::Error| {
             // A table that belongs to another socket cannot be changed.

@@ -1,6 +1,6 @@
 //! Openings in our table: elements of a set, added by netlink.
 
-use super::contents::{self, elements_of};
+use super::contents::{self, set_attributes};
 use super::ruleset::TABLE;
 use crate::error::{Error, Result};
 use crate::firewall::rules::{Admission, LiveOpening, Opening};
@@ -30,11 +30,11 @@ impl SetWriter {
     pub(in crate::firewall) fn admit(&self, opening: &Opening) -> io::Result<Admission> {
         // A failed transaction costs milliseconds, so try the plain add first: it hardly ever fails.
         let mut outcome = self.transact(opening, false);
-        if is(&outcome, libc::EEXIST) {
+        if failed_with(&outcome, libc::EEXIST) {
             outcome = self.transact(opening, true);
         }
         // A connection has used it in between.
-        if is(&outcome, libc::ENOENT) {
+        if failed_with(&outcome, libc::ENOENT) {
             outcome = self.transact(opening, false);
         }
         match outcome {
@@ -98,11 +98,11 @@ fn live_opening(element: &[u8]) -> Option<LiveOpening> {
     Some(LiveOpening { source, port: u16::from_be_bytes(*port.first_chunk()?), left })
 }
 
-fn is(outcome: &io::Result<()>, number: i32) -> bool {
+fn failed_with(outcome: &io::Result<()>, number: i32) -> bool {
     outcome.as_ref().is_err_and(|error| error.raw_os_error() == Some(number))
 }
 
-/// An element of open4 or open6: address and port, each padded to 4 bytes, and its time.
+/// Returns an element of open4 or open6: address and port, each padded to 4 bytes, and its time.
 fn element(opening: &Opening, with_timeout: bool) -> Writer {
     let (set, mut key) = match opening.source {
         IpAddr::V4(v4) => ("open4\0", v4.octets().to_vec()),
@@ -110,7 +110,7 @@ fn element(opening: &Opening, with_timeout: bool) -> Writer {
     };
     key.extend(opening.port.to_be_bytes());
     key.extend([0, 0]);
-    let mut body = elements_of(TABLE, set.as_bytes());
+    let mut body = set_attributes(TABLE, set.as_bytes());
     body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
         list.nest(NFTA_LIST_ELEM, |element| {
             element.nest(NFTA_SET_ELEM_KEY, |data| data.attribute(NFTA_DATA_VALUE, &key));

@@ -17,7 +17,7 @@ struct Template {
     at_ack: &'static str,
 }
 
-/// A file without its comments, as build.rs has left it.
+/// A file without its comments, as build.rs writes it.
 macro_rules! bare {
     ($name:literal) => {
         include_str!(concat!(env!("OUT_DIR"), "/", $name))
@@ -31,29 +31,29 @@ const TEMPLATE: Template = Template {
     at_ack: bare!("at_ack.nft"),
 };
 
-/// How a table is made of the template: its name, the limit of packets in an opening, whether it is in force.
+/// The values that differ between tables of one template: the name, the limit of an opening, and the table's flags.
 type Form = [&'static str; 3];
 
-/// The table as it could be made by hand. Ours is copied from [`DRAFT`].
+/// The table as it could be made by hand, for the golden files. The real one is copied from [`DRAFT`].
 #[cfg(test)]
 const HANDMADE: Form = [TABLE, "1/day", ""];
-/// The table that nft makes and we copy.
+/// The name of the table that nft makes and we copy.
 pub(super) const DRAFT: &str = "knockknock-draft";
-/// The table that nft only checks.
+/// The name of the table that nft only checks.
 const CHECK: &str = "knockknock-check";
 
-/// The transaction that makes the draft, where there may be one. `seed` is that of the hash that sources are
-/// counted by.
+/// Returns the script that makes the draft, and replaces an existing one. `seed` is the seed of the hash that assigns
+/// sources to buckets.
 pub(super) fn draft(rules: &Rules, turnstile: Turnstile, seed: u32) -> String {
     replacing(DRAFT, &filled(TEMPLATE, [DRAFT, "1/day", "flags dormant"], rules, turnstile, seed))
 }
 
-/// Replaces a table of that name, if there is one.
+/// Returns `text`, which makes `table`, after commands that delete a table of that name.
 fn replacing(table: &str, text: &str) -> String {
     format!("add table inet {table}\ndelete table inet {table}\n{text}")
 }
 
-/// How many rules a text makes: its lines behind the sets that neither begin nor end a chain, nor say what it is.
+/// Returns the number of rules in a script: the lines after the sets, except those that begin, describe or end a chain.
 pub(super) fn rules_in(text: &str) -> usize {
     let chains = text.lines().skip_while(|line| !line.starts_with("chain "));
     chains.filter(|line| *line != "}" && !["chain ", "type "].iter().any(|start| line.starts_with(start))).count()
@@ -63,7 +63,8 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
     let [table, limit, state] = form;
     let Template { sets, chains, at_syn, at_ack } = template;
     let mark = format!("{:#010x}", rules.mark);
-    // The ACK of a SYN cookie, for which there is but a listener, is not a packet of an older connection.
+    // The ACK of a SYN cookie belongs to a listener (wildcard 1), so it does not pass as a packet of an older
+    // connection.
     let (prerouting, admitted, older) = match turnstile {
         Turnstile::AtSyn => (at_syn, format!("ct mark & {mark} == {mark}"), ""),
         Turnstile::AtAck => (at_ack, "ct label 60".to_owned(), "socket wildcard 0 "),
@@ -104,11 +105,11 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
     [sets, prerouting, chains].map(|part| fill(part, &values)).concat()
 }
 
-/// Two scripts for `nft -c`. The first passes if the kernel supports the table. The second has a set with a limit
-/// that overflows: a kernel that keeps limits in sets, 5.7 or later, refuses it.
+/// Returns two scripts for `nft -c`. The first passes if the kernel supports the table. The second has a set with a
+/// limit that overflows: a kernel that keeps limits in sets, 5.7 or later, refuses it.
 ///
-/// Under another name, since what stands may have sets of another shape; so may a table of this name that another
-/// program left.
+/// The table to check has a name of its own, because our real table may have sets of another type. So may a table that
+/// another program left under this name; it is replaced.
 pub(super) fn checks(rules: &Rules, turnstile: Turnstile) -> [String; 2] {
     ["1/day", "18446744073709551615/second"]
         .map(|limit| replacing(CHECK, &filled(TEMPLATE, [CHECK, limit, ""], rules, turnstile, 0)))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const TIME: Duration = Duration::from_secs(60);
 /// The second knock's counter must be at most this much higher than the first one's.
 pub(super) const STEPS: u32 = 20;
-/// The most armed knocks of one profile, each from its own source.
+/// The maximum number of armed knocks of one profile, each from its own source.
 const SOURCES: usize = 4;
 
 /// An armed knock.

@@ -6,7 +6,7 @@
 //! mark is a fingerprint: some bits of its hash. A bucket's mark is a filter with one bit for each of its places, so
 //! most lookups of an absent hash end there. In a small table a word has three bytes.
 
-/// The most places that a table can have.
+/// The maximum number of places that a table can have.
 pub const MAX_PLACES: usize = 1 << 20;
 
 /// A table of up to [`MAX_PLACES`] codes.

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// The most SYNs that wait for a far-ahead search.
+/// The maximum number of SYNs that wait for a far-ahead search.
 const FAR_SEARCHES: usize = 64;
 
 /// The classic profiles whose messages are decrypted, and the limits for that.

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// The most accepted knocks that wait for the disk together.
+/// The maximum number of accepted knocks that wait for the disk together.
 const BATCH: usize = 256;
 
 /// The parameters of an engine.

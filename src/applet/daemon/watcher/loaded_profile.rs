@@ -8,8 +8,8 @@ use crate::wire::{Ciphertext, Keys, Wire};
 /// Profiles that list more ports are not held in the look-ahead table.
 const MAX_HELD_PORTS: usize = 16;
 
-/// The most burned counters that are searched to explain a refused knock; with 16 ports this takes about 2 ms on
-/// x86-64.
+/// The maximum number of burned counters that are searched to explain a refused knock; with 16 ports this takes about 2
+/// ms on x86-64.
 const MAX_BEHIND: u32 = 200;
 
 /// A profile with its keys but without its files.

@@ -4,11 +4,12 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// The most sources with accepted knocks that are remembered.
+/// The maximum number of sources with accepted knocks that are remembered.
 const SOURCES: usize = 16;
 /// The minimum time between two logged knocks of such a source.
 const PAUSE: Duration = Duration::from_secs(60);
-/// The most refused knocks from other sources that are logged for each knock port in an hour, and the most ports.
+/// The maximum number of refused knocks from other sources that are logged for each knock port in an hour, and the
+/// maximum number of knock ports.
 const FIRST: u8 = 3;
 const PORTS: usize = 16;
 const HOUR: Duration = Duration::from_secs(3600);

@@ -227,7 +227,7 @@ impl Report {
     }
 }
 
-/// Describes why the opener did not open.
+/// Returns the count that an event increments.
 fn count_of(event: &Event) -> Option<Count> {
     Some(match event {
         Event::Answered(_, OpenReply::Opened) => Count::Opened,
@@ -239,6 +239,7 @@ fn count_of(event: &Event) -> Option<Count> {
     })
 }
 
+/// Describes why the opener did not open.
 fn reason(reply: OpenReply) -> &'static str {
     match reply {
         OpenReply::Opened => "it is open",

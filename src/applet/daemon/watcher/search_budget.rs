@@ -12,8 +12,8 @@ const FILL: Duration = Duration::from_secs(12);
 /// Each second of search costs this many seconds of refill. All accounts together use about 5 % of a
 /// processor, after an initial burst of 0.64 s.
 const PRICE: u32 = 1200;
-/// The most searches for unlisted ports in each [`DENIED_PORT_TIME`]: enough for a user who mistypes a port, too few to
-/// be a burden.
+/// The maximum number of searches for unlisted ports in each [`DENIED_PORT_TIME`]: enough for a user who mistypes a
+/// port, too few to be a burden.
 const DENIED_PORT_SEARCHES: u32 = 60;
 const DENIED_PORT_TIME: Duration = Duration::from_secs(60);
 
