@@ -11,7 +11,7 @@ import pytest
 import router
 
 PROJECT = Path(__file__).parents[2]
-BUILDROOT = Path(__file__).parent / "buildroot"
+BUILDROOT = PROJECT / "scripts/openwrt/buildroot"
 
 
 @pytest.fixture
