@@ -5,10 +5,12 @@ DESTDIR ?=
 PYTHON ?= /usr/bin/python3
 
 BINARY := target/release/knockknock
+# A binary of the same version that runs on this machine; it prints the help texts, from which the completions are made.
+NATIVE = $(BINARY)
 APPLETS := knockknock-daemon knockknock-genprofile knockknock-proxy
 PAGES := $(wildcard man/*.[1-8])
 SHELL_SCRIPTS := .ci/run $(shell find scripts tests -name '*.sh') scripts/openwrt/knockknock/root/etc/init.d/knockknock \
-	tests/openwrt/stand-in/etc/rc.common
+	$(addprefix scripts/debian/,postinst prerm postrm) tests/openwrt/stand-in/etc/rc.common
 
 bindir := $(DESTDIR)$(PREFIX)/bin
 mandir := $(DESTDIR)$(PREFIX)/share/man
@@ -122,6 +124,12 @@ static: ## build dist/TARGET/knockknock, one static musl file (TARGET=x86_64-unk
 static-all: ## the same for each target in scripts/targets.tsv
 	scripts/build-static.sh all
 
+ARCH ?= amd64
+
+.PHONY: deb
+deb: ## build a Debian package of the static file in dist/ (ARCH=amd64, arm64, armhf; see scripts/targets.tsv)
+	scripts/package.sh deb $(ARCH)
+
 .PHONY: size
 size: ## compare the files in dist/ with scripts/size-budget.tsv, and list their largest symbols
 	scripts/size.sh
@@ -163,15 +171,15 @@ target/release/knockknock: $(shell find src build.rs Cargo.toml Cargo.lock -type
 
 .PHONY: install
 install: $(BINARY) ## install below DESTDIR and PREFIX (/usr/local); profiles are never touched
-	@printf 'installing %s in %s: ' $(BINARY) $(bindir) && $(abspath $(BINARY)) --version
+	@printf 'installing %s in %s: ' $(BINARY) $(bindir) && $(abspath $(NATIVE)) --version
 	install -D -m 755 $(BINARY) $(bindir)/knockknock
 	for applet in $(APPLETS); do ln -sf knockknock $(bindir)/$$applet || exit 1; done
 	for page in $(PAGES); do install -D -m 644 $$page $(mandir)/man$${page##*.}/$${page##*/} || exit 1; done
 	install -d $(unitdir) $(bashdir) $(zshdir) $(fishdir)
 	sed 's,/usr/local/bin/,$(PREFIX)/bin/,' scripts/systemd/knockknock-daemon.service >$(unitdir)/knockknock-daemon.service
-	scripts/completions.sh $(abspath $(BINARY)) bash >$(bashdir)/knockknock
-	scripts/completions.sh $(abspath $(BINARY)) zsh >$(zshdir)/_knockknock
-	scripts/completions.sh $(abspath $(BINARY)) fish >$(fishdir)/knockknock.fish
+	scripts/completions.sh $(abspath $(NATIVE)) bash >$(bashdir)/knockknock
+	scripts/completions.sh $(abspath $(NATIVE)) zsh >$(zshdir)/_knockknock
+	scripts/completions.sh $(abspath $(NATIVE)) fish >$(fishdir)/knockknock.fish
 	chmod 644 $(unitdir)/knockknock-daemon.service $(bashdir)/knockknock $(zshdir)/_knockknock $(fishdir)/knockknock.fish
 	for applet in $(APPLETS); do ln -sf knockknock $(bashdir)/$$applet && ln -sf knockknock.fish $(fishdir)/$$applet.fish || exit 1; done
 

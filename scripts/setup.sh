@@ -22,7 +22,7 @@ needs() {
         python3:python3 microsocks:microsocks fwknopd@fwknop-server fwknop:fwknop-client knockd@knockd ;;
     router) echo ip:iproute2 nft:nftables /usr/sbin/xtables-legacy-multi:iptables readelf:binutils /usr/share/doc/busybox-static@busybox-static \
         /usr/bin/pytest-3:python3-pytest ;;
-    systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox ufw@ufw firewalld@firewalld \
+    systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox lintian:lintian ps:procps ufw@ufw firewalld@firewalld \
         /usr/lib/python3/dist-packages/firewall:python3-firewall /usr/lib/python3/dist-packages/nftables:python3-nftables \
         netfilter-persistent@netfilter-persistent /usr/share/netfilter-persistent/plugins.d/15-ip4tables@iptables-persistent ;;
     cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips qemu-system-x86_64:qemu-system-x86 cpio:cpio ;;

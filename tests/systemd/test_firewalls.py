@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from test_readme import quoted
-from test_unit import DRIVER_ALONE, HERE, PROJECT, play, root, set_up  # noqa: F401 (a fixture)
+from test_unit import DRIVER_ALONE, HERE, PROJECT, play, root, set_up, system  # noqa: F401 (fixtures)
 
 MANUAL = (PROJECT / "docs/firewalls.md").read_text()
 ASIDE = Path(os.environ.get("KNOCKKNOCK_TOOLS") or

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from test_unit import DRIVER_ALONE, HERE, PROJECT, play, root  # noqa: F401 (a fixture)
+from test_unit import DRIVER_ALONE, HERE, PROJECT, play, root, system  # noqa: F401 (fixtures)
 
 README = (PROJECT / "README.md").read_text()
 

@@ -32,9 +32,13 @@ TTYPath=/dev/console
 DRIVER_ALONE = DRIVER.replace(" knockknock-daemon.service", "")
 
 
+# A system in a directory, such as a debootstrapped Debian 13, instead of this machine's.
+SYSTEM = os.environ.get("KNOCKKNOCK_SYSTEM", "/")
+
+
 @pytest.fixture
-def root(tmp_path):
-    """This machine's files with ours installed, as a layer that goes away again."""
+def system(tmp_path):
+    """This machine's files, under a layer that goes away again."""
     layer, root = tmp_path / "layer", tmp_path / "root"
     layer.mkdir()
     root.mkdir()
@@ -43,14 +47,20 @@ def root(tmp_path):
         for name in ("upper", "work"):
             (layer / name).mkdir()
         subprocess.run(["mount", "-t", "overlay", "overlay", root, "-o",
-                        f"lowerdir=/,upperdir={layer}/upper,workdir={layer}/work"], check=True)
+                        f"lowerdir={SYSTEM},upperdir={layer}/upper,workdir={layer}/work"], check=True)
         try:
-            subprocess.run(["make", "install", f"DESTDIR={root}"], cwd=PROJECT, check=True, capture_output=True)
             yield root
         finally:
             subprocess.run(["umount", root], check=True)
     finally:
         subprocess.run(["umount", layer], check=True)
+
+
+@pytest.fixture
+def root(system):
+    """The same with ours installed."""
+    subprocess.run(["make", "install", f"DESTDIR={system}"], cwd=PROJECT, check=True, capture_output=True)
+    return system
 
 
 def set_up(root, config):
