@@ -10,7 +10,7 @@ use std::path::Path;
 /// Prints an invitation for a client that calls this server `host`: with the profile `name` in `directory`, or with a
 /// new one.
 pub fn run(directory: &Path, name: &str, host: &str, ports: Option<Ports>, again: bool) -> Result<()> {
-    profile::check_spelling(host)?;
+    profile::check_host(host)?;
     let profiles = directory.join("profiles");
     let known = profile::list(&profiles)?.profiles.into_iter().find(|found| found.name == name);
     if known.is_some() && ports.is_some() {
@@ -31,7 +31,7 @@ pub fn run(directory: &Path, name: &str, host: &str, ports: Option<Ports>, again
 /// Gives the profile `name` in `directory` new keys, and prints an invitation with them. The old keys work until the
 /// first knock with the new ones.
 pub fn rotate(directory: &Path, name: &str, host: &str) -> Result<()> {
-    profile::check_spelling(host)?;
+    profile::check_host(host)?;
     let found = profile::rotate(&directory.join("profiles"), name)?;
     print(directory, &found, host, false, true)
 }

@@ -1,5 +1,6 @@
 //! Creates a profile, which appears complete or not at all.
 
+use super::home::check_spelling;
 use super::ProfileConfig;
 use super::keys::{self, RawKeys};
 use super::set::{DISABLED, Found, REPLACED, UNFINISHED, list};
@@ -74,6 +75,12 @@ pub(super) fn make(
         Error::path("write", &path, cause)
     })?;
     Ok(path)
+}
+
+/// Refuses a host for which `accept` could not create a profile.
+pub fn check_host(host: &str) -> Result<()> {
+    check_spelling(host)?;
+    check_name(host)
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -159,7 +159,7 @@ fn home(account: Option<Account>, who: &str) -> Result<PathBuf> {
 }
 
 /// Refuses a string that is not a host name, and says which part to remove.
-pub fn check_spelling(host: &str) -> Result<()> {
+pub(super) fn check_spelling(host: &str) -> Result<()> {
     if host.is_empty() {
         return Err(Error::usage("the name of the host is empty"));
     }

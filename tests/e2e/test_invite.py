@@ -48,6 +48,18 @@ def test_a_client_is_not_named_like_replaced_keys(tmp_path):
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("host", [".example", "server.off", "server.disabled", "server.replaced", "ser\x1bver", "x" * 241],
+                         ids=lambda host: host[:16])
+def test_a_host_that_accept_would_refuse_is_not_invited(tmp_path, host):
+    invite(tmp_path, "laptop", SERVER, "--ports", 22)
+    before = tree(tmp_path)
+    for command in (("invite", "phone", host, "--ports", 22), ("invite", "laptop", host, "--again"), ("rotate", "laptop", host)):
+        done = run(*command, "--dir", tmp_path)
+        assert (done.returncode, done.stdout) == (2, "") and "cannot be the name of a profile" in done.stderr
+        assert tree(tmp_path) == before
+    assert "cannot be the name of a profile" in accept(tmp_path / "client", invite(tmp_path, "laptop", SERVER, "--again"), "--as", host).stderr
+
+
 @pytest.mark.parametrize("host", [SERVER, SERVER6])
 def test_two_commands_and_one_line_connect_a_new_client(stage, firewall, host):
     stage.configure(firewall=firewall, guard=stage.PORT)
