@@ -190,9 +190,19 @@ pub fn mention_reload(directory: &Path) {
     }
 }
 
+/// The file that a running daemon has locked. Every user could lock a directory that they can read.
+const LOCK: &str = ".lock";
+
+/// Takes the lock of the daemon on `directory`: of a file or, where none can be made, of the directory.
+pub fn lock(directory: &Path) -> io::Result<File> {
+    let file = file::open_private(&directory.join(LOCK)).or_else(|_| File::open(directory))?;
+    file::try_lock(&file).map(|()| file)
+}
+
 /// Returns whether a daemon holds the lock of `directory`.
 pub fn daemon_runs(directory: &Path) -> bool {
-    let locked = File::open(directory).and_then(|directory| file::try_lock(&directory));
+    let file = file::open_small(&directory.join(LOCK), true).or_else(|_| File::open(directory));
+    let locked = file.and_then(|file| file::try_lock(&file));
     locked.is_err_and(|cause| cause.kind() == io::ErrorKind::WouldBlock)
 }
 

@@ -9,7 +9,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -204,9 +204,7 @@ pub fn open(directory: &Path) -> io::Result<File> {
     if let Some(above) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(above)?;
     }
-    // Never blocks, not even on a FIFO.
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)
+    file::open_private(&path)
 }
 
 /// The length of the trial's record: a checksum and a line, behind the watcher's record.

@@ -1,7 +1,7 @@
 //! Creates a profile, which appears complete or not at all.
 
-use super::home::check_spelling;
 use super::ProfileConfig;
+use super::home::check_spelling;
 use super::keys::{self, RawKeys};
 use super::set::{DISABLED, Found, REPLACED, UNFINISHED, list};
 use crate::error::{Error, Result};
@@ -52,13 +52,30 @@ pub(super) fn make(
     check: &dyn Fn(&Found) -> Result<()>,
 ) -> Result<PathBuf> {
     check_name(name)?;
-    let path = directory.join(name);
     make_directory(directory).map_err(|cause| {
         Error::path("make", directory, cause).advise("run as root, or name another place with --dir")
     })?;
-    let parent = File::open(directory).map_err(|cause| Error::path("open", directory, cause))?;
-    // Lock the directory, so that no two processes find the same knock port free.
-    file::lock(&parent).map_err(|cause| Error::path("lock", directory, cause))?;
+    let _lock = lock(directory)?;
+    make_locked(directory, name, content, check)
+}
+
+/// Locks a directory of profiles, so that no two processes find the same knock port free, and none renames what another
+/// deletes.
+pub(super) fn lock(directory: &Path) -> Result<File> {
+    // Every user could lock a directory that they can read.
+    let path = directory.join(".lock");
+    let locked = file::open_private(&path).and_then(|file| file::lock(&file).map(|()| file));
+    locked.map_err(|cause| Error::path("lock", &path, cause))
+}
+
+/// Creates a profile like [`make`], in a directory that exists and that the caller has locked.
+pub(super) fn make_locked(
+    directory: &Path,
+    name: &str,
+    content: &Content<'_>,
+    check: &dyn Fn(&Found) -> Result<()>,
+) -> Result<PathBuf> {
+    let path = directory.join(name);
     if fs::symlink_metadata(&path).is_ok() {
         return Err(Error::refused(format!("profile {name:?} exists"))
             .advise(format!("choose another name, or remove {path:?} first")));
@@ -69,7 +86,9 @@ pub(super) fn make(
     let aside = directory.join(format!(".{name}{UNFINISHED}"));
     // A power failure may have left an incomplete profile here.
     let _ = fs::remove_dir_all(&aside);
-    let made = write_aside(&aside, content).and_then(|()| fs::rename(&aside, &path)).and_then(|()| parent.sync_all());
+    let made = write_aside(&aside, content)
+        .and_then(|()| fs::rename(&aside, &path))
+        .and_then(|()| File::open(directory)?.sync_all());
     made.map_err(|cause| {
         let _ = fs::remove_dir_all(&aside);
         Error::path("write", &path, cause)
@@ -83,7 +102,7 @@ pub fn check_host(host: &str) -> Result<()> {
     check_name(host)
 }
 
-fn check_name(name: &str) -> Result<()> {
+pub(super) fn check_name(name: &str) -> Result<()> {
     let why = if name.is_empty() {
         "is empty"
     } else if name.starts_with('.') {

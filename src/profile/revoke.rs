@@ -1,9 +1,9 @@
 //! Revokes a profile on the server.
 
+use super::create::lock;
 use super::set::{REPLACED, enabled_name};
 use super::{Counter, Found, Listing, list};
 use crate::error::{Error, Result};
-use crate::sys;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -12,6 +12,23 @@ use std::path::Path;
 /// of this name, it revokes the disabled one. Once this returns, a running daemon opens nothing to them, even if the
 /// daemon cannot read its configuration again.
 pub fn revoke(directory: &Path, name: &str) -> Result<()> {
+    let burn = || {
+        let profiles = of_name(directory, name)?;
+        each(&profiles, &|profile| Counter::revoke(&profile.join("counter")))?;
+        Ok(profiles)
+    };
+    // Do this first and on disk: if a later step fails or waits, the profiles still open nothing.
+    if burn()?.is_empty() {
+        return Err(missing(directory, name));
+    }
+    let _lock = lock(directory)?;
+    // Meanwhile, the profile may have been given new keys.
+    each(&burn()?, &|profile| fs::remove_dir_all(profile))?;
+    File::open(directory).and_then(|opened| opened.sync_all()).map_err(|cause| Error::path("revoke", directory, cause))
+}
+
+/// Lists the profiles that are revoked with `name`.
+fn of_name(directory: &Path, name: &str) -> Result<Vec<Found>> {
     let Listing { mut profiles, mut disabled, .. } = list(directory)?;
     let enabled = enabled_name(name);
     let is_enabled = profiles.iter().any(|found| found.name == enabled);
@@ -25,28 +42,15 @@ pub fn revoke(directory: &Path, name: &str) -> Result<()> {
     profiles.retain(|found| {
         found.name == name || found.enabled_name() == replaced || !is_enabled && found.enabled_name() == name
     });
-    if profiles.is_empty() {
-        return Err(missing(directory, name));
-    }
-    let each = |step: &dyn Fn(&Path) -> io::Result<()>| {
-        profiles
-            .iter()
-            .try_for_each(|Found { path, .. }| step(path).map_err(|cause| Error::path("revoke", path, cause)))
-    };
-    // Do this first and on disk: if a later step fails or waits, the profiles still open nothing.
-    each(&|profile| Counter::revoke(&profile.join("counter")))?;
-    each(&|profile| delete(directory, profile))
+    Ok(profiles)
+}
+
+fn each(profiles: &[Found], step: &dyn Fn(&Path) -> io::Result<()>) -> Result<()> {
+    profiles.iter().try_for_each(|Found { path, .. }| step(path).map_err(|cause| Error::path("revoke", path, cause)))
 }
 
 /// Returns the error for a name without a profile.
 pub(super) fn missing(directory: &Path, name: &str) -> Error {
     Error::refused(format!("there is no profile {name:?} in {directory:?}"))
         .advise("knockknock-daemon --check lists the profiles")
-}
-
-fn delete(directory: &Path, profile: &Path) -> io::Result<()> {
-    let directory = File::open(directory)?;
-    sys::file::lock(&directory)?;
-    fs::remove_dir_all(profile)?;
-    directory.sync_all()
 }

@@ -1,6 +1,7 @@
 """Hostile environments: rules flushed under the daemon, misbehaving logs, floods, damaged directories."""
 
 import base64
+import fcntl
 import ipaddress
 import os
 import re
@@ -463,6 +464,24 @@ def test_a_directory_below_one_that_everybody_can_write_to_is_refused(stage, pub
     done = stage.server.run(BINARY, "daemon", "--dir", public / "config.d", "--check", check=False)
     assert done.returncode == 1
     assert f'"{public}": everybody can write there' in done.stderr and f'chmod o-w "{public}"' in done.stderr
+
+
+def test_a_user_who_locks_the_directories_blocks_nothing(stage):
+    """Every user can lock a directory that they can read."""
+    stage.gate = Profile(stage, "gate")
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    for path in (stage.server_dir, stage.server_dir / "profiles"):
+        path.chmod(0o755)
+        holder = os.open(path, os.O_RDONLY)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        stage._closing.callback(os.close, holder)
+    stage.start_daemon()
+    for command in (["genprofile", "laptop", "666"], ["rotate", "laptop", SERVER], ["revoke", "laptop"]):
+        assert stage.server.run(BINARY, *command, "--dir", stage.server_dir).stderr
+    second = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, check=False)
+    assert second.returncode == 1 and "another daemon is running" in second.stderr
+    for path in (stage.server_dir / ".lock", stage.server_dir / "profiles/.lock"):
+        assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_counter_that_is_a_link_is_refused(stage):

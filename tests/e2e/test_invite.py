@@ -15,7 +15,7 @@ import time
 import pytest
 
 from stage import BINARY, SERVER, SERVER6
-from test_genprofile import tree
+from test_genprofile import names, tree
 
 LINE = re.compile(r"knockknock1:[!-~]+:[0-9a-f]{8}\n")
 SECRET = re.compile(r"[A-Za-z0-9+/]{22}")
@@ -171,7 +171,7 @@ def test_accept_does_not_overwrite(tmp_path):
     # The advice works: the old one is kept, and disabled.
     assert subprocess.run(["sh", "-c", done.stderr.splitlines()[1].split(": ")[-1]]).returncode == 0
     assert accept(client, lines[1]).returncode == 0
-    assert {path.name for path in client.iterdir()} == {"server.example.org", "server.example.org.off"}
+    assert names(client) == {"server.example.org", "server.example.org.off"}
 
 
 @pytest.mark.parametrize("name", ["server.example.org", "server.example.org.off"])
@@ -183,7 +183,7 @@ def test_keys_that_another_profile_has_are_refused(tmp_path, name):
     (client / "server.example.org").rename(client / name)
     done = accept(client, line, "--as", SERVER)
     assert done.returncode == 1 and f'profile "{name}" has the keys of this invitation already' in done.stderr
-    assert [path.name for path in client.iterdir()] == [name]
+    assert names(client) == {name}
 
 
 def test_servers_may_have_the_same_knock_port(tmp_path):
@@ -271,5 +271,5 @@ def test_accepted_completely_or_not_at_all(tmp_path, call, fault):
             assert len(base64.b64decode((client / "host/mac.key").read_bytes())) == 16
             shutil.rmtree(client / "host")
         elif fault.startswith("error"):
-            assert done.returncode == 1 and not list(client.iterdir()), "nothing left aside"
+            assert done.returncode == 1 and not names(client), "nothing left aside"
     assert faults > 0

@@ -1,5 +1,7 @@
 """rotate: new keys beside the old ones, until the new ones have knocked."""
 
+import fcntl
+import os
 import re
 import shutil
 import signal
@@ -8,7 +10,7 @@ import subprocess
 import pytest
 
 from stage import BINARY, SERVER
-from test_genprofile import tree
+from test_genprofile import names, tree
 from test_invite import LINE, invite, run
 
 
@@ -64,7 +66,7 @@ def test_a_second_rotation_waits_for_a_knock_and_removes_the_oldest_keys(tmp_pat
     (profiles / "laptop.replaced/counter").write_text("4294967296\n")  # as the daemon writes it
     assert rotate(tmp_path, "laptop", "server.example.org").returncode == 0
     assert (profiles / "laptop.replaced/mac.key").read_text() == keys[1]
-    assert {path.name for path in profiles.iterdir()} == {"laptop", "laptop.replaced"}
+    assert names(profiles) == {"laptop", "laptop.replaced"}
 
 
 def test_everything_but_keys_and_counter_stays(tmp_path):
@@ -91,7 +93,7 @@ def test_a_profile_that_is_revoked_during_its_rotation_has_no_keys_left(stage):
     new = stage.directory / "new"
     stage.client.run(BINARY, "accept", "--dir", new, input=line)
     stage.server.run(BINARY, "revoke", "gate", "--dir", stage.server_dir)
-    assert [path.name for path in (stage.server_dir / "profiles").iterdir()] == ["fence"]
+    assert names(stage.server_dir / "profiles") == {"fence"}
     stage.knock()
     stage.client.run(BINARY, "-p", stage.PORT, "--dir", new, SERVER)
     assert stage.nothing_opened()
@@ -123,7 +125,7 @@ def test_the_old_keys_of_an_enabled_profile_work_beside_a_disabled_one_of_the_sa
     stage.open_port()
     assert stage.connects()
     assert run("revoke", "gate.off", "--dir", stage.server_dir).returncode == 0
-    assert {path.name for path in (stage.server_dir / "profiles").iterdir()} == {"fence", "gate", "gate.replaced"}
+    assert names(stage.server_dir / "profiles") == {"fence", "gate", "gate.replaced"}
 
 
 def test_the_old_keys_work_after_an_interrupted_rotation(stage):
@@ -160,7 +162,7 @@ def test_a_profile_that_is_revoked_after_it_was_disabled_has_no_keys_left(stage,
     (profiles / "gate").rename(profiles / "gate.off")
     (profiles / "gate.replaced").rename(profiles / replaced)
     assert run("revoke", name, "--dir", stage.server_dir).returncode == 0
-    assert [path.name for path in profiles.iterdir()] == ["fence"]
+    assert names(profiles) == {"fence"}
     stage.knock()
     assert stage.nothing_opened()
 
@@ -187,3 +189,26 @@ def test_the_old_keys_survive_a_fault_at_any_step(tmp_path, call, fault):
         assert (directory / "profiles/laptop.replaced/mac.key").read_text() == old
         assert (directory / "profiles/laptop/mac.key").read_text() != old
     assert number > 1
+
+
+@pytest.mark.parametrize("applet", ["rotate", "revoke"])
+def test_a_profile_is_not_rotated_while_it_is_revoked(tmp_path, applet):
+    """The second command waits, and then looks which profiles exist."""
+    run("genprofile", "phone", "--dir", tmp_path, "--ports", "22")
+    profiles = tmp_path / "profiles"
+    other = os.open(profiles / ".lock", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    command = [BINARY, applet, "phone", *([SERVER] if applet == "rotate" else []), "--dir", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        assert names(profiles) == {"phone"}
+        if applet == "rotate":
+            shutil.rmtree(profiles / "phone")
+        else:
+            shutil.copytree(profiles / "phone", profiles / "phone.replaced")
+            (profiles / "phone/counter").write_text("0000000000\n")
+        os.close(other)
+        process.communicate(timeout=10)
+    assert names(profiles) == set()
+    assert process.returncode == (1 if applet == "rotate" else 0)

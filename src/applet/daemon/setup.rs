@@ -9,7 +9,7 @@ use crate::ports::{PortSet, Ports};
 use crate::profile::{self, Found, Listing, ProfileConfig};
 use crate::say;
 use crate::sys::links::{self, Link, LinkWatch};
-use crate::sys::{file, privilege, sandbox};
+use crate::sys::{privilege, sandbox};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -34,14 +34,13 @@ pub(super) fn open(directory: &Path) -> Result<File> {
     })
 }
 
-/// Opens and locks the directory, because two daemons must not use the same counters.
+/// Takes the lock of the directory, because two daemons must not use the same counters.
 pub(super) fn lock(directory: &Path) -> Result<File> {
-    let opened = open(directory)?;
-    file::try_lock(&opened).map_err(|_| {
+    open(directory)?;
+    config::lock(directory).map_err(|_| {
         Error::refused(format!("another daemon is running on {directory:?}"))
             .advise("stop it first, or send it SIGHUP to reload its configuration")
-    })?;
-    Ok(opened)
+    })
 }
 
 /// The configuration and everything derived from it.
