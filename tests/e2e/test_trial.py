@@ -117,7 +117,9 @@ def test_a_trial_is_passed_when_nft_works_again(stage):
     assert sum("translate the rules with nft" in line for line in stage.daemon.said) == 1
     assert not any("the trial is passed" in line for line in stage.daemon.said)
     broken.unlink()
+    stage.daemon.wait_for("made the firewall rules, after the failure above")
     stage.daemon.wait_for("the trial is passed")
+    assert not any("another program" in line for line in stage.daemon.said)
     wait_until(lambda: trial(stage)["state"] == "passed")
     assert stage.connects() and not stage.connects()
 

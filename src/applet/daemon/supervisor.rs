@@ -193,14 +193,12 @@ impl Supervisor<'_> {
         let Some(exit) = self.children.as_mut().and_then(Children::exit) else { return Ok(()) };
         Children::stop(&mut self.children);
         match exit {
-            ChildExit::RulesGone => {
-                self.repair();
-                self.restart_children();
-            }
-            ChildExit::LogMoved => self.restart_children(),
+            ChildExit::RulesGone => _ = self.repair(),
+            ChildExit::LogMoved => {}
             ChildExit::NotStarted(why) => return self.start_failed(Error::refused(why)),
             ChildExit::Failed(why) => return Err(Error::refused(why)),
         }
+        self.restart_children();
         Ok(())
     }
 
@@ -251,8 +249,9 @@ impl Supervisor<'_> {
         if self.installed.is_intact() {
             return false;
         }
+        let mute = self.installed.must_retry() || self.repair_logged.is_some_and(|last| last.elapsed() <= pause::CALM);
         self.make_rules(InstalledRules::restore);
-        if !self.installed.must_retry() && self.repair_logged.is_none_or(|last| last.elapsed() > pause::CALM) {
+        if !mute && !self.installed.must_retry() {
             say::warn("another program changed our firewall rules; restored them");
             self.repair_logged = Some(Instant::now());
         }
@@ -273,6 +272,7 @@ impl Supervisor<'_> {
         };
         match make(&mut self.installed, self.setup.backend, &self.setup.rules, &mut stop) {
             Err(error) if !logged => say::error(&error),
+            Ok(()) if logged => say::note("made the firewall rules, after the failure above"),
             _ => {}
         }
     }
