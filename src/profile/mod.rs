@@ -21,7 +21,7 @@ pub use create::{check_host, create};
 pub use handover::{accept, invite};
 pub use home::ProfileHome;
 pub use invitation::Invitation;
-pub use ownership::check_directory;
+pub use ownership::check_path;
 pub use revoke::revoke;
 pub use rotate::rotate;
 pub use set::{Found, Listing, REPLACED, changed_since, find, list};

@@ -17,19 +17,16 @@ pub(super) fn check_private(file: &File, path: &Path) -> Result<()> {
     check_owner(&file.metadata().map_err(|cause| failed("stat", path, cause))?, path, OTHERS)
 }
 
-/// Refuses a directory that another user owns, can write to, or can replace because a parent directory is
-/// world-writable. Whoever can write there could restore old counters.
-pub fn check_directory(path: &Path) -> Result<()> {
+/// Refuses a file or directory that another user owns, can write to, or can replace because of the owner or mode of a
+/// parent directory. Whoever can write there could restore old counters.
+pub fn check_path(path: &Path) -> Result<()> {
     let failed = |cause| Error::path("stat", path, cause);
     let path = path.canonicalize().map_err(failed)?;
-    check_owner(&fs::metadata(&path).map_err(failed)?, &path, OTHERS_WRITE)?;
-    for above in path.ancestors().skip(1) {
-        let mode = fs::metadata(above).map_err(failed)?.mode() & 0o7777;
+    for part in path.ancestors() {
+        let found = fs::metadata(part).map_err(failed)?;
         // In a sticky directory such as /tmp, users can rename only their own files.
-        if mode & 0o1002 == 0o0002 {
-            return Err(Error::content(above, 0, format!("everybody can write there (mode {mode:04o})"))
-                .advise(format!("chmod o-w {above:?}")));
-        }
+        let is_sticky_parent = part != path && found.mode() & libc::S_ISVTX != 0;
+        check_owner(&found, part, if is_sticky_parent { 0 } else { OTHERS_WRITE })?;
     }
     Ok(())
 }
@@ -49,7 +46,7 @@ pub(super) fn check_owner(found: &Metadata, path: &Path, forbidden: u32) -> Resu
     if !uids.contains(&found.uid()) {
         let why = format!("belongs to user {}, who could change it", found.uid());
         let advice = format!(
-            "if the profile is yours: chown {} {path:?}; otherwise run this as user {}",
+            "if it is yours: chown {} {path:?}; otherwise run this as user {}",
             privilege::effective_uid(),
             found.uid()
         );

@@ -463,7 +463,44 @@ def test_a_directory_below_one_that_everybody_can_write_to_is_refused(stage, pub
     (public / "config.d/profiles").mkdir(parents=True)
     done = stage.server.run(BINARY, "daemon", "--dir", public / "config.d", "--check", check=False)
     assert done.returncode == 1
-    assert f'"{public}": everybody can write there' in done.stderr and f'chmod o-w "{public}"' in done.stderr
+    assert f'"{public}": others can change it (mode 0777)' in done.stderr and f'chmod 755 "{public}"' in done.stderr
+
+
+@pytest.mark.parametrize("which", ["", "a", "a/b", "a/b/config", "a/b/profiles", "a/b/profiles/gate"])
+def test_whoever_can_replace_a_part_of_the_path_is_named(stage, public, which):
+    """As sshd with StrictModes: the owner or the group of any directory up to the root."""
+    directory, part = public / "a/b", public / which
+    stage.server_dir = directory
+    directory.mkdir(parents=True)
+    stage.gate = Profile(stage, "gate")
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    before = part.stat().st_mode & 0o777
+
+    def check(refused):
+        done = stage.server.run(BINARY, "daemon", "--dir", directory, "--check", check=False)
+        assert done.returncode == (1 if refused else 0) and refused in done.stderr, done.stderr
+
+    check("")
+    os.chown(part, 12345, -1)
+    check(f'"{part}": belongs to user 12345')
+    os.chown(part, 0, 12345)
+    part.chmod(before | 0o020)
+    check(f'"{part}": others can change it (mode 0{before | 0o020:o})')
+    if which in ("", "a"):
+        part.chmod(0o1777)
+        check("")
+
+
+def test_a_profile_that_is_a_link_to_another_users_directory_is_refused(stage, public):
+    stage.gate = Profile(stage, "gate")
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    (public / "home").mkdir()
+    stage.gate.path.rename(public / "home/gate")
+    stage.gate.path.symlink_to(public / "home/gate")
+    assert stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check").returncode == 0
+    os.chown(public / "home", 12345, -1)
+    done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
+    assert done.returncode == 1 and f'"{public}/home": belongs to user 12345' in done.stderr
 
 
 def test_a_user_who_locks_the_directories_blocks_nothing(stage):

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 fn path(directory: &Path) -> Result<PathBuf> {
     let profiles = directory.join("profiles");
     let path = profiles.canonicalize().unwrap_or(profiles).with_file_name("config.good");
-    profile::check_directory(path.parent().unwrap_or(&path))?;
+    profile::check_path(path.parent().unwrap_or(&path))?;
     Ok(path)
 }
 
@@ -52,10 +52,14 @@ pub(super) fn read(directory: &Path) -> Result<Setup> {
 /// it.
 fn text(directory: &Path) -> Result<String> {
     let text = Config::read(directory)?;
+    let config = directory.join("config");
+    if config.exists() {
+        profile::check_path(&config)?;
+    }
     if text.trim_ascii().is_empty() {
         let kept = path(directory)?;
         if file::read_small(&kept).is_ok_and(|kept| !kept.trim_ascii().is_empty()) {
-            return Err(Error::content(&directory.join("config"), 0, "is missing or empty, and one has worked")
+            return Err(Error::content(&config, 0, "is missing or empty, and one has worked")
                 .advise(format!("write it again, or to start without one: rm {kept:?}")));
         }
     }

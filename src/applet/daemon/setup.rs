@@ -209,14 +209,14 @@ pub(super) struct ProfileIndex {
 impl ProfileIndex {
     /// Reads the config of every profile in `directory`. Reads no secrets.
     pub(super) fn read(directory: &Path) -> Result<Self> {
-        profile::check_directory(directory)?;
+        profile::check_path(directory)?;
         let directory = directory.join("profiles");
         if directory.exists() {
-            profile::check_directory(&directory)?;
+            profile::check_path(&directory)?;
         }
         let Listing { profiles, disabled, left_out } = profile::list(&directory)?;
         let mut index = Self::sorted(profiles.into_iter().map(|found| {
-            let config = ProfileConfig::load(&found.path);
+            let config = profile::check_path(&found.path).and_then(|()| ProfileConfig::load(&found.path));
             (found, config)
         }));
         index.left_out.extend(left_out);
