@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# package.sh deb ARCHITECTURE...: builds dist/knockknock_VERSION-RELEASE_ARCHITECTURE.deb from the static file. The same
-# commit gives the same bytes. RELEASE is 1 unless the environment has another.
+# package.sh deb|ipk ARCHITECTURE...: builds packages for Debian or OpenWrt in dist/ from the static file, and prints their
+# paths. The same commit gives the same bytes. RELEASE is 1 unless the environment has another.
 set -euo pipefail
 umask 022
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -32,6 +32,11 @@ runs_here() {
     fail "no static build runs on this machine, and the completions are made by one" "run: scripts/build-static.sh $(uname -m)"
 }
 
+# kilobytes DIRECTORY: prints the size of its files, on any file system, as dpkg-gencontrol counts it.
+kilobytes() {
+    find "$1" -printf '%y %s\n' | awk '{ size += $1 == "f" ? int(($2 + 1023) / 1024) : 1 } END { print size }'
+}
+
 # deb ARCHITECTURE BINARY: builds the package from the tree in $stage.
 deb() {
     local doc=$stage/usr/share/doc/knockknock
@@ -59,17 +64,93 @@ END
     install -d "$stage/DEBIAN"
     install -m 755 "$root"/scripts/debian/{postinst,prerm,postrm} "$stage/DEBIAN"
     sed "s/@VERSION@/$version-$release/; s/@ARCHITECTURE@/$1/; s/@MAINTAINER@/$maintainer/
-        s/@SIZE@/$(du -sk --apparent-size --exclude=DEBIAN "$stage" | cut -f 1)/" "$root/scripts/debian/control" >"$stage/DEBIAN/control"
+        s/@SIZE@/$(kilobytes "$stage/usr")/" "$root/scripts/debian/control" >"$stage/DEBIAN/control"
     (cd "$stage" && find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum) >"$stage/DEBIAN/md5sums"
     same_time "$stage"
     dpkg-deb --build --root-owner-group -Zxz --threads-max=1 "$stage" "$root/dist/knockknock_$version-${release}_$1.deb" >/dev/null
     echo "dist/knockknock_$version-${release}_$1.deb"
 }
 
+# archive DIRECTORY [FILE...]: prints a compressed tar archive of these files in the directory, or of all.
+archive() {
+    local directory=$1
+    shift
+    [ $# -gt 0 ] || set -- .
+    tar --create --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
+        --directory="$directory" "$@" | gzip -9n
+}
+
+# recipe TARGET: runs a target of the OpenWrt package's Makefile, in $stage.
+recipe() {
+    make --silent -C "$root/scripts/openwrt/knockknock" TOPDIR="$root/scripts/openwrt/buildroot" OUTPUT="$stage" FORMAT="$format" "$1"
+}
+
+# list SEPARATOR: joins the words of its input.
+list() {
+    xargs | sed "s/ /$1/g"
+}
+
+# openwrt_files BINARY: puts the package's files in $stage/root, as OpenWrt's build system does.
+openwrt_files() {
+    mkdir -p "$stage/install/bin"
+    cp "$1" "$stage/install/bin/knockknock"
+    recipe install
+    # Of the conffiles, the package manager keeps the installed files. sysupgrade keeps the others by this list.
+    mkdir -p "$stage/root/lib/upgrade/keep.d"
+    recipe show-conffiles | while read -r file; do
+        [ -f "$stage/root/$file" ] || echo "$file"
+    done >"$stage/root/lib/upgrade/keep.d/knockknock"
+    chmod -R u=rwX,go=rX "$stage/root"
+}
+
+# openwrt_script FUNCTION: prints a script that has OpenWrt do for the package what it does for each: users, the init script.
+openwrt_script() {
+    # shellcheck disable=SC2016 # for the router's shell
+    printf '%s\n' '#!/bin/sh' '[ "${IPKG_NO_SCRIPT}" != 1 ] || exit 0' '[ -s "${IPKG_INSTROOT}/lib/functions.sh" ] || exit 0' \
+        '. "${IPKG_INSTROOT}/lib/functions.sh"' "$1"
+}
+
+# ipk ARCHITECTURE BINARY: builds the package for opkg.
+ipk() {
+    local control=$stage/control
+    openwrt_files "$2"
+    archive "$stage/root" >"$stage/data.tar.gz"
+    mkdir "$control"
+    recipe show-conffiles | while read -r file; do [ ! -f "$stage/root/$file" ] || echo "$file"; done >"$control/conffiles"
+    # opkg runs the first two, and OpenWrt's functions the others.
+    # shellcheck disable=SC2016
+    openwrt_script 'default_postinst $0 $@' >"$control/postinst"
+    # shellcheck disable=SC2016
+    openwrt_script 'default_prerm $0 $@' >"$control/prerm"
+    recipe show-postinst >"$control/postinst-pkg"
+    recipe show-prerm >"$control/prerm-pkg"
+    {
+        echo "Package: knockknock"
+        echo "Version: $version-r$release"
+        echo "Depends: $(recipe show-depends | list ', ')"
+        echo "License: $(recipe show-license)"
+        echo "Section: $(recipe show-section)"
+        echo "Require-User: $(recipe show-users)"
+        echo "SourceDateEpoch: $SOURCE_DATE_EPOCH"
+        echo "Maintainer: $maintainer"
+        echo "Architecture: $1"
+        echo "Installed-Size: $(gzip -dc "$stage/data.tar.gz" | wc -c)"
+        echo "Description: $(recipe show-description | sed 's/^ *$/ ./')"
+    } >"$control/control"
+    chmod 644 "$control"/*
+    chmod 755 "$control"/p*
+    echo 2.0 >"$stage/debian-binary"
+    archive "$control" >"$stage/control.tar.gz"
+    package=dist/knockknock_$version-r${release}_$1.ipk
+    archive "$stage" ./debian-binary ./data.tar.gz ./control.tar.gz >"$root/$package"
+    echo "$package"
+}
+
 format=${1-}
 case $format in
 deb) column=3 ;;
-*) fail "no such format: \"$format\"" "usage: package.sh deb ARCHITECTURE..." ;;
+ipk) column=4 ;;
+*) fail "no such format: \"$format\"" "usage: package.sh deb|ipk ARCHITECTURE..." ;;
 esac
 shift
 [ $# -gt 0 ] || fail "no architecture" "see scripts/targets.tsv for their names"

@@ -21,6 +21,7 @@ class Router:
         router.add_applets(root)
         (root / "tmp/procd").mkdir()
         (root / "tmp/procd/dry").touch()
+        (root / "etc/knockknock.d/profiles/spare").mkdir(parents=True)
 
     def uci(self, text):
         self.write("etc/config/knockknock", textwrap.dedent(text))
@@ -63,6 +64,16 @@ def test_asks_procd_for_the_daemon_in_the_foreground(openwrt):
         "stderr 1",
         "reload_trigger knockknock",
     ]
+
+
+def test_before_there_is_a_profile_it_is_not_started_over_and_over(openwrt):
+    (openwrt.root / "etc/knockknock.d/profiles/spare").rmdir()
+    outcome = openwrt.init("start")
+    assert "no profile" in outcome.stderr and "knockknock invite" in outcome.stderr
+    assert openwrt.asked == ["reload_trigger knockknock"]
+    openwrt.write("etc/knockknock.d/config.good", "[main]\nguard = 22\n")
+    openwrt.init("start")
+    assert openwrt.asked[0].startswith("command"), "the last profile of a daemon that has worked is gone: its guard stays"
 
 
 def test_the_shipped_configuration(openwrt):
@@ -200,6 +211,7 @@ def test_without_fw4_no_file_of_its_is_made(openwrt):
 
 def test_reload_hups_the_running_daemon(openwrt):
     openwrt.write("tmp/procd/knockknock.wanted", "")
+    (openwrt.root / "etc/knockknock.d/profiles/spare").rmdir()
     openwrt.uci("config knockknock 'main'\n\toption delay '40'\n")
     assert openwrt.run("/usr/bin/knockknock-genprofile", "gate", "4000").returncode == 0
     assert openwrt.init("reload").returncode == 0
@@ -228,6 +240,7 @@ def test_a_wrong_value_is_said_and_leaves_the_daemon_that_runs(openwrt, command,
 
 
 def test_check_lets_the_daemon_judge(openwrt):
+    (openwrt.root / "etc/knockknock.d/profiles/spare").rmdir()
     openwrt.uci("config knockknock 'main'\n\toption delay 'soon'\n")
     outcome = openwrt.init("check")
     assert outcome.returncode == 1 and '"soon"' in outcome.stderr
@@ -238,7 +251,6 @@ def test_check_lets_the_daemon_judge(openwrt):
 
 def test_an_unusable_uci_is_not_written_through_a_link_to_a_config_that_is_gone(openwrt):
     own = openwrt.root / "etc/knockknock.d/config"
-    own.parent.mkdir(parents=True, exist_ok=True)
     own.write_text("[main]\nguard = 22\n")
     assert openwrt.init("start").returncode == 0
     own.unlink()

@@ -114,6 +114,7 @@ def test_a_sysupgrade_keeps_program_guard_and_keys_and_so_does_the_next(tmp_path
 
 def test_a_daemon_that_runs_is_restarted_after_an_upgrade(tmp_path):
     there = Router(tmp_path)
+    (there.root / "etc/knockknock.d/profiles/gate").mkdir(parents=True)
     (there.root / "proc/77").mkdir()
     (there.root / "proc/77/comm").write_text("procd\n")
     assert "Restarted" not in there.install().stdout, "nothing of ours runs"
