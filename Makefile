@@ -130,12 +130,16 @@ ipk: ## build a package for OpenWrt up to 24.10 in dist/ (ARCH=x86_64, mips_24kc
 deb ipk:
 	scripts/package.sh $@ $(or $(ARCH),$(if $(filter deb,$@),amd64,x86_64))
 
+.PHONY: release
+release: ## make dist/ anew: all static files, packages for Debian and OpenWrt, MANIFEST and SHA256SUMS
+	scripts/release.sh
+
 .PHONY: size
 size: ## compare the files in dist/ with scripts/size-budget.tsv, and list their largest symbols
 	scripts/size.sh
 
 .PHONY: reproducible
-reproducible: ## build HEAD twice, in two directories, and compare the bytes
+reproducible: ## make a release of HEAD for TARGET twice, in two directories, and compare the bytes
 	tests/cross/reproducible.sh $(TARGET)
 
 .PHONY: router

@@ -155,13 +155,17 @@ esac
 shift
 [ $# -gt 0 ] || fail "no architecture" "see scripts/targets.tsv for their names"
 
+declare -A target_of=()
 for architecture in "$@"; do
-    target=$(target_for $column "$architecture")
-    [ -n "$target" ] || fail "no static build runs on \"$architecture\"" "see scripts/targets.tsv for their names"
-    "$root/scripts/build-static.sh" "$target" >&2
+    target_of[$architecture]=$(target_for $column "$architecture")
+    [ -n "${target_of[$architecture]}" ] || fail "no static build runs on \"$architecture\"" "see scripts/targets.tsv for their names"
+done
+mapfile -t all < <(printf '%s\n' "${target_of[@]}" | sort -u)
+"$root/scripts/build-static.sh" "${all[@]}" >&2
+for architecture in "$@"; do
     stage=$(mktemp -d)
     trap 'rm -rf "$stage"' EXIT
     chmod 755 "$stage"
-    "$format" "$architecture" "$root/dist/$target/knockknock"
+    "$format" "$architecture" "$root/dist/${target_of[$architecture]}/knockknock"
     rm -rf "$stage"
 done

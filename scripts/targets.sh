@@ -14,7 +14,12 @@ target_for() (
     awk -F '\t' -v column="$1" '!/^#/ { print $2, $column }' "$targets" | while read -r target patterns; do
         for pattern in $patterns; do
             # shellcheck disable=SC2254 # a pattern
-            case $2 in $pattern) echo "$target" ;; esac
+            case $2 in $pattern) echo "$target" && break ;; esac
         done
     done
 )
+
+# names_of TARGET COLUMN: prints the names, without the patterns, that a column has for one of rustc's targets.
+names_of() {
+    awk -F '\t' -v target="$1" -v column="$2" '$2 == target && $column != "-" { print $column }' "$targets" | tr ' ' '\n' | grep -v '\*' || true
+}
