@@ -35,7 +35,7 @@ impl InstalledRules {
                 table.make()?;
             }
             (Backend::Nft(turnstile), made) => {
-                let table = nft::Table::new(rules, turnstile)?;
+                let mut table = nft::Table::new(rules, turnstile)?;
                 begin();
                 table.make()?;
                 *made = Some(Made::Nft(table));
@@ -70,6 +70,14 @@ impl InstalledRules {
             }
             _ => self.make(backend, rules, begin),
         }
+    }
+
+    /// Makes the same rules again with new sets, like [`InstalledRules::restore`].
+    pub fn replace(&mut self, backend: Backend, rules: &Rules, begin: &mut dyn FnMut()) -> Result<()> {
+        if let Some(Made::Nft(table)) = &mut self.made {
+            table.leaks = true;
+        }
+        self.restore(backend, rules, begin)
     }
 
     /// Returns whether our rules may be missing or outdated because making them failed.

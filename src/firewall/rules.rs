@@ -98,6 +98,8 @@ pub enum Admission {
     Admitted,
     /// The set of openings is full.
     SetFull,
+    /// The set of openings is full of used ones, which kernels without commit c92db3030492 go on counting.
+    SetLeaks,
     /// The source is one of this machine's own addresses.
     OwnAddress,
     /// Not admitted: the source is link-local, and may be another host on another link.

@@ -1,6 +1,6 @@
 //! What the exit statuses of the watcher and the opener mean.
 
-use super::opener::RULES_GONE;
+use super::opener::{RULES_GONE, SET_LEAKS};
 use super::watcher::LOG_MOVED;
 use std::process::ExitStatus;
 
@@ -9,6 +9,8 @@ use std::process::ExitStatus;
 pub(super) enum ChildExit {
     /// The rules may be gone and must be checked.
     RulesGone,
+    /// A set of openings counts used ones and must be replaced.
+    SetLeaks,
     /// The log must be reopened.
     LogMoved,
     /// They could not start, and why.
@@ -26,6 +28,7 @@ impl ChildExit {
         Some(match (watcher, opener) {
             (None, None) => return None,
             (_, Some(status)) if status.code() == Some(RULES_GONE.into()) => Self::RulesGone,
+            (_, Some(status)) if status.code() == Some(SET_LEAKS.into()) => Self::SetLeaks,
             (Some(status), _) if ready && status.code() == Some(LOG_MOVED.into()) => Self::LogMoved,
             _ if !ready => {
                 let why = format!("the watcher ({watcher_end}) and the opener ({opener_end}) failed to start");
@@ -51,6 +54,7 @@ mod tests {
         assert_eq!(exit(true, None, None), None);
         assert_eq!(exit(true, None, code(RULES_GONE)), Some(ChildExit::RulesGone));
         assert_eq!(exit(true, code(1), code(RULES_GONE)), Some(ChildExit::RulesGone));
+        assert_eq!(exit(true, None, code(SET_LEAKS)), Some(ChildExit::SetLeaks));
         assert_eq!(exit(true, code(LOG_MOVED), code(1)), Some(ChildExit::LogMoved));
         assert!(matches!(exit(false, code(LOG_MOVED), None), Some(ChildExit::NotStarted(_))));
         let failed = |exit| match exit {

@@ -61,6 +61,8 @@ pub enum OpenReply {
     Opened = b'y' as isize,
     /// Not opened: the set of openings is full.
     SetFull = b'f' as isize,
+    /// Not opened: the set of openings counts used ones. The opener exits, and the set is replaced.
+    SetLeaks = b'u' as isize,
     /// Not opened: the source is one of this machine's own addresses.
     OwnAddress = b'o' as isize,
     /// Not opened: the source is link-local, and this machine has several links.
@@ -72,9 +74,10 @@ pub enum OpenReply {
 }
 
 impl OpenReply {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Opened,
         Self::SetFull,
+        Self::SetLeaks,
         Self::OwnAddress,
         Self::SeveralLinks,
         Self::PortNotPermitted,

@@ -22,6 +22,9 @@ use std::time::Instant;
 /// Exit code: an opening failed because our rules are gone, or may be gone.
 pub const RULES_GONE: u8 = 64;
 
+/// Exit code: an opening failed because a set counts used openings.
+pub const SET_LEAKS: u8 = 65;
+
 /// The maximum number of openings that the opener tracks, to report unused ones.
 const MAX_UNUSED: usize = 64;
 
@@ -89,6 +92,9 @@ fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter, supe
                     // Once: the supervisor waits for this during a trial only.
                     let _ = supervisor.take().map(|mut supervisor| supervisor.write_all(OPENED));
                 }
+                if answer == OpenReply::SetLeaks {
+                    return Ok(SET_LEAKS);
+                }
             }
             Err(cause) => {
                 say::error(&Error::system("open a port in the firewall", cause));
@@ -149,6 +155,7 @@ fn answer(
             OpenReply::Opened
         }
         Admission::SetFull => OpenReply::SetFull,
+        Admission::SetLeaks => OpenReply::SetLeaks,
         Admission::OwnAddress => OpenReply::OwnAddress,
         Admission::SeveralLinks => OpenReply::SeveralLinks,
         Admission::PortNotGuarded => OpenReply::PortNotGuarded,

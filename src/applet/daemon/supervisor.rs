@@ -88,7 +88,7 @@ enum StartReason {
     Again,
 }
 
-/// `InstalledRules::make` or `InstalledRules::restore`.
+/// `InstalledRules::make`, `InstalledRules::restore` or `InstalledRules::replace`.
 type MakeRules = fn(&mut InstalledRules, Backend, &Rules, &mut dyn FnMut()) -> Result<()>;
 
 struct Supervisor<'a> {
@@ -124,8 +124,7 @@ impl Supervisor<'_> {
             let starting = self.children.as_ref().filter(|children| !children.ready || self.trial.is_undecided());
             let links = self.setup.links.as_ref().map(AsFd::as_fd);
             let fds = [Some(signals.as_fd()), Some(self.setup.watch.as_fd()), links, starting.map(Children::fd)];
-            let [signal, rule_change, link_change, message] =
-                poll::readable_of(fds, self.timeout()).map_err(waiting)?;
+            let [signal, rule_change, link_change, told] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
             if link_change {
                 let followed = self.setup.follow_links();
                 self.setup.log_warnings();
@@ -140,7 +139,7 @@ impl Supervisor<'_> {
             if must_check && self.repair() && !self.installed.opener_survives_repair() {
                 self.restart_children();
             }
-            if message {
+            if told {
                 self.handle_opener_message()?;
             }
             self.trial_unapplied |= self.trial.expire(Instant::now());
@@ -194,6 +193,7 @@ impl Supervisor<'_> {
         Children::stop(&mut self.children);
         match exit {
             ChildExit::RulesGone => _ = self.repair(),
+            ChildExit::SetLeaks => self.make_rules(InstalledRules::replace),
             ChildExit::LogMoved => {}
             ChildExit::NotStarted(why) => return self.start_failed(Error::refused(why)),
             ChildExit::Failed(why) => return Err(Error::refused(why)),
@@ -258,7 +258,7 @@ impl Supervisor<'_> {
         true
     }
 
-    /// Makes the rules, by `InstalledRules::make` or `InstalledRules::restore`. A failure is logged, and retried soon.
+    /// Makes the rules, by a method of `InstalledRules`. A failure is logged, and retried soon.
     fn make_rules(&mut self, make: MakeRules) {
         let (logged, owned) = (self.installed.must_retry(), self.installed.owner().is_some());
         self.setup.rules.end_of_guard = self.trial.end_of_guard();

@@ -46,6 +46,8 @@ fn nft(args: &[&str], input: &str) -> io::Result<String> {
 pub struct Table {
     socket: Socket,
     contents: Contents,
+    /// Whether to make new sets the next time.
+    pub(in crate::firewall) leaks: bool,
 }
 
 impl Table {
@@ -54,7 +56,7 @@ impl Table {
         let socket =
             Socket::open(libc::NETLINK_NETFILTER).map_err(|cause| Error::system("open a netlink socket", cause))?;
         let owned = !plain() && contents::can_own(&socket, DRAFT);
-        Ok(Self { contents: translate(rules, turnstile, owned)?, socket })
+        Ok(Self { contents: translate(rules, turnstile, owned)?, socket, leaks: false })
     }
 
     /// Translates other rules, which do not apply yet. An opener may use the socket at the same time.
@@ -64,7 +66,7 @@ impl Table {
     }
 
     /// Makes the table in one transaction, and keeps its openings if its sets are the same.
-    pub(in crate::firewall) fn make(&self) -> Result<()> {
+    pub(in crate::firewall) fn make(&mut self) -> Result<()> {
         let failed = |cause: io::Error| {
             // A table that belongs to another socket cannot be changed.
             let advice = match cause.kind() {
@@ -78,7 +80,7 @@ impl Table {
         // An opener that has ended may have left answers unread.
         self.socket.discard();
         for _ in 0..ATTEMPTS {
-            if self.contents.renew().commit(&self.socket).is_ok() && self.is_intact() {
+            if !self.leaks && self.contents.renew().commit(&self.socket).is_ok() && self.is_intact() {
                 return Ok(());
             }
             // It was left by another version, changed by another program, or is not owned by this process yet.
@@ -90,6 +92,7 @@ impl Table {
                 let _ = self.contents.refill(&self.socket);
             }
             replaced.map_err(failed)?;
+            self.leaks = false;
             if self.is_intact() {
                 return Ok(());
             }

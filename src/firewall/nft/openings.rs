@@ -11,6 +11,9 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
+/// The size of open4 and of open6.
+const SIZE: usize = 4096;
+
 /// Adds openings to the table.
 pub(in crate::firewall) struct SetWriter {
     requests: Socket,
@@ -39,9 +42,15 @@ impl SetWriter {
         }
         match outcome {
             Ok(()) => Ok(Admission::Admitted),
-            Err(full) if full.raw_os_error() == Some(libc::ENFILE) => Ok(Admission::SetFull),
+            Err(full) if full.raw_os_error() == Some(libc::ENFILE) => self.why_full(opening),
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns why the set of an opening is full. A set that counts used openings lists far fewer than it counts.
+    fn why_full(&self, opening: &Opening) -> io::Result<Admission> {
+        let listed = contents::elements(&self.requests, TABLE, set_of(opening.source).as_bytes())?.len();
+        Ok(if listed < SIZE / 2 { Admission::SetLeaks } else { Admission::SetFull })
     }
 
     fn transact(&self, opening: &Opening, renew: bool) -> io::Result<()> {
@@ -102,15 +111,19 @@ fn failed_with(outcome: &io::Result<()>, number: i32) -> bool {
     outcome.as_ref().is_err_and(|error| error.raw_os_error() == Some(number))
 }
 
+fn set_of(source: IpAddr) -> &'static str {
+    if source.is_ipv4() { "open4\0" } else { "open6\0" }
+}
+
 /// Returns an element of open4 or open6: address and port, each padded to 4 bytes, and its time.
 fn element(opening: &Opening, with_timeout: bool) -> Writer {
-    let (set, mut key) = match opening.source {
-        IpAddr::V4(v4) => ("open4\0", v4.octets().to_vec()),
-        IpAddr::V6(v6) => ("open6\0", v6.octets().to_vec()),
+    let mut key = match opening.source {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     };
     key.extend(opening.port.to_be_bytes());
     key.extend([0, 0]);
-    let mut body = set_attributes(TABLE, set.as_bytes());
+    let mut body = set_attributes(TABLE, set_of(opening.source).as_bytes());
     body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
         list.nest(NFTA_LIST_ELEM, |element| {
             element.nest(NFTA_SET_ELEM_KEY, |data| data.attribute(NFTA_DATA_VALUE, &key));
