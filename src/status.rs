@@ -191,19 +191,28 @@ pub fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// Returns the directory of the records.
+fn home() -> PathBuf {
+    let run = if Path::new("/run").is_dir() { "/run" } else { "/var/run" };
+    Path::new(run).join("knockknock")
+}
+
+/// Creates the directory of the records if necessary, and returns it.
+pub fn make_home() -> io::Result<PathBuf> {
+    let home = home();
+    DirBuilder::new().recursive(true).mode(0o700).create(&home).map(|()| home)
+}
+
 /// Returns the path of the record of the daemon on `directory`.
 pub fn path(directory: &Path) -> io::Result<PathBuf> {
-    let run = if Path::new("/run").is_dir() { "/run" } else { "/var/run" };
     let name = fs::canonicalize(directory)?.to_string_lossy().replace('/', "-");
-    Ok(Path::new(run).join("knockknock").join(format!("status{name}")))
+    Ok(home().join(format!("status{name}")))
 }
 
 /// Opens that file for writing and creates it if necessary. Only root can read it.
 pub fn open(directory: &Path) -> io::Result<File> {
     let path = path(directory)?;
-    if let Some(above) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(above)?;
-    }
+    make_home()?;
     file::open_private(&path)
 }
 

@@ -162,6 +162,7 @@ pub const APPLETS: &[Applet] = &[
     },
     internal("watcher", start::watcher),
     internal("opener", start::opener),
+    internal("proof", start::proof),
 ];
 
 #[cfg(test)]

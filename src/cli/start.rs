@@ -383,6 +383,11 @@ pub fn opener(arguments: &Arguments) -> Result<Outcome> {
     by_supervisor(arguments, |supervisor, log_target, backend| daemon::opener(supervisor, log_target, text(backend)?))
 }
 
+/// Runs the daemon of the doctor's proof.
+pub fn proof(arguments: &Arguments) -> Result<Outcome> {
+    by_supervisor(arguments, |doctor, _, directory| daemon::proof(doctor, Path::new(directory)))
+}
+
 /// Runs a child of the supervisor. The arguments are the supervisor's process ID, the log target, and one more.
 fn by_supervisor(arguments: &Arguments, run: impl FnOnce(u32, LogTarget, &OsStr) -> Result<u8>) -> Result<Outcome> {
     if let [supervisor, log_target, last] = arguments.operands() {

@@ -1,15 +1,24 @@
 //! The list of network interfaces and their bridges, and notifications of changes (rtnetlink(7)).
 
-use super::netlink::{self, Socket};
+use super::netlink::{self, Socket, Writer};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 // linux/rtnetlink.h and if_link.h.
 const RTNLGRP_LINK: libc::c_int = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
+/// linux/veth.h.
+const VETH_INFO_PEER: u16 = 1;
+/// linux/if_addr.h.
+const IFA_LOCAL: u16 = 2;
 /// The size of `struct ifinfomsg`, in bytes.
 const IFINFOMSG: usize = 16;
 
@@ -61,6 +70,46 @@ pub fn list() -> io::Result<Vec<Link>> {
 pub(super) fn list_with(socket: &Socket) -> io::Result<Vec<Link>> {
     let bodies = socket.ask(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; IFINFOMSG], &[])?;
     Ok(bodies.iter().filter_map(|body| link(body)).collect())
+}
+
+/// The index of both ends of a cable: no other interface of a new network namespace has it.
+const CABLE: u32 = 1000;
+
+/// Connects this network namespace to `peer`, another one, by a veth pair. Both ends are called `name`, and down.
+pub fn connect(name: &str, peer: &File) -> io::Result<()> {
+    let header = cable(0);
+    let name = [name.as_bytes(), b"\0"].concat();
+    let (mut attributes, mut other_end) = (Writer::default(), Writer::default());
+    other_end.append(&header);
+    other_end.attribute(IFLA_IFNAME, &name);
+    other_end.attribute(IFLA_NET_NS_FD, &peer.as_raw_fd().to_ne_bytes());
+    attributes.attribute(IFLA_IFNAME, &name);
+    attributes.nest(IFLA_LINKINFO, |info| {
+        info.attribute(IFLA_INFO_KIND, b"veth");
+        info.nest(IFLA_INFO_DATA, |data| data.attribute(VETH_INFO_PEER, other_end.bytes()));
+    });
+    change(libc::RTM_NEWLINK, &header, &attributes)
+}
+
+/// Returns the `struct ifinfomsg` of an end of the cable, with the flags to set.
+fn cable(flags: libc::c_int) -> Vec<u8> {
+    let flags = flags.to_ne_bytes();
+    [&[0; 4], &CABLE.to_ne_bytes()[..], &flags, &flags].concat()
+}
+
+/// Sets this end of the cable up, and adds an address in a network of 256 addresses.
+pub fn add_address(address: Ipv4Addr) -> io::Result<()> {
+    // `struct ifaddrmsg`: family, prefix length, flags, scope and index.
+    let header = [&[libc::AF_INET as u8, 24, 0, 0], &CABLE.to_ne_bytes()[..]].concat();
+    let mut attributes = Writer::default();
+    attributes.attribute(IFA_LOCAL, &address.octets());
+    change(libc::RTM_SETLINK, &cable(libc::IFF_UP), &Writer::default())?;
+    change(libc::RTM_NEWADDR, &header, &attributes)
+}
+
+fn change(kind: u16, header: &[u8], attributes: &Writer) -> io::Result<()> {
+    let flags = libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    Socket::open(libc::NETLINK_ROUTE)?.ask(kind, flags, header, attributes.bytes()).map(drop)
 }
 
 fn link(body: &[u8]) -> Option<Link> {

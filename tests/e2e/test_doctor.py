@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -277,3 +279,92 @@ def test_a_trial_that_failed_is_named_not_a_missing_reload(stage, firewall):
     assert stage.daemon.stop() == 0
     stage.start_daemon()
     assert wrong(on_server(stage)) == []
+
+
+PROVED = "a knock opens port 7 for its own address only, and one connection enters (in a network namespace, with {})"
+
+
+def begin_doctor(stage):
+    """A doctor whose processes are those of its session."""
+    return stage.server.start(BINARY, "doctor", "--json", "--dir", stage.server_dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True, start_new_session=True)
+
+
+def processes_of(doctor):
+    """The arguments of each process that the doctor has started and that still runs."""
+    def words(path):
+        try:
+            session = int((path / "stat").read_text().rsplit(")", 1)[1].split()[3])
+            # Empty once it has ended.
+            return (path / "cmdline").read_text().split("\0")[:-1] if session == doctor.pid else []
+        except OSError:  # it has just ended
+            return []
+    return [found for path in Path("/proc").glob("[0-9]*") if (found := words(path)) and int(path.name) != doctor.pid]
+
+
+def vanish(doctor):
+    """Whether they all end soon after it."""
+    deadline = time.monotonic() + 5
+    while processes_of(doctor) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return processes_of(doctor) == []
+
+
+def traces(stage):
+    """What a proof could leave behind: devices, rules, a mount, files, and a trace in the running daemon's record."""
+    found = {" ".join(command): stage.server.run(*command).stdout for command in (
+        ["ls", "/sys/class/net"], ["nft", "list", "tables"], ["iptables", "-t", "mangle", "-S"])}
+    found["mounts"] = stage.server.run("grep", "-c", "knockknock", "/proc/mounts", check=False).stdout
+    found["directory"] = os.path.exists("/run/knockknock/proof")
+    return {**found, "record": stage.record.read_bytes().rstrip()}
+
+
+@pytest.mark.parametrize("backend, log, read", [
+    ("nft", "kmsg", "/dev/kmsg"), ("iptables", "kmsg", "/dev/kmsg"), ("nft", "file", "{}/kern.log"), ("iptables", "nflog:7", "NFLOG group 7"),
+    ("nft", "-", "NFLOG group 1")])
+def test_a_knock_is_proved_and_leaves_nothing_behind(stage, backend, log, read):
+    stage.open_up(backend, log, interfaces="eth0")
+    before = traces(stage)
+    doctor = begin_doctor(stage)
+    output, errors = doctor.communicate()
+    found = findings(subprocess.CompletedProcess([], doctor.returncode, output, errors))
+    assert found["proof"] == [("ok", PROVED.format(read.format(stage.log_dir)), None)] and wrong(found) == []
+    assert vanish(doctor) and traces(stage) == before
+    assert stage.daemon.unheard() == []
+    stage.open_port()
+    assert stage.connects()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_proof_that_is_killed_leaves_nothing_behind(stage, number):
+    stage.open_up()
+    before = traces(stage)
+    for applet in ("proof", "watcher"):
+        doctor = begin_doctor(stage)
+        while not any(applet in words for words in processes_of(doctor)):
+            assert doctor.poll() is None, doctor.stdout.read()
+        os.kill(doctor.pid, number)
+        doctor.communicate()
+        assert vanish(doctor) and traces(stage) == before
+
+
+def test_a_proof_that_is_impossible_is_not_a_fault(stage):
+    stage.open_up()
+    done = stage.server.run("setpriv", "--bounding-set", "-sys_admin", BINARY, "doctor", "--json", "--dir", stage.server_dir, check=False)
+    [(finding, what, fix)] = findings(done)["proof"]
+    assert (finding, fix) == ("note", None)
+    assert what == "not tried: cannot use network namespaces and veth devices: operation not permitted"
+
+
+def test_a_daemon_that_cannot_start_again_is_found_by_the_proof(stage):
+    stage.open_up()
+    done = stage.server.run("setpriv", "--bounding-set", "-setuid", BINARY, "doctor", "--json", "--dir", stage.server_dir, check=False)
+    [(step, what, fix)] = wrong(findings(done))
+    assert step == "proof" and "does not start" in what and "cannot drop root's privileges: operation not permitted" in what
+
+
+def test_a_log_that_syslogd_does_not_write_is_found_by_the_proof(stage):
+    stage.open_up(log="file")
+    stage.log.stop()
+    [(step, what, fix)] = wrong(on_server(stage))
+    assert step == "proof" and "a knock opens nothing" in what and f"did not come out of {stage.log_dir}/kern.log" in fix

@@ -2,7 +2,7 @@
 
 use super::setup::{self, Setup, left_out};
 use super::trial::TRY_AGAIN;
-use super::{check, last_good, privileges};
+use super::{check, last_good, privileges, proof};
 use crate::config::{self, Log};
 use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result};
@@ -28,6 +28,8 @@ pub fn run(directory: &Path, json: bool) -> Result<u8> {
         rules(&mut diagnosis, directory, &setup, status.as_ref());
         ports(&mut diagnosis, &setup);
         daemon(&mut diagnosis, directory, &setup, status.as_ref());
+        // Last, because it moves this process into other namespaces.
+        proof::run(&mut diagnosis, &setup);
     }
     diagnosis.end()
 }

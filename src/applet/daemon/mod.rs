@@ -17,6 +17,7 @@ mod log_target;
 mod opener;
 mod pause;
 mod privileges;
+mod proof;
 mod setup;
 mod supervisor;
 mod trial;
@@ -26,6 +27,7 @@ pub use check::run as check;
 pub use doctor::run as doctor;
 pub use log_target::LogTarget;
 pub use opener::run as opener;
+pub use proof::daemon as proof;
 pub use supervisor::run as supervisor;
 pub use watcher::run as watcher;
 
