@@ -6,6 +6,7 @@
 
 mod foreign_rules;
 mod installed;
+mod interfaces;
 mod iptables;
 mod local_address;
 mod nft;
@@ -13,6 +14,7 @@ mod rules;
 mod watch;
 
 pub use installed::InstalledRules;
+pub use interfaces::{is_called, vrf_warnings, with_further_names};
 pub use local_address::LocalAddresses;
 pub use rules::{Admission, Finding, LiveOpening, Opening, Rules, Turnstile};
 pub use watch::RuleWatch;
@@ -20,7 +22,6 @@ pub use watch::RuleWatch;
 use crate::config;
 use crate::error::{Error, Result, reason};
 use crate::ports::Ports;
-use crate::sys::links;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -119,13 +120,6 @@ pub fn live_openings(guard: &Ports) -> Option<(&'static str, Vec<LiveOpening>)> 
         return Some(("nft", openings));
     }
     iptables::exist().then(|| ("iptables", iptables::live_openings(guard)))
-}
-
-/// Returns a warning for each interface in a VRF. Our rules do not find its addresses local.
-pub fn vrf_warnings() -> Vec<String> {
-    let links = links::list().unwrap_or_default();
-    let in_vrf = links.iter().filter(|link| link.in_vrf);
-    in_vrf.map(|link| format!("interface {:?} is in a VRF: knocks are not heard there", link.name)).collect()
 }
 
 /// Removes our rules from both backends.

@@ -12,6 +12,8 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -29,6 +31,8 @@ pub struct Link {
     pub index: u32,
     /// The name, such as `eth0`.
     pub name: String,
+    /// Its alternative names (`ip link property`). Firewall rules know only the name.
+    pub alternatives: Vec<String>,
     /// The index of the bridge, bond, team or VRF that the interface is a port of; 0 if there is none.
     pub master: u32,
     /// Whether packets arrive under this interface's own name: it is up, and neither lo nor a port of a bridge,
@@ -116,10 +120,16 @@ fn link(body: &[u8]) -> Option<Link> {
     let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *body else { return None };
     let flags = libc::c_int::from_ne_bytes([f0, f1, f2, f3]);
     let index = u32::from_ne_bytes([i0, i1, i2, i3]);
-    let mut link = Link { index, name: String::new(), master: 0, receives: false, in_vrf: false };
+    let mut link =
+        Link { index, name: String::new(), alternatives: Vec::new(), master: 0, receives: false, in_vrf: false };
+    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
     for (kind, value) in netlink::attributes(body.get(IFINFOMSG..)?) {
         match kind {
-            IFLA_IFNAME => link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_PROP_LIST => {
+                let names = netlink::attributes(value).filter(|(kind, _)| *kind == IFLA_ALT_IFNAME);
+                link.alternatives = names.map(|(_, name)| text(name)).collect();
+            }
             IFLA_MASTER => link.master = u32::from_ne_bytes(*value.first_chunk()?),
             IFLA_LINKINFO => {
                 link.in_vrf = netlink::attributes(value).any(|info| info == (IFLA_INFO_SLAVE_KIND, &b"vrf\0"[..]));
@@ -138,7 +148,8 @@ mod tests {
     #[test]
     fn the_loopback_interface_is_first_and_has_no_master() {
         let links = list().unwrap();
-        let lo = Link { index: 1, name: "lo".into(), master: 0, receives: false, in_vrf: false };
+        let lo =
+            Link { index: 1, name: "lo".into(), alternatives: Vec::new(), master: 0, receives: false, in_vrf: false };
         assert!(links.contains(&lo), "{links:?}");
     }
 }

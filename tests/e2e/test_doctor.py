@@ -368,3 +368,27 @@ def test_a_log_that_syslogd_does_not_write_is_found_by_the_proof(stage):
     stage.log.stop()
     [(step, what, fix)] = wrong(on_server(stage))
     assert step == "proof" and "a knock opens nothing" in what and f"did not come out of {stage.log_dir}/kern.log" in fix
+
+
+def test_an_alternative_name_is_guarded_and_named_with_the_real_one(stage, firewall):
+    stage.server.run("ip", "link", "property", "add", "dev", "eth0", "altname", "wan0")
+    stage.open_up(firewall, interfaces="wan0")
+    words = 'interface "wan0" is an alternative name of "eth0": the guard also applies to "eth0"'
+    assert any(words in line for line in stage.daemon.said)
+    assert words in stage.server.run(BINARY, "daemon", "--check", "--dir", stage.server_dir).stderr
+    assert wrong(on_server(stage)) == [("configuration", words, 'write eth0 in "interfaces" in the config')]
+    assert not stage.connects()
+    stage.open_port()
+    assert stage.connects()
+
+
+def test_an_alternative_name_that_comes_later_is_guarded_then(stage):
+    stage.open_up(interfaces="wan0")
+    assert stage.connects()
+    stage.server.run("ip", "link", "property", "add", "dev", "eth0", "altname", "wan0")
+    stage.daemon.wait_for("is an alternative name of")
+    while "eth0" not in stage.server.run("nft", "list", "chain", "inet", "knockknock", "prerouting").stdout:
+        pass
+    assert not stage.connects()
+    stage.open_port()
+    assert stage.connects()

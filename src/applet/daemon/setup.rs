@@ -8,7 +8,7 @@ use crate::klog;
 use crate::ports::{PortSet, Ports};
 use crate::profile::{self, Found, Listing, ProfileConfig};
 use crate::say;
-use crate::sys::links::{self, Link, LinkWatch};
+use crate::sys::links::{self, LinkWatch};
 use crate::sys::{privilege, sandbox};
 use std::fs::File;
 use std::io;
@@ -112,17 +112,21 @@ impl Setup {
         let Some(watch) = &self.links else { return Ok(false) };
         watch.drain();
         let links = links::list().map_err(|cause| Error::system("list the network interfaces", cause))?;
-        let gone = |name: &&String| !links.iter().any(|link| link.name == **name);
+        let gone = |name: &&String| !links.iter().any(|link| firewall::is_called(link, name));
         let missing: Vec<String> = self.config.interfaces.iter().filter(gone).cloned().collect();
         for name in missing.iter().filter(|name| !self.missing.contains(name)) {
             let why = format!("interface {name:?} does not exist: the guard will apply to it when it appears");
             self.warnings.push(Error::refused(why));
         }
         self.missing = missing;
-        let (interfaces, pairs) = with_masters(&self.config.interfaces, &links);
-        for (port, master) in pairs.iter().filter(|(_, master)| !self.rules.interfaces.iter().any(|on| on == master)) {
-            let why = format!("interface {port:?} is a port of {master:?}: the guard also applies to {master:?}");
-            self.warnings.push(Error::refused(why));
+        let (interfaces, pairs) = firewall::with_further_names(&self.config.interfaces, &links);
+        for (name, relation, further) in pairs {
+            if !self.rules.interfaces.iter().any(|on| on == further) {
+                let why =
+                    format!("interface {name:?} is {relation} of {further:?}: the guard also applies to {further:?}");
+                self.warnings
+                    .push(Error::refused(why).advise(format!("write {further} in \"interfaces\" in the config")));
+            }
         }
         let changed = interfaces != self.rules.interfaces;
         self.rules.interfaces = interfaces;
@@ -175,25 +179,6 @@ impl Setup {
             say::warn(format_args!("the configuration is unusable, see above: {fallback}"));
         }
     }
-}
-
-/// Returns the interfaces `names` and their masters, and each pair of port and master. Packets that arrive on a port of
-/// a bridge, bond, team or VRF are seen by the firewall on the master.
-fn with_masters<'a>(names: &[String], links: &'a [Link]) -> (Vec<String>, Vec<(String, &'a str)>) {
-    let (mut all, mut pairs) = (names.to_vec(), Vec::new());
-    let mut at = 0;
-    while let Some(name) = all.get(at).cloned() {
-        let port = links.iter().find(|link| link.name == name);
-        let master = port.and_then(|port| links.iter().find(|link| link.index == port.master));
-        if let Some(master) = master.filter(|master| config::is_interface(&master.name)) {
-            pairs.push((name, master.name.as_str()));
-            if !all.contains(&master.name) {
-                all.push(master.name.clone());
-            }
-        }
-        at += 1;
-    }
-    (all, pairs)
 }
 
 /// The profiles in a directory as the supervisor knows them: names and configs, no keys.
@@ -347,28 +332,6 @@ mod tests {
         assert!(warned("")[0].contains("is empty"));
         assert!(index(&[("old", "knock_port = 9")]).warnings(&Ports::parse("22").unwrap()).is_empty());
         assert!(!index(&[("bad", "")]).warnings(&Ports::parse("22").unwrap()).is_empty());
-    }
-
-    #[test]
-    fn the_guard_also_applies_to_an_interfaces_master() {
-        let link = |(index, name, master): (u32, &str, u32)| Link {
-            index,
-            name: name.into(),
-            master,
-            receives: true,
-            in_vrf: false,
-        };
-        let links =
-            [(1, "lo", 0), (2, "eth0", 4), (3, "eth1", 4), (4, "bond0", 5), (5, "br0", 0), (6, "a b", 0), (7, "x", 6)];
-        let links = links.map(link);
-        let on = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            with_masters(&names, &links).0
-        };
-        assert_eq!(on(&["eth0"]), ["eth0", "bond0", "br0"]);
-        assert_eq!(on(&["eth0", "eth1", "br0"]), ["eth0", "eth1", "br0", "bond0"]);
-        assert_eq!(on(&["wan"]), ["wan"], "it may come yet");
-        assert_eq!(on(&["x"]), ["x"], "no rule can name that one");
     }
 
     #[test]
