@@ -162,7 +162,7 @@ def memory(section, quick):
                 pipe.write(packets.knock_line(Knockknock.knock_port, next(fields), source).encode())
             pipe.flush()
             deadline = time.monotonic() + 60
-            while (opened := ours.process.said().count(": opened port ")) < numbers.stop:
+            while (opened := ours.process.output().count(": opened port ")) < numbers.stop:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{numbers.stop} knocks were given, {opened} opened")
                 time.sleep(0.02)
@@ -207,7 +207,7 @@ def read_through(ours, path, delay=0):
         producer.wait()
     ours.process.wait(300)
     if ours.process.popen.returncode < 0:
-        raise RuntimeError(f"the daemon did not end with its input:\n{ours.process.said()}")
+        raise RuntimeError(f"the daemon did not end with its input:\n{ours.process.output()}")
     return ours.process.seconds, ours.process.cpu
 
 

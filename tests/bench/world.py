@@ -74,14 +74,14 @@ class Process:
         self.log = open(f"{BUILD}/{label}.log", "wb")
         self.popen = subprocess.Popen(words, stdin=stdin, stdout=self.log, stderr=self.log)
         time.sleep(pause)
-        while ready and ready not in self.said():
-            if self.ended() and ready not in self.said() or time.monotonic() > self.start + 60:
+        while ready and ready not in self.output():
+            if self.ended() and ready not in self.output() or time.monotonic() > self.start + 60:
                 self.stop()
-                raise RuntimeError(f"{' '.join(words)}: not ready:\n{self.said()}")
+                raise RuntimeError(f"{' '.join(words)}: not ready:\n{self.output()}")
             time.sleep(0.001)
         self.seconds_to_ready = time.monotonic() - self.start
 
-    def said(self):
+    def output(self):
         with open(self.log.name, "rb") as file:
             return file.read().decode(errors="replace")
 

@@ -26,7 +26,7 @@ def stage(tmp_path):
 @pytest.mark.parametrize("processor", os.environ.get("PROCESSORS", "mips mipsel armv7 aarch64").split())
 def test_a_knock_opens_the_port(stage, processor):
     target, emulator = RUN[processor]
-    stage.open_up()
+    stage.set_up()
     assert not stage.connects()
     before = stage.gate.client_counter
     stage.client.run(*emulator, DIST / target / "knockknock", "-p", stage.PORT, "--dir", stage.client_dir, SERVER)

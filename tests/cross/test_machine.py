@@ -10,7 +10,7 @@ BINARY = Path(__file__).parents[2] / "dist/mipsel-unknown-linux-musl/knockknock"
 
 def test_a_day_on_a_mips_router(tmp_path):
     machine.fetch()
-    said = machine.boot(machine.initramfs(tmp_path, BINARY), timeout=300)
-    print(said)
-    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)
-    assert "type=1326" not in said
+    output = machine.boot(machine.initramfs(tmp_path, BINARY), timeout=300)
+    print(output)
+    assert re.search(r"^\d\d passed, 0 failed$", output, re.M)
+    assert "type=1326" not in output

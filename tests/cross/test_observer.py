@@ -76,15 +76,15 @@ def boot(directory, timestamps, commands):
     (root / "init").chmod(0o755)
     kernel = next((packages / "boot").glob("vmlinuz-*"))
     dump = directory / "network.pcap"
-    said = subprocess.run(
+    output = subprocess.run(
         ["qemu-system-x86_64", "-M", "pc", "-m", "512", "-vga", "none", "-nographic", "-no-reboot",
          "-netdev", "user,id=cable,restrict=on", "-device", "virtio-net-pci,netdev=cable",
          "-object", f"filter-dump,id=dump,netdev=cable,file={dump}",
          "-kernel", kernel, "-initrd", debian.pack(root, directory / "initramfs.gz"),
          "-append", "console=ttyS0 rdinit=/init loglevel=4 panic=1"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=280).stdout
-    assert "done" in said, said
-    return captured(dump), said
+    assert "done" in output, output
+    return captured(dump), output
 
 
 @pytest.mark.parametrize("timestamps", [1, 2])
@@ -104,9 +104,9 @@ def watch(directory, family, timestamps):
     connect, knock = f"syn {host} {KNOCK_PORT}", f"knockknock -p 22 {host}"
     programs = [connect] * 1000 + [knock if is_one else connect for is_one in is_knock]
     # At any time: each would otherwise start a fixed time after a tick of the kernel's, when the one before has ended.
-    sent, said = boot(directory, timestamps, [f"usleep {random.randrange(8000)}; {program}" for program in programs])
-    assert len(sent) == 1200, said
+    sent, output = boot(directory, timestamps, [f"usleep {random.randrange(8000)}; {program}" for program in programs])
+    assert len(sent) == 1200, output
     best, deviation, p = observer.permutation_test(observer.features(sent[:1000], sent[1000:]), is_knock)
-    kernel = next(line for line in said.splitlines() if "amd64" in line).strip()
+    kernel = next(line for line in output.splitlines() if "amd64" in line).strip()
     print(f"{kernel}, {family}, tcp_timestamps={timestamps}: best is {best!r}, {deviation:.1f} standard deviations, p = {p:.4f}")
     return p

@@ -64,7 +64,7 @@ def family(request):
 @pytest.fixture
 def gate(stage, firewall):
     """The stage with a running daemon, once with each firewall."""
-    return stage.open_up(firewall)
+    return stage.set_up(firewall)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -87,5 +87,5 @@ def hooked():
 
 @pytest.fixture
 def unowned(hooked):
-    """The options of a daemon that does as on a kernel before 6.9, where anybody can change its table."""
+    """The options of a daemon that behaves as on kernels before 6.9, where other programs can change its table."""
     return {"binary": hooked, "env": {**os.environ, "KNOCKKNOCK_PLAIN_TABLE": "1"}}

@@ -1,8 +1,8 @@
-"""The stage of every end-to-end test: a client and a server on one cable.
+"""The environment of the end-to-end tests: a client and a server, connected by a veth pair.
 
-Each is a network namespace of its own, kept by a process and without a name: the kernel takes it
-away with its last process. The kernel, its firewall and its log are
-the real ones. The log is one for all namespaces, so knock ports and keys differ from run to run.
+Each machine is a network namespace without a name. A process keeps it open; the kernel deletes it when its last
+process has ended. The kernel, its firewall and its log are real. All namespaces share one log, so knock ports and keys
+differ from run to run.
 """
 
 import base64
@@ -44,7 +44,7 @@ def _setns(fd, kind):
 
 
 class Machine:
-    """A network namespace with /sys to match, and what one does on a machine."""
+    """A network namespace with its own /sys."""
 
     def __init__(self):
         self._holder = subprocess.Popen(
@@ -55,23 +55,23 @@ class Machine:
         self.pid = self._holder.pid
 
     def close(self):
-        """Ends every process that is left on this machine."""
+        """Kills all processes on this machine."""
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._holder.communicate()
 
     def processes(self):
-        """The pids of all that runs here."""
+        """Returns the PIDs of all processes on this machine."""
         def namespace(pid):
-            with contextlib.suppress(OSError):  # it has just ended
+            with contextlib.suppress(OSError):  # the process has just ended
                 return os.readlink(f"/proc/{pid}/ns/net")
         here = namespace(self.pid)
         return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and namespace(pid) == here]
 
     @contextlib.contextmanager
     def inside(self):
-        """The calling thread's sockets are made on this machine meanwhile."""
+        """Opens the calling thread's sockets on this machine."""
         with open("/proc/thread-self/ns/net") as home, open(f"/proc/{self.pid}/ns/net") as here:
             _setns(here.fileno(), CLONE_NEWNET)
             try:
@@ -84,12 +84,12 @@ class Machine:
             return socket.socket(*kind)
 
     def start(self, *argv, **options):
-        """A process on this machine; its pid is the program's own."""
+        """Starts a program on this machine. The PID is the program's, not that of a wrapper."""
         enter = ["nsenter", "--target", str(self.pid), "--net", "--mount", "--wdns=/"]
         return subprocess.Popen([*enter, *map(str, argv)], **options)
 
     def run(self, *argv, input=None, check=True, timeout=20, **options):
-        """Runs a program to its end: .returncode, .stdout, .stderr (text)."""
+        """Runs a program and returns its exit code and output (text). Fails if the code is not 0, unless `check` is False."""
         with self.start(*argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                         text=True, **options) as process:
             try:
@@ -102,18 +102,18 @@ class Machine:
         return done
 
     def send(self, packet):
-        """Sends an IPv4 or IPv6 packet as it is."""
+        """Sends an IPv4 or IPv6 packet, including its IP header, unchanged."""
         family, address = {4: (socket.AF_INET, packet[16:20]), 6: (socket.AF_INET6, packet[24:40])}[packet[0] >> 4]
         with self.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
             raw.sendto(packet, (socket.inet_ntop(family, address), 0))
 
     def address(self, address, port):
-        """As sockets take it: a zone is the number of one of this machine's interfaces."""
+        """Converts an address for a socket. A zone is the name of an interface of this machine."""
         with self.inside():
             return socket.getaddrinfo(address, port, flags=socket.AI_NUMERICHOST)[0][4]
 
-    def begin(self, port, address=SERVER, source=None, source_port=0):
-        """A connect() of this machine's kernel that nobody waits for: a real SYN leaves."""
+    def start_connect(self, port, address=SERVER, source=None, source_port=0):
+        """Starts a connection, so that the kernel sends a SYN, and closes it without waiting."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with self.socket(family, socket.SOCK_STREAM) as connection:
             connection.setblocking(False)
@@ -125,7 +125,7 @@ class Machine:
             connection.connect_ex(self.address(address, port))
 
     def connect(self, port, address=SERVER, timeout=0.3, source_port=0):
-        """A connected socket, or None where the connection is dropped or refused."""
+        """Returns a connected socket, or None if the connection is dropped or refused."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         connection = self.socket(family, socket.SOCK_STREAM)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -140,7 +140,7 @@ class Machine:
 
 
 class Service:
-    """A TCP service that greets everybody, on IPv4 and IPv6."""
+    """A TCP service on IPv4 and IPv6 that sends a greeting to each client."""
 
     GREETING = b"welcome\n"
 
@@ -177,7 +177,7 @@ class Service:
 
 
 class Capture:
-    """What passes a machine's end of the cable, from now on; and a way to send frames onto it."""
+    """Captures the frames on a machine's interface from now on, and sends frames there."""
 
     def __init__(self, machine, interface="eth0"):
         self._socket = machine.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
@@ -186,7 +186,7 @@ class Capture:
         self._socket.bind((interface, ETH_P_ALL))
 
     def sent(self, port, quiet=0.1):
-        """The TCP packets that left for `port`, as Packets, until none comes for `quiet` seconds."""
+        """Returns the TCP packets sent to `port`, as Packets. Stops when none has come for `quiet` seconds."""
         found = []
         while select.select([self._socket], [], [], quiet)[0]:
             frame, [(*_, stamp)], _, (_, ethertype, direction, *_) = self._socket.recvmsg(65535, 64)
@@ -207,8 +207,7 @@ class Capture:
 
 
 class KernelLog:
-    """Copies the kernel's log into a file (or pipe) as a syslog daemon does, on this thread's behalf:
-    the lines with `only` in them."""
+    """Copies the lines of the kernel log that contain `only` to a file or pipe, as a syslog daemon does, in a thread."""
 
     def __init__(self, path, mode="ab", only=b""):
         self.path = Path(path)
@@ -222,9 +221,9 @@ class KernelLog:
         self._thread.start()
 
     def reopen(self):
-        """Makes the file anew if it is not there, as a syslog daemon does when it is told of a rotation."""
+        """Opens the file again, and creates it if necessary, as a syslog daemon does after a rotation."""
         self._file = open(self.path, self._mode, buffering=0)
-        if self.path.is_file():  # as Debian has it
+        if self.path.is_file():  # the mode and group of Debian
             os.chmod(self.path, 0o640)
             shutil.chown(self.path, "root", "adm")
 
@@ -240,7 +239,7 @@ class KernelLog:
                     stamp, microseconds // 1000000, microseconds % 1000000, text.split(b"\n")[0]))
 
     def stop(self):
-        """Copies no more; the file stays open."""
+        """Stops copying; the file stays open."""
         if self._thread.is_alive():
             os.close(self._stopped)
             self._thread.join()
@@ -255,11 +254,11 @@ class KernelLog:
 
 
 class Daemon:
-    """A knockknock-daemon in the foreground, and what it says."""
+    """A knockknock-daemon in the foreground, and the lines that it logs."""
 
     def __init__(self, machine, directory, *arguments, ready=True, binary=BINARY, enter=(), **options):
-        self.said = []
-        self._heard = 0
+        self.lines = []
+        self._position = 0
         self._rest = b""
         self.process = machine.start(
             *enter, binary, "daemon", "--dir", directory, *arguments, stderr=subprocess.PIPE, **options)
@@ -269,39 +268,39 @@ class Daemon:
             self.wait_for(": ready")
 
     def wait_for(self, text, timeout=3):
-        """The next line with `text` in it that no earlier call has returned or passed."""
+        """Waits for a line with `text`, after the line that the last call returned. Returns it."""
         deadline = time.monotonic() + timeout
         while True:
-            for at in range(self._heard, len(self.said)):
-                if text in self.said[at]:
-                    self._heard = at + 1
-                    return self.said[at]
+            for at in range(self._position, len(self.lines)):
+                if text in self.lines[at]:
+                    self._position = at + 1
+                    return self.lines[at]
             if not self._read(deadline - time.monotonic()):
-                raise AssertionError(f"no line with {text!r} in {timeout} s; it said:\n" + "\n".join(self.said))
+                raise AssertionError(f"no line with {text!r} in {timeout} s; the daemon logged:\n" + "\n".join(self.lines))
 
-    def unheard(self):
-        """The lines since the last one that was waited for."""
+    def new_lines(self):
+        """Returns the lines after the one that the last `wait_for` returned."""
         while self._read(0):
             pass
-        return self.said[self._heard:]
+        return self.lines[self._position:]
 
     def wait_for_end(self, timeout=3):
-        """Waits until all its processes are gone; the exit status."""
+        """Waits until all its processes have ended. Returns the exit status."""
         deadline = time.monotonic() + timeout
         while self._rest is not None:
             left = deadline - time.monotonic()
-            assert self._read(left) or self._rest is None, "it still runs; it said:\n" + "\n".join(self.said)
+            assert self._read(left) or self._rest is None, "the daemon is still running; it logged:\n" + "\n".join(self.lines)
         return self.process.wait(timeout)
 
     def _read(self, timeout):
-        """Takes in what it says; False when nothing comes any more."""
+        """Reads what the daemon logs. Returns False if nothing came, or nothing will come."""
         stderr = self.process.stderr
         if self._rest is None or not select.select([stderr], [], [], max(timeout, 0))[0]:
             return False
         octets = stderr.read()
         if octets:
             *lines, self._rest = (self._rest + octets).split(b"\n")
-            self.said += [line.decode() for line in lines]
+            self.lines += [line.decode() for line in lines]
         else:
             self._rest = None
         return bool(octets)
@@ -310,7 +309,7 @@ class Daemon:
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def stop(self, number=signal.SIGTERM):
-        """Ends it by a signal; the exit status."""
+        """Ends the daemon with a signal. Returns the exit status."""
         if self._rest is not None:
             self.process.send_signal(number)
         return self.wait_for_end()
@@ -325,20 +324,20 @@ class Daemon:
 
 
 def status(pid):
-    """/proc/PID/status as a dictionary."""
+    """Returns /proc/PID/status as a dictionary."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return dict(re.split(r":\s*", line, maxsplit=1) for line in lines)
 
 
 class Profile:
-    """A profile on the server, its copy on the client, and a sender of its knocks that is not ours."""
+    """A profile on the server, its copy on the client, and classic knocks from an independent implementation."""
 
     def __init__(self, stage, name, ports=None, knock_port=None, wire="classic"):
         self._stage = stage
         self.name = name
         self.wire = wire
         self.knock_port = knock_port or next(_knock_ports)
-        if wire == "stealth":  # which needs a list
+        if wire == "stealth":  # it needs a list of ports
             ports = ports or [22]
         arguments = ["--ports", ",".join(map(str, ports))] if ports else []
         stage.server.run(BINARY, "genprofile", name, self.knock_port, "--dir", stage.server_dir,
@@ -346,12 +345,12 @@ class Profile:
         self.path = stage.server_dir / "profiles" / name
 
     def give_to_client(self, host=SERVER):
-        """The copy that the client keeps under the server's name."""
+        """Copies the profile to the client, under the name `host`."""
         self.client_path = self._stage.client_dir / host
         shutil.copytree(self.path, self.client_path)
 
-    def turn_classic(self):
-        """Has the client's copies of the profile knock by the classic wire."""
+    def use_classic_wire(self):
+        """Makes the client knock with the classic wire, with all copies of the profile."""
         config = f"[main]\nknock_port = {self.knock_port}\n"
         self._stage.client.run("sh", "-c", f'for file in "{self._stage.client_dir}"/*/config; do echo "$0" >"$file"; done', config)
 
@@ -361,7 +360,7 @@ class Profile:
 
     @property
     def counter(self):
-        """The counter on the server's disk."""
+        """The counter on the server's disk, as a number."""
         return int((self.path / "counter").read_text().split("\n")[0])
 
     @property
@@ -376,7 +375,7 @@ class Profile:
 
 
 class Stage:
-    """Client and server on one cable, with a directory of profiles each, and the daemon's log."""
+    """A client and a server, each with a directory of profiles."""
 
     PORT, FENCE_PORT = 22, 7
 
@@ -390,12 +389,12 @@ class Stage:
             path.mkdir()
             path.chmod(0o755)
         self.client, self.server = self.keep(Machine()), self.keep(Machine())
-        self._lay_cable()
+        self._connect_machines()
         self.service = self.keep(Service(self.server, self.PORT))
         self.daemon = None
 
     def keep(self, thing):
-        """Closes `thing` when the stage closes, the latest first."""
+        """Returns `thing`, and closes it when the stage is closed, in reverse order."""
         return self._closing.enter_context(contextlib.closing(thing))
 
     @property
@@ -407,7 +406,7 @@ class Stage:
         self._closing.close()
         self.record.unlink(missing_ok=True)
 
-    def _lay_cable(self):
+    def _connect_machines(self):
         self.client.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.server.pid)
         for machine, address, address6 in ((self.client, CLIENT, CLIENT6), (self.server, SERVER, SERVER6)):
             machine.run("ip", "-batch", "-", input=f"""
@@ -416,7 +415,7 @@ class Stage:
                 address add {address6}/64 dev eth0 nodad
                 link set eth0 up
             """)
-        # Known from the start, so that no capture holds a question for it.
+        # Neighbours are known from the start, so that no capture contains ARP or neighbour discovery.
         for machine, other, addresses in ((self.client, self.server, (SERVER, SERVER6)),
                                           (self.server, self.client, (CLIENT, CLIENT6))):
             ethernet = other.run("cat", "/sys/class/net/eth0/address").stdout.strip()
@@ -428,8 +427,8 @@ class Stage:
         lines = [f"{key} = {value}\n" for key, value in keys.items()]
         (self.server_dir / "config").write_text("[main]\n" + "".join(lines))
 
-    def hand_over(self, port, answer):
-        """Another firewall answers with `answer` what was not knocked for at `port`, where the guard would drop it."""
+    def add_rejecting_firewall(self, port, answer):
+        """Replaces the guard of `port` by another firewall, which rejects connections without a knock with `answer`."""
         self.daemon.stop()
         self.configure(firewall="nft", guard=self.FENCE_PORT)
         self.start_daemon()
@@ -441,10 +440,10 @@ class Stage:
                 }}
             }}""")
 
-    def open_up(self, firewall="nft", log="kmsg", wire="classic", daemon_options=None, **keys):
-        """A guarded port, the profile "gate" on both sides, the profile "fence", a running daemon.
+    def set_up(self, firewall="nft", log="kmsg", wire="classic", daemon_options=None, **keys):
+        """Starts the daemon with guarded ports, the profile "gate" on both sides, and the profile "fence" on the server.
 
-        log = file: the kernel's log reaches the daemon through a file; log = -: through its standard input."""
+        With log = file the daemon reads the kernel's log from a file, with log = - from standard input."""
         self.configure(**{"firewall": firewall, "guard": f"{self.PORT}, {self.FENCE_PORT}",
                           "log": self.log_dir / "kern.log" if log == "file" else log, **keys})
         self.gate = Profile(self, "gate", wire=wire)
@@ -466,11 +465,11 @@ class Stage:
         return self.daemon
 
     def knock(self, port=PORT, *arguments, host=SERVER, **options):
-        """Our client knocks; its outcome."""
+        """Knocks with our client. Returns the completed process."""
         return self.client.run(BINARY, "-p", port, "--dir", self.client_dir, *arguments, host, **options)
 
     def open_port(self, port=PORT):
-        """Our client knocks and the daemon opens; its line."""
+        """Knocks with our client, and waits until the daemon opens the port. Returns the daemon's line."""
         self.knock(port)
         return self.opened(port)
 
@@ -478,7 +477,7 @@ class Stage:
         return self.daemon.wait_for(f"opened port {port} to {source} ")
 
     def connects(self, port=PORT, **options):
-        """Whether the client gets through to the service and is greeted."""
+        """Returns whether the client can connect to the service. Fails if the service does not greet it."""
         connection = self.client.connect(port, **options)
         if connection is None:
             return False
@@ -487,11 +486,11 @@ class Stage:
         return True
 
     def nothing_opened(self):
-        """True once the daemon is through with all that was sent before, and has opened nothing.
+        """Waits until the daemon has handled everything sent so far. Returns whether it has opened nothing.
 
-        The log keeps its order, so a knock for another profile is the fence behind all that."""
-        seen = self.daemon._heard
+        The log keeps its order, so a knock with the profile "fence" marks the end of what was sent."""
+        seen = self.daemon._position
         self.client.send(self.fence.packet(self.fence.counter, self.FENCE_PORT))
         self.daemon.wait_for(f"opened port {self.FENCE_PORT} ")
-        between = self.daemon.said[seen:self.daemon._heard - 1]
+        between = self.daemon.lines[seen:self.daemon._position - 1]
         return not any("opened" in line for line in between)

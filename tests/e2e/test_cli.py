@@ -137,7 +137,7 @@ ODD = os.fsdecode(b"x\xff")  # no UTF-8
 
 
 def test_a_path_that_is_not_utf8_is_used_unchanged(tmp_path):
-    """It was another directory that the keys were written into."""
+    """The keys were written into another directory."""
     for number, argv in enumerate((["--dir", tmp_path / ODD], [f"--dir={tmp_path / ODD}"])):
         assert run("genprofile", *argv, f"gate{number}", 4000 + number).returncode == 0
     assert os.listdir(os.fsencode(tmp_path)) == [b"x\xff"]
@@ -152,8 +152,7 @@ def test_a_path_that_is_not_utf8_is_used_unchanged(tmp_path):
 def test_any_other_argument_that_is_not_utf8_is_refused(argv):
     done = run(*argv)
     assert done.returncode == 2
-    assert re.search(r'(is not UTF-8|unknown option ".*"|unexpected argument ".*")$', done.stderr.splitlines()[0])
-    assert "\\xFF" in done.stderr or argv[0] == "-" + ODD, "it is escaped"
+    assert re.search(r'argument ".*\\xFF" is not UTF-8$', done.stderr.splitlines()[0])
 
 
 def test_an_applet_that_is_not_utf8_is_unknown():
@@ -163,7 +162,7 @@ def test_an_applet_that_is_not_utf8_is_unknown():
 
 
 def test_the_value_of_an_option_may_start_with_a_dash(tmp_path):
-    """`--dir -foo` was taken apart as if it were the letters f, o and o."""
+    """`--dir -foo` was parsed as the letters f, o and o."""
     for number, argv in enumerate((["--dir", "-foo"], ["--dir=-foo"], ["--dir", "--"], ["--dir", "--check"])):
         done = run("genprofile", *argv, f"gate{number}", 4000 + number, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -247,8 +246,8 @@ def test_the_port_in_each_spelling(profiles, applet, port):
         assert (profiles / "127.0.0.1/counter").read_text() == f"{number:010}\n"
 
 
-def one_clear_line(stderr):
-    """Whether stderr is an error message, optionally followed by a line of advice."""
+def is_one_error(stderr):
+    """Returns whether stderr is an error message, optionally followed by a line of advice."""
     lines = stderr.splitlines()
     return 1 <= len(lines) <= 2 and lines[0].startswith("knockknock: ") and lines[0] == lines[0].rstrip(".")
 
@@ -272,7 +271,7 @@ def test_a_bad_profile_is_one_clear_error(profiles, file, content):
     before = {each: each.read_bytes() for each in profile.iterdir()}
     done = run("-p", "22", "--dir", profiles, "127.0.0.1")
     assert done.returncode == 1
-    assert one_clear_line(done.stderr), done.stderr
+    assert is_one_error(done.stderr), done.stderr
     assert file in done.stderr
     if file == "config" and content is not None:
         assert "copy the profile again" in done.stderr
@@ -289,7 +288,7 @@ def test_a_bad_request_is_one_clear_error(profiles, argv, status, named):
     before = counter.read_bytes()
     done = run("--dir", profiles, *argv)
     assert done.returncode == status
-    assert one_clear_line(done.stderr), done.stderr
+    assert is_one_error(done.stderr), done.stderr
     assert f'"{named}"' in done.stderr
     assert counter.read_bytes() == before
 
@@ -311,22 +310,22 @@ def test_a_set_uid_binary_only_knocks_and_connects(tmp_path):
     shutil.copy(BINARY, binary)
     binary.chmod(0o4755)
 
-    def stranger(*arguments):
+    def run_as_another_user(*arguments):
         return subprocess.run(["setpriv", "--reuid", "65432", "--regid", "65432", "--clear-groups", binary, *arguments],
                               capture_output=True, text=True, timeout=10)
 
     for arguments in (["daemon", "--unguard"], ["daemon"], ["proxy", "0"], ["genprofile", "x", "77", "--dir", tmp_path / "d"]):
-        done = stranger(*arguments)
+        done = run_as_another_user(*arguments)
         assert done.returncode == 1 and "set-uid" in done.stderr
     assert not (tmp_path / "d").exists()
     (tmp_path / "secret").mkdir(mode=0o700)
-    done = stranger("-p", "22", "--dir", tmp_path / "secret", "127.0.0.1")
-    assert done.returncode == 1 and "permission denied" in done.stderr, "it reads as the stranger"
+    done = run_as_another_user("-p", "22", "--dir", tmp_path / "secret", "127.0.0.1")
+    assert done.returncode == 1 and "permission denied" in done.stderr, "it reads as that user"
     assert run("genprofile", "127.0.0.1", 666, "--dir", tmp_path / "server").returncode == 0
     own = shutil.copytree(tmp_path / "server/profiles", tmp_path / "own")
     for path in (own, *own.rglob("*")):
         os.chown(path, 65432, 65432)
-    done = stranger("-p", "22", "--dir", own, "127.0.0.1")
+    done = run_as_another_user("-p", "22", "--dir", own, "127.0.0.1")
     assert (done.returncode, done.stderr) == (0, "")
     assert (own / "127.0.0.1/counter").read_text() == "0000000001\n"
 
@@ -397,20 +396,21 @@ def described(key):
     return re.search(rf"^\.It Cm {key} Ar \w+\n(.*?)(?=^\.It Cm \w+ Ar |\Z)", text, re.M | re.S)[1].replace("\n", " ")
 
 
-def takes(directory, config):
-    """Whether a config is valid, according to genprofile, which reads it for its `guard`."""
+def is_valid(directory, config):
+    """Returns whether a config is valid, according to genprofile, which reads it for its `guard`."""
     (directory / "config").write_text(config)
     done = run("genprofile", "gate", 666, "--dir", directory)
     shutil.rmtree(directory / "profiles", ignore_errors=True)
-    assert done.returncode in (0, 1) and (done.returncode == 0 or f'"{directory}/config"' in done.stderr), done.stderr
+    if done.returncode != 0:
+        assert done.returncode == 1 and f'"{directory}/config"' in done.stderr, done.stderr
     return done.returncode == 0
 
 
 @pytest.mark.parametrize("key", ["delay", "error_window", "resync_window"])
 def test_the_ranges_of_the_manual_page_are_the_programs(tmp_path, key):
     least, most = map(int, re.search(r"from (\d+) to (\d+)", described(key)).groups())
-    taken = {value: takes(tmp_path, f"[main]\n{key} = {value}\n") for value in (least - 1, least, most, most + 1)}
-    assert taken == {least - 1: False, least: True, most: True, most + 1: False}
+    valid = {value: is_valid(tmp_path, f"[main]\n{key} = {value}\n") for value in (least - 1, least, most, most + 1)}
+    assert valid == {least - 1: False, least: True, most: True, most + 1: False}
 
 
 @pytest.mark.parametrize("key", ["delay", "error_window", "resync_window", "mark"])
@@ -425,7 +425,7 @@ def test_the_examples_of_the_manual_page_are_configs(tmp_path):
     *of_daemon, of_profile = re.findall(r"^\.Bd -literal.*\n((?:.*\n)*?)\.Ed$", page("knockknock.conf.5"), re.M)
     assert len(of_daemon) == 3
     for text in of_daemon:
-        assert takes(tmp_path, text)
+        assert is_valid(tmp_path, text)
         keys = re.findall(r"^(\w+) = ", text, re.M)
         assert keys and all(map(described, keys))
     assert run("genprofile", "gate", 43017, "--ports", 22, "--dir", tmp_path).returncode == 0

@@ -22,7 +22,7 @@ ECHO, SSH, PLAIN, MUTE = 4000, 2222, 4001, 4002
 @pytest.fixture
 def door(stage, firewall):
     """The stage with guarded services, and one that is not guarded."""
-    stage.open_up(firewall, guard=f"{stage.PORT}, {stage.FENCE_PORT}, {ECHO}, {SSH}, {MUTE}")
+    stage.set_up(firewall, guard=f"{stage.PORT}, {stage.FENCE_PORT}, {ECHO}, {SSH}, {MUTE}")
     stage.keep(Plain(stage.server, ECHO, echo))
     stage.keep(Plain(stage.server, PLAIN, echo))
     return stage
@@ -251,7 +251,7 @@ def test_a_lost_knock_is_repeated(door):
 @pytest.mark.parametrize("answer", ["tcp reset", "icmp type port-unreachable", "icmp type admin-prohibited"])
 def test_a_refusal_while_the_port_is_closed_means_try_again(door, answer):
     """The guard drops connections without a knock; here another firewall rejects them."""
-    door.hand_over(ECHO, answer)
+    door.add_rejecting_firewall(ECHO, answer)
     for _ in range(5):
         assert connect(door, SERVER, ECHO, input="x").stdout == "x"
     assert door.gate.client_counter == 5
@@ -410,7 +410,7 @@ def test_the_winner_is_greeted_when_its_first_ack_is_lost(door):
 def test_two_hundred_of_two_hundred_are_greeted(door):
     for _ in range(200):
         assert connect(door, SERVER, door.PORT).stdout == Service.GREETING.decode()
-        door.daemon.unheard()
+        door.daemon.new_lines()
     assert door.service.accepted == 200
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import classic
 import packets
+from services import wait_until
 from stage import BINARY, CLIENT, SERVER, Daemon, Profile, Service, status
 from test_faults import process
 
@@ -26,10 +27,10 @@ def test_check_prints_what_the_daemon_would_do(stage):
     profile = Profile(stage, "gate")
     done = check(stage, "[main]\nguard = 22, 443\nlog = kmsg\nfirewall = nft\nerror_window = 31\nresync_window = 77\nuser = nobody\n")
     assert done.returncode == 0
-    said = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     for word in ("22", "443", str(profile.knock_port), "kmsg", "nft", "error_window   31\n", "resync_window  77\n",
                  "watcher's user  uid 65534\n"):
-        assert word in said
+        assert word in output
     assert "knockknock" not in stage.server.run("nft", "list", "ruleset").stdout
 
 
@@ -37,8 +38,8 @@ def test_configs_of_version_0_8_are_accepted(stage):
     Profile(stage, "gate")
     done = check(stage, "# of old\n; and\n[main]\nDELAY: 7 ; seconds\nError_Window=30\nlog = kmsg\nguard = 22,\n   443\n")
     assert done.returncode == 0, done.stderr
-    said = done.stdout + done.stderr
-    assert "443" in said and "7" in said
+    output = done.stdout + done.stderr
+    assert "443" in output and "7" in output
 
 
 def damage(stage, what):
@@ -89,10 +90,10 @@ def test_check_and_start_agree(stage, what):
         assert daemon.wait_for_end() == 1
     if started and checked.returncode and "is ignored" not in checked.stderr:
         daemon.wait_for("see above: guarding every port that a profile lists")
-    instead = any("see above" in line for line in daemon.said)
-    complains = not started or instead or any("is ignored" in line for line in daemon.said)
-    assert (checked.returncode == 1) == complains == (what != "nothing"), (checked, daemon.said)
-    for line in daemon.said if complains else []:
+    instead = any("see above" in line for line in daemon.lines)
+    complains = not started or instead or any("is ignored" in line for line in daemon.lines)
+    assert (checked.returncode == 1) == complains == (what != "nothing"), (checked, daemon.lines)
+    for line in daemon.lines if complains else []:
         ours = ["confined: ", ": ready", "no profile has ever knocked", "--trial", "see above"]
         assert any(word in line for word in ours) or line in checked.stderr.splitlines(), line
 
@@ -213,8 +214,8 @@ def test_with_only_damaged_profiles_the_guard_stays_with_a_warning(stage):
     stage.configure(guard="22", firewall="nft", log="kmsg")
     (Profile(stage, "gate").path / "config").unlink()
     stage.start_daemon()
-    assert any('profile "gate" is ignored' in line for line in stage.daemon.said)
-    assert any("no profile may open guarded port 22" in line for line in stage.daemon.said)
+    assert any('profile "gate" is ignored' in line for line in stage.daemon.lines)
+    assert any("no profile may open guarded port 22" in line for line in stage.daemon.lines)
     assert not stage.connects()
 
 
@@ -247,8 +248,8 @@ def test_a_profile_that_cannot_be_read_is_reported_and_ignored(stage, file, cont
         (broken.path / file).unlink()
     else:
         (broken.path / file).write_bytes(content)
-    stage.open_up()
-    assert [line for line in stage.daemon.said if "broken" in line]
+    stage.set_up()
+    assert [line for line in stage.daemon.lines if "broken" in line]
     stage.open_port()
     assert stage.connects()
 
@@ -267,8 +268,8 @@ def test_a_copy_of_a_profile_is_reported_and_ignored(stage, wire, copy_port):
     checked = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
     assert checked.returncode == 1
     stage.start_daemon()
-    for said in (checked.stderr.splitlines(), stage.daemon.said):
-        assert any(line.endswith('profile "gate.bak" is ignored: it has the same keys as profile "gate"') for line in said)
+    for output in (checked.stderr.splitlines(), stage.daemon.lines):
+        assert any(line.endswith('profile "gate.bak" is ignored: it has the same keys as profile "gate"') for line in output)
     stage.open_port()
     assert stage.connects()
 
@@ -278,8 +279,8 @@ def test_a_profile_with_a_key_that_does_not_exist_opens_nothing(stage):
     broken = Profile(stage, "broken")
     with (broken.path / "config").open("a") as config:
         config.write("prots = 443\n")
-    stage.open_up()
-    assert any('unknown key "prots"' in line for line in stage.daemon.said)
+    stage.set_up()
+    assert any('unknown key "prots"' in line for line in stage.daemon.lines)
     stage.client.send(broken.packet(0))
     assert stage.nothing_opened()
 
@@ -319,7 +320,7 @@ def test_sighup_with_a_bad_config_keeps_the_guard(gate):
 @pytest.fixture
 def worked(stage):
     """A daemon with a guard was ready once, and the machine has restarted: no daemon and no rules."""
-    stage.open_up("nft")
+    stage.set_up("nft")
     assert stage.daemon.stop() == 0
     stage.server.run("nft", "flush", "ruleset")
     assert stage.connects()
@@ -342,7 +343,7 @@ def test_a_start_with_a_wrong_config_uses_the_last_one_that_worked(worked, what)
     checked = worked.server.run(BINARY, "daemon", "--dir", worked.server_dir, "--check", check=False)
     assert checked.returncode == 1
     worked.start_daemon()
-    assert checked.stderr.splitlines()[0] in worked.daemon.said
+    assert checked.stderr.splitlines()[0] in worked.daemon.lines
     worked.daemon.wait_for("the configuration is unusable, see above: using the last one that worked")
     assert not worked.connects()
     worked.open_port()
@@ -356,12 +357,12 @@ def test_a_start_with_a_wrong_config_that_never_worked_guards_what_profiles_list
     stage.configure(guard="22", delay="soon")
     stage.start_daemon()
     stage.daemon.wait_for("the configuration is unusable, see above: guarding every port that a profile lists")
-    assert 'delay = "soon"' in "".join(stage.daemon.said)
+    assert 'delay = "soon"' in "".join(stage.daemon.lines)
     assert not stage.connects()
     assert not (stage.server_dir / "config.good").exists()
     stage.daemon.stop()
     stage.configure(guard="22")
-    assert stage.start_daemon() and not any("see above" in line for line in stage.daemon.said)
+    assert stage.start_daemon() and not any("see above" in line for line in stage.daemon.lines)
 
 
 @pytest.mark.parametrize("kept", [b"", b"delay = x\n", b"\0" * 70000], ids=["empty", "a wrong value", "too long"])
@@ -381,7 +382,7 @@ def test_what_lies_where_the_configuration_is_written_is_replaced(stage, what):
     other.write_text("precious")
     {"a symbolic link": lambda: new.symlink_to(other), "a hard link": lambda: os.link(other, new),
      "a FIFO": lambda: os.mkfifo(new)}[what]()
-    stage.open_up()
+    stage.set_up()
     wait_until((stage.server_dir / "config.good").exists)
     assert not os.path.lexists(new)
     assert other.read_text() == "precious"
@@ -407,7 +408,7 @@ def test_a_restart_after_the_last_profile_was_removed_leaves_the_guard(worked, w
     if what == "no profile":
         (worked.server_dir / "profiles").mkdir()
     worked.start_daemon()
-    assert any("no profile may open guarded port" in line for line in worked.daemon.said)
+    assert any("no profile may open guarded port" in line for line in worked.daemon.lines)
     assert not worked.connects()
 
 
@@ -446,13 +447,6 @@ def test_background(stage):
     wait_until(lambda: stage.server.processes() == before)
 
 
-def wait_until(happens, timeout=2):
-    deadline = time.monotonic() + timeout
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_replays_and_wrong_tags_are_summarised(gate):
     gate.open_port()
     for counter in range(50):
@@ -461,14 +455,14 @@ def test_replays_and_wrong_tags_are_summarised(gate):
         gate.client.send(packets.tcp(CLIENT, SERVER, 40000, gate.gate.knock_port, fields))
     assert gate.nothing_opened()
     gate.daemon.wait_for("ignored in the last minute: 50 replayed knocks, 50 wrong codes", timeout=65)
-    assert [line for line in gate.daemon.said if "wrong code" in line or "old counter" in line][1:] == gate.daemon.said[-1:], \
+    assert [line for line in gate.daemon.lines if "wrong code" in line or "old counter" in line][1:] == gate.daemon.lines[-1:], \
         "the first at once, and one line for all of them"
 
 
 def refusals(stage):
     """The lines on refused knocks so far, without their advice."""
     assert stage.nothing_opened()
-    return [line.removeprefix("knockknock-daemon: ") for line in stage.daemon.said if ": knock from" in line]
+    return [line.removeprefix("knockknock-daemon: ") for line in stage.daemon.lines if ": knock from" in line]
 
 
 def wrong(stage, number, source=CLIENT):
@@ -478,25 +472,25 @@ def wrong(stage, number, source=CLIENT):
 
 
 def test_a_wrong_code_from_a_source_that_knocked_before_is_logged_at_once_and_once(stage, firewall, wire):
-    stage.open_up(firewall, wire=wire)
+    stage.set_up(firewall, wire=wire)
     stage.open_port()
     wrong(stage, 5)
     assert refusals(stage) == [f'knock from {CLIENT} for profile "gate" with a wrong code, after valid ones']
-    assert "if it is from your client, its profile differs from the server's" in "".join(stage.daemon.said)
+    assert "if it is from your client, its profile differs from the server's" in "".join(stage.daemon.lines)
     stage.open_port()
     wrong(stage, 5)
     assert len(refusals(stage)) == 1
 
 
 def test_the_first_wrong_codes_for_a_profile_are_logged_at_once_and_a_flood_is_not(stage, wire):
-    stage.open_up(wire=wire)
+    stage.set_up(wire=wire)
     for last in range(3, 200):
         wrong(stage, 1, source=f"10.9.0.{last}")
     assert refusals(stage) == [f'knock from 10.9.0.{last} for profile "gate" with a wrong code' for last in (3, 4, 5)]
 
 
 def test_wrong_codes_at_a_knock_port_of_several_profiles_name_the_port(stage):
-    stage.open_up(wire="stealth")
+    stage.set_up(wire="stealth")
     Profile(stage, "other", knock_port=stage.gate.knock_port, wire="stealth")
     stage.daemon.process.send_signal(signal.SIGHUP)
     stage.daemon.wait_for(": ready")
@@ -516,7 +510,7 @@ def test_a_client_with_an_old_copy_of_its_profile_is_named_at_once(stage, wire, 
     (stage.gate.client_path / "counter").write_text("187\n")
     stage.knock()
     assert refusals(stage) == [f'knock from {CLIENT} for profile "gate" with an old counter, 113 behind']
-    assert "its profile is an old copy: create a new profile" in "".join(stage.daemon.said)
+    assert "its profile is an old copy: create a new profile" in "".join(stage.daemon.lines)
 
 
 def test_no_secret_is_logged(gate):
@@ -524,16 +518,16 @@ def test_no_secret_is_logged(gate):
     gate.client.send(gate.gate.packet(0))
     gate.client.send(gate.gate.packet(9))
     gate.opened()
-    said = "\n".join(gate.daemon.said)
+    output = "\n".join(gate.daemon.lines)
     for name in ("cipher.key", "mac.key"):
-        assert (gate.gate.path / name).read_text().strip() not in said
+        assert (gate.gate.path / name).read_text().strip() not in output
     for key in gate.gate.keys:
-        assert key.hex() not in said.lower()
+        assert key.hex() not in output.lower()
 
 
 def test_the_counter_is_on_disk_before_the_port_opens(stage):
     """The watcher's system calls show the order: the counter is stored before the opening is requested."""
-    stage.open_up()
+    stage.set_up()
     trace = stage.directory / "strace"
     holders = [pid for pid in stage.daemon.children()
                if any("counter" in os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))]
@@ -554,7 +548,7 @@ def test_a_counter_of_version_0_8_is_accepted_and_rewritten(stage):
     stage.configure(guard="22, 7", firewall="nft", log="kmsg")
     old = Profile(stage, "old")
     (old.path / "counter").write_text("7\n999\n")
-    stage.open_up()
+    stage.set_up()
     stage.client.send(old.packet(7))
     stage.opened()
     assert (old.path / "counter").read_text().split("\n")[0] == "0000000008"
@@ -562,7 +556,7 @@ def test_a_counter_of_version_0_8_is_accepted_and_rewritten(stage):
 
 @pytest.mark.parametrize("log", ["/nowhere/kern.log", "nflog:93"])
 def test_a_reload_with_an_unreadable_log_keeps_the_daemon_running(stage, log):
-    stage.open_up("nft")
+    stage.set_up("nft")
     # Another program has bound the group: NFULNL_CFG_CMD_BIND of linux/netfilter/nfnetlink_log.h.
     with stage.server.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as taken:
         taken.send(struct.pack("=IHHII", 28, 4 << 8 | 1, 5, 1, 0) + struct.pack(">BBH", 0, 0, 93) + struct.pack("=HHB3x", 5, 1, 1))
@@ -575,7 +569,7 @@ def test_a_reload_with_an_unreadable_log_keeps_the_daemon_running(stage, log):
 
 def test_a_config_takes_effect_only_after_a_reload(stage, unowned):
     """The supervisor restores the rules and restarts its children with the configuration that it last loaded."""
-    stage.open_up("nft", daemon_options=unowned)
+    stage.set_up("nft", daemon_options=unowned)
     (stage.server_dir / "config").write_text("[main]\ndelay = half a")
     stage.server.run("nft", "flush", "ruleset")
     stage.daemon.wait_for("restored them", timeout=3)
@@ -583,7 +577,7 @@ def test_a_config_takes_effect_only_after_a_reload(stage, unowned):
 
 
 def test_a_failed_reload_keeps_the_guard_and_the_daemon(stage):
-    stage.open_up("iptables")
+    stage.set_up("iptables")
     broken = stage.directory / "nft"
     broken.write_text("#!/bin/sh\necho no nft today >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -614,7 +608,7 @@ def test_sigterm_works_while_a_child_hangs_at_its_start(stage, moment):
         hang_accounts(stage)
         stage.daemon.process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
-    assert not any(": ready" in line for line in stage.daemon.unheard()), "it hangs"
+    assert not any(": ready" in line for line in stage.daemon.new_lines()), "it hangs"
     assert stage.daemon.stop() == (0 if moment == "after a reload" else -signal.SIGTERM)
 
 
@@ -625,11 +619,11 @@ def test_a_failed_repair_does_not_hide_why_a_child_ended(gate, firewall):
     gate.server.run("mount", "--bind", broken, shutil.which({"nft": "nft", "iptables": "iptables-restore"}[firewall]))
     os.kill(process(gate.daemon, "opener"), signal.SIGKILL)
     assert gate.daemon.wait_for_end() == 1
-    said = "\n".join(gate.daemon.said)
-    assert "the opener ended (signal: 9 (SIGKILL))" in said
+    output = "\n".join(gate.daemon.lines)
+    assert "the opener ended (signal: 9 (SIGKILL))" in output
     # The nftables table is made again by the supervisor itself.
-    assert ("no rules today" in said) == (firewall == "iptables")
-    assert ("guard stays" in said) == (firewall == "nft")
+    assert ("no rules today" in output) == (firewall == "iptables")
+    assert ("guard stays" in output) == (firewall == "nft")
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -656,20 +650,20 @@ def test_log_lines_to_a_file_continue_beyond_four_kilobytes(stage):
     stage.configure(guard="22", log="kmsg", firewall="nft")
     stage.gate = Profile(stage, "gate")
     stage.gate.give_to_client()
-    said = stage.directory / "said"
-    with said.open("wb") as file:
+    output = stage.directory / "output"
+    with output.open("wb") as file:
         daemon = stage.server.start(BINARY, "daemon", "--dir", stage.server_dir, stderr=file)
     try:
         deadline = time.monotonic() + 10
-        while b": ready" not in said.read_bytes():
+        while b": ready" not in output.read_bytes():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         for _ in range(70):
             stage.knock()
-        while said.read_bytes().count(b"opened port 22 ") < 70:
-            assert time.monotonic() < deadline, said.read_text()
+        while output.read_bytes().count(b"opened port 22 ") < 70:
+            assert time.monotonic() < deadline, output.read_text()
             time.sleep(0.01)
-        assert said.stat().st_size > 4096
+        assert output.stat().st_size > 4096
     finally:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait()
@@ -705,7 +699,7 @@ def test_of_two_daemons_on_one_nflog_group_one_ends_and_the_other_goes_on(stage,
     daemons = [stage.start_daemon(ready=first == "is ready"), stage.keep(Daemon(stage.server, other, ready=False))]
 
     def ended(daemon):
-        daemon.unheard()
+        daemon.new_lines()
         return daemon._rest is None
 
     wait_until(lambda: any([ended(daemon) for daemon in daemons]), timeout=5)
@@ -713,8 +707,8 @@ def test_of_two_daemons_on_one_nflog_group_one_ends_and_the_other_goes_on(stage,
     assert first_to_end.wait_for_end() == 1
     why = ["(knock-watcher) uses it: stop that process, or choose another group",
            "it belongs to another daemon in this network namespace: stop that one"]
-    assert any(reason in line for line in first_to_end.said for reason in why), first_to_end.said
+    assert any(reason in line for line in first_to_end.lines for reason in why), first_to_end.lines
     [stage.daemon] = [daemon for daemon in daemons if daemon is not first_to_end]
-    wait_until(lambda: any(": ready" in line for line in stage.daemon.said + stage.daemon.unheard()))
+    wait_until(lambda: any(": ready" in line for line in stage.daemon.lines + stage.daemon.new_lines()))
     stage.open_port()
     assert stage.connects()

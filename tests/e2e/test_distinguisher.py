@@ -59,7 +59,7 @@ def connects(stage, family, count):
     capture = stage.keep(Capture(stage.client))
     host, _ = FAMILIES[family]
     for address in addresses(family, count):
-        stage.client.begin(stage.gate.knock_port, host, source=address)
+        stage.client.start_connect(stage.gate.knock_port, host, source=address)
     return capture.sent(stage.gate.knock_port)
 
 
@@ -158,7 +158,7 @@ def test_2000_knocks_among_2000_connections(street, family):
 
 def test_the_tests_reject_the_classic_wire(street, family):
     live_at(street, family, 200)
-    street.gate.turn_classic()
+    street.gate.use_classic_wire()
     genuine, classic = connects(street, family, 200), knocks(street, family, 200)
     with pytest.raises(AssertionError):
         judge_headers(genuine, classic)
@@ -192,7 +192,7 @@ def watched(street, family, knocks, connections):
     random.shuffle(is_knock)
     capture = street.keep(Capture(street.client))
     for _ in range(1000):
-        street.client.begin(street.gate.knock_port, host)
+        street.client.start_connect(street.gate.knock_port, host)
         time.sleep(random.uniform(0, 0.002))
     recorded = capture.sent(street.gate.knock_port)
     assert len(recorded) == 1000
@@ -201,7 +201,7 @@ def watched(street, family, knocks, connections):
         if knock:
             street.knock(host=host)
         else:
-            street.client.begin(street.gate.knock_port, host)
+            street.client.start_connect(street.gate.knock_port, host)
     seen = capture.sent(street.gate.knock_port)
     assert len(seen) == len(is_knock)
     return recorded, seen, is_knock
@@ -244,7 +244,7 @@ def test_the_lowest_bit_of_the_timestamps(street, family):
     capture = street.keep(Capture(street.client))
     for _ in range(400):
         street.knock(host=host)
-        street.client.begin(street.gate.knock_port, host)
+        street.client.start_connect(street.gate.knock_port, host)
     packets = capture.sent(street.gate.knock_port)
     odd = [sum(packet.timestamp & 1 for packet in group) for group in (packets[::2], packets[1::2])]
     print(f"{family}: {odd[0]} of 400 knocks and {odd[1]} of 400 connections have an odd timestamp")

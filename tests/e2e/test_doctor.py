@@ -54,7 +54,7 @@ def test_a_sound_server_has_nothing_wrong(gate):
 
 @pytest.mark.parametrize("backend, opens", [("nft", "any port"), ("iptables", "ports 7,22")])
 def test_what_a_profile_without_ports_opens_depends_on_the_firewall(stage, backend, opens):
-    stage.open_up(backend)
+    stage.set_up(backend)
     config = stage.gate.path / "config"
     config.write_text(f"[main]\nknock_port = {stage.gate.knock_port}\n")
     [gate] = [what for _, what, _ in on_server(stage)["profile"] if what.startswith('"gate"')]
@@ -116,7 +116,7 @@ def break_server(stage, what):
     "a disk that is read-only", "a daemon that does not run", "a log that is nowhere", "a knock port with a listener",
 ])
 def test_doctor_names_what_is_broken_on_the_server(stage, what):
-    stage.open_up()
+    stage.set_up()
     assert wrong(on_server(stage)) == []
     step, words, fix = break_server(stage, what)
     broken = wrong(on_server(stage))
@@ -126,7 +126,7 @@ def test_doctor_names_what_is_broken_on_the_server(stage, what):
 
 
 def test_rules_that_somebody_removed_are_seen(stage):
-    stage.open_up()
+    stage.set_up()
     assert stage.daemon.stop() == 0
     stage.server.run("nft", "flush", "ruleset")
     assert {"rules", "daemon"} <= {step for step, *_ in wrong(on_server(stage))}
@@ -146,7 +146,7 @@ def test_a_config_that_was_changed_and_not_read_is_seen(gate):
 
 @pytest.mark.parametrize("change", ["made", "changed", "removed"])
 def test_a_profile_that_the_daemon_has_not_read_is_seen(stage, change):
-    stage.open_up()
+    stage.set_up()
     time.sleep(3.1)  # both times are rounded
     assert wrong(on_server(stage)) == []
     if change == "made":
@@ -167,7 +167,7 @@ def test_a_profile_that_the_daemon_has_not_read_is_seen(stage, change):
 def test_a_program_that_was_replaced_is_seen(stage):
     program = stage.directory / "knockknock"
     shutil.copy(BINARY, program)
-    stage.open_up(daemon_options={"binary": program})
+    stage.set_up(daemon_options={"binary": program})
     assert wrong(on_server(stage)) == []
     shutil.copy(BINARY, stage.directory / "new")
     (stage.directory / "new").rename(program)
@@ -191,7 +191,7 @@ def test_a_foreign_rule_in_the_way_is_named_with_its_mend(gate):
 
 
 def test_a_guarded_port_without_a_listener_is_noted(stage):
-    stage.open_up()
+    stage.set_up()
     stage.service.close()
     found = on_server(stage)
     assert ("note", "22: no program listens here; ignore this if the port is forwarded", None) in found["guarded port"]
@@ -239,7 +239,7 @@ def break_client(stage, what):
 @pytest.mark.parametrize("what", [
     "no profile", "a readable key", "no route", "a server that does not run", "another key", "no guard", "no service"])
 def test_doctor_names_what_is_broken_on_the_client(stage, what):
-    stage.open_up()
+    stage.set_up()
     step, words = break_client(stage, what)
     [(at, found, fix)] = wrong(on_client(stage))
     assert at == step and words in found and fix, (at, found, fix)
@@ -250,7 +250,7 @@ def test_doctor_names_what_is_broken_on_the_client(stage, what):
 
 
 def test_without_the_capability_it_says_how_to_get_it(stage, public):
-    stage.open_up()
+    stage.set_up()
     home = public / "profiles"
     shutil.copytree(stage.client_dir, home)
     for path in (home, *home.rglob("*")):
@@ -262,7 +262,7 @@ def test_without_the_capability_it_says_how_to_get_it(stage, public):
 
 
 def test_nothing_is_wrong_with_the_rules_of_a_trial(stage, firewall):
-    stage.open_up(firewall, daemon_options={})
+    stage.set_up(firewall, daemon_options={})
     assert stage.daemon.stop() == 0
     stage.start_daemon("--trial", "10m")
     found = on_server(stage)
@@ -271,7 +271,7 @@ def test_nothing_is_wrong_with_the_rules_of_a_trial(stage, firewall):
 
 
 def test_a_trial_that_failed_is_named_not_a_missing_reload(stage, firewall):
-    stage.open_up(firewall)
+    stage.set_up(firewall)
     assert stage.daemon.stop() == 0
     stage.start_daemon("--trial", "2s").wait_for("the trial has failed")
     [(step, what, fix)] = wrong(on_server(stage))

@@ -26,7 +26,7 @@ def process(daemon, name):
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_any_step_leaves_no_opening_and_accepts_no_knock_twice(stage, hooked, firewall, step, victim):
     environment = {**os.environ, "KNOCKKNOCK_STOP": step}
-    stage.open_up(firewall, delay=1, daemon_options={"binary": hooked, "env": environment})
+    stage.set_up(firewall, delay=1, daemon_options={"binary": hooked, "env": environment})
     stage.client.send(stage.gate.packet(2))  # counter 2 is within the window
     stage.daemon.wait_for(f'stops at "{step}"')
     os.kill(process(stage.daemon, victim), signal.SIGKILL)
@@ -118,7 +118,7 @@ def disk(namespaces, tmp_path):
 @pytest.fixture
 def stage_on_disk(disk):
     stage = Stage(disk.path)
-    yield stage.open_up()
+    yield stage.set_up()
     stage.close()
 
 
@@ -141,8 +141,8 @@ def test_a_broken_disk_keeps_the_port_closed_until_it_works_again(disk, stage_on
     assert stage.connects()
     disk.break_down()
     stage.client.send(stage.gate.packet(1))
-    said = stage.daemon.wait_for("the port stays closed")
-    assert "cannot store the counter" in said and str(stage.gate.path / "counter") in said
+    output = stage.daemon.wait_for("the port stays closed")
+    assert "cannot store the counter" in output and str(stage.gate.path / "counter") in output
     assert not stage.connects()
     stage.client.send(stage.gate.packet(1))
     disk.mend()
@@ -151,7 +151,7 @@ def test_a_broken_disk_keeps_the_port_closed_until_it_works_again(disk, stage_on
     stage.opened()
     assert stage.connects()
     assert not stage.connects()
-    assert len([line for line in stage.daemon.said if "opened port 22 " in line]) == 2, "1 was used up in vain"
+    assert len([line for line in stage.daemon.lines if "opened port 22 " in line]) == 2, "1 was used up in vain"
 
 
 def test_a_read_only_file_system_keeps_the_port_closed(disk, stage_on_disk):
@@ -164,8 +164,8 @@ def test_a_read_only_file_system_keeps_the_port_closed(disk, stage_on_disk):
     assert not stage.connects()
     stage.client.send(stage.gate.packet(0))
     time.sleep(0.2)
-    assert not [line for line in stage.daemon.unheard() if "opened" in line]
-    assert len([line for line in stage.daemon.said if "stays closed" in line]) == 1, "a replay is not worth a line"
+    assert not [line for line in stage.daemon.new_lines() if "opened" in line]
+    assert len([line for line in stage.daemon.lines if "stays closed" in line]) == 1, "a replay is not worth a line"
 
 
 @pytest.mark.parametrize("how", ["renamed over", "removed"])
@@ -235,7 +235,7 @@ def test_a_client_far_ahead_opens_with_its_second_knock(gate):
 
 
 def test_without_a_resync_window_a_client_far_ahead_stays_out(stage):
-    stage.open_up(resync_window=0)
+    stage.set_up(resync_window=0)
     for counter in (1000, 1001):
         stage.client.send(stage.gate.packet(counter))
     assert stage.nothing_opened()

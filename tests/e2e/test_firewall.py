@@ -42,7 +42,7 @@ def test_a_connection_outlives_its_opening(stage, firewall):
     listener.bind((SERVER, 22))
     listener.listen()
     stage.service = stage.keep(listener)
-    stage.open_up(firewall, delay=1)
+    stage.set_up(firewall, delay=1)
     stage.open_port()
     with stage.client.connect(22) as client, listener.accept()[0] as server:
         time.sleep(1.3)
@@ -54,7 +54,7 @@ def test_a_connection_outlives_its_opening(stage, firewall):
 
 def test_an_earlier_session_survives_the_start_of_the_daemon(stage, firewall):
     with stage.client.connect(22) as connection:
-        stage.open_up(firewall)
+        stage.set_up(firewall)
         connection.settimeout(1)
         assert connection.recv(100) == Service.GREETING
         assert connection.recv(100) == b""
@@ -69,7 +69,7 @@ def test_a_session_that_the_kernel_did_not_track_goes_on(stage, firewall, family
     listener.listen()
     stage.service = stage.keep(listener)
     with stage.client.connect(22, FAMILIES[family][0]) as client, listener.accept()[0] as server:
-        stage.open_up(firewall)
+        stage.set_up(firewall)
         for sender, receiver in [(client, server), (server, client)][:: 1 if first == "client" else -1]:
             receiver.settimeout(1)
             sender.sendall(b"still here")
@@ -91,7 +91,7 @@ def test_ssh_sessions_go_on_when_tracking_begins(stage, firewall, tmp_path):
 
     try:
         assert [echoes(session, b"before") for session in sessions] == [True, True]
-        stage.open_up(firewall, guard="2222, 7")
+        stage.set_up(firewall, guard="2222, 7")
         assert stage.client.connect(2222) is None
         assert [echoes(session, b"after") for session in sessions] == [True, True]
     finally:
@@ -109,7 +109,7 @@ def older_connections_pass(stage, firewall):
 
 
 def test_packets_of_older_connections_pass_for_a_minute_after_the_first_start(stage, firewall):
-    stage.open_up(firewall)
+    stage.set_up(firewall)
     left = older_connections_pass(stage, firewall)
     if firewall == "iptables":
         rules = stage.server.run("iptables", "-t", "mangle", "-S").stdout
@@ -127,7 +127,7 @@ def test_an_ack_to_a_listener_is_dropped_from_the_start(stage, start):
     """It could be that of a SYN cookie, and an RST would say that there is a port."""
     if start == "later":
         nft(stage.server, "table inet knockknock")
-    stage.open_up("nft")
+    stage.set_up("nft")
     assert bool(older_connections_pass(stage, "nft")) == (start == "first")
     cold = stage.keep(RawClient(stage.client, 41000))
     cold.send(ACK, acknowledgment=1)
@@ -198,7 +198,7 @@ def test_one_of_two_racing_connections_is_admitted(gate):
 
 def test_a_flushed_ruleset_is_restored_within_a_second(stage, unowned):
     """No knock is needed. The repair works repeatedly, and repeated repairs are not all logged."""
-    stage.open_up("nft", daemon_options=unowned)
+    stage.set_up("nft", daemon_options=unowned)
     for _ in range(3):
         stage.server.run("nft", "flush", "ruleset")
         repaired(stage)
@@ -213,7 +213,7 @@ def test_a_flushed_ruleset_is_restored_within_a_second(stage, unowned):
     "flush set inet knockknock guarded",
 ])
 def test_a_damaged_table_is_repaired_within_a_second(stage, unowned, what):
-    stage.open_up("nft", daemon_options=unowned)
+    stage.set_up("nft", daemon_options=unowned)
     stage.server.run("nft", *what.split())
     stage.daemon.wait_for("restored them", timeout=1)
     assert not stage.connects()
@@ -223,13 +223,13 @@ def test_a_damaged_table_is_repaired_within_a_second(stage, unowned, what):
 
 
 def test_what_others_do_to_their_own_tables_is_left_alone(stage):
-    stage.open_up("nft")
+    stage.set_up("nft")
     nft(stage.server, "table inet other { set s { type ipv4_addr; }\n }\n")
     nft(stage.server, "add element inet other s { 10.0.0.1 }\n")
     stage.server.run("nft", "flush", "table", "inet", "other")
     stage.server.run("nft", "delete", "table", "inet", "other")
     stage.open_port()
-    assert not [line for line in stage.daemon.said if "restored them" in line]
+    assert not [line for line in stage.daemon.lines if "restored them" in line]
 
 
 def test_the_guard_stays_when_the_daemon_ends_and_unguard_removes_it(gate, firewall):
@@ -286,7 +286,7 @@ def test_another_firewall_admits_by_the_mark(gate, owner):
 
 
 def test_a_port_outside_the_guard_opens_by_the_mark_alone(stage):
-    stage.open_up("nft")
+    stage.set_up("nft")
     stage.keep(Service(stage.server, 80))
     web = Profile(stage, "web", ports=[80])
     stage.daemon.stop()
@@ -306,7 +306,7 @@ def test_a_port_outside_the_guard_opens_by_the_mark_alone(stage):
 
 
 def test_another_mark(stage):
-    stage.open_up("nft", mark="0x10000000")
+    stage.set_up("nft", mark="0x10000000")
     stage.open_port()
     assert stage.connects()
     assert not stage.connects()
@@ -316,7 +316,7 @@ def test_another_mark(stage):
 
 def test_the_guard_is_for_the_named_interfaces(stage, firewall):
     stage.server.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth2")
-    stage.open_up(firewall, interfaces="eth1")
+    stage.set_up(firewall, interfaces="eth1")
     assert stage.connects()
     stage.daemon.stop()
     stage.configure(firewall=firewall, guard="22, 7", log="kmsg", interfaces="eth1, eth0")
@@ -329,8 +329,8 @@ def test_the_guard_is_for_the_named_interfaces(stage, firewall):
 def test_the_guard_waits_for_an_interface_that_comes_later(stage, firewall):
     stage.server.run("ip", "link", "set", "eth0", "down")
     stage.server.run("ip", "link", "set", "eth0", "name", "later0")
-    stage.open_up(firewall, interfaces="eth0")
-    assert [line for line in stage.daemon.said if 'interface "eth0" does not exist' in line]
+    stage.set_up(firewall, interfaces="eth0")
+    assert [line for line in stage.daemon.lines if 'interface "eth0" does not exist' in line]
     stage.server.run("ip", "link", "set", "later0", "name", "eth0")
     stage.server.run("ip", "link", "set", "eth0", "up")
     assert not stage.connects()
@@ -352,7 +352,7 @@ def test_an_interface_that_is_a_port_of_a_bridge_is_guarded(stage, firewall, mom
         """)
     if moment == "before the start":
         bridge()
-    stage.open_up(firewall, interfaces="eth0")
+    stage.set_up(firewall, interfaces="eth0")
     if moment == "while it runs":
         bridge()
         stage.daemon.wait_for('interface "eth0" is a port of "br0": the guard also applies to "br0"')
@@ -367,7 +367,7 @@ def test_an_interface_that_is_a_port_of_a_bridge_is_guarded(stage, firewall, mom
 
 
 def test_a_renamed_interface_is_reported(stage):
-    stage.open_up("nft", interfaces="eth0")
+    stage.set_up("nft", interfaces="eth0")
     stage.server.run("ip", "link", "set", "eth0", "down")
     stage.server.run("ip", "link", "set", "eth0", "name", "lan0")
     stage.daemon.wait_for('interface "eth0" does not exist: the guard will apply to it when it appears')
@@ -399,7 +399,7 @@ def test_a_held_lock_of_iptables_does_not_block_the_daemon(stage):
 
 def test_a_held_lock_of_iptables_does_not_block_status(stage):
     environment = iptables_legacy(stage)
-    stage.open_up("iptables", daemon_options={"env": environment})
+    stage.set_up("iptables", daemon_options={"env": environment})
     lock = stage.directory / "xtables.lock"
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -414,7 +414,7 @@ def test_iptables_legacy(stage):
     """The older kernel interface of iptables works too."""
     environment = iptables_legacy(stage)
     assert "legacy" in stage.server.run("iptables", "-V", env=environment).stdout
-    stage.open_up("iptables", daemon_options={"env": environment})
+    stage.set_up("iptables", daemon_options={"env": environment})
     assert not stage.connects()
     stage.open_port()
     assert stage.connects()
@@ -445,7 +445,7 @@ def test_a_check_changes_nothing_not_even_for_a_moment(stage, firewall):
 
 
 def test_auto_takes_nftables(stage):
-    stage.open_up("auto")
+    stage.set_up("auto")
     assert "table inet knockknock" in stage.server.run("nft", "list", "ruleset").stdout
     stage.open_port()
     assert stage.connects()
@@ -453,7 +453,7 @@ def test_auto_takes_nftables(stage):
 
 def test_a_flood_from_one_source_does_not_silence_another(stage):
     """The log rule has a rate limit per source. The flood and the knock have different source addresses."""
-    stage.open_up("nft")
+    stage.set_up("nft")
     flood = stage.client.run("hping3", "--syn", "--faster", "--count", 3000, "--spoof", "10.9.0.77",
                              "--destport", stage.gate.knock_port, SERVER, check=False)
     assert "3000 packets transmitted" in flood.stdout + flood.stderr
@@ -477,7 +477,7 @@ def test_a_forwarded_port_is_guarded_at_addresses_that_are_not_ours(stage, firew
     }
     }""")
     stage.client.run("ip", "route", "add", "203.0.113.0/24", "via", SERVER)
-    stage.open_up(firewall, guard="2222, 2223")
+    stage.set_up(firewall, guard="2222, 2223")
     for port in (2222, 2223):
         for address in (SERVER, "203.0.113.9"):
             assert not stage.client.connect(port, address, timeout=0.5)
@@ -490,7 +490,7 @@ def test_a_forwarded_port_is_guarded_at_addresses_that_are_not_ours(stage, firew
 
 def test_a_table_of_an_older_version_is_replaced(stage):
     nft(stage.server, "table inet knockknock { set knock_ports { type inet_service; }; set open4 { type ipv4_addr; }; }")
-    stage.open_up("nft")
+    stage.set_up("nft")
     stage.open_port()
     assert stage.connects()
 

@@ -82,9 +82,9 @@ OBSTACLES = {
 
 def findings(stage):
     """What --check finds, and the commands that it prints."""
-    said = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check").stderr.splitlines()
-    fixes = [line.split("to fix it: ")[1] for line in said if "to fix it: " in line]
-    return said, fixes
+    output = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check").stderr.splitlines()
+    fixes = [line.split("to fix it: ")[1] for line in output if "to fix it: " in line]
+    return output, fixes
 
 
 def knock_opens(stage):
@@ -97,28 +97,28 @@ def knock_opens(stage):
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
 def test_what_keeps_a_knock_from_opening_is_named_and_mended(stage, firewall, obstacle):
-    stage.open_up(firewall)
+    stage.set_up(firewall)
     assert findings(stage)[1] == []
     breaks, named = OBSTACLES[obstacle]
     stage.server.run("sh", "-ec", breaks)
-    said, fixes = findings(stage)
+    output, fixes = findings(stage)
     if (firewall, obstacle) == ("iptables", "the mark overwritten by iptables"):
         # Our chain comes first there, and no other rule of that table sees the SYN that it accepts.
         assert fixes == [] and knock_opens(stage)
         return
     for name in named:
-        assert any(name in line for line in said), said
+        assert any(name in line for line in output), output
     assert len(fixes) == len(named)
     if "seen" in obstacle or "raw" in obstacle:
         stage.knock()
         assert not stage.connects()
-        assert not any("opened" in line for line in stage.daemon.unheard())
+        assert not any("opened" in line for line in stage.daemon.new_lines())
     else:
         assert not knock_opens(stage)
     for fix in fixes:
         stage.server.run("sh", "-ec", fix)
-    said, fixes = findings(stage)
-    assert fixes == [], said
+    output, fixes = findings(stage)
+    assert fixes == [], output
     assert knock_opens(stage)
     assert not stage.connects()
 
@@ -127,9 +127,9 @@ def test_what_keeps_a_knock_from_opening_is_named_and_mended(stage, firewall, ob
 def test_what_stands_in_the_way_is_named_at_the_start(stage, obstacle):
     breaks, [named, *_] = OBSTACLES[obstacle]
     stage.server.run("sh", "-ec", breaks)
-    stage.open_up("nft")
-    said = "\n".join(stage.daemon.said)
-    assert named in said.split(": ready")[0]
+    stage.set_up("nft")
+    output = "\n".join(stage.daemon.lines)
+    assert named in output.split(": ready")[0]
 
 
 HARMLESS = {
@@ -151,23 +151,23 @@ HARMLESS = {
 @pytest.mark.parametrize("rules", HARMLESS)
 def test_rules_that_let_knocks_and_knocked_connections_through_are_not_named(stage, firewall, rules):
     stage.server.run("sh", "-ec", HARMLESS[rules])
-    stage.open_up(firewall)
-    said, fixes = findings(stage)
-    assert fixes == [], said
+    stage.set_up(firewall)
+    output, fixes = findings(stage)
+    assert fixes == [], output
     assert knock_opens(stage)
 
 
 def test_a_rule_that_changes_the_mark_is_not_named_where_nothing_asks_for_the_mark(stage, firewall):
     stage.server.run("sh", "-ec", "iptables -t mangle -A PREROUTING -m conntrack --ctstate NEW -j CONNMARK --set-mark 2")
-    stage.open_up(firewall)
+    stage.set_up(firewall)
     assert findings(stage)[1] == []
     assert knock_opens(stage)
 
 
 def test_a_port_that_is_not_guarded_is_admitted_by_the_mark(stage):
-    stage.open_up("nft", guard="7")
+    stage.set_up("nft", guard="7")
     web = Profile(stage, "web", ports=[80])
     stage.server.run("sh", "-ec", nft(DROPS % "tcp dport { 7, 22 } accept"))
-    said, [fix] = findings(stage)
-    assert any("blocks knocked connections to port 80: policy drop" in line for line in said), said
+    output, [fix] = findings(stage)
+    assert any("blocks knocked connections to port 80: policy drop" in line for line in output), output
     assert web and fix == "nft insert rule inet filter input ct mark and 0x08000000 != 0 accept"

@@ -150,14 +150,14 @@ def test_a_disabled_profile_keeps_its_knock_port(tmp_path):
 
 
 def test_it_says_that_a_running_daemon_must_reload(stage):
-    """The daemon went on without the new profile, and nothing said so."""
+    """The daemon continued without the new profile, and no message mentioned it."""
     hint = "systemctl reload knockknock-daemon, or send it SIGHUP"
 
     def new(name):
         return stage.server.run(BINARY, "genprofile", "--dir", stage.server_dir, name, next(ports)).stderr
     ports = iter(range(600, 700))
     assert hint not in new("before")
-    stage.open_up("nft")
+    stage.set_up("nft")
     assert hint in new("meanwhile")
     stage.daemon.process.send_signal(signal.SIGHUP)
     stage.daemon.wait_for("4 profiles")

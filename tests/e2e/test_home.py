@@ -69,14 +69,14 @@ class Town:
 
     def _by_proxy(self, start, host, patience):
         proxy = self.client.start(*start, BINARY, "proxy", PROXY, stdout=-1, stderr=-1, text=True)
-        said = []
+        output = []
         while (line := proxy.stderr.readline()) and ": ready" not in line:
-            said.append(line)
+            output.append(line)
         if line:
             self.client.run("curl", f"-sm{patience}", "-x", f"socks5h://127.0.0.1:{PROXY}", f"telnet://{host}:{PORT}", check=False)
             proxy.send_signal(signal.SIGTERM)
         rest = proxy.communicate(timeout=10)[1]
-        return subprocess.CompletedProcess("proxy", 0 if line else proxy.returncode, "", "".join(said) + rest)
+        return subprocess.CompletedProcess("proxy", 0 if line else proxy.returncode, "", "".join(output) + rest)
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ def test_a_profile_is_disabled_by_its_name(town, end):
 
 
 def test_a_proxy_without_a_profile_says_so(town):
-    """It said "ready" and nothing else."""
+    """It printed "ready" and nothing else."""
     start = town.as_root(*SUDO)
     done, *_ = town.run(start, "proxy")
     assert f"no profiles in \"{town.homes['ann']}/.knockknock\": no connection will start with a knock" in done.stderr
@@ -330,10 +330,10 @@ def test_a_proxy_reports_profiles_with_invalid_names(town):
             shutil.rmtree(copy)
             (copy / "objects").mkdir(parents=True)
         os.chown(copy, ANN, ANN)
-    said = town.run(town.as_root(*SUDO), "proxy")[0].stderr
-    assert 'profile ".hidden" is ignored: its name starts with "."' in said
-    assert 'profile "x\ufffd" is ignored: its name is not UTF-8' in said
-    assert ".git" not in said and ".half" not in said
+    output = town.run(town.as_root(*SUDO), "proxy")[0].stderr
+    assert 'profile ".hidden" is ignored: its name starts with "."' in output
+    assert 'profile "x\ufffd" is ignored: its name is not UTF-8' in output
+    assert ".git" not in output and ".half" not in output
 
 
 @pytest.mark.parametrize("name", ["cipher.key", "mac.key"])
@@ -364,14 +364,14 @@ def test_the_daemon_reports_profiles_with_invalid_names(stage):
     stage.configure(firewall="nft", guard=22)
     checked = stage.server.run(BINARY, "daemon", "--check", "--dir", stage.server_dir, check=False)
     daemon = stage.start_daemon()
-    for said in (checked.stdout + checked.stderr, "\n".join(daemon.said)):
-        assert len(re.findall('"old.off"(, by| is disabled by) its name', said)) == 1
-        assert 'profile ".hidden" is ignored:' in said and 'its name starts with "."' in said
-        assert 'profile "odd\ufffd" is ignored:' in said and "its name is not UTF-8" in said
-        assert "rename its directory" in said
+    for output in (checked.stdout + checked.stderr, "\n".join(daemon.lines)):
+        assert len(re.findall('"old.off"(, by| is disabled by) its name', output)) == 1
+        assert 'profile ".hidden" is ignored:' in output and 'its name starts with "."' in output
+        assert 'profile "odd\ufffd" is ignored:' in output and "its name is not UTF-8" in output
+        assert "rename its directory" in output
     assert checked.returncode == 1 and "2 profiles would be ignored" in checked.stderr
     assert re.findall(r"^profile +(.*?):", checked.stdout, re.M) == ['"gate"']
-    assert daemon.said[-1].endswith(", 1 profile")
+    assert daemon.lines[-1].endswith(", 1 profile")
     assert daemon.stop() == 0
 
 

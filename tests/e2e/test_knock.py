@@ -125,7 +125,7 @@ def test_a_server_by_name(door):
 
 def test_wait_returns_when_the_port_is_ready(stage):
     """`knockknock -p 22 HOST && ssh HOST` lost a second whenever ssh's SYN was there before the opening."""
-    stage.open_up("nft")
+    stage.set_up("nft")
     slowest = 0
     for _ in range(20):
         stage.knock(22, "--wait")
@@ -140,7 +140,7 @@ def test_wait_returns_when_the_port_is_ready(stage):
 
 @pytest.mark.parametrize("fault", ["no daemon", "no service", "another key"])
 def test_wait_ends_with_an_error_when_the_port_does_not_answer(stage, fault):
-    stage.open_up("nft")
+    stage.set_up("nft")
     if fault == "no daemon":
         stage.daemon.stop()
     elif fault == "no service":
@@ -180,11 +180,11 @@ def test_a_profile_of_0_8_knocks_at_ipv4_first(door, wire, first):
 
 def test_verbose_says_what_was_sent_and_no_secret(door):
     capture = door.keep(Capture(door.client))
-    said = door.knock(22, "-v").stderr
+    output = door.knock(22, "-v").stderr
     [knock] = capture.sent(door.gate.knock_port)
-    assert said == (f'knockknock: sent a knock for port 22 with profile "{SERVER}": from {CLIENT}, to {SERVER}, '
+    assert output == (f'knockknock: sent a knock for port 22 with profile "{SERVER}": from {CLIENT}, to {SERVER}, '
                     f"knock port {door.gate.knock_port}, classic wire\n")
-    assert not set(map(int, re.findall(r"\d+", said))) & set(knock.fields)
+    assert not set(map(int, re.findall(r"\d+", output))) & set(knock.fields)
     config = door.gate.client_path / "config"
     config.write_text(config.read_text().replace("wire = classic", "ports = 22\nwire = stealth"))
     assert door.knock(22, "--verbose").stderr.endswith(", stealth wire\n")

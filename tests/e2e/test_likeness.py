@@ -26,7 +26,7 @@ def pair(stage, host, interface="eth0"):
     """Captures a knock and the SYN of a connect(), one after the other."""
     capture = stage.keep(Capture(stage.client, interface))
     knock(stage, host)
-    stage.client.begin(stage.gate.knock_port, host)
+    stage.client.start_connect(stage.gate.knock_port, host)
     ours, genuine = capture.sent(stage.gate.knock_port)
     assert ours.checksums_right
     return ours, genuine
@@ -131,7 +131,7 @@ def test_the_timestamp_is_the_one_that_the_connection_would_have(door, family, s
     for _ in range(40):
         knock(door, host)
         [ours] = capture.sent(door.gate.knock_port, quiet=0.01)
-        door.client.begin(door.gate.knock_port, host, source_port=ours.source_port)
+        door.client.start_connect(door.gate.knock_port, host, source_port=ours.source_port)
         [genuine] = capture.sent(door.gate.knock_port, quiet=0.01)
         passed = (genuine.timestamp - ours.timestamp) % 2**32 * unit
         off.append(passed - (genuine.at - ours.at))
@@ -162,7 +162,7 @@ def test_flow_labels_off_are_refused(door, number):
     assert done.returncode == 1
     assert "needs IPv6 flow labels" in done.stderr and "-4" in done.stderr
     knock(door, SERVER)
-    door.client.begin(door.gate.knock_port, SERVER6)
+    door.client.start_connect(door.gate.knock_port, SERVER6)
     _, genuine = capture.sent(door.gate.knock_port)
     assert genuine.flow_label == 0, "the kernel sends none"
 
@@ -176,7 +176,7 @@ def test_the_top_of_a_flow_label(door, split):
         knock(door, SERVER6)
     ours = {packet.flow_label >> 19 for packet in capture.sent(door.gate.knock_port)}
     for _ in range(40):
-        door.client.begin(door.gate.knock_port, SERVER6)
+        door.client.start_connect(door.gate.knock_port, SERVER6)
     genuine = {packet.flow_label >> 19 for packet in capture.sent(door.gate.knock_port)}
     assert ours == genuine == ({1} if split else {0, 1})
 
@@ -188,7 +188,7 @@ def test_source_ports_continue_the_kernels_sequence(door, family):
     capture = door.keep(Capture(door.client))
     for _ in range(40):
         knock(door, host)
-        door.client.begin(door.gate.knock_port, host)
+        door.client.start_connect(door.gate.knock_port, host)
     ports = [packet.source_port for packet in capture.sent(door.gate.knock_port)]
     steps = [(after - before) % 28232 for before, after in zip(ports, ports[1:])]
     assert len(steps) == 79 and {step % 2 for step in steps} == {0}
@@ -202,7 +202,7 @@ def test_source_ports_if_the_connection_cannot_be_prepared(door, family, setting
     capture = door.keep(Capture(door.client))
     for _ in range(20):
         knock(door, FAMILIES[family][0])
-    door.client.begin(door.gate.knock_port, FAMILIES[family][0])
+    door.client.start_connect(door.gate.knock_port, FAMILIES[family][0])
     *ours, genuine = capture.sent(door.gate.knock_port)
     assert {packet.shape for packet in ours} == {genuine.shape}
     ports = {packet.source_port for packet in ours}

@@ -44,7 +44,7 @@ def lines(stage):
     """A log file that only the test writes, and that the daemon follows."""
     lines = Lines(stage.log_dir / "messages")
     lines.append(b"")
-    stage.open_up(log=lines.path)
+    stage.set_up(log=lines.path)
     return lines
 
 
@@ -52,8 +52,8 @@ def opened_once(stage):
     """Waits for the opening, which must be the first and only one."""
     stage.opened()
     time.sleep(0.05)
-    stage.daemon.unheard()
-    return len([text for text in stage.daemon.said if "opened port 22 " in text]) == 1
+    stage.daemon.new_lines()
+    return len([text for text in stage.daemon.lines if "opened port 22 " in text]) == 1
 
 
 FORGERIES = {
@@ -103,10 +103,10 @@ def test_forged_lines_do_nothing_and_are_not_logged(stage, lines):
     lines.append(b"\xff\xfe\x80 SRC= DST= \n" * 100)
     lines.append(b"A" * (1 << 20) + b"\n")
     lines.append(b"IN=eth0 OUT= " * (1 << 16) + b"\n")
-    quiet = len(stage.daemon.said)
+    quiet = len(stage.daemon.lines)
     lines.append(line(stage.gate, counter=1))
     assert opened_once(stage)
-    assert stage.daemon.said[quiet:] == [f'knockknock-daemon: opened port 22 to {CLIENT} for 15 s (profile "gate")']
+    assert stage.daemon.lines[quiet:] == [f'knockknock-daemon: opened port 22 to {CLIENT} for 15 s (profile "gate")']
     assert stage.gate.counter == 2
 
 
@@ -138,7 +138,7 @@ def test_half_a_line_waits_for_the_other_half(stage, lines):
     whole = line(stage.gate)
     lines.append(whole[:100])
     time.sleep(0.1)
-    assert not [text for text in stage.daemon.unheard() if "opened" in text]
+    assert not [text for text in stage.daemon.new_lines() if "opened" in text]
     lines.append(whole[100:])
     assert opened_once(stage)
 
@@ -159,7 +159,7 @@ def test_old_lines_are_not_read_at_the_start(stage, lines):
 
 
 def test_real_udp_and_icmp_lines_that_carry_a_knock_do_nothing(stage, firewall):
-    stage.open_up(firewall, log="file")
+    stage.set_up(firewall, log="file")
     if firewall == "nft":
         stage.server.run("nft", "-f", "-", input="""table ip witness { chain prerouting {
             type filter hook prerouting priority -300;
@@ -196,7 +196,7 @@ def test_a_line_that_user_space_writes_to_kmsg_does_nothing(gate):
 
 
 def test_two_log_rules_open_once_and_log_it_once(stage):
-    stage.open_up()
+    stage.set_up()
     stage.server.run("nft", "-f", "-", input="""table inet witness { chain prerouting {
         type filter hook prerouting priority -300;
         tcp flags syn log prefix "REJECT " level debug flags tcp sequence,options
@@ -207,11 +207,11 @@ def test_two_log_rules_open_once_and_log_it_once(stage):
     assert stage.connects()
     assert stage.nothing_opened()
     assert not stage.connects()
-    assert len([text for text in stage.daemon.said if "gate" in text and "opened" in text]) == 1
+    assert len([text for text in stage.daemon.lines if "gate" in text and "opened" in text]) == 1
 
 
 def test_standard_input(stage, firewall):
-    stage.open_up(firewall, log="-")
+    stage.set_up(firewall, log="-")
     for _ in range(2):
         stage.open_port()
         assert stage.connects()
@@ -219,7 +219,7 @@ def test_standard_input(stage, firewall):
 
 
 def test_rotation_by_rename_loses_no_knock(stage, firewall):
-    stage.open_up(firewall, log="file")
+    stage.set_up(firewall, log="file")
     path = stage.log.path
     for number in (1, 2):
         stage.open_port()
@@ -233,7 +233,7 @@ def test_rotation_by_rename_loses_no_knock(stage, firewall):
 
 def test_rotation_before_syslog_reopens_the_log_loses_no_knock(stage):
     """logrotate's `create`, as in Debian: the new file has the name while syslog still writes to the old one."""
-    stage.open_up(log="file")
+    stage.set_up(log="file")
     path = stage.log.path
     for number in (1, 2):
         path.rename(path.with_suffix(f".log.{number}"))
@@ -251,7 +251,7 @@ def test_rotation_before_syslog_reopens_the_log_loses_no_knock(stage):
 
 
 def test_a_file_that_is_rotated_while_it_is_empty_loses_no_knock(stage):
-    stage.open_up(log="file")
+    stage.set_up(log="file")
     path = stage.log.path
     for number in (1, 2, 3):
         path.rename(path.with_suffix(f".log.{number}"))
@@ -266,7 +266,7 @@ def test_a_file_that_is_rotated_while_it_is_empty_loses_no_knock(stage):
 
 
 def test_a_file_that_gets_its_name_back_is_still_followed(stage):
-    stage.open_up(log="file")
+    stage.set_up(log="file")
     path, aside = stage.log.path, stage.log.path.with_suffix(".log.1")
     path.rename(aside)
     path.touch()
@@ -279,7 +279,7 @@ def test_a_file_that_gets_its_name_back_is_still_followed(stage):
 
 
 def test_rotation_by_truncation_loses_no_knock(stage, firewall):
-    stage.open_up(firewall, log="file")
+    stage.set_up(firewall, log="file")
     for _ in range(3):
         stage.open_port()
         os.truncate(stage.log.path, 0)
@@ -303,7 +303,7 @@ def test_the_unread_rest_of_the_old_file_is_read(stage, lines):
 
 def test_a_missing_file_may_appear_later(stage, firewall):
     path = stage.log_dir / "kern.log"
-    stage.open_up(firewall, log=path)
+    stage.set_up(firewall, log=path)
     for _ in range(2):
         log = KernelLog(path)
         stage.open_port()
@@ -313,14 +313,14 @@ def test_a_missing_file_may_appear_later(stage, firewall):
 
 
 def test_auto_reads_kmsg(stage):
-    stage.open_up(log="auto")
+    stage.set_up(log="auto")
     stage.open_port()
     assert stage.connects()
 
 
-def said(stage, text):
+def logged(stage, text):
     """A line with `text` in it, which may come before the daemon is ready."""
-    found = [line for line in stage.daemon.said if text in line]
+    found = [line for line in stage.daemon.lines if text in line]
     return found[0] if found else stage.daemon.wait_for(text)
 
 
@@ -433,7 +433,7 @@ def test_inotify_instances_that_are_used_up_are_named_with_their_sysctl(stage):
     done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
     assert done.returncode == 1 and sysctl in done.stderr
     daemon = stage.start_daemon()
-    assert any(sysctl in line for line in daemon.said), daemon.said
+    assert any(sysctl in line for line in daemon.lines), daemon.lines
     daemon.wait_for("guarding every port that a profile lists")
 
 
@@ -456,14 +456,14 @@ class Restored:
 
 def test_a_missing_log_is_reported_at_start_and_when_it_appears(stage):
     path = stage.log_dir / "kren.log"
-    stage.open_up(log=path)
-    assert str(path) in said(stage, "does not exist yet; the daemon waits for it") and said(stage, "syslogd")
-    assert "which does not exist yet" in stage.daemon.said[-1]
+    stage.set_up(log=path)
+    assert str(path) in logged(stage, "does not exist yet; the daemon waits for it") and logged(stage, "syslogd")
+    assert "which does not exist yet" in stage.daemon.lines[-1]
     checked = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check")
     assert "does not exist yet" in checked.stdout and "does not exist yet" in checked.stderr
     stage.log = stage.keep(KernelLog(path))
     stage.open_port()
-    assert any("the log can be read now" in line for line in stage.daemon.said)
+    assert any("the log can be read now" in line for line in stage.daemon.lines)
 
 
 def opens_again(stage, path):
@@ -476,7 +476,7 @@ def opens_again(stage, path):
 
 
 def test_a_log_is_found_after_its_directory_was_renamed_and_recreated(stage):
-    stage.open_up(log="file")
+    stage.set_up(log="file")
     stage.open_port()
     stage.log_dir.rename(stage.directory / "old")
     stage.log_dir.mkdir(mode=0o755)
@@ -484,7 +484,7 @@ def test_a_log_is_found_after_its_directory_was_renamed_and_recreated(stage):
 
 
 def test_a_log_is_found_after_its_directory_was_removed_and_recreated(stage):
-    stage.open_up(log="file")
+    stage.set_up(log="file")
     stage.open_port()
     shutil.rmtree(stage.log_dir)
     time.sleep(0.3)
@@ -496,7 +496,7 @@ def test_a_log_is_found_after_a_directory_above_it_was_renamed(stage):
     deep = stage.log_dir / "a/b"
     deep.mkdir(parents=True)
     stage.log = stage.keep(KernelLog(deep / "kern.log"))
-    stage.open_up(log=deep / "kern.log")
+    stage.set_up(log=deep / "kern.log")
     stage.open_port()
     (stage.log_dir / "a").rename(stage.log_dir / "z")
     deep.mkdir(parents=True)
@@ -504,7 +504,7 @@ def test_a_log_is_found_after_a_directory_above_it_was_renamed(stage):
 
 
 def test_a_log_is_found_after_it_was_mounted_over(stage):
-    stage.open_up(log="file")
+    stage.set_up(log="file")
     stage.open_port()
     covered = stage.directory / "covered"
     covered.mkdir()
@@ -514,11 +514,11 @@ def test_a_log_is_found_after_it_was_mounted_over(stage):
 
 
 def test_mounts_elsewhere_do_not_matter(stage):
-    stage.open_up(log="file")
+    stage.set_up(log="file")
     (stage.directory / "elsewhere").mkdir()
     stage.server.run("mount", "-t", "tmpfs", "tmpfs", stage.directory / "elsewhere")
     stage.open_port()
-    assert not [line for line in stage.daemon.said if "reopening it" in line]
+    assert not [line for line in stage.daemon.lines if "reopening it" in line]
 
 
 def test_a_log_is_found_after_its_link_was_changed(stage):
@@ -526,7 +526,7 @@ def test_a_log_is_found_after_its_link_was_changed(stage):
         (stage.log_dir / name).mkdir()
     (stage.log_dir / "current").symlink_to("monday")
     stage.log = stage.keep(KernelLog(stage.log_dir / "monday/kern.log"))
-    stage.open_up(log=stage.log_dir / "current/kern.log")
+    stage.set_up(log=stage.log_dir / "current/kern.log")
     stage.open_port()
     (stage.log_dir / "new").symlink_to("tuesday")
     (stage.log_dir / "new").rename(stage.log_dir / "current")
@@ -539,7 +539,7 @@ def test_a_log_that_only_root_can_read_is_followed_through_rotation(stage):
     stage.log = stage.keep(KernelLog(path))
     os.chown(path, 0, 0)
     os.chmod(path, 0o600)
-    stage.open_up(log=path)
+    stage.set_up(log=path)
     stage.open_port()
     path.rename(path.with_suffix(".1"))
     os.close(os.open(path, os.O_CREAT, 0o600))
@@ -594,11 +594,11 @@ def test_in_a_user_namespace_nflog_works_with_nft_and_iptables_is_refused_in_fav
         for kind in ("uid", "gid"):
             with open(f"/proc/{process.pid}/{kind}_map", "w") as map_:
                 map_.write("0 100000 65536")
-        said, _ = process.communicate("\n", 20)
+        output, _ = process.communicate("\n", 20)
     if starts:
-        assert "check 0" in said and "ready: reads NFLOG group 7" in said and "start 124" in said, said
+        assert "check 0" in output and "ready: reads NFLOG group 7" in output and "start 124" in output, output
     else:
-        assert "check 1" in said and "xt_recent" in said and "guards ports 22 with nft" in said and "start 124" in said, said
+        assert "check 1" in output and "xt_recent" in output and "guards ports 22 with nft" in output and "start 124" in output, output
 
 
 # Lines that are not complete.
@@ -617,7 +617,7 @@ def test_truncated_lines_are_reported(stage, lines):
     assert "kmsg" in stage.daemon.wait_for("truncates long lines")
     lines.append(line(stage.gate))
     assert opened_once(stage)
-    assert len([text for text in stage.daemon.said if "are truncated" in text]) == 1
+    assert len([text for text in stage.daemon.lines if "are truncated" in text]) == 1
 
 
 def test_one_truncated_line_does_not_hide_a_missing_flag(stage, lines):
@@ -656,15 +656,15 @@ FORMATS = list(stamps(0))
 
 @pytest.mark.parametrize("stamp", FORMATS)
 def test_an_old_knock_on_standard_input_opens_nothing(stage, stamp):
-    stage.open_up(log="kmsg")
+    stage.set_up(log="kmsg")
     stage.daemon.stop()
     stage.configure(firewall="nft", guard="22, 7", log="-")
     read_end, write_end = os.pipe()
     os.write(write_end, line(stage.gate, 0, stamp=stamps(60)[stamp]))
     stage.start_daemon(stdin=read_end)
     os.close(read_end)
-    assert "-n 0" in said(stage, "journalctl")
-    assert said(stage, "before the daemon started")
+    assert "-n 0" in logged(stage, "journalctl")
+    assert logged(stage, "before the daemon started")
     os.write(write_end, line(stage.gate, 1, stamp=stamps(-2)[stamp]))
     stage.opened()
     assert stage.gate.counter == 2
@@ -680,15 +680,15 @@ def test_lines_without_a_timestamp_give_a_warning(stage):
     for counter in (0, 1):
         os.write(write_end, line(stage.gate, counter, stamp="Nov 22 10:01:42 host kernel:"))
         stage.opened()
-    assert len([text for text in stage.daemon.said if "no readable timestamp" in text]) == 1
-    assert said(stage, "journalctl -kf -n 0")
+    assert len([text for text in stage.daemon.lines if "no readable timestamp" in text]) == 1
+    assert logged(stage, "journalctl -kf -n 0")
     os.close(write_end)
 
 
 @pytest.mark.parametrize("stamp", FORMATS)
 def test_an_old_knock_in_a_new_file_opens_nothing(stage, stamp):
     path = stage.log_dir / "messages"
-    stage.open_up(log=path)
+    stage.set_up(log=path)
     aside = Lines(stage.log_dir / "aside")
     aside.append(line(stage.gate, 0, stamp=stamps(60)[stamp]))
     aside.path.rename(path)

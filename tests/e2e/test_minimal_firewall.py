@@ -14,7 +14,7 @@ SHELL = SCRIPTS / "minimal-firewall.sh"
 @pytest.fixture(params=["nft", "iptables"])
 def closed(request, stage):
     """The stage with a minimal firewall on the server, and a second service."""
-    stage.open_up(request.param)
+    stage.set_up(request.param)
     stage.keep(Service(stage.server, 80))
     if request.param == "nft":
         stage.server.run("nft", "--check", "--file", SCRIPTS / "minimal-firewall.nft")
@@ -55,7 +55,7 @@ def test_ipv6_neighbours_are_found(closed):
 def test_a_port_outside_the_guard_opens_by_the_mark(stage):
     stage.keep(Service(stage.server, 80))
     web = Profile(stage, "web", ports=[80])
-    stage.open_up("nft", guard="7")
+    stage.set_up("nft", guard="7")
     stage.server.run("nft", "--file", SCRIPTS / "minimal-firewall.nft")
     assert not stage.connects(80)
     stage.client.send(web.packet(web.counter, 80))
@@ -90,11 +90,11 @@ def test_applied_where_another_chain_rejects_everything(stage):
         iptables -A REJECTLOG -p tcp -j REJECT --reject-with tcp-reset
         iptables -A INPUT -i lo -j ACCEPT
         iptables -A INPUT -j REJECTLOG""")
-    stage.open_up("iptables")
+    stage.set_up("iptables")
     stage.open_port()
     assert not stage.connects()
-    said = stage.server.run(SHELL, "--apply", "--yes").stderr
-    assert "gone after a reboot" in said
+    output = stage.server.run(SHELL, "--apply", "--yes").stderr
+    assert "gone after a reboot" in output
     stage.open_port()
     assert stage.connects()
     assert not stage.connects()

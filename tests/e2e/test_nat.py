@@ -56,7 +56,7 @@ def knocks_through(stage, host, source):
 
 
 def test_an_opening_is_for_the_translated_address(behind_nat, wire, family):
-    stage = behind_nat.open_up(wire=wire)
+    stage = behind_nat.set_up(wire=wire)
     knocks_through(stage, *FAMILIES[family])
 
 
@@ -69,7 +69,7 @@ CLAMP = {"nft": [["nft", "add table inet clamp; add chain inet clamp forward { t
 @pytest.mark.parametrize("clamp", CLAMP)
 @pytest.mark.parametrize("behind_nat", ["nft"], indirect=True)
 def test_a_knock_through_a_clamped_pppoe_line(behind_nat, wire, family, clamp):
-    stage = behind_nat.open_up(wire=wire)
+    stage = behind_nat.set_up(wire=wire)
     for machine in (stage.client, stage.server):
         machine.run("ip", "link", "set", "eth0", "mtu", 1492)
     for command in CLAMP[clamp]:
@@ -81,7 +81,7 @@ def test_a_knock_through_a_clamped_pppoe_line(behind_nat, wire, family, clamp):
 @pytest.mark.parametrize("behind_nat", ["nft"], indirect=True)
 def test_a_learned_path_mtu_applies_to_the_knock(behind_nat, family):
     """After an ICMP "packet too big" the kernel advertises a smaller MSS to that destination."""
-    stage = behind_nat.open_up(wire="stealth")
+    stage = behind_nat.set_up(wire="stealth")
     host, source = FAMILIES[family]
     stage.client.run("ip", "link", "set", "eth0", "mtu", 1492)
     with stage.inner.socket(socket.AF_INET6 if family == "IPv6" else socket.AF_INET, socket.SOCK_DGRAM) as big:
@@ -106,7 +106,7 @@ MEDDLING = {
 @pytest.mark.parametrize("timestamp", MEDDLING)
 @pytest.mark.parametrize("behind_nat", ["nft"], indirect=True)
 def test_a_stealth_knock_through_a_middlebox_that_changes_the_timestamp(behind_nat, family, timestamp):
-    stage = behind_nat.open_up(wire="stealth")
+    stage = behind_nat.set_up(wire="stealth")
     for command in MEDDLING[timestamp]:
         stage.client.run(*(word.replace("KNOCK_PORT", str(stage.gate.knock_port)) for word in command))
     knock = knocks_through(stage, *FAMILIES[family])

@@ -16,7 +16,7 @@ from test_faults import process
 
 
 def test_one_knock_admits_one_connection(stage, firewall, log):
-    stage.open_up(firewall, log)
+    stage.set_up(firewall, log)
     assert not stage.connects()
     line = stage.open_port()
     assert line == f'knockknock-daemon: opened port 22 to {CLIENT} for 15 s (profile "gate")'
@@ -33,14 +33,14 @@ def test_each_knock_opens_again(gate):
 
 
 def test_an_opening_expires_after_the_delay(stage, firewall):
-    stage.open_up(firewall, delay=1)
+    stage.set_up(firewall, delay=1)
     stage.open_port()
     time.sleep(1.2)
     assert not stage.connects()
 
 
 def test_a_second_knock_renews_the_delay(stage, firewall):
-    stage.open_up(firewall, delay=2)
+    stage.set_up(firewall, delay=2)
     stage.open_port()
     time.sleep(1.3)
     stage.open_port()
@@ -52,14 +52,14 @@ def test_a_second_knock_renews_the_delay(stage, firewall):
 def unused(stage, seconds):
     """The sources for which the daemon says within this time that nobody used an opening of port 22."""
     time.sleep(seconds)
-    stage.daemon.unheard()
-    lines = [line for line in stage.daemon.said if "no connection used" in line]
-    assert sum("knockknock doctor" in line for line in stage.daemon.said) == len(lines)
+    stage.daemon.new_lines()
+    lines = [line for line in stage.daemon.lines if "no connection used" in line]
+    assert sum("knockknock doctor" in line for line in stage.daemon.lines) == len(lines)
     return [re.fullmatch("knockknock-daemon: no connection used the opening of port 22 to (.*) within 1 s", line)[1] for line in lines]
 
 
 def test_an_opening_that_nobody_used_is_reported_with_source_and_port(stage, firewall, family):
-    stage.open_up(firewall, delay=1)
+    stage.set_up(firewall, delay=1)
     server, client = FAMILIES[family]
     stage.client.send(test_wires.classic_packet(stage.gate, 0, client, server))
     stage.opened(source=client)
@@ -70,7 +70,7 @@ def test_an_opening_that_nobody_used_is_reported_with_source_and_port(stage, fir
 
 
 def test_an_opening_that_was_used_is_not_reported_as_unused(stage, firewall):
-    stage.open_up(firewall, delay=1)
+    stage.set_up(firewall, delay=1)
     for knocks in (1, 2):
         for _ in range(knocks):
             stage.open_port()
@@ -79,7 +79,7 @@ def test_an_opening_that_was_used_is_not_reported_as_unused(stage, firewall):
 
 
 def test_an_opening_behind_one_that_was_used_is_reported(stage, firewall):
-    stage.open_up(firewall, delay=1)
+    stage.set_up(firewall, delay=1)
     stage.open_port()
     assert stage.connects()
     stage.open_port()
@@ -87,7 +87,7 @@ def test_an_opening_behind_one_that_was_used_is_reported(stage, firewall):
 
 
 def test_the_opener_sleeps_before_and_after_an_opening_that_nobody_uses(stage, firewall):
-    stage.open_up(firewall, delay=2)
+    stage.set_up(firewall, delay=2)
     opener = process(stage.daemon, "opener")
     stage.open_port()
     trace = stage.directory / "strace"
@@ -111,14 +111,14 @@ def test_an_opening_is_for_the_sender_only(gate):
 
 
 def test_an_opening_is_for_the_requested_port_only(stage, firewall):
-    stage.open_up(firewall, guard="22, 23, 7")
+    stage.set_up(firewall, guard="22, 23, 7")
     stage.client.send(stage.gate.packet(0, port=23))
     stage.opened(23)
     assert not stage.connects(22)
 
 
 def test_a_replay_does_nothing(stage, firewall, log):
-    stage.open_up(firewall, log)
+    stage.set_up(firewall, log)
     capture = stage.keep(Capture(stage.client))
     stage.open_port()
     [knock] = capture.sent(stage.gate.knock_port)
@@ -172,10 +172,10 @@ def test_a_knock_at_another_profiles_port_does_nothing(gate):
 def test_a_port_that_the_profile_may_not_open_stays_closed(stage, firewall):
     stage.configure(guard="22, 7", firewall=firewall)
     narrow = Profile(stage, "narrow", ports=[22])
-    stage.open_up(firewall)
+    stage.set_up(firewall)
     stage.client.send(narrow.packet(0, port=7))
     assert stage.nothing_opened()
-    assert [line for line in stage.daemon.said if '"narrow"' in line and "port 7" in line]
+    assert [line for line in stage.daemon.lines if '"narrow"' in line and "port 7" in line]
     assert narrow.counter == 1, "the knock is used up all the same"
     stage.client.send(narrow.packet(1, port=22))
     stage.opened()

@@ -40,14 +40,15 @@ def test_p0f_takes_a_stealth_knock_for_a_connect(stage, family, mtu, settings):
     for setting in SETTINGS[settings]:
         stage.client.run("sysctl", "-qw", setting)
     capture = stage.keep(Capture(stage.client))
-    stage.client.begin(profile.knock_port, host)
+    stage.client.start_connect(profile.knock_port, host)
     stage.knock(host=host)
-    profile.turn_classic()
+    profile.use_classic_wire()
     stage.knock(host=host)
     packets = capture.sent(profile.knock_port)
     genuine, stealth, classic = signatures = p0f(stage, packets)
-    by_chance = packets[0].window == packets[2].window
+    # A classic knock has a random window, which is the kernel's once in 2^16 times.
+    same_window = packets[0].window == packets[2].window
     for who, (label, signature) in zip(("connect()", "stealth", "classic"), signatures):
         print(f"{family} {mtu} {settings}: {who:9} {signature} ({label})")
     assert stealth == genuine
-    assert classic != genuine or by_chance
+    assert (classic == genuine) <= same_window

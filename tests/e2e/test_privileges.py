@@ -41,7 +41,7 @@ def capabilities(state):
 def test_each_process_has_the_user_and_the_capabilities_it_needs(stage, firewall, log, accounts):
     if accounts:
         give_accounts(stage.server, stage.directory)
-    stage.open_up(firewall, log)
+    stage.set_up(firewall, log)
     stage.open_port()
     states = [status(pid) for pid in stage.daemon.children()]
     assert len(states) == 2
@@ -78,7 +78,7 @@ def test_each_process_has_the_user_and_the_capabilities_it_needs(stage, firewall
 
 
 def test_nothing_of_roots_environment_reaches_the_others(stage, firewall):
-    stage.open_up(firewall, daemon_options={"env": {**os.environ, "AWS_SECRET_ACCESS_KEY": "of root"}})
+    stage.set_up(firewall, daemon_options={"env": {**os.environ, "AWS_SECRET_ACCESS_KEY": "of root"}})
     assert b"of root" in Path(f"/proc/{stage.daemon.pid}/environ").read_bytes()
     for pid in stage.daemon.children():
         assert Path(f"/proc/{pid}/environ").read_bytes() == b""
@@ -106,7 +106,7 @@ def test_the_supervisor_has_no_keys_and_the_opener_no_log(gate):
 
 def test_no_working_directory_is_outside_the_empty_root(stage, firewall):
     """Otherwise `../../etc` would escape on kernels with neither Landlock nor seccomp."""
-    stage.open_up(firewall)
+    stage.set_up(firewall)
     for pid in stage.daemon.children():
         cwd, root = (os.stat(f"/proc/{pid}/{link}") for link in ("cwd", "root"))
         assert (cwd.st_dev, cwd.st_ino) == (root.st_dev, root.st_ino)
@@ -126,7 +126,7 @@ def test_idle_means_no_system_call(namespaces, tmp_path):
             directory = tmp_path / source.strip("-").ljust(1, "_")
             directory.mkdir()
             stages[source] = stage = Stage(directory)
-            stage.open_up(log=source, firewall="iptables" if source == "-" else "nft")
+            stage.set_up(log=source, firewall="iptables" if source == "-" else "nft")
             stage.open_port()
             if source != "kmsg":
                 stage.log.stop()  # nothing writes to the file from here on
@@ -163,7 +163,7 @@ def test_idle_means_no_system_call(namespaces, tmp_path):
 
 @pytest.mark.parametrize("victim", ["supervisor", "first child", "second child"])
 def test_a_killed_daemon_leaves_no_process_and_no_opening(stage, firewall, victim):
-    stage.open_up(firewall, delay=2)
+    stage.set_up(firewall, delay=2)
     stage.open_port()
     opened = time.monotonic()
     os.kill({"supervisor": stage.daemon.pid,

@@ -30,18 +30,18 @@ class Proxy:
     """A running knockknock-proxy on a machine."""
 
     def __init__(self, machine, directory, *arguments, wrap=(), **options):
-        self.machine, self.said = machine, []
+        self.machine, self.lines = machine, []
         self.process = machine.start(*wrap, BINARY, "proxy", "--dir", directory, *arguments, PROXY,
                                      stderr=subprocess.PIPE, text=True, **options)
         self.pid = self.process.pid
         while ": ready" not in (line := self.process.stderr.readline()):
-            assert line, f"the proxy ended: {self.said}"
-            self.said.append(line)
+            assert line, f"the proxy ended: {self.lines}"
+            self.lines.append(line)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self):
-        self.said += self.process.stderr
+        self.lines += self.process.stderr
 
     def socket(self, timeout=10, address="127.0.0.1"):
         """Opens a connection to the proxy."""
@@ -113,7 +113,7 @@ def firewall():
 @pytest.fixture
 def door(stage, firewall):
     """The stage with guarded services, and one that is not guarded."""
-    stage.open_up(firewall, guard=f"{stage.PORT}, {stage.FENCE_PORT}, {WEB}, {ECHO}, {SSH}, {OTHER}")
+    stage.set_up(firewall, guard=f"{stage.PORT}, {stage.FENCE_PORT}, {WEB}, {ECHO}, {SSH}, {OTHER}")
     stage.keep(Plain(stage.server, ECHO, echo))
     stage.keep(Plain(stage.server, PLAIN, echo))
     return stage
@@ -224,7 +224,7 @@ def test_a_damaged_profile_is_an_error_and_never_ignored(door, proxy):
     client, answer = proxy.ask(SERVER, ECHO)
     assert (answer, door.gate.client_counter) == (FAILED, 0)
     client.close()
-    wait_until(lambda: any("mac.key" in line for line in proxy.said))
+    wait_until(lambda: any("mac.key" in line for line in proxy.lines))
 
 
 # Replies
@@ -456,7 +456,7 @@ def test_a_client_that_does_not_read_blocks_only_its_server(door, proxy):
 def test_a_failed_losing_attempt_does_not_affect_the_winner(door):
     """The server resets connections without a knock. The proxy is suspended until two attempts are due. It makes both
     and receives both results together: one connection is established, the other was reset."""
-    door.hand_over(OTHER, "tcp reset")
+    door.add_rejecting_firewall(OTHER, "tcp reset")
     taken = []
 
     def serve(connection):
@@ -578,7 +578,7 @@ def test_beyond_the_limit_clients_are_refused(door):
         client, answer = proxy.ask(SERVER, PLAIN)
         assert (answer, rest(client)) == (FAILED, b"")
         client.close()
-    wait_until(lambda: sum("further clients are refused" in line for line in proxy.said) == 1)
+    wait_until(lambda: sum("further clients are refused" in line for line in proxy.lines) == 1)
     for client, _ in clients:
         client.sendall(b"x")
         assert client.recv(1) == b"x"
@@ -605,8 +605,8 @@ def test_unanswered_knocks_are_an_error_and_a_back_off(door, proxy):
     client, answer = proxy.ask(SERVER, ECHO)
     assert (answer, door.gate.client_counter) == (TIMED_OUT, 3)
     client.close()
-    wait_until(lambda: any("3 knocks went unanswered" in line for line in proxy.said))
-    notices = [line for line in proxy.said if "not knocking for" in line]
+    wait_until(lambda: any("3 knocks went unanswered" in line for line in proxy.lines))
+    notices = [line for line in proxy.lines if "not knocking for" in line]
     assert len(notices) == 1, "it is said once, however many are refused"
     assert re.search(f'not knocking for "{SERVER}" for another 1 s: its last 3 knocks went unanswered', notices[0])
     time.sleep(1.1)
@@ -830,7 +830,7 @@ def test_the_number_of_clients_with_unanswered_names_is_limited(door, proxy, man
     for client in clients:
         refused.register(client, select.POLLIN)
     wait_until(lambda: len(refused.poll(0)) == 1000 - 512)
-    assert sum("512 names" in line for line in proxy.said) == 1
+    assert sum("512 names" in line for line in proxy.lines) == 1
     assert len(os.listdir(f"/proc/{proxy.pid}/task")) < 34
     # Those that left make room, and one that resolves is not held up.
     for client in clients:
@@ -882,8 +882,8 @@ def test_endless_connections_use_a_limited_number_of_counters(door, proxy):
                 proxy.ask(SERVER, ECHO)[0].close()
 
     def limited():
-        door.daemon.unheard()  # otherwise its messages fill the pipe, and it blocks
-        return any("limited to 2 a second" in line for line in proxy.said)
+        door.daemon.new_lines()  # otherwise its messages fill the pipe, and it blocks
+        return any("limited to 2 a second" in line for line in proxy.lines)
 
     threads = [threading.Thread(target=connect_again_and_again) for _ in range(6)]
     for thread in threads:
@@ -898,7 +898,7 @@ def test_endless_connections_use_a_limited_number_of_counters(door, proxy):
         stop.set()
         for thread in threads:
             thread.join()
-    assert sum("limited to 2 a second" in line for line in proxy.said) == 1
+    assert sum("limited to 2 a second" in line for line in proxy.lines) == 1
     # It is slowed down and not shut out.
     client, answer = proxy.ask(SERVER, ECHO, timeout=10)
     assert answer == GRANTED

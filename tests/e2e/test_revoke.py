@@ -27,7 +27,7 @@ def openings(stage):
 
 
 def test_a_revoked_profile_opens_nothing_more_in_the_running_daemon(stage, firewall, log, wire):
-    stage.open_up(firewall, log=log, wire=wire)
+    stage.set_up(firewall, log=log, wire=wire)
     path = stage.gate.path
     stage.open_port()
     assert stage.connects()
@@ -37,7 +37,7 @@ def test_a_revoked_profile_opens_nothing_more_in_the_running_daemon(stage, firew
     for _ in range(3):
         stage.knock()
     assert stage.nothing_opened()
-    assert any("the profile was revoked; the port stays closed" in line for line in stage.daemon.said)
+    assert any("the profile was revoked; the port stays closed" in line for line in stage.daemon.lines)
     stage.daemon.process.send_signal(signal.SIGHUP)
     stage.daemon.wait_for("1 profile")
     stage.knock()
@@ -45,7 +45,7 @@ def test_a_revoked_profile_opens_nothing_more_in_the_running_daemon(stage, firew
 
 
 def test_a_daemon_that_cannot_read_its_configuration_opens_nothing_more_either(stage):
-    stage.open_up()
+    stage.set_up()
     stage.configure(guard="none")
     stage.daemon.process.send_signal(signal.SIGHUP)
     stage.daemon.wait_for("keeping the previous configuration")
@@ -56,7 +56,7 @@ def test_a_daemon_that_cannot_read_its_configuration_opens_nothing_more_either(s
 
 def test_a_copy_of_the_directory_opens_nothing_more(stage):
     """Hard links to the files, as some backups make them, keep the counter file alive."""
-    stage.open_up()
+    stage.set_up()
     subprocess.run(["cp", "-al", stage.gate.path, stage.directory / "backup"], check=True)
     revoke(stage, "gate")
     stage.knock()
@@ -87,7 +87,7 @@ def test_a_name_without_a_profile_is_refused_with_nothing_changed(tmp_path, name
 
 @pytest.mark.parametrize("damage", ["no counter", "damaged counter", "no key", "no config", "disabled"])
 def test_a_damaged_or_disabled_profile_is_revoked_too(stage, damage):
-    stage.open_up()
+    stage.set_up()
     path = stage.gate.path
     match damage:
         case "no counter": (path / "counter").unlink()
@@ -103,7 +103,7 @@ def test_a_damaged_or_disabled_profile_is_revoked_too(stage, damage):
 
 @pytest.mark.parametrize("step", ["watcher: stored", "watcher: asked", "opener: asked", "opener: opened"])
 def test_it_waits_for_a_knock_that_is_being_admitted(stage, hooked, step):
-    stage.open_up(daemon_options={"binary": hooked, "env": {**os.environ, "KNOCKKNOCK_STOP": step}})
+    stage.set_up(daemon_options={"binary": hooked, "env": {**os.environ, "KNOCKKNOCK_STOP": step}})
     stage.client.send(stage.gate.packet(0))
     stage.daemon.wait_for(f'stops at "{step}"')
     revoking = stage.server.start(BINARY, "revoke", "gate", "--dir", stage.server_dir, stderr=subprocess.DEVNULL)
@@ -115,7 +115,7 @@ def test_it_waits_for_a_knock_that_is_being_admitted(stage, hooked, step):
 
 
 def test_the_keys_are_worthless_even_while_another_command_holds_the_lock(stage):
-    stage.open_up()
+    stage.set_up()
     shutil.copytree(stage.gate.path, replaced := stage.gate.path.with_name("gate.replaced"))
     holder = os.open(stage.gate.path.with_name(".lock"), os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)
@@ -131,7 +131,7 @@ def test_the_keys_are_worthless_even_while_another_command_holds_the_lock(stage)
 
 
 def test_it_does_not_wait_for_a_knock_whose_counter_is_not_stored_yet(stage, hooked):
-    stage.open_up(daemon_options={"binary": hooked, "env": {**os.environ, "KNOCKKNOCK_STOP": "watcher: judged"}})
+    stage.set_up(daemon_options={"binary": hooked, "env": {**os.environ, "KNOCKKNOCK_STOP": "watcher: judged"}})
     stage.client.send(stage.gate.packet(0))
     stage.daemon.wait_for("stops at")
     assert revoke(stage, "gate").returncode == 0

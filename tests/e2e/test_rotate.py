@@ -24,7 +24,7 @@ def reload(stage, profiles):
 
 
 def test_the_old_client_knocks_until_the_new_one_has(stage, firewall, wire):
-    stage.open_up(firewall, wire=wire)
+    stage.set_up(firewall, wire=wire)
     stage.open_port()
     assert stage.connects()
     done = stage.server.run(BINARY, "rotate", "gate", SERVER, "--dir", stage.server_dir)
@@ -87,7 +87,7 @@ def test_a_wrong_rotation_is_refused_with_nothing_changed(tmp_path, name, host, 
 
 
 def test_a_profile_that_is_revoked_during_its_rotation_has_no_keys_left(stage):
-    stage.open_up()
+    stage.set_up()
     line = rotate(stage.server_dir, "gate", SERVER).stdout
     reload(stage, 3)
     new = stage.directory / "new"
@@ -101,7 +101,7 @@ def test_a_profile_that_is_revoked_during_its_rotation_has_no_keys_left(stage):
 
 @pytest.mark.parametrize("suffix", [".off", ".disabled"])
 def test_a_profile_that_is_disabled_after_its_rotation_has_its_old_keys_disabled_too(stage, suffix):
-    stage.open_up()
+    stage.set_up()
     rotate(stage.server_dir, "gate", SERVER)
     profiles = stage.server_dir / "profiles"
     (profiles / "gate").rename(profiles / f"gate{suffix}")
@@ -118,7 +118,7 @@ def test_a_profile_that_is_disabled_after_its_rotation_has_its_old_keys_disabled
 
 
 def test_the_old_keys_of_an_enabled_profile_work_beside_a_disabled_one_of_the_same_name(stage):
-    stage.open_up()
+    stage.set_up()
     shutil.copytree(stage.gate.path, stage.gate.path.with_name("gate.off"))
     rotate(stage.server_dir, "gate", SERVER)
     reload(stage, 3)
@@ -129,7 +129,7 @@ def test_the_old_keys_of_an_enabled_profile_work_beside_a_disabled_one_of_the_sa
 
 
 def test_the_old_keys_work_after_an_interrupted_rotation(stage):
-    stage.open_up()
+    stage.set_up()
     stage.gate.path.rename(stage.gate.path.with_name("gate.replaced"))
     reload(stage, 2)
     stage.open_port()
@@ -155,7 +155,7 @@ def test_a_new_profile_does_not_adopt_the_old_keys_of_another(tmp_path, command,
 @pytest.mark.parametrize("replaced", ["gate.replaced", "gate.replaced.off"])
 def test_a_profile_that_is_revoked_after_it_was_disabled_has_no_keys_left(stage, name, replaced):
     """The daemon has not read the profiles again, so it knows both keys."""
-    stage.open_up()
+    stage.set_up()
     rotate(stage.server_dir, "gate", SERVER)
     reload(stage, 3)
     profiles = stage.server_dir / "profiles"

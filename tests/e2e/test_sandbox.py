@@ -16,7 +16,7 @@ ATTEMPTS = ["execve", "socket", "open", "ptrace", "kill", "setuid", "setsockopt"
 def attempt(stage, hooked, firewall, process, what):
     """Starts the daemon, in which `process` tries `what` once it is in its sandbox."""
     environment = {**os.environ, "KNOCKKNOCK_ATTEMPT": f"{process}: {what}"}
-    stage.open_up(firewall, daemon_options={"binary": hooked, "env": environment, "ready": False})
+    stage.set_up(firewall, daemon_options={"binary": hooked, "env": environment, "ready": False})
     return stage.daemon
 
 
@@ -25,9 +25,9 @@ def attempt(stage, hooked, firewall, process, what):
 def test_a_forbidden_action_kills_the_process(stage, hooked, firewall, process, what):
     daemon = attempt(stage, hooked, firewall, process, what)
     assert daemon.wait_for_end() == 1
-    assert not [line for line in daemon.said if "tried" in line]
-    said = "\n".join(daemon.said)
-    assert f"the {process} (signal: {signal.SIGSYS.value} (SIGSYS))" in said, said
+    assert not [line for line in daemon.lines if "tried" in line]
+    output = "\n".join(daemon.lines)
+    assert f"the {process} (signal: {signal.SIGSYS.value} (SIGSYS))" in output, output
     assert not stage.connects(), "the guard stays"
 
 
@@ -37,7 +37,7 @@ def test_the_same_actions_work_before_confinement(stage, hooked, what):
     daemon = attempt(stage, hooked, "nft", "unconfined watcher", what)
     if what == "execve":  # the process becomes /bin/true, which exits
         assert daemon.wait_for_end() == 1
-        assert not [line for line in daemon.said if "tried" in line]
+        assert not [line for line in daemon.lines if "tried" in line]
     else:
         assert daemon.wait_for("tried").endswith("it worked")
 
@@ -52,7 +52,7 @@ def test_the_openers_sockets_change_no_address(stage, hooked, process):
 
 
 def test_both_run_confined(stage, firewall, log):
-    stage.open_up(firewall, log)
+    stage.set_up(firewall, log)
     stage.open_port()
     for pid in stage.daemon.children():
         state = status(pid)
@@ -79,8 +79,8 @@ def test_the_supervisor_keeps_what_restarting_needs(gate):
 
 
 def test_check_and_log_describe_the_sandbox(stage):
-    stage.open_up()
-    line = next(line for line in stage.daemon.said if "confined: " in line)
+    stage.set_up()
+    line = next(line for line in stage.daemon.lines if "confined: " in line)
     words = line.split("confined: ")[1]
     checked = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check").stdout
     assert words in checked

@@ -32,27 +32,27 @@ def told(stage):
 def soon(stage, condition):
     """What it prints once the condition is met: the daemon writes its record at most once a second."""
     deadline = time.monotonic() + 3
-    while not condition(said := told(stage)):
-        assert time.monotonic() < deadline, said
+    while not condition(output := told(stage)):
+        assert time.monotonic() < deadline, output
         time.sleep(0.1)
-    return said
+    return output
 
 
-def profile(said, name="gate"):
-    [found] = [profile for profile in said["profiles"] if profile["name"] == name]
+def profile(output, name="gate"):
+    [found] = [profile for profile in output["profiles"] if profile["name"] == name]
     return found
 
 
 def test_a_running_daemon_is_described(gate, firewall):
-    said = told(gate)
-    daemon = said["daemon"]
+    output = told(gate)
+    daemon = output["daemon"]
     assert {key: daemon[key] for key in ("running", "pid", "replaced", "needs_reload", "log", "firewall", "guard")} == {
         "running": True, "pid": gate.daemon.pid, "replaced": False, "needs_reload": False, "log": "/dev/kmsg",
         "firewall": firewall, "guard": [7, 22]}
     assert abs(time.time() - daemon["since"]) < 10 and daemon["confined"].startswith("empty root")
-    assert said["counts"] == dict.fromkeys(COUNTS, 0)
-    assert said["problem"] is None and said["openings"] == []
-    assert profile(said) == {"name": "gate", "knock_port": gate.gate.knock_port, "wire": "classic", "ports": [7, 22],
+    assert output["counts"] == dict.fromkeys(COUNTS, 0)
+    assert output["problem"] is None and output["openings"] == []
+    assert profile(output) == {"name": "gate", "knock_port": gate.gate.knock_port, "wire": "classic", "ports": [7, 22],
                              "counter": 0, "last_knock": None, "from": None}
 
 
@@ -62,25 +62,25 @@ def test_an_opening_is_shown_until_it_is_used(gate, family):
         shutil.copytree(gate.gate.path, gate.client_dir / server)
     gate.knock(22, host=server)
     gate.opened(22, client)
-    said = soon(gate, lambda said: said["openings"] and said["counts"]["opened"])
-    [opening] = said["openings"]
+    output = soon(gate, lambda output: output["openings"] and output["counts"]["opened"])
+    [opening] = output["openings"]
     assert (opening["port"], opening["address"]) == (22, client) and 10 <= opening["left"] <= 15
-    assert said["counts"] == {**dict.fromkeys(COUNTS, 0), "opened": 1}
-    found = profile(said)
+    assert output["counts"] == {**dict.fromkeys(COUNTS, 0), "opened": 1}
+    found = profile(output)
     assert (found["counter"], found["from"]) == (1, client) and abs(time.time() - found["last_knock"]) < 5
     assert gate.connects(address=server)
     assert told(gate)["openings"] == []
 
 
 def test_an_opening_that_has_expired_is_not_shown(stage, firewall):
-    stage.open_up(firewall, delay=1)
+    stage.set_up(firewall, delay=1)
     stage.open_port()
     time.sleep(2.1)
     assert told(stage)["openings"] == []
 
 
 def test_what_opened_nothing_is_counted(stage):
-    stage.open_up()
+    stage.set_up()
     limited = Profile(stage, "limited", ports=[443])
     stage.daemon.process.send_signal(1)
     stage.daemon.wait_for(": ready")
@@ -89,34 +89,34 @@ def test_what_opened_nothing_is_counted(stage):
     stage.client.send(limited.packet(0, 22))
     stage.daemon.wait_for("stays closed")
     stage.client.send(packets.tcp(CLIENT, SERVER, 40000, stage.gate.knock_port, limited.fields(5)))
-    said = soon(stage, lambda said: said["counts"]["wrong_codes"])
-    assert said["counts"] == {**dict.fromkeys(COUNTS, 0), "opened": 1, "not_allowed": 1, "wrong_codes": 1}
-    assert f"port 22 stays closed to {CLIENT}: the profile may not open it" in said["problem"]["text"]
-    assert abs(time.time() - said["problem"]["time"]) < 5
-    assert profile(said, "limited")["from"] == CLIENT and profile(said, "limited")["ports"] == [443]
+    output = soon(stage, lambda output: output["counts"]["wrong_codes"])
+    assert output["counts"] == {**dict.fromkeys(COUNTS, 0), "opened": 1, "not_allowed": 1, "wrong_codes": 1}
+    assert f"port 22 stays closed to {CLIENT}: the profile may not open it" in output["problem"]["text"]
+    assert abs(time.time() - output["problem"]["time"]) < 5
+    assert profile(output, "limited")["from"] == CLIENT and profile(output, "limited")["ports"] == [443]
 
 
 def test_counts_survive_a_reload_and_begin_anew_with_the_daemon(gate):
     gate.open_port()
-    soon(gate, lambda said: said["counts"]["opened"] == 1)
+    soon(gate, lambda output: output["counts"]["opened"] == 1)
     before = told(gate)["daemon"]["since"]
     gate.daemon.process.send_signal(1)
     gate.daemon.wait_for(": ready")
-    said = told(gate)
-    assert said["counts"]["opened"] == 1 and profile(said)["from"] == CLIENT
-    assert abs(said["daemon"]["since"] - before) <= 1
+    output = told(gate)
+    assert output["counts"]["opened"] == 1 and profile(output)["from"] == CLIENT
+    assert abs(output["daemon"]["since"] - before) <= 1
     gate.daemon.stop()
-    said = told(gate)
-    assert not said["daemon"]["running"] and said["daemon"]["pid"] is None
+    output = told(gate)
+    assert not output["daemon"]["running"] and output["daemon"]["pid"] is None
     gate.start_daemon()
-    said = told(gate)
-    assert said["daemon"]["running"] and said["counts"]["opened"] == 0
-    assert profile(said)["counter"] == 1 and profile(said)["last_knock"], "known from the disk"
+    output = told(gate)
+    assert output["daemon"]["running"] and output["counts"]["opened"] == 0
+    assert profile(output)["counter"] == 1 and profile(output)["last_knock"], "known from the disk"
 
 
 @pytest.mark.parametrize("change", ["config", "a new profile", "a profile's ports"])
 def test_a_change_that_needs_a_reload_is_seen(stage, change):
-    stage.open_up()
+    stage.set_up()
     time.sleep(3.1)  # both times are rounded
     assert not told(stage)["daemon"]["needs_reload"]
     if change == "config":
@@ -137,7 +137,7 @@ def test_a_change_that_needs_a_reload_is_seen(stage, change):
 def test_a_replaced_binary_is_seen(stage):
     binary = stage.directory / "knockknock"
     shutil.copy(BINARY, binary)
-    stage.open_up(daemon_options={"binary": binary})
+    stage.set_up(daemon_options={"binary": binary})
     assert not told(stage)["daemon"]["replaced"]
     shutil.copy(BINARY, stage.directory / "new")
     os.rename(stage.directory / "new", binary)
@@ -152,8 +152,8 @@ def test_only_root_can_read_the_record(gate):
 def test_a_record_that_is_a_fifo_blocks_nothing(stage):
     stage.record.parent.mkdir(mode=0o700, exist_ok=True)
     os.mkfifo(stage.record)
-    stage.open_up()
-    assert any("cannot write the status" in line for line in stage.daemon.said)
+    stage.set_up()
+    assert any("cannot write the status" in line for line in stage.daemon.lines)
     stage.open_port()
     assert not told(stage)["daemon"]["running"]
 
@@ -167,7 +167,7 @@ def watcher_of(daemon):
 
 def test_a_flood_is_written_once_a_second(stage):
     """That an idle daemon writes nothing is shown in test_privileges.py, where it makes no system call."""
-    stage.open_up()
+    stage.set_up()
     trace = stage.directory / "strace"
     tracer = stage.server.start("strace", "-o", trace, "-p", watcher_of(stage.daemon), stderr=subprocess.PIPE, text=True)
     assert "attached" in tracer.stderr.readline()
@@ -175,7 +175,7 @@ def test_a_flood_is_written_once_a_second(stage):
     for number in range(300):
         stage.client.send(packets.tcp(CLIENT, SERVER, 40000, stage.gate.knock_port, wrong._replace(sequence=number)))
         time.sleep(0.01)
-    assert soon(stage, lambda said: said["counts"]["wrong_codes"] == 300)
+    assert soon(stage, lambda output: output["counts"]["wrong_codes"] == 300)
     tracer.send_signal(signal.SIGINT)
     tracer.communicate()
     writes = [line for line in trace.read_text().splitlines() if line.startswith("pwrite64(")]
@@ -184,15 +184,15 @@ def test_a_flood_is_written_once_a_second(stage):
 
 def test_no_torn_record_is_read(stage):
     """Both at once, as fast as they can: knocks, and a reader who finds each record whole."""
-    stage.open_up()
+    stage.set_up()
     until, seen = time.monotonic() + 3, set()
     number = stage.gate.counter
     while time.monotonic() < until:
         stage.client.send(stage.gate.packet(number))
         number += 1
-        said = told(stage)
-        assert said["daemon"]["pid"] == stage.daemon.pid, stage.record.read_text()
-        seen.add(said["counts"]["opened"])
+        output = told(stage)
+        assert output["daemon"]["pid"] == stage.daemon.pid, stage.record.read_text()
+        seen.add(output["counts"]["opened"])
     assert len(seen) > 1
 
 
@@ -218,30 +218,30 @@ def in_a_terminal(stage, *arguments, columns=60, **environment):
     process = stage.server.start(BINARY, "status", "--dir", stage.server_dir, *arguments, stdout=follower,
                                  env={**os.environ, **environment})
     os.close(follower)
-    said = b""
+    output = b""
     try:
         while octets := os.read(leader, 4096):
-            said += octets
-            if "--watch" in arguments and said.count(b"\x1b[H") > 1:
+            output += octets
+            if "--watch" in arguments and output.count(b"\x1b[H") > 1:
                 process.terminate()
     except OSError:  # the other end is closed
         pass
     process.wait()
     os.close(leader)
-    return said.decode()
+    return output.decode()
 
 
 def test_a_terminal_gets_colours_and_lines_of_its_width(gate):
-    said = in_a_terminal(gate, columns=40, NO_COLOR="")
-    assert "\x1b[1mdaemon\x1b[0m" in said
-    plain = re.sub(r"\x1b\[\d*m", "", said).replace("\r", "").splitlines()
+    output = in_a_terminal(gate, columns=40, NO_COLOR="")
+    assert "\x1b[1mdaemon\x1b[0m" in output
+    plain = re.sub(r"\x1b\[\d*m", "", output).replace("\r", "").splitlines()
     assert max(map(len, plain)) == 40
     assert "\x1b" not in in_a_terminal(gate, NO_COLOR="1") and "\x1b" not in status(gate).stdout
 
 
 def test_watch_prints_it_again(gate):
-    said = in_a_terminal(gate, "--watch")
-    assert said.count("\x1b[H\x1b[2J") >= 2
+    output = in_a_terminal(gate, "--watch")
+    assert output.count("\x1b[H\x1b[2J") >= 2
     process = gate.server.start(BINARY, "status", "--dir", gate.server_dir, "--json", "--watch", stdout=subprocess.PIPE, text=True)
     assert all(json.loads(process.stdout.readline())["daemon"]["running"] for _ in range(2))
     process.kill()

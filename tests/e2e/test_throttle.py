@@ -16,7 +16,7 @@ NEIGHBOUR = "10.9.0.9"
 @pytest.fixture
 def guessed_at(stage):
     """The gate's knock port opens for 170,000 codes, so 1,600 guesses are more than a day's 2^28."""
-    stage.open_up(wire="stealth", error_window=10_000)
+    stage.set_up(wire="stealth", error_window=10_000)
     stage.daemon.stop()
     Profile(stage, "others", ports=range(1001, 1017), knock_port=stage.gate.knock_port, wire="stealth")
     stage.start_daemon()
@@ -29,7 +29,7 @@ def guess(stage):
         for _ in range(150):
             stage.client.send(packets.syn(f"10.9.0.{source}", SERVER, 40000, stage.gate.knock_port,
                                           random.randint(1, 65535), random.getrandbits(32)))
-        if any(THROTTLED in line for line in stage.daemon.unheard()):
+        if any(THROTTLED in line for line in stage.daemon.new_lines()):
             stage.daemon.wait_for(THROTTLED)
             return
     raise AssertionError("the daemon takes any number of guesses")

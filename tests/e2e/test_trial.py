@@ -18,12 +18,12 @@ HINT = "knockknock-daemon --trial 10m"
 
 def begin(stage, firewall, length, **options):
     """A daemon whose guard is on trial; when the trial began."""
-    stage.open_up(firewall)
-    assert any(HINT in line for line in stage.daemon.said)
+    stage.set_up(firewall)
+    assert any(HINT in line for line in stage.daemon.lines)
     stage.daemon.stop()
     began = time.monotonic()
     stage.start_daemon("--trial", length, **options)
-    assert not any(HINT in line for line in stage.daemon.said)
+    assert not any(HINT in line for line in stage.daemon.lines)
     assert not stage.connects(timeout=0.2)
     return began
 
@@ -51,14 +51,15 @@ def test_a_knock_in_time_keeps_the_guard(stage, firewall):
     time.sleep(began + 7 - time.monotonic())
     assert not stage.connects()
     assert trial(stage) == {"state": "passed", "left": None}
-    assert "the guard stays" in "\n".join([stage.daemon.stop() and "" or "", *stage.daemon.said][-2:])
+    assert stage.daemon.stop() == 0
+    assert "stopped; the guard stays" in stage.daemon.lines[-1]
     assert not stage.connects()
 
 
 @pytest.mark.parametrize("interfaces", ["eth0", "eth0, lo9"])
 def test_the_knock_that_passes_the_trial_opens(stage, interfaces):
     """The table is replaced then, and a guard on several interfaces has a set without a name."""
-    stage.open_up("nft", interfaces=interfaces)
+    stage.set_up("nft", interfaces=interfaces)
     stage.daemon.stop()
     stage.start_daemon("--trial", "10m")
     stage.open_port()
@@ -113,13 +114,13 @@ def test_a_trial_is_passed_when_nft_works_again(stage):
     time.sleep(1)
     assert stage.daemon.children() == children
     assert trial(stage)["state"] == "running"
-    stage.daemon.unheard()
-    assert sum("translate the rules with nft" in line for line in stage.daemon.said) == 1
-    assert not any("the trial is passed" in line for line in stage.daemon.said)
+    stage.daemon.new_lines()
+    assert sum("translate the rules with nft" in line for line in stage.daemon.lines) == 1
+    assert not any("the trial is passed" in line for line in stage.daemon.lines)
     broken.unlink()
     stage.daemon.wait_for("made the firewall rules, after the failure above")
     stage.daemon.wait_for("the trial is passed")
-    assert not any("another program" in line for line in stage.daemon.said)
+    assert not any("another program" in line for line in stage.daemon.lines)
     wait_until(lambda: trial(stage)["state"] == "passed")
     assert stage.connects() and not stage.connects()
 
@@ -149,7 +150,7 @@ def test_a_configuration_that_failed_its_trial_is_not_kept(stage):
 
 def test_a_trial_that_cannot_begin_leaves_no_guard(stage):
     """Only a guard that is not on trial stands in for a daemon that cannot start."""
-    stage.open_up("nft")
+    stage.set_up("nft")
     stage.daemon.stop()
     stage.server.run("nft", "flush", "ruleset")
     stage.server.run("mount", "--bind", "/dev/null", "/dev/kmsg")
@@ -190,7 +191,7 @@ def test_a_daemon_that_is_killed_after_its_trial_leaves_the_guard(stage, firewal
 def test_a_daemon_that_is_stopped_during_its_trial_lifts_the_guard(stage, firewall):
     begin(stage, firewall, "10m")
     stage.daemon.stop()
-    assert "stopped; the guard is lifted, since no knock has opened a port" in stage.daemon.said[-1]
+    assert "stopped; the guard is lifted, since no knock has opened a port" in stage.daemon.lines[-1]
     assert stage.connects()
 
 
@@ -238,12 +239,12 @@ def test_a_clock_that_is_set_back_does_not_prolong_a_trial(stage, firewall):
 
 
 def test_the_hint_is_given_until_a_profile_has_knocked(stage):
-    stage.open_up()
-    assert any("no profile has ever knocked" in line for line in stage.daemon.said)
+    stage.set_up()
+    assert any("no profile has ever knocked" in line for line in stage.daemon.lines)
     stage.open_port()
     stage.daemon.stop()
     stage.start_daemon()
-    assert not any("ever knocked" in line for line in stage.daemon.said)
+    assert not any("ever knocked" in line for line in stage.daemon.lines)
 
 
 @pytest.mark.parametrize("length", ["0s", "10", "m", "-5m", "25h", "1.5h", "99999999999h"])

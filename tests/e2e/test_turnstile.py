@@ -38,7 +38,7 @@ def wall(request, stage):
     """A daemon is started by `wall()`, with each firewall and each turnstile; it returns the stage."""
     def start(**keys):
         options = {"env": at_syn(stage)} if request.param == "nft at the SYN" else {}
-        return stage.open_up(request.param.split()[0], daemon_options=options, **keys)
+        return stage.set_up(request.param.split()[0], daemon_options=options, **keys)
     start.kind = request.param
     return start
 
@@ -115,7 +115,7 @@ def test_a_half_open_connection_does_not_prolong_its_opening(wall):
 
 
 def test_an_ack_after_the_delay_comes_too_late(stage):
-    stage.open_up("nft", delay=1)
+    stage.set_up("nft", delay=1)
     stage.open_port()
     client = stage.keep(RawClient(stage.client, 41000))
     client.send(SYN)
@@ -207,7 +207,7 @@ def test_an_ack_of_no_connection_does_not_reach_a_listener_behind_a_redirect(wal
 def test_a_cookies_ack_makes_one_connection(stage, end):
     """SYN cookies: the handshake's ACK alone makes a connection, and again after its end."""
     stage.server.run("sysctl", "-qw", "net.ipv4.tcp_syncookies=2")
-    stage.open_up("nft")
+    stage.set_up("nft")
     stage.service.close()
     service = stage.keep(Plain(stage.server, 22, resets if end == "RST" else echo))
     stage.open_port()
@@ -253,7 +253,7 @@ def test_behind_a_syn_proxy_nobody_gets_in(wall):
 
 
 def test_the_owner_gets_in_despite_spoofed_syns(stage):
-    stage.open_up("nft")
+    stage.set_up("nft")
     flood = stage.client.start("hping3", "--syn", "--interval", "u2000", "--baseport", 50000, "--destport", 22, SERVER,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -270,7 +270,7 @@ def test_the_owner_gets_in_despite_spoofed_syns(stage):
 
 
 def test_the_second_connection_of_an_opening_is_reset(stage):
-    stage.open_up("nft")
+    stage.set_up("nft")
     stage.open_port()
     first, second = (stage.keep(RawClient(stage.client, port)) for port in (41000, 41001))
     for client in (first, second):
@@ -293,7 +293,7 @@ def test_the_second_connection_of_an_opening_is_reset(stage):
 
 def test_a_connection_that_came_too_late_does_not_use_the_next_knock(stage):
     """It goes on sending, as a kernel does that takes it for connected."""
-    stage.open_up("nft")
+    stage.set_up("nft")
     stage.open_port()
     first, second = (stage.keep(RawClient(stage.client, port)) for port in (41000, 41001))
     for client in (first, second):

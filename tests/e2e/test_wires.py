@@ -14,9 +14,9 @@ import packets
 from stage import BINARY, CLIENT, CLIENT6, FAMILIES, SERVER, SERVER6, Capture, KernelLog, Profile
 
 
-def open_up(stage, *arguments, hosts=(SERVER6,), **keys):
+def set_up(stage, *arguments, hosts=(SERVER6,), **keys):
     """Starts the daemon, and copies the client's profile to further names of the server."""
-    stage.open_up(*arguments, **keys)
+    stage.set_up(*arguments, **keys)
     for host in hosts:
         stage.gate.give_to_client(host)
     return stage
@@ -42,11 +42,11 @@ def once_and_never_again(stage, family):
 
 
 def test_one_knock_admits_one_connection(stage, wire, family, firewall, log):
-    once_and_never_again(open_up(stage, firewall, log, wire), family)
+    once_and_never_again(set_up(stage, firewall, log, wire), family)
 
 
 def test_one_knock_admits_one_connection_with_nflog(stage, wire, family):
-    once_and_never_again(open_up(stage, log="nflog:5", wire=wire), family)
+    once_and_never_again(set_up(stage, log="nflog:5", wire=wire), family)
 
 
 def stealth_packet(profile, counter, source=CLIENT, destination=SERVER, source_port=40000, **changes):
@@ -64,7 +64,7 @@ PACKETS = {"classic": classic_packet, "stealth": stealth_packet}
 
 
 def test_a_profile_accepts_only_its_own_wire(stage, family, wire):
-    open_up(stage, wire=wire)
+    set_up(stage, wire=wire)
     host, source = FAMILIES[family]
     [other] = PACKETS.keys() - {wire}
     stage.client.send(PACKETS[other](stage.gate, 0, source, host))
@@ -78,7 +78,7 @@ def test_a_profile_accepts_only_its_own_wire(stage, family, wire):
 
 def test_a_replay_over_the_other_family_does_nothing(stage, wire):
     """The message does not depend on the addresses: it is its counter that is used up."""
-    open_up(stage, wire=wire)
+    set_up(stage, wire=wire)
     packet = PACKETS[wire]
     stage.client.send(packet(stage.gate, 0))
     lets_one_in(stage, SERVER, CLIENT)
@@ -90,7 +90,7 @@ def test_a_replay_over_the_other_family_does_nothing(stage, wire):
 @pytest.mark.parametrize("changes", [{"acknowledgment": 1}, {"sequence": 7}, {"identification": 7}],
                          ids=["an acknowledgment", "a sequence number", "an identification"])
 def test_a_stealth_knock_that_is_changed_does_nothing(stage, changes):
-    open_up(stage, wire="stealth")
+    set_up(stage, wire="stealth")
     stage.client.send(stealth_packet(stage.gate, 0, **changes))
     assert stage.nothing_opened()
     stage.client.send(stealth_packet(stage.gate, 0))
@@ -101,20 +101,20 @@ def test_a_stealth_knock_that_is_changed_does_nothing(stage, changes):
     {"timestamp": 7}, {"options": b""}, {"options": b"\1" * 40}, {"window": 7},
 ], ids=["a timestamp", "no options", "nothing but padding", "a window"])
 def test_what_middleboxes_change_does_not_matter_to_a_stealth_knock(stage, changes):
-    open_up(stage, wire="stealth")
+    set_up(stage, wire="stealth")
     stage.client.send(stealth_packet(stage.gate, 0, **changes))
     stage.opened()
 
 
 def test_the_top_of_the_flow_label_is_free(stage):
-    open_up(stage, wire="stealth")
+    set_up(stage, wire="stealth")
     label = hotp.code(stage.gate.keys[1], 0, 22).identification | 0xA0000
     stage.client.send(stealth_packet(stage.gate, 0, CLIENT6, SERVER6, identification=label))
     lets_one_in(stage, SERVER6, CLIENT6)
 
 
 def test_a_counter_whose_identification_is_0_is_skipped_by_the_sender_and_taken_by_the_daemon(stage):
-    open_up(stage, wire="stealth")
+    set_up(stage, wire="stealth")
     mac_key = stage.gate.keys[1]
     skipped = next(counter for counter in range(2**20) if hotp.code(mac_key, counter, 22).identification == 0)
     for path in (stage.gate.path, stage.client_dir / SERVER):
@@ -130,7 +130,7 @@ def test_a_counter_whose_identification_is_0_is_skipped_by_the_sender_and_taken_
 
 def test_an_ipv6_opening_is_for_the_address_that_knocked(stage, firewall, wire):
     """It does not admit other addresses of the same network, such as privacy addresses."""
-    open_up(stage, firewall, wire=wire)
+    set_up(stage, firewall, wire=wire)
     stage.client.run("ip", "address", "add", "fd09::22/64", "dev", "eth0", "nodad", "preferred_lft", 0)
     ethernet = stage.client.run("cat", "/sys/class/net/eth0/address").stdout.strip()
     stage.server.run("ip", "neighbour", "add", "fd09::22", "lladdr", ethernet, "dev", "eth0", "nud", "permanent")
@@ -144,7 +144,7 @@ def test_a_link_local_address_with_its_zone(stage, firewall, wire):
     stage.server.run("ip", "address", "add", "fe80::1/64", "dev", "eth0", "nodad")
     stage.client.run("ip", "address", "add", "fe80::2/64", "dev", "eth0", "nodad")
     host = "fe80::1%eth0"
-    open_up(stage, firewall, wire=wire, hosts=[host])
+    set_up(stage, firewall, wire=wire, hosts=[host])
     stage.client.run("ip", "-6", "route", "replace", "fe80::/64", "dev", "eth0", "src", "fe80::2", "metric", 1)
     stage.knock(host=host)
     lets_one_in(stage, host, "fe80::2")
@@ -152,7 +152,7 @@ def test_a_link_local_address_with_its_zone(stage, firewall, wire):
 
 def test_a_mapped_address_is_an_ipv4_address(stage, wire):
     host = f"::ffff:{SERVER}"
-    open_up(stage, wire=wire, hosts=[host])
+    set_up(stage, wire=wire, hosts=[host])
     stage.knock(host=host)
     lets_one_in(stage, SERVER, CLIENT)
 
@@ -163,7 +163,7 @@ def named(stage):
     hosts = stage.directory / "hosts"
     hosts.write_text(f"{SERVER} gate.example\n{SERVER6} gate.example\n")
     stage.client.run("mount", "--bind", hosts, "/etc/hosts")
-    return open_up(stage, wire="stealth", hosts=["gate.example"])
+    return set_up(stage, wire="stealth", hosts=["gate.example"])
 
 
 def test_the_requested_family_is_used(named):
@@ -180,17 +180,17 @@ def test_the_first_address_of_a_name(named):
 
 
 def test_a_missing_family_is_an_error(stage):
-    open_up(stage, wire="stealth")
-    for flag, host in (("-6", SERVER), ("-4", SERVER6)):
+    set_up(stage, wire="stealth")
+    for flag, host, missing in (("-6", SERVER, "IPv6"), ("-4", SERVER6, "IPv4")):
         done = stage.knock(22, flag, host=host, check=False)
         assert done.returncode == 1
-        assert "has no IPv6 address" in done.stderr or "has no IPv4 address" in done.stderr
+        assert f"has no {missing} address" in done.stderr
     assert stage.gate.client_counter == 0
 
 
 def test_a_machine_without_ipv6(stage):
     """IPv4 still works. IPv6 fails with a reason and uses no counter."""
-    open_up(stage, wire="stealth")
+    set_up(stage, wire="stealth")
     stage.client.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
     stage.knock()
     lets_one_in(stage, SERVER, CLIENT)
@@ -202,7 +202,7 @@ def test_a_machine_without_ipv6(stage):
 
 def test_a_kernel_without_ipv6(stage):
     """The kernel cannot create IPv6 sockets at all."""
-    open_up(stage, wire="stealth")
+    set_up(stage, wire="stealth")
     trace = stage.directory / "strace"
     stage.client.run("strace", "-qq", "-o", trace, "-e", "inject=socket:error=EAFNOSUPPORT:when=2",
                      BINARY, "-p", 22, "--dir", stage.client_dir, SERVER)
@@ -241,5 +241,5 @@ def test_the_example_of_the_manual_page():
 
     display = re.search(r"^\.Bd -literal\n(.*?)^\.Ed", text, re.M | re.S)[1]
     command = display.replace("\\e", "\\").replace("\\-", "-").replace("\\(aq", "'").removeprefix("$ ")
-    said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
-    assert struct.unpack("!HI", bytes.fromhex(said.split()[-1])[:6]) == stated
+    output = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert struct.unpack("!HI", bytes.fromhex(output.split()[-1])[:6]) == stated

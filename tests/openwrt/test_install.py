@@ -61,11 +61,11 @@ def test_installs_everything(tmp_path):
 
 
 def test_the_hint_creates_a_profile_first_and_guards_only_the_wan(tmp_path):
-    said = Router(tmp_path).install().stdout
+    output = Router(tmp_path).install().stdout
     steps = ["knockknock invite NAME HOST", "network_get_device wan wan && ", 'knockknock.main.interfaces="$wan" &&\n',
              "knockknock.main.guard=22 && ", "knockknock accept", "/etc/init.d/knockknock start",
              "A sysupgrade keeps all of it"]
-    places = [said.index(step) for step in steps]
+    places = [output.index(step) for step in steps]
     assert places == sorted(places)
 
 
@@ -159,8 +159,8 @@ def test_refuses_unsupported_processors(tmp_path, release, complaint):
     ("mipsel_74kc", "mipsel-unknown-linux-musl"),
 ])
 def test_picks_the_build_for_the_processor(tmp_path, arch, target):
-    said = Router(tmp_path, f"DISTRIB_ARCH='{arch}'\n").install("-n")
-    assert f"dist/{target}/knockknock" in said.stderr or f"with {target}:" in said.stdout
+    output = Router(tmp_path, f"DISTRIB_ARCH='{arch}'\n").install("-n")
+    assert f"dist/{target}/knockknock" in output.stderr or f"with {target}:" in output.stdout
 
 
 def test_wants_one_router():

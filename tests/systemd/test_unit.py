@@ -78,16 +78,16 @@ def play(root, scenario, driver):
     shutil.copy(HERE / "checks.sh", root / "checks.sh")
     (root / "scenario.sh").write_text(scenario)
     (root / "etc/systemd/system/driver.service").write_text(driver)
-    with open(root.parent / "said", "w+b") as file:  # no pipe, which a process left in there would hold open
+    with open(root.parent / "output", "w+b") as file:  # no pipe, which a process left in there would hold open
         subprocess.run(
             [*CONTAINER, f"--directory={root}", "--private-network", "--capability=all", "--bind=/dev/kmsg", "--boot",
              "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
              "systemd.unit=driver.service", "systemd.show_status=no"],
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=120)
         file.seek(0)
-        said = file.read().decode(errors="replace").replace("\r", "")
-    print(said)
-    assert re.search(r"^\d\d passed, 0 failed$", said, re.M)
+        output = file.read().decode(errors="replace").replace("\r", "")
+    print(output)
+    assert re.search(r"^\d\d passed, 0 failed$", output, re.M)
 
 
 def test_verify_is_clean(root):
@@ -98,9 +98,9 @@ def test_verify_is_clean(root):
 
 
 def test_the_score_in_the_comment_is_right():
-    said = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", UNIT],
+    output = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", UNIT],
                           capture_output=True, text=True).stdout
-    score = re.search(r"Overall exposure level for .*: (\S+) ", said)[1]
+    score = re.search(r"Overall exposure level for .*: (\S+) ", output)[1]
     assert UNIT.read_text().startswith(f"# systemd-analyze security: {score}.")
 
 
