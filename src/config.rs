@@ -186,7 +186,9 @@ pub fn guard(directory: &Path) -> Result<Option<Ports>> {
 /// Prints a note if a daemon runs on `directory`, because it does not know a new profile yet.
 pub fn mention_reload(directory: &Path) {
     if daemon_runs(directory) {
-        say::note("the running daemon does not know it yet: systemctl reload knockknock-daemon, or send it SIGHUP");
+        say::note(
+            "the running daemon does not know the profile yet: systemctl reload knockknock-daemon, or send SIGHUP",
+        );
     }
 }
 

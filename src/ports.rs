@@ -31,6 +31,15 @@ impl Ports {
         &self.0
     }
 
+    /// Describes the list for a message: `no port`, `port 22` or `ports 22,443`.
+    pub fn describe(&self) -> String {
+        match self.0.len() {
+            0 => "no port".to_owned(),
+            1 => format!("port {self}"),
+            _ => format!("ports {self}"),
+        }
+    }
+
     /// The ports, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
         self.0.iter().copied()
@@ -121,6 +130,12 @@ mod tests {
         assert_eq!(ports.to_string(), "22,443");
         assert!(ports.contains(22) && !ports.contains(23));
         assert!(Ports::parse("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn singular_and_plural_are_right() {
+        let described = |text| Ports::parse(text).unwrap().describe();
+        assert_eq!([described(""), described("22"), described("22,443")], ["no port", "port 22", "ports 22,443"]);
     }
 
     #[test]

@@ -238,6 +238,17 @@ fn a_file_imports_only_from_floors_below() {
     assert_none(wrong);
 }
 
+#[test]
+fn the_design_document_lists_the_same_floors() {
+    let Ok(document) = fs::read_to_string(root().join("docs/design.md")) else { return };
+    for (number, modules) in floors().iter().enumerate() {
+        let row = document.lines().find(|line| line.starts_with(&format!("| {number} | `")));
+        let names = row.unwrap().split('|').nth(2).unwrap().split('`').skip(1).step_by(2);
+        let listed: BTreeSet<String> = names.map(|name| name.trim_end_matches('/').to_owned()).collect();
+        assert_eq!(&listed, modules, "floor {number}");
+    }
+}
+
 /// The source files, by module path.
 struct Files<'a>(BTreeMap<Vec<&'a str>, &'a Source>);
 

@@ -30,7 +30,7 @@ pub fn run(home: &ProfileHome, host: Option<&str>) -> Result<()> {
             .advise(format!("to keep it, but disabled: mv {0:?} {0:?}.off", found.path)));
     }
     let path = profile::accept(&home.directory, host, &invitation)?;
-    say::note(format_args!("made {path:?}"));
+    say::note(format_args!("created {path:?}"));
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result};
 use crate::knocker::{self, Family, Knocker};
+use crate::ports::Ports;
 use crate::profile::{Found, Profile, ProfileHome};
 use crate::sys::{poll, tcp};
 use crate::tunnel::{self, KnockSetup, OpeningDelay};
@@ -48,7 +49,7 @@ fn follow(
     let loaded = found.and_then(|found| Ok((Profile::load(&found)?, found)));
     let (profile, found) = diagnosis.value("profile", loaded)?;
     let config = &profile.config;
-    let opens = config.ports.as_ref().map_or("any port".to_owned(), |ports| format!("ports {ports}"));
+    let opens = config.ports.as_ref().map_or("any port".to_owned(), Ports::describe);
     let (knock_port, wire, counter) = (config.knock_port, config.wire.name(), profile.counter.next());
     let text = format!("{:?}: knock port {knock_port}, {wire} wire, opens {opens}, counter {counter}", found.path);
     diagnosis.ok("profile", &text);
@@ -122,7 +123,7 @@ fn knock(knocker: Knocker, profile: Profile, found: &Found, addresses: &[SocketA
 fn explain(error: Error, port: u16, knock_port: u16, refused_before: bool) -> Error {
     let advice = match error.kind() {
         Some(ErrorKind::ConnectionRefused) if refused_before => format!(
-            "if no program listens on port {port} there, the knock may have worked; otherwise another firewall rejects"
+            "if no program listens on port {port} there, the knock may have worked; otherwise another firewall rejects it"
         ),
         Some(ErrorKind::ConnectionRefused) => {
             format!("the knock worked: start the program that should listen on port {port}")

@@ -50,7 +50,7 @@ struct KnockArgs {
     host: String,
 }
 
-/// Reads knocks in the kernel log, and has the firewall admit one connection for each.
+/// Reads knocks in the kernel log, and opens a TCP port for each, for one connection.
 #[derive(FromArgs)]
 struct DaemonArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d)
@@ -90,8 +90,8 @@ struct GenprofileArgs {
     knockport: Option<String>,
 }
 
-/// Prints a line that invites a client: the client makes its profile from it with knockknock accept. Creates the
-/// profile on the server if it does not exist.
+/// Prints an invitation, a line from which knockknock accept creates the client's profile. Creates the profile on the
+/// server if it does not exist.
 #[derive(FromArgs)]
 struct InviteArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d)
@@ -137,7 +137,7 @@ struct RotateArgs {
     host: String,
 }
 
-/// Revokes a profile on the server and deletes it. A running daemon opens nothing to it any more.
+/// Revokes a profile on the server and deletes it. A running daemon accepts none of its knocks any more.
 #[derive(FromArgs)]
 struct RevokeArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d)
@@ -169,8 +169,8 @@ struct ConnectArgs {
     port: u16,
 }
 
-/// Finds out why a knock does not work. With a host it follows a knock from this machine, and knocks; without one it
-/// checks the daemon on this machine, as root.
+/// Finds out why a knock does not work. With a host it checks this client, and knocks; without one it checks the daemon
+/// on this machine, as root.
 #[derive(FromArgs)]
 struct DoctorArgs {
     /// the TCP port to open (default: 22, or the first that the profile lists)
@@ -217,7 +217,7 @@ struct ProxyArgs {
     listenport: u16,
 }
 
-/// Prints what the daemon does, for root on a server; elsewhere, the caller's profiles.
+/// Prints the state of the daemon, for root on a server; otherwise the caller's profiles.
 #[derive(FromArgs)]
 struct StatusArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d), or of a client's profiles
@@ -226,7 +226,7 @@ struct StatusArgs {
     /// print JSON
     #[argh(switch)]
     json: bool,
-    /// print it again each second
+    /// repeat every second
     #[argh(switch)]
     watch: bool,
 }

@@ -106,10 +106,9 @@ impl Backend {
     /// Describes what a profile opens that lists `ports`, or none.
     pub fn opens(self, rules: &Rules, ports: Option<&Ports>) -> String {
         match ports {
-            Some(ports) => format!("ports {ports}"),
+            Some(ports) => ports.describe(),
             None if self.can_open_any() => "any port".to_owned(),
-            None if rules.guard.is_empty() => "no port".to_owned(),
-            None => format!("ports {}", rules.guard),
+            None => rules.guard.describe(),
         }
     }
 }

@@ -323,21 +323,21 @@ def traces(stage):
     ("nft", "kmsg", "/dev/kmsg"), ("iptables", "kmsg", "/dev/kmsg"), ("nft", "file", "{}/kern.log"), ("iptables", "nflog:7", "NFLOG group 7"),
     ("nft", "-", "NFLOG group 1")])
 def test_a_knock_is_proved_and_leaves_nothing_behind(stage, backend, log, read):
-    stage.open_up(backend, log, interfaces="eth0")
+    stage.set_up(backend, log, interfaces="eth0")
     before = traces(stage)
     doctor = begin_doctor(stage)
     output, errors = doctor.communicate()
     found = findings(subprocess.CompletedProcess([], doctor.returncode, output, errors))
     assert found["proof"] == [("ok", PROVED.format(read.format(stage.log_dir)), None)] and wrong(found) == []
     assert vanish(doctor) and traces(stage) == before
-    assert stage.daemon.unheard() == []
+    assert stage.daemon.new_lines() == []
     stage.open_port()
     assert stage.connects()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_proof_that_is_killed_leaves_nothing_behind(stage, number):
-    stage.open_up()
+    stage.set_up()
     before = traces(stage)
     for applet in ("proof", "watcher"):
         doctor = begin_doctor(stage)
@@ -349,7 +349,7 @@ def test_a_proof_that_is_killed_leaves_nothing_behind(stage, number):
 
 
 def test_a_proof_that_is_impossible_is_not_a_fault(stage):
-    stage.open_up()
+    stage.set_up()
     done = stage.server.run("setpriv", "--bounding-set", "-sys_admin", BINARY, "doctor", "--json", "--dir", stage.server_dir, check=False)
     [(finding, what, fix)] = findings(done)["proof"]
     assert (finding, fix) == ("note", None)
@@ -357,14 +357,14 @@ def test_a_proof_that_is_impossible_is_not_a_fault(stage):
 
 
 def test_a_daemon_that_cannot_start_again_is_found_by_the_proof(stage):
-    stage.open_up()
+    stage.set_up()
     done = stage.server.run("setpriv", "--bounding-set", "-setuid", BINARY, "doctor", "--json", "--dir", stage.server_dir, check=False)
     [(step, what, fix)] = wrong(findings(done))
     assert step == "proof" and "does not start" in what and "cannot drop root's privileges: operation not permitted" in what
 
 
 def test_a_log_that_syslogd_does_not_write_is_found_by_the_proof(stage):
-    stage.open_up(log="file")
+    stage.set_up(log="file")
     stage.log.stop()
     [(step, what, fix)] = wrong(on_server(stage))
     assert step == "proof" and "a knock opens nothing" in what and f"did not come out of {stage.log_dir}/kern.log" in fix
@@ -372,9 +372,9 @@ def test_a_log_that_syslogd_does_not_write_is_found_by_the_proof(stage):
 
 def test_an_alternative_name_is_guarded_and_named_with_the_real_one(stage, firewall):
     stage.server.run("ip", "link", "property", "add", "dev", "eth0", "altname", "wan0")
-    stage.open_up(firewall, interfaces="wan0")
+    stage.set_up(firewall, interfaces="wan0")
     words = 'interface "wan0" is an alternative name of "eth0": the guard also applies to "eth0"'
-    assert any(words in line for line in stage.daemon.said)
+    assert any(words in line for line in stage.daemon.lines)
     assert words in stage.server.run(BINARY, "daemon", "--check", "--dir", stage.server_dir).stderr
     assert wrong(on_server(stage)) == [("configuration", words, 'write eth0 in "interfaces" in the config')]
     assert not stage.connects()
@@ -383,7 +383,7 @@ def test_an_alternative_name_is_guarded_and_named_with_the_real_one(stage, firew
 
 
 def test_an_alternative_name_that_comes_later_is_guarded_then(stage):
-    stage.open_up(interfaces="wan0")
+    stage.set_up(interfaces="wan0")
     assert stage.connects()
     stage.server.run("ip", "link", "property", "add", "dev", "eth0", "altname", "wan0")
     stage.daemon.wait_for("is an alternative name of")

@@ -598,7 +598,7 @@ def test_in_a_user_namespace_nflog_works_with_nft_and_iptables_is_refused_in_fav
     if starts:
         assert "check 0" in output and "ready: reads NFLOG group 7" in output and "start 124" in output, output
     else:
-        assert "check 1" in output and "xt_recent" in output and "guards ports 22 with nft" in output and "start 124" in output, output
+        assert "check 1" in output and "xt_recent" in output and "guards port 22 with nft" in output and "start 124" in output, output
 
 
 # Lines that are not complete.

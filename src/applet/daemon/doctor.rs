@@ -101,7 +101,7 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Opt
     } else if backend.has_rules(rules) {
         diagnosis.ok("rules", "the guard and the log rule are in place");
     } else {
-        let why = "the guard and the log rule are not in place as the configuration has them";
+        let why = "the guard and the log rule are missing or differ from the configuration";
         let verb = if status.is_none() { "start" } else { "reload" };
         diagnosis.wrong("rules", &Error::refused(why).advise(command(verb)));
     }

@@ -23,12 +23,15 @@ pub(super) fn must_be_root() -> Result<()> {
         .advise("it drops root before it reads anything from the network"))
 }
 
+/// The advice for a directory without profiles.
+const CREATE_PROFILE: &str = "create a profile with: knockknock invite NAME HOST";
+
 /// Opens the directory of the config and the profiles.
 pub(super) fn open(directory: &Path) -> Result<File> {
     File::open(directory).map_err(|cause| {
         let advice = match cause.kind() {
             io::ErrorKind::PermissionDenied => "run as root",
-            _ => "create a first profile with: knockknock-genprofile NAME KNOCKPORT",
+            _ => CREATE_PROFILE,
         };
         Error::path("open", directory, cause).advise(advice)
     })
@@ -158,10 +161,6 @@ impl Setup {
     /// Logs that the daemon is ready, a summary of its setup, and the conflicting rules of other programs.
     pub(super) fn log_ready(&self) {
         self.log_findings();
-        let guard = match self.rules.guard.is_empty() {
-            true => "no ports".to_owned(),
-            false => format!("ports {}", self.rules.guard),
-        };
         let profiles = match self.index.profiles.len() {
             1 => "1 profile".to_owned(),
             count => format!("{count} profiles"),
@@ -171,8 +170,9 @@ impl Setup {
         }
         say::note(format_args!("confined: {}", sandbox::describe()));
         say::note(format_args!(
-            "ready: reads {}, guards {guard} with {}, {profiles}",
+            "ready: reads {}, guards {} with {}, {profiles}",
             klog::describe(&self.config.log),
+            self.rules.guard.describe(),
             self.backend.name(),
         ));
         if let Some(fallback) = self.fallback {
@@ -251,7 +251,7 @@ impl ProfileIndex {
             return Ok(());
         }
         let why = format!("there is no profile in {:?}: nobody could knock", directory.join("profiles"));
-        Err(Error::refused(why).advise("create one with: knockknock-genprofile NAME"))
+        Err(Error::refused(why).advise(CREATE_PROFILE))
     }
 
     /// Returns warnings about combinations of guard and profiles that are probably unintended.
@@ -263,8 +263,8 @@ impl ProfileIndex {
             warnings.push("\"guard\" is empty: no port is closed, unless by another firewall".to_owned());
         }
         if !closed.is_empty() {
-            let (ports, they) = if closed.iter().count() == 1 { ("port", "it stays") } else { ("ports", "they stay") };
-            warnings.push(format!("no profile may open guarded {ports} {closed}: {they} closed"));
+            let stay = if closed.iter().count() == 1 { "it stays" } else { "they stay" };
+            warnings.push(format!("no profile may open guarded {}: {stay} closed", closed.describe()));
         }
         warnings
     }

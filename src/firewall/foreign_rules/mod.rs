@@ -113,8 +113,7 @@ impl<'a> Analysis<'a> {
             let ports: Ports = ports.into_iter().collect();
             let to = match ports.as_slice() {
                 [0, ..] => String::new(),
-                [port] => format!(" to port {port}"),
-                _ => format!(" to ports {ports}"),
+                _ => format!(" to {}", ports.describe()),
             };
             let (at, bit) = (place.place(), self.rules.mark);
             let what = match (harm, change.filter(|_| !marked)) {

@@ -70,7 +70,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     let untried = profiles.counters.iter().all(|counter| counter.next() == 0) && !config.guard.is_empty();
     if untried && !profiles.counters.is_empty() && status::read_trial(directory, supervisor).is_none() {
         say::warn("no profile has ever knocked: if no knock gets through, nobody can reach the guarded ports");
-        say::warn("to have the guard lifted unless a knock opens a port in time: knockknock-daemon --trial 10m");
+        say::warn("to lift the guard unless a knock opens a port in time: knockknock-daemon --trial 10m");
     }
     let mut log = Klog::open(&config.log)?;
     let groups: Vec<u32> = log.group().into_iter().collect();
