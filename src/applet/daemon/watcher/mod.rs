@@ -10,6 +10,7 @@ mod keyed_hash;
 mod loaded_profile;
 mod look_ahead;
 mod message;
+mod profiles;
 mod publication;
 mod refused_knocks;
 mod replay;
@@ -23,13 +24,12 @@ pub use look_ahead::Reach;
 
 use super::ipc::{CONFIG, OpenReply, OpenRequest, READY};
 use super::privileges::{self, Kept, watcher_user};
-use super::setup::{ProfileIndex, left_out};
 use super::{LogTarget, hooks};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::klog::{self, Klog, Notice};
 use crate::ports::PortSet;
-use crate::profile::{Counter, KeyIndex, Profile, REVOKED};
+use crate::profile::{Counter, REVOKED};
 use crate::say;
 use crate::status;
 use crate::sys::sandbox::calls;
@@ -37,6 +37,7 @@ use crate::sys::socketpair::Channel;
 use crate::sys::{process, random};
 use crate::wire::Entry;
 use engine::{Action, Engine, Event, Settings};
+use profiles::Profiles;
 use publication::Publication;
 use report::Report;
 use std::path::Path;
@@ -103,47 +104,6 @@ fn receive_config(channel: &Channel) -> Result<String> {
     let length = channel.receive(&mut text).map_err(|cause| Error::system("read the configuration", cause))?;
     let text = text.get(..length).ok_or_else(|| Error::refused("the configuration is too long"))?;
     Ok(String::from_utf8_lossy(text).into_owned())
-}
-
-/// The profiles, split into parallel lists with the same order.
-#[derive(Default)]
-struct Profiles {
-    names: Vec<String>,
-    counters: Vec<Counter>,
-    loaded: Vec<LoadedProfile>,
-}
-
-impl Profiles {
-    /// Loads the profiles in the order of their knock ports. A profile that cannot be read is reported and ignored.
-    fn load(directory: &Path) -> Result<Self> {
-        // The supervisor has already reported the profiles whose config cannot be used.
-        let index = ProfileIndex::read(directory)?.profiles;
-        let files = index.len() as u32 + 64;
-        process::raise_file_limit(files)
-            .map_err(|cause| Error::system("allow enough open files for the counters", cause))?;
-        let (mut profiles, mut room, mut key_index) = (Self::default(), MAX_PORTS, KeyIndex::default());
-        profiles.loaded.reserve_exact(index.len());
-        for (found, _) in index {
-            let loaded = Profile::load(&found).and_then(|profile| {
-                key_index.add(&profile)?;
-                let Profile { name, config, keys, counter } = profile;
-                let loaded = LoadedProfile::new(config, keys, counter.next());
-                room = room
-                    .checked_sub(loaded.held_ports().len())
-                    .ok_or_else(|| Error::refused(format!("all profiles together list more than {MAX_PORTS} ports")))?;
-                Ok((name, loaded, counter))
-            });
-            match loaded {
-                Ok((name, loaded, counter)) => {
-                    profiles.names.push(name);
-                    profiles.loaded.push(loaded);
-                    profiles.counters.push(counter);
-                }
-                Err(error) => say::warning(&left_out(&found, &error)),
-            }
-        }
-        Ok(profiles)
-    }
 }
 
 /// The watcher after it has dropped its privileges.

@@ -1,0 +1,51 @@
+//! Loads the profiles, while the watcher is still root.
+
+use super::MAX_PORTS;
+use super::loaded_profile::LoadedProfile;
+use crate::applet::daemon::setup::{ProfileIndex, left_out};
+use crate::error::{Error, Result};
+use crate::profile::{Counter, KeyIndex, Profile};
+use crate::say;
+use crate::sys::process;
+use std::path::Path;
+
+/// The profiles, split into parallel lists with the same order.
+#[derive(Default)]
+pub(super) struct Profiles {
+    pub(super) names: Vec<String>,
+    pub(super) counters: Vec<Counter>,
+    pub(super) loaded: Vec<LoadedProfile>,
+}
+
+impl Profiles {
+    /// Loads the profiles in the order of their knock ports. A profile that cannot be read is reported and ignored.
+    pub(super) fn load(directory: &Path) -> Result<Self> {
+        // The supervisor has already reported the profiles whose config cannot be used.
+        let index = ProfileIndex::read(directory)?.profiles;
+        let files = index.len() as u32 + 64;
+        process::raise_file_limit(files)
+            .map_err(|cause| Error::system("allow enough open files for the counters", cause))?;
+        let (mut profiles, mut room, mut key_index) = (Self::default(), MAX_PORTS, KeyIndex::default());
+        profiles.loaded.reserve_exact(index.len());
+        for (found, _) in index {
+            let loaded = Profile::load(&found).and_then(|profile| {
+                key_index.add(&profile)?;
+                let Profile { name, config, keys, counter } = profile;
+                let loaded = LoadedProfile::new(config, keys, counter.next());
+                room = room
+                    .checked_sub(loaded.held_ports().len())
+                    .ok_or_else(|| Error::refused(format!("all profiles together list more than {MAX_PORTS} ports")))?;
+                Ok((name, loaded, counter))
+            });
+            match loaded {
+                Ok((name, loaded, counter)) => {
+                    profiles.names.push(name);
+                    profiles.loaded.push(loaded);
+                    profiles.counters.push(counter);
+                }
+                Err(error) => say::warning(&left_out(&found, &error)),
+            }
+        }
+        Ok(profiles)
+    }
+}
