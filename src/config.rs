@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_the_default() {
+    fn an_empty_config_has_the_defaults() {
         assert_eq!(Config::parse("").unwrap().0, Config::default());
     }
 

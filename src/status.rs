@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_written_record_is_read_back() {
         let mut status = full();
         assert_eq!(Status::decode(&status.encode()).as_ref(), Some(&status));
         status.problem(12, "cannot store\nthe counter");
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_go_on_when_the_watcher_starts_again_and_begin_anew_with_the_daemon() {
+    fn counts_continue_after_a_restart_of_the_watcher_and_start_from_0_with_the_daemon() {
         let again = Status::start(Some(full()), 77, "", 50);
         assert_eq!(again, Status { loaded: 50, ..full() });
         let config = checksum(b"x");

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn times_as_programs_write_them() {
+    fn timestamps_of_each_program_are_parsed() {
         let iso = [
             ("2026-11-22T10:01:42.250000+00:00 host kernel: [  836.678514] knockknock ", 1_795_341_702.25),
             ("2026-11-22T11:01:42.250000+01:00 host kernel: ", 1_795_341_702.25),

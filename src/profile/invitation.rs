@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_written_invitation_is_read_back() {
         for (host, ports, wire, counter) in [
             ("server.example.org", "22", Wire::Stealth, 1),
             ("fd09::1", "22,443", Wire::Stealth, 4_294_967_296),

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_program_is_quoted_with_the_first_line_it_said() {
+    fn a_failed_program_is_quoted_with_the_first_line_of_its_standard_error() {
         let said = run("sh", &["-c", "echo out; echo first >&2; echo second >&2; exit 3"], "").unwrap_err();
         assert_eq!(said.to_string(), "first");
         let endless = run("sh", &["-c", "echo first >&2; head -c 10000000 /dev/zero >&2; exit 3"], "").unwrap_err();

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_route_to_loopback() {
+    fn the_route_to_loopback_is_found() {
         let route = Route::to(SocketAddr::from(([127, 0, 0, 1], 22)), None).unwrap();
         assert_eq!(route.source, SocketAddr::from(([127, 0, 0, 1], 0)));
         assert!(route.mtu >= 1280 && route.ttl > 0 && route.dont_fragment);

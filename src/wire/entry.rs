@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_ipv6() {
+    fn an_ipv6_line_is_parsed() {
         let line = "x IN=eth0 OUT= SRC=fe80:0000:0000:0000:0000:0000:0000:0001 DST=2001:0db8:0000:0000:0000:0000:0000:0001 \
             LEN=60 TC=0 HOPLIMIT=64 FLOWLBL=703710 PROTO=TCP SPT=1 DPT=666 SEQ=1 ACK=2 WINDOW=3 RES=0x00 SYN URGP=0";
         let entry = parse(line).unwrap();

@@ -43,7 +43,7 @@ mod tests {
         SYN URGP=0 ";
 
     #[test]
-    fn what_a_line_lacks() {
+    fn the_missing_part_of_a_line_is_named() {
         let lacks = |line: &str| {
             assert!(Entry::parse(line.as_bytes()).is_none(), "{line:?}");
             Incomplete::find(line.as_bytes())

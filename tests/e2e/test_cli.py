@@ -38,7 +38,7 @@ def test_each_applet_has_help(applet, flag):
     assert done.stdout.startswith("usage: knockknock") and "\nOptions:\n" in done.stdout
 
 
-def test_version():
+def test_the_version_is_printed():
     done = run("--version")
     assert (done.returncode, done.stderr) == (0, "")
     version = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M)[1]

@@ -205,7 +205,7 @@ def test_a_port_that_the_profile_may_not_open_is_connected_without_a_knock(door)
     ([SERVER, "0"], "\"0\" is not a port from 1 to 65535"),
     ([SERVER], "required positional arguments not provided: port"),
     (["-4", "-6", SERVER, "22"], "-4 and -6 exclude each other")])
-def test_usage(door, what, why):
+def test_wrong_arguments_show_the_usage(door, what, why):
     done = connect(door, *what, check=False)
     assert done.returncode == 2 and why in done.stderr
 
@@ -272,7 +272,7 @@ def test_few_packets_are_sent(door):
     assert 1 <= min(starts) <= 4
 
 
-def test_ten_at_once_take_turns(door):
+def test_ten_connections_at_once_take_turns(door):
     began = time.monotonic()
     assert connect(door, SERVER, ECHO, input="x").stdout == "x"
     one = time.monotonic() - began
@@ -299,7 +299,7 @@ def test_a_killed_holder_of_the_knock_lock_does_not_block_others(door):
 
 
 @pytest.mark.parametrize("firewall", ["nft"])
-def test_by_ipv6(door):
+def test_it_connects_over_ipv6(door):
     call_profile(door, SERVER6)
     assert connect(door, SERVER6, ECHO, input="x").stdout == "x"
     assert door.daemon.wait_for(f"opened port {ECHO} to {CLIENT6} ")
@@ -407,7 +407,7 @@ def test_the_winner_is_greeted_when_its_first_ack_is_lost(door):
 
 
 @pytest.mark.parametrize("firewall", ["nft"])
-def test_two_hundred_of_two_hundred_are_greeted(door):
+def test_all_of_two_hundred_connections_are_greeted(door):
     for _ in range(200):
         assert connect(door, SERVER, door.PORT).stdout == Service.GREETING.decode()
         door.daemon.new_lines()

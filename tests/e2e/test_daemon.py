@@ -366,7 +366,7 @@ def test_a_start_with_a_wrong_config_that_never_worked_guards_what_profiles_list
 
 
 @pytest.mark.parametrize("kept", [b"", b"delay = x\n", b"\0" * 70000], ids=["empty", "a wrong value", "too long"])
-def test_a_damaged_copy_of_the_configuration_that_worked_is_passed_over(stage, kept):
+def test_a_damaged_copy_of_the_configuration_that_worked_is_ignored(stage, kept):
     Profile(stage, "gate", ports=[22])
     stage.configure(delay="soon")
     (stage.server_dir / "config.good").write_bytes(kept)
@@ -377,7 +377,7 @@ def test_a_damaged_copy_of_the_configuration_that_worked_is_passed_over(stage, k
 
 
 @pytest.mark.parametrize("what", ["a symbolic link", "a hard link", "a FIFO"])
-def test_what_lies_where_the_configuration_is_written_is_replaced(stage, what):
+def test_a_link_or_fifo_where_the_configuration_is_kept_is_replaced(stage, what):
     new, other = stage.server_dir / "config.new", stage.directory / "other"
     other.write_text("precious")
     {"a symbolic link": lambda: new.symlink_to(other), "a hard link": lambda: os.link(other, new),
@@ -429,7 +429,7 @@ def test_the_configuration_that_worked_is_for_root_alone_and_of_the_last_reload(
     assert [path.name for path in gate.server_dir.iterdir() if "new" in path.name] == []
 
 
-def test_background(stage):
+def test_it_runs_in_the_background(stage):
     """The command returns once the daemon is ready. The daemon keeps no descriptor of its caller; SIGTERM stops it."""
     stage.configure(guard="22, 7", firewall="nft", log="kmsg")
     stage.gate = Profile(stage, "gate")
@@ -691,7 +691,7 @@ def test_it_starts_under_a_parent_that_ignores_sigchld(stage):
 
 
 @pytest.mark.parametrize("first", ["is ready", "starts too"])
-def test_of_two_daemons_on_one_nflog_group_one_ends_and_the_other_goes_on(stage, firewall, first):
+def test_of_two_daemons_on_one_nflog_group_one_ends_and_the_other_continues(stage, firewall, first):
     stage.configure(firewall=firewall, guard="22", log="nflog:93")
     stage.gate = Profile(stage, "gate", ports=[22])
     stage.gate.give_to_client()

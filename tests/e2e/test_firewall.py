@@ -61,7 +61,7 @@ def test_an_earlier_session_survives_the_start_of_the_daemon(stage, firewall):
 
 
 @pytest.mark.parametrize("first", ["client", "server"])
-def test_a_session_that_the_kernel_did_not_track_goes_on(stage, firewall, family, first):
+def test_an_untracked_session_continues(stage, firewall, family, first):
     """On a server without connection tracking the daemon's rules are the first that need it."""
     stage.service.close()
     listener = stage.server.socket(socket.AF_INET6, socket.SOCK_STREAM)
@@ -76,7 +76,7 @@ def test_a_session_that_the_kernel_did_not_track_goes_on(stage, firewall, family
             assert receiver.recv(100) == b"still here"
 
 
-def test_ssh_sessions_go_on_when_tracking_begins(stage, firewall, tmp_path):
+def test_ssh_sessions_continue_when_tracking_begins(stage, firewall, tmp_path):
     sshd = stage.keep(Sshd(stage.server, tmp_path / "sshd", 2222))
     options = ["-p", "2222", "-i", sshd.key, *SSH_OPTIONS, SERVER, "cat"]
     sessions = [stage.client.start("ssh", terminal, *options, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -222,7 +222,7 @@ def test_a_damaged_table_is_repaired_within_a_second(stage, unowned, what):
     assert not stage.connects()
 
 
-def test_what_others_do_to_their_own_tables_is_left_alone(stage):
+def test_tables_of_other_programs_are_left_alone(stage):
     stage.set_up("nft")
     nft(stage.server, "table inet other { set s { type ipv4_addr; }\n }\n")
     nft(stage.server, "add element inet other s { 10.0.0.1 }\n")
@@ -305,7 +305,7 @@ def test_a_port_outside_the_guard_opens_by_the_mark_alone(stage):
     assert not stage.connects(80)
 
 
-def test_another_mark(stage):
+def test_another_mark_can_be_configured(stage):
     stage.set_up("nft", mark="0x10000000")
     stage.open_port()
     assert stage.connects()
@@ -410,7 +410,7 @@ def test_a_held_lock_of_iptables_does_not_block_status(stage):
     assert "firewall" in done.stdout
 
 
-def test_iptables_legacy(stage):
+def test_the_guard_works_with_iptables_legacy(stage):
     """The older kernel interface of iptables works too."""
     environment = iptables_legacy(stage)
     assert "legacy" in stage.server.run("iptables", "-V", env=environment).stdout

@@ -96,7 +96,7 @@ def knock_opens(stage):
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
-def test_what_keeps_a_knock_from_opening_is_named_and_mended(stage, firewall, obstacle):
+def test_a_rule_that_blocks_knocks_is_named_and_its_fix_works(stage, firewall, obstacle):
     stage.set_up(firewall)
     assert findings(stage)[1] == []
     breaks, named = OBSTACLES[obstacle]
@@ -124,7 +124,7 @@ def test_what_keeps_a_knock_from_opening_is_named_and_mended(stage, firewall, ob
 
 
 @pytest.mark.parametrize("obstacle", ["a policy of nft", "no tracking by iptables"])
-def test_what_stands_in_the_way_is_named_at_the_start(stage, obstacle):
+def test_a_rule_that_blocks_knocks_is_named_at_the_start(stage, obstacle):
     breaks, [named, *_] = OBSTACLES[obstacle]
     stage.server.run("sh", "-ec", breaks)
     stage.set_up("nft")

@@ -102,7 +102,7 @@ def test_without_a_guard_there_is_no_limit(tmp_path):
     (("other", "--wire", "stealth"), 1, "--ports"),
     ((), 2, ""),
 ], ids=str)
-def test_refused_with_nothing_changed(tmp_path, arguments, status, named):
+def test_an_invalid_request_changes_nothing(tmp_path, arguments, status, named):
     assert genprofile(tmp_path, "gate", 666).returncode == 0
     before = tree(tmp_path)
     done = genprofile(tmp_path, *arguments)
@@ -171,7 +171,7 @@ def test_swapped_arguments_get_a_hint(tmp_path):
     assert b"gate 667" in done.stderr
 
 
-def test_a_directory_that_is_not_there(tmp_path):
+def test_a_missing_directory_is_created(tmp_path):
     """It is created if its parent exists. Otherwise the error names the parent."""
     assert genprofile(tmp_path / "new", "gate", 666).returncode == 0
     assert (tmp_path / "new/profiles/gate/config").exists()
@@ -188,7 +188,7 @@ def strace(directory, injection, *arguments):
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
 @pytest.mark.parametrize("fault", ["error=ENOSPC", "signal=KILL"])
 @pytest.mark.parametrize("call", ["write", "fsync", "/rename.*"])
-def test_complete_or_not_at_all(tmp_path, call, fault):
+def test_a_profile_is_created_completely_or_not_at_all(tmp_path, call, fault):
     """Each system call that creates the profile fails once, or is the last before the process is killed."""
     (tmp_path / "etc").mkdir()
     assert subprocess.run([BINARY, "genprofile", "--dir", tmp_path / "etc", "first", "665"], stdout=-3).returncode == 0

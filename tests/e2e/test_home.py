@@ -184,7 +184,7 @@ def test_without_a_home_in_the_environment_it_is_the_accounts(town, variables):
     ("", SUDO),
     (f"ann:x:{ANN}:{ANN}::relative:/bin/sh", ("DOAS_USER=ann",)),
 ], ids=["no home", "no account", "a relative home"])
-def test_an_account_without_a_home_is_told_of_dir(town, row, variables):
+def test_an_account_without_a_home_is_advised_to_use_dir(town, row, variables):
     """Root's own profiles were used instead."""
     town.give("root", 0)
     town.accounts(row)

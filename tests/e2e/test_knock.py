@@ -193,7 +193,7 @@ def test_verbose_says_what_was_sent_and_no_secret(door):
 
 @pytest.mark.parametrize("order", ["burnt before it is sent", "no capability when the profile is read",
                                    "one packet, no child process"])
-def test_the_order_of_things(door, order):
+def test_root_is_dropped_before_the_profile_is_read_and_the_counter_stored_before_the_packet_leaves(door, order):
     trace = door.directory / "strace"
     door.client.run("strace", "-f", "-o", trace, BINARY, "-p", 22, "--dir", door.client_dir, SERVER)
     calls = trace.read_text().splitlines()

@@ -145,7 +145,7 @@ def test_an_mtu_that_only_ipv4_has(door):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_loopback(door, host):
+def test_a_knock_over_loopback(door, host):
     alike(door, host, "lo")
 
 

@@ -210,7 +210,7 @@ def test_two_log_rules_open_once_and_log_it_once(stage):
     assert len([text for text in stage.daemon.lines if "gate" in text and "opened" in text]) == 1
 
 
-def test_standard_input(stage, firewall):
+def test_knocks_are_read_from_standard_input(stage, firewall):
     stage.set_up(firewall, log="-")
     for _ in range(2):
         stage.open_port()
@@ -409,7 +409,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_log_that_cannot_deliver_is_refused_by_check_and_at_the_start(stage, name):
+def test_an_unusable_log_is_refused_by_check_and_at_the_start(stage, name):
     prepare, why = BROKEN[name]
     log = prepare(stage)
     if name == "below a file":

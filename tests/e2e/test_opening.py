@@ -78,7 +78,7 @@ def test_an_opening_that_was_used_is_not_reported_as_unused(stage, firewall):
     assert unused(stage, 3) == []
 
 
-def test_an_opening_behind_one_that_was_used_is_reported(stage, firewall):
+def test_an_unused_opening_after_a_used_one_is_reported(stage, firewall):
     stage.set_up(firewall, delay=1)
     stage.open_port()
     assert stage.connects()

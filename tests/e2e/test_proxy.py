@@ -145,7 +145,7 @@ HOSTS = SERVER, "four.example", "both.example", "six.example", f"[{SERVER6}]"
 @pytest.mark.parametrize("scheme, host", [
     *(("socks5", host) for host in HOSTS), *(("socks5h", host) for host in HOSTS),
     *(("socks4", host) for host in HOSTS[:3]), *(("socks4a", host) for host in HOSTS[:4])])  # SOCKS 4 has no IPv6
-def test_curl(door, scheme, host):
+def test_curl_works_through_the_proxy(door, scheme, host):
     give_names(door, four_example=[SERVER], six_example=[SERVER6], both_example=[SERVER6, SERVER])
     call_profile(door, host.strip("[]"))
     web = door.keep(Web(door.server, door.directory / "web", WEB))
@@ -160,7 +160,7 @@ def test_curl(door, scheme, host):
         assert door.gate.client_counter == number, "one connection, one knock"
 
 
-def test_ssh_and_scp(door, proxy):
+def test_ssh_and_scp_work_through_the_proxy(door, proxy):
     sshd = door.keep(Sshd(door.server, door.directory / "sshd", SSH))
     options = sshd.options(f"socat - SOCKS4A:127.0.0.1:%h:%p,socksport={PROXY}")
     assert door.client.run("ssh", *options, "-p", SSH, f"root@{SERVER}", "echo hello").stdout == "hello\n"
@@ -271,7 +271,7 @@ def test_other_commands_are_refused(proxy, command):
     (b"\x05\x01\x00\x05\x01\x00\x03\xff" + b"n" * 255 + b"\x00\x16", b"\x05\x00\x05\x04\x00\x01\0\0\0\0\0\0"),
 ], ids=["password only", "no methods", "255 methods but none", "no such address", "4: bind", "4a: no name",
         "4: endless user", "a name of 255 bytes"])
-def test_refusals_are_said_and_heard(proxy, sent, answer):
+def test_the_reply_to_a_refused_request_reaches_the_client(proxy, sent, answer):
     with proxy.socket(20) as client:
         client.sendall(sent)
         assert rest(client) == answer
@@ -284,7 +284,7 @@ def test_other_protocols_are_closed(proxy, sent):
         assert client.recv(100) == b""
 
 
-def test_one_byte_at_a_time(door, proxy):
+def test_a_request_may_arrive_one_byte_at_a_time(door, proxy):
     for opening, answers in [(b"\x05\x03\x01\x00\x02" + request(SERVER, ECHO), [b"\x05\x00", b"\x05\x00\x00\x01"]),
                              (b"\x04\x01" + struct.pack("!H", ECHO) + b"\0\0\0\1user\0" + SERVER.encode() + b"\0", [b"\0\x5a"])]:
         with proxy.socket() as client:
@@ -493,7 +493,7 @@ def test_a_failed_losing_attempt_does_not_affect_the_winner(door):
 
 # Many clients
 
-def test_five_hundred_at_once(door, proxy):
+def test_five_hundred_connections_at_once(door, proxy):
     door.gate.client_path.rename(door.directory / "hidden")
     proxy.ask(SERVER, PLAIN)[0].close()
     before = proxy.memory()
@@ -513,7 +513,7 @@ def test_five_hundred_at_once(door, proxy):
     assert during - before < 1000 and proxy.memory() - before < 1000
 
 
-def test_five_hundred_at_once_behind_the_guard(door, proxy):
+def test_five_hundred_connections_at_once_to_a_guarded_port(door, proxy):
     clients = [proxy.socket(60) for _ in range(500)]
     opening = b"\x05\x01\x00" + request(SERVER, ECHO)
     began = time.monotonic()
@@ -529,7 +529,7 @@ def test_five_hundred_at_once_behind_the_guard(door, proxy):
         client.close()
 
 
-def test_ten_at_once_to_one_port_take_turns(door, proxy):
+def test_ten_connections_at_once_to_one_port_take_turns(door, proxy):
     spent = []
     for _ in range(20):
         began = time.monotonic()
@@ -747,7 +747,7 @@ def test_it_listens_on_other_addresses_only_with_allow_remote(door):
 @pytest.mark.parametrize("arguments, why", [
     (["0"], "is not a port"), (["x"], "is not a port"), (["--listen", "here", "1080"], "is not an IP address"),
     (["--user", "no such user", "1080"], "there is no user"), ([], "required positional arguments not provided: listenport")])
-def test_usage(door, arguments, why):
+def test_wrong_arguments_show_the_usage(door, arguments, why):
     done = door.client.run(BINARY, "proxy", *arguments, check=False)
     assert done.returncode == 2 and why in done.stderr, done.stderr
 
@@ -759,7 +759,7 @@ def test_a_port_in_use_is_an_error(door, proxy):
     assert re.fullmatch(rf"knockknock-proxy: cannot listen on 127.0.0.1:{PROXY}: address (already )?in use\n", done.stderr)
 
 
-def test_background(door):
+def test_it_runs_in_the_background(door):
     door.client.run(BINARY, "proxy", "--dir", door.client_dir, "--background", PROXY)
     [pid] = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
              if path.read_bytes().find(b"--background") > 0 and str(door.client_dir).encode() in path.read_bytes()]

@@ -109,7 +109,7 @@ def heard(syslog, text):
             return message
 
 
-def test_in_the_background_all_three_speak_through_syslog(stage):
+def test_in_the_background_all_three_processes_log_to_syslog(stage):
     stage.configure(guard="22, 7", firewall="nft", log="kmsg")
     stage.gate = Profile(stage, "gate")
     stage.gate.give_to_client()

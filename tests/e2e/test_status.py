@@ -79,7 +79,7 @@ def test_an_opening_that_has_expired_is_not_shown(stage, firewall):
     assert told(stage)["openings"] == []
 
 
-def test_what_opened_nothing_is_counted(stage):
+def test_knocks_that_opened_nothing_are_counted(stage):
     stage.set_up()
     limited = Profile(stage, "limited", ports=[443])
     stage.daemon.process.send_signal(1)
@@ -96,7 +96,7 @@ def test_what_opened_nothing_is_counted(stage):
     assert profile(output, "limited")["from"] == CLIENT and profile(output, "limited")["ports"] == [443]
 
 
-def test_counts_survive_a_reload_and_begin_anew_with_the_daemon(gate):
+def test_counts_survive_a_reload_and_start_from_0_with_the_daemon(gate):
     gate.open_port()
     soon(gate, lambda output: output["counts"]["opened"] == 1)
     before = told(gate)["daemon"]["since"]
@@ -206,7 +206,7 @@ def test_a_client_sees_its_profiles(gate):
     assert re.search(rf"^  {re.escape(SERVER)} +{gate.gate.knock_port} +classic +7,22 +1 +\d s ago$", done.stdout, re.M)
 
 
-def test_a_client_without_profiles_is_told(stage):
+def test_a_client_without_profiles_gets_a_message(stage):
     done = stage.client.run(BINARY, "status", "--dir", stage.client_dir)
     assert done.stdout == "profiles\n  none\n" and "no profiles in" in done.stderr
 
@@ -239,7 +239,7 @@ def test_a_terminal_gets_colours_and_lines_of_its_width(gate):
     assert "\x1b" not in in_a_terminal(gate, NO_COLOR="1") and "\x1b" not in status(gate).stdout
 
 
-def test_watch_prints_it_again(gate):
+def test_watch_repeats_the_output(gate):
     output = in_a_terminal(gate, "--watch")
     assert output.count("\x1b[H\x1b[2J") >= 2
     process = gate.server.start(BINARY, "status", "--dir", gate.server_dir, "--json", "--watch", stdout=subprocess.PIPE, text=True)
@@ -248,7 +248,7 @@ def test_watch_prints_it_again(gate):
     process.communicate()
 
 
-def test_nobody_but_root_sees_the_servers_status(gate):
+def test_only_root_sees_the_servers_status(gate):
     done = gate.server.run("setpriv", "--reuid", "65432", "--regid", "65432", "--clear-groups", BINARY, "status", check=False,
                            env={"HOME": "/nonexistent"})
     assert done.stdout == "profiles\n  none\n"

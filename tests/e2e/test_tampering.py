@@ -123,7 +123,7 @@ def test_a_change_of_our_iptables_chains_that_removes_nothing_is_undone(stage, p
     knock_until_connected(stage)
 
 
-def test_what_others_do_in_table_mangle_is_left_alone(stage):
+def test_rules_of_other_programs_in_table_mangle_are_left_alone(stage):
     """Anybody's deletion there is told to us, too."""
     stage.set_up("iptables")
     children = [process(stage.daemon, name) for name in ("watcher", "opener")]

@@ -248,13 +248,13 @@ def test_the_hint_is_given_until_a_profile_has_knocked(stage):
 
 
 @pytest.mark.parametrize("length", ["0s", "10", "m", "-5m", "25h", "1.5h", "99999999999h"])
-def test_a_length_that_is_none_is_refused(stage, length):
+def test_an_invalid_time_is_refused(stage, length):
     done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, f"--trial={length}", check=False)
     assert done.returncode == 2
     assert f'option --trial: "{length}" is not a time up to 24h, such as 10m\n' in done.stderr
 
 
 @pytest.mark.parametrize("other", ["--check", "--unguard"])
-def test_a_trial_is_of_a_running_daemon(stage, other):
+def test_check_and_unguard_exclude_a_trial(stage, other):
     done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--trial", "10m", other, check=False)
     assert done.returncode == 2 and "exclude other options" in done.stderr

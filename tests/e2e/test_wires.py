@@ -100,7 +100,7 @@ def test_a_stealth_knock_that_is_changed_does_nothing(stage, changes):
 @pytest.mark.parametrize("changes", [
     {"timestamp": 7}, {"options": b""}, {"options": b"\1" * 40}, {"window": 7},
 ], ids=["a timestamp", "no options", "nothing but padding", "a window"])
-def test_what_middleboxes_change_does_not_matter_to_a_stealth_knock(stage, changes):
+def test_fields_that_middleboxes_change_do_not_matter_to_a_stealth_knock(stage, changes):
     set_up(stage, wire="stealth")
     stage.client.send(stealth_packet(stage.gate, 0, **changes))
     stage.opened()

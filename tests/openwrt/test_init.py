@@ -114,7 +114,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("uci, config", GOOD.values(), ids=GOOD)
-def test_good(openwrt, uci, config):
+def test_uci_options_become_the_daemons_config(openwrt, uci, config):
     openwrt.uci(uci)
     assert openwrt.init("start").returncode == 0
     assert openwrt.config == "[main]\n" + config
@@ -132,7 +132,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("uci, complaint", BAD.values(), ids=BAD)
-def test_bad(openwrt, uci, complaint):
+def test_an_unusable_uci_file_changes_no_config_and_the_daemon_starts(openwrt, uci, complaint):
     openwrt.init("start")
     before = openwrt.config
     openwrt.uci(uci)
@@ -188,7 +188,7 @@ def test_the_firewall_admits_the_mark_in_use(openwrt, where):
     "mark = 0x00400000 ; mwan3 has the others", "mark = 0x00400000\t# a=b", "  mark = 0x00400000", "mark = 0x2\nMARK:0x00400000",
     "mark = 0x00400000\n[other]\nmark = 0x2",
 ])
-def test_a_comment_behind_the_mark_does_not_reach_the_firewall(openwrt, line):
+def test_a_comment_after_the_mark_does_not_reach_the_firewall(openwrt, line):
     openwrt.write("etc/knockknock.d/config", f"[main]\n{line}\n")
     openwrt.init("start")
     assert openwrt.read(INPUT) == 'ct mark and 0x00400000 != 0 accept comment "knocked"\n'
@@ -230,7 +230,7 @@ def test_reload_starts_a_daemon_that_could_not_start(openwrt):
 
 @pytest.mark.parametrize("uci", ["delay 'soon'", "delay '1;2'"])
 @pytest.mark.parametrize("command", ["reload", "restart"])
-def test_a_wrong_value_is_said_and_leaves_the_daemon_that_runs(openwrt, command, uci):
+def test_a_wrong_value_is_reported_and_the_running_daemon_continues(openwrt, command, uci):
     openwrt.write("tmp/procd/knockknock.wanted", "")
     openwrt.write("tmp/procd/knockknock.pid", "999999999")
     openwrt.uci(f"config knockknock 'main'\n\toption {uci}\n")

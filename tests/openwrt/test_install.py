@@ -163,5 +163,5 @@ def test_picks_the_build_for_the_processor(tmp_path, arch, target):
     assert f"dist/{target}/knockknock" in output.stderr or f"with {target}:" in output.stdout
 
 
-def test_wants_one_router():
+def test_it_takes_exactly_one_router():
     assert subprocess.run([SCRIPT], capture_output=True).returncode == 2

@@ -28,7 +28,7 @@ def test_its_version_is_ours(make):
     assert make("show-version") == f"{version}\n"
 
 
-def test_what_it_asks_for(make):
+def test_it_depends_on_the_packages_that_it_needs(make):
     assert make("show-depends").split() == ["nftables", "kmod-nft-core", "kmod-nft-fib", "kmod-nf-log", "kmod-nf-log6"]
     assert "kmod-nft-socket" in make("show-depends", "FORMAT=apk").split()
     assert re.search("^knockknock=.* knockknock-fw=", make("show-users"))

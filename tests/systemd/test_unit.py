@@ -90,7 +90,7 @@ def play(root, scenario, driver):
     assert re.search(r"^\d\d passed, 0 failed$", output, re.M)
 
 
-def test_verify_is_clean(root):
+def test_systemd_analyze_verify_is_clean(root):
     installed = "/usr/local/lib/systemd/system/knockknock-daemon.service"
     outcome = subprocess.run([*CONTAINER, f"--directory={root}", "--pipe", "systemd-analyze", "verify", installed],
                              stdin=subprocess.DEVNULL, capture_output=True, text=True)

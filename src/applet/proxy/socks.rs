@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn greetings() {
+    fn greetings_are_parsed() {
         assert_eq!(hello(&[5, 1, 0]), Ok((Hello::Five, 3)));
         assert_eq!(hello(&[5, 2, 2, 0, 5]), Ok((Hello::Five, 4)));
         let all: Vec<u8> = [5, 255].into_iter().chain((0..255).rev()).collect();
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn answers() {
+    fn replies_have_the_format_of_their_version() {
         let v4 = Some("10.9.0.2:258".parse().unwrap());
         let v6 = Some("[::1]:258".parse().unwrap());
         assert_eq!(answer(Version::Five, Reply::Succeeded, v4), [5, 0, 0, 1, 10, 9, 0, 2, 1, 2]);

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_way_is_found_in_saved_rulesets() {
+    fn blocking_rules_are_found_in_saved_rulesets() {
         let mark = "ct mark and 0x08000000 != 0 accept";
         let connmark = "-m connmark --mark 0x08000000/0x08000000 -j ACCEPT";
         let left = "-s 192.0.2.7/32 -p tcp -m limit --limit 1/min --limit-burst 1 -m conntrack --ctstate NEW -m tcp \

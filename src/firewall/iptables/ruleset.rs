@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_have_is_not_ours() {
+    fn rules_of_other_programs_are_not_ours() {
         let (ours, jump) = ("-A KNOCKKNOCK -i lo -j RETURN\n", "-A PREROUTING -j KNOCKKNOCK\n");
         let others = "-P PREROUTING ACCEPT\n-N OTHER\n-A OTHER -j ACCEPT\n";
         assert_eq!(own(&format!("{others}{ours}{jump}-A PREROUTING -j OTHER\n")), format!("{ours}-j KNOCKKNOCK\n"));

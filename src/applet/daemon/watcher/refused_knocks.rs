@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_cause_a_few_lines_an_hour() {
+    fn unknown_sources_cause_a_few_lines_an_hour() {
         let (mut refused, start) = (RefusedKnocks::default(), Instant::now());
         let mut lines = |hour: Instant| {
             let all = (0..10_000u16).map(|n| (source(n as u8), 1000 + n % 100));
