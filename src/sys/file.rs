@@ -41,8 +41,8 @@ pub fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Opens a file for writing, and creates it if it does not exist. Only its owner can open it, so nobody else can hold its
-/// lock. Never blocks: a FIFO or a symbolic link is an error.
+/// Opens a file for writing, and creates it if it does not exist. Only its owner can open it, so nobody else can hold
+/// its lock. Never blocks: a FIFO or a symbolic link is an error.
 pub fn open_private(path: &Path) -> io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
     let file = File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)?;

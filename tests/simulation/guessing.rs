@@ -1,7 +1,7 @@
-//! Guessing at codes, at reduced sizes: a space of 2^12 codes instead of 2^48, of which 2^8 a day may be guessed
-//! at instead of 2^28. The bound is the same: a day of guessing opens a port with a chance of 2^-20, here 2^-4.
+//! Guessing codes at reduced sizes: 2^12 codes instead of 2^48, and 2^8 tolerated guesses a day instead of 2^28. So a
+//! day of guessing opens a port with a probability of 2^-4 instead of 2^-20.
 //!
-//! A guess is right by lot: with the chance that a random code would have, it is one of those that open.
+//! A random number decides whether a guess is right, with the probability that a random code would be.
 
 use crate::random::Random;
 use knockknock::applet::daemon::ipc::OpenReply;
@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 const SPACE: f64 = 4096.0;
 const GUESSES: u32 = 256;
 const WINDOW: u32 = 4;
-/// A guess in so many seconds: far more than there is room for.
+/// The time between two guesses, in seconds: far more guesses than are tolerated.
 const PAUSE: u64 = 20;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// How often a port was opened by one guess, and how often by two.
+/// How often one guess, or a pair of guesses, has opened a port.
 #[derive(Debug, Default)]
 struct Opened {
     by_one: u64,
@@ -69,7 +69,7 @@ fn guess(days: u64, seed: u64) -> Opened {
     opened
 }
 
-/// Whether `number` is what chance gives where `expected` are expected, within five standard deviations.
+/// Returns whether `number` is within five standard deviations of `expected`.
 fn is_by_chance(number: u64, expected: f64) -> bool {
     (number as f64 - expected).abs() <= 5.0 * expected.sqrt().max(1.0)
 }
@@ -80,7 +80,7 @@ fn guessing_opens_as_often_as_the_bound_says_and_no_more() {
     let opened = guess(days, super::number("KNOCKKNOCK_SEED").unwrap_or(1));
     let a_day = f64::from(GUESSES) / SPACE;
     let right = f64::from(WINDOW) / SPACE;
-    // Guesses a day for which there is no room; each waits for a second one that is right within 60 s.
+    // Guesses a day beyond the limit. Each right one needs a second right one within 60 s.
     let amid = 86_400.0 / PAUSE as f64 - f64::from(GUESSES) / f64::from(WINDOW);
     let by_one = (days + 1) as f64 * a_day;
     let by_two = days as f64 * amid * right * (60 / PAUSE - 1) as f64 * right;

@@ -1,6 +1,7 @@
-//! A world: profiles and their owners, a network, a log, the engine, a disk, an opener, and somebody hostile.
+//! A world: profiles and their owners, an attacker, a network, a log, the engine, and models of the disk and the
+//! opener.
 
-use crate::laws::{Broken, Disk, Judgements, Knock, Known, OWNER_GETS_IN, Opener, Packet};
+use crate::invariants::{Disk, EngineModel, Knock, Known, OWNER_GETS_IN, Opener, Packet, Violation};
 use crate::random::Random;
 use knockknock::applet::daemon::ipc::OpenReply;
 use knockknock::applet::daemon::watcher::engine::{Action, Engine, Event, Settings};
@@ -13,28 +14,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::{AddAssign, Range};
 use std::time::{Duration, Instant};
 
-/// Few, so that profiles share them.
+/// The knock ports. There are few, so that profiles share them.
 const KNOCK_PORTS: Range<u16> = 600..602;
 
-/// A mistake that is planted, to see that a law finds it.
+/// A fault that is injected to test that an invariant detects it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     None,
-    /// The disk has a counter only when its port is open.
+    /// A counter is stored only after its port was opened.
     StoredAfterOpening,
-    /// The same, and nobody looks at the disk when a port is opened.
+    /// The same, and openings are not compared with the disk.
     StoredAfterOpeningUnseen,
-    /// No accepted message is remembered.
+    /// The replay cache is empty.
     NoReplayCache,
-    /// One knock opens wherever two are needed.
+    /// A far-ahead knock opens at once instead of arming.
     ArmingOpens,
-    /// Nobody looks for clients that ran ahead.
+    /// Clients that are far ahead are not searched for.
     NoFarSearch,
-    /// There is always room for a guess.
+    /// The throttle always has room.
     NoThrottle,
 }
 
-/// How much of what happened.
+/// How often each kind of event happened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
     pub steps: u64,
@@ -71,7 +72,7 @@ impl AddAssign for Totals {
 }
 
 impl Totals {
-    /// A simulation in which something never happens shows nothing about it.
+    /// Fails if a kind of event is so rare that the simulation does not test it.
     pub fn check_variety(&self) {
         for number in [
             self.handled,
@@ -92,7 +93,7 @@ impl Totals {
     }
 }
 
-/// A profile as its owner has it.
+/// A client with its copy of a profile.
 struct Owner {
     key: [u8; 16],
     config: ProfileConfig,
@@ -101,7 +102,7 @@ struct Owner {
 }
 
 impl Owner {
-    /// The profile of that number, on a knock port that others may have too.
+    /// Creates an owner with a random profile. `number` makes the address unique.
     fn new(number: u16, random: &mut Random) -> Self {
         let wire = if random.once_in(2) { Wire::Stealth } else { Wire::Classic };
         let lists: &[_] = match wire {
@@ -120,7 +121,7 @@ impl Owner {
         Self { key: std::array::from_fn(|_| random.next() as u8), config, next, address }
     }
 
-    /// A profile that was made of a copy of this one: it has the same keys.
+    /// Creates an owner whose profile has the same keys.
     fn twin(&self, random: &mut Random) -> Self {
         let next = self.next + random.below(4);
         Self { key: self.key, config: self.config.clone(), next, address: [10, 0, 99, 1].into() }
@@ -138,37 +139,37 @@ fn hostile_address(random: &mut Random) -> IpAddr {
 pub struct World {
     random: Random,
     fault: Fault,
-    /// What the engine works by; a fault may have changed it.
+    /// The engine's settings, with the injected fault.
     settings: Settings,
-    /// What the laws go by.
+    /// The reach that the invariants assume.
     reach: Reach,
     /// Whether the first two profiles have the same keys.
-    has_twins: bool,
+    has_shared_keys: bool,
     now: Instant,
     owners: Vec<Owner>,
-    /// Packets on their way.
+    /// Packets in transit.
     network: Vec<Packet>,
-    /// Packets that somebody hostile has recorded.
+    /// Packets that the attacker has recorded.
     recorded: Vec<Packet>,
     log: VecDeque<Packet>,
     engine: Engine,
-    judgements: Judgements,
+    engine_model: EngineModel,
     disk: Disk,
     opener: Opener,
     /// Counters that a fault has not stored yet.
     late: Vec<(usize, u64)>,
-    /// After how many more places the daemon dies.
-    dies_in: Option<u64>,
-    /// Whether nothing but the network is hostile.
+    /// How many more points the daemon passes before it is killed.
+    killed_in: Option<u64>,
+    /// Whether the disk works and the opener opens, so that only the network can interfere.
     calm: bool,
     pub totals: Totals,
 }
 
-/// The daemon has died.
-struct Dead;
+/// The daemon was killed.
+struct Killed;
 
-/// What the engine works by where a fault is planted.
-fn planted(settings: Settings, fault: Fault) -> Settings {
+/// Returns the settings with the injected fault.
+fn with_fault(settings: Settings, fault: Fault) -> Settings {
     let Reach { window, far } = settings.reach;
     match fault {
         Fault::NoReplayCache => Settings { replay_cache: 0, ..settings },
@@ -187,11 +188,11 @@ impl World {
         let settings = Settings { delay: 15, reach, replay_cache: 8, guesses, secret: random.next() };
         let mut owners: Vec<Owner> =
             (0..1 + random.below(4) as u16).map(|number| Owner::new(number, &mut random)).collect();
-        let has_twins = random.once_in(6);
-        if has_twins {
+        let has_shared_keys = random.once_in(6);
+        if has_shared_keys {
             owners.insert(0, owners[0].twin(&mut random));
         }
-        let twins = |number| if has_twins && number < 2 { vec![0, 1] } else { vec![number] };
+        let twins = |number| if has_shared_keys && number < 2 { vec![0, 1] } else { vec![number] };
         let known = owners.iter().enumerate().map(|(number, owner)| Known {
             knock_port: owner.config.knock_port,
             stealth: owner.config.wire == Wire::Stealth,
@@ -200,13 +201,13 @@ impl World {
         });
         let now = Instant::now();
         let mut world = Self {
-            judgements: Judgements::new(known.collect(), reach.window, settings.replay_cache, guesses, now),
+            engine_model: EngineModel::new(known.collect(), reach.window, settings.replay_cache, guesses, now),
             opener: Opener::new(fault == Fault::StoredAfterOpeningUnseen),
             random,
             fault,
-            settings: planted(settings, fault),
+            settings: with_fault(settings, fault),
             reach,
-            has_twins,
+            has_shared_keys,
             now,
             network: Vec::new(),
             recorded: Vec::new(),
@@ -215,7 +216,7 @@ impl World {
             disk: Disk::new(owners.iter().map(|owner| owner.next).collect()),
             owners,
             late: Vec::new(),
-            dies_in: None,
+            killed_in: None,
             calm: false,
             totals: Totals::default(),
         };
@@ -223,18 +224,18 @@ impl World {
         world
     }
 
-    /// The daemon starts: it knows what the disk has.
+    /// Starts the daemon with the counters on the disk.
     fn start(&mut self) {
         let profiles = self.owners.iter().zip(&self.disk.counters);
         let loaded =
             profiles.map(|(owner, &next)| LoadedProfile::new(owner.config.clone(), owner.keys(), next)).collect();
         self.engine = Engine::new(self.settings, loaded);
-        self.judgements.restarted(self.now);
+        self.engine_model.restarted(self.now);
         self.opener.waiting.clear();
         self.late.clear();
-        // The log is read from its end on.
+        // A daemon reads the log from its end.
         self.log.clear();
-        self.dies_in = None;
+        self.killed_in = None;
     }
 
     fn crash(&mut self) {
@@ -242,29 +243,29 @@ impl World {
         self.start();
     }
 
-    /// One thing happens.
-    pub fn step(&mut self) -> Result<(), Broken> {
+    /// Makes one random event happen.
+    pub fn step(&mut self) -> Result<(), Violation> {
         self.totals.steps += 1;
         match self.random.below(1000) {
             0..200 => self.owner_knocks(),
             200..450 => self.packet_arrives(),
             450..520 => self.hostile_packet_arrives(),
-            520..720 => return self.turn(),
+            520..720 => return self.read_log(),
             720..790 => return self.silence(),
             790..860 => self.now += Duration::from_millis(self.random.below(400)),
             860..865 => self.now += Duration::from_secs(self.random.below(100)),
             865..867 => self.now += Duration::from_secs(self.random.below(86_400)),
             867..880 => self.owner_runs_ahead(),
-            880..890 => self.dies_in = Some(self.random.below(20)),
+            880..890 => self.killed_in = Some(self.random.below(20)),
             890..893 => self.crash(),
             893..900 => self.disk_changes(),
             900..980 => return self.somebody_connects(),
-            _ => return self.owner_gets_in(),
+            _ => return self.check_owner_can_open(),
         }
         Ok(())
     }
 
-    /// An owner's next knock, whose counter is used up.
+    /// Returns an owner's next knock and burns its counter; `None` if no counter is left.
     fn knock(&mut self, profile: usize, denied: bool) -> Option<Packet> {
         let source_port = 1024 + self.random.below(60000) as u16;
         let owner = &mut self.owners[profile];
@@ -301,7 +302,7 @@ impl World {
         }
     }
 
-    /// Some packet on its way arrives: lost, doubled, overtaken or as it should, and logged once or twice.
+    /// Delivers a packet: out of order, lost, duplicated, or logged twice.
     fn packet_arrives(&mut self) {
         if self.network.is_empty() {
             return;
@@ -320,7 +321,7 @@ impl World {
         }
     }
 
-    /// A replay, a message that was changed, one for somebody else's port, or noise.
+    /// Delivers a packet of the attacker: a replay, a modified message, a message to another knock port, or noise.
     fn hostile_packet_arrives(&mut self) {
         let recorded = self.random.pick(&self.recorded).copied();
         let mut packet = recorded.unwrap_or_else(|| self.noise());
@@ -356,8 +357,8 @@ impl World {
         Packet { entry, knock: None }
     }
 
-    /// The watcher takes some of the log and does what the engine says.
-    fn turn(&mut self) -> Result<(), Broken> {
+    /// Handles some records of the log, and performs the engine's actions.
+    fn read_log(&mut self) -> Result<(), Violation> {
         for _ in 0..self.random.below(8) {
             let Some(packet) = self.log.pop_front() else { break };
             self.handle(&packet)?;
@@ -365,14 +366,14 @@ impl World {
         self.act()
     }
 
-    fn handle(&mut self, packet: &Packet) -> Result<(), Broken> {
+    fn handle(&mut self, packet: &Packet) -> Result<(), Violation> {
         self.totals.handled += 1;
         let before = self.counters();
         let event = self.engine.handle(&packet.entry, self.now);
         self.judged(packet, before, event)
     }
 
-    fn judged(&mut self, packet: &Packet, before: Vec<u64>, event: Option<Event>) -> Result<(), Broken> {
+    fn judged(&mut self, packet: &Packet, before: Vec<u64>, event: Option<Event>) -> Result<(), Violation> {
         match event {
             Some(Event::Replay) => self.totals.replays += 1,
             Some(Event::WrongCode { throttled }) => {
@@ -383,7 +384,7 @@ impl World {
             _ => {}
         }
         let after = self.counters();
-        let accepted = self.judgements.handled(packet, (&before, &after), event, self.now)?;
+        let accepted = self.engine_model.handled(packet, (&before, &after), event, self.now)?;
         self.opener.waiting.extend(accepted);
         Ok(())
     }
@@ -392,8 +393,8 @@ impl World {
         self.engine.profiles().iter().map(LoadedProfile::next).collect()
     }
 
-    /// While the log is silent, the engine does a little of what waits.
-    fn silence(&mut self) -> Result<(), Broken> {
+    /// Lets the engine do deferred work while the log is silent.
+    fn silence(&mut self) -> Result<(), Violation> {
         if !self.log.is_empty() {
             return Ok(());
         }
@@ -401,9 +402,9 @@ impl World {
         self.search_far()
     }
 
-    fn search_far(&mut self) -> Result<(), Broken> {
+    fn search_far(&mut self) -> Result<(), Violation> {
         let Some(&entry) = self.engine.next_far_search() else { return Ok(()) };
-        // What this SYN was, the world knows by its looks.
+        // Identify the knock by its message.
         let known = self.recorded.iter().rev().find(|packet| {
             packet.entry.knock_port == entry.knock_port && packet.entry.ciphertext() == entry.ciphertext()
         });
@@ -417,19 +418,19 @@ impl World {
         self.act()
     }
 
-    /// Does what the engine asks for, until the daemon dies.
-    fn act(&mut self) -> Result<(), Broken> {
+    /// Performs the engine's actions, unless the daemon is killed.
+    fn act(&mut self) -> Result<(), Violation> {
         self.disk.new_batch();
-        if let Err(Dead) = self.act_alive()? {
+        if let Err(Killed) = self.act_until_killed()? {
             self.crash();
         }
         Ok(())
     }
 
-    fn act_alive(&mut self) -> Result<Result<(), Dead>, Broken> {
+    fn act_until_killed(&mut self) -> Result<Result<(), Killed>, Violation> {
         while let Some(action) = self.engine.next_action() {
-            if self.dies() {
-                return Ok(Err(Dead));
+            if self.is_killed() {
+                return Ok(Err(Killed));
             }
             match action {
                 Action::Store { profile, next } => self.store(profile, next)?,
@@ -442,45 +443,45 @@ impl World {
                         OpenReply::Opened => self.totals.openings += 1,
                         _ => self.totals.refused += 1,
                     }
-                    if self.dies() {
-                        return Ok(Err(Dead));
+                    if self.is_killed() {
+                        return Ok(Err(Killed));
                     }
                     self.engine.answered(reply);
                 }
             }
-            if self.dies() {
-                return Ok(Err(Dead));
+            if self.is_killed() {
+                return Ok(Err(Killed));
             }
         }
         for (profile, next) in std::mem::take(&mut self.late) {
             self.disk.store(profile, next)?;
         }
-        // What was not opened by now never is.
+        // Knocks that were not opened by now never will be.
         self.opener.waiting.clear();
         Ok(Ok(()))
     }
 
-    fn dies(&mut self) -> bool {
-        self.dies_in = self.dies_in.map(|places| places.saturating_sub(1));
-        self.dies_in == Some(0)
+    fn is_killed(&mut self) -> bool {
+        self.killed_in = self.killed_in.map(|places| places.saturating_sub(1));
+        self.killed_in == Some(0)
     }
 
-    fn store(&mut self, profile: usize, next: u64) -> Result<(), Broken> {
+    fn store(&mut self, profile: usize, next: u64) -> Result<(), Violation> {
         if matches!(self.fault, Fault::StoredAfterOpening | Fault::StoredAfterOpeningUnseen) {
             self.late.push((profile, next));
             self.engine.stored(profile, next);
             return Ok(());
         }
         match self.disk.store(profile, next)? {
-            // Between the disk and the engine's knowledge of it the daemon can die too.
-            Some(_) if self.dies_in == Some(1) => {}
+            // The daemon can also be killed after the disk has stored the counter and before the engine knows.
+            Some(_) if self.killed_in == Some(1) => {}
             Some(stored) => self.engine.stored(profile, stored),
             None => self.totals.disk_failures += 1,
         }
         Ok(())
     }
 
-    fn reported(&mut self, event: Event) -> Result<(), Broken> {
+    fn reported(&mut self, event: Event) -> Result<(), Violation> {
         match event {
             Event::NeedsSecond(_) => self.totals.seconds_needed += 1,
             Event::Ambiguous(_) => self.totals.of_two += 1,
@@ -502,36 +503,36 @@ impl World {
         }
     }
 
-    fn somebody_connects(&mut self) -> Result<(), Broken> {
+    fn somebody_connects(&mut self) -> Result<(), Violation> {
         let Some(packet) = self.random.pick(&self.recorded).copied() else { return Ok(()) };
         let Some(knock) = packet.knock else { return Ok(()) };
         self.opener.connect(packet.entry.source, knock.port, self.now)
     }
 
-    /// The law about owners: while the disk works and packets arrive, an owner whose counter is not behind
-    /// and not too far ahead opens its port by its first knock within the window, amid too many wrong codes
-    /// by its second, and where it ran ahead by its third.
-    fn owner_gets_in(&mut self) -> Result<(), Broken> {
+    /// Checks that an owner can open its port while the disk works and packets arrive, if its counter is neither behind
+    /// nor too far ahead: with the first knock within the window, with the second one while throttled, with the third
+    /// one from far ahead.
+    fn check_owner_can_open(&mut self) -> Result<(), Violation> {
         let profile = self.any_profile();
-        // Whoever shares keys with somebody else is at his mercy.
-        if self.owners[profile].address.is_loopback() || self.has_twins && profile < 2 {
+        // An owner of shared keys can be prevented by the other owner.
+        if self.owners[profile].address.is_loopback() || self.has_shared_keys && profile < 2 {
             return Ok(());
         }
         self.calm = true;
-        self.dies_in = None;
+        self.killed_in = None;
         self.disk.works[profile] = true;
         let outcome = self.settle(profile).and_then(|()| self.owner_tries(profile));
         self.calm = false;
         outcome
     }
 
-    /// What waits is done with, and what cannot be is set right as an operator would: a client that is behind
-    /// takes over the server's counter, and the server that of a client which is too far ahead.
-    fn settle(&mut self, profile: usize) -> Result<(), Broken> {
-        self.work_off_the_log()?;
+    /// Handles everything that waits, and repairs the counters as an operator would: a client that is behind gets the
+    /// server's counter, and the server gets that of a client that is too far ahead.
+    fn settle(&mut self, profile: usize) -> Result<(), Violation> {
+        self.handle_whole_log()?;
         let owner = &mut self.owners[profile];
         let next = self.engine.profiles()[profile].next();
-        // A few counters are left for those that no packet can carry.
+        // Leave a few counters for those that no packet can carry.
         if owner.next + 8 > next + u64::from(self.reach.window) + u64::from(self.reach.far) {
             self.disk.counters[profile] = self.disk.counters[profile].max(owner.next);
         }
@@ -542,7 +543,7 @@ impl World {
         Ok(())
     }
 
-    fn owner_tries(&mut self, profile: usize) -> Result<(), Broken> {
+    fn owner_tries(&mut self, profile: usize) -> Result<(), Violation> {
         self.totals.owners += 1;
         let next = self.engine.profiles()[profile].next();
         let mut tried = Vec::new();
@@ -556,7 +557,7 @@ impl World {
             }
             self.recorded.push(packet);
             self.log.push_back(packet);
-            self.work_off_the_log()?;
+            self.handle_whole_log()?;
             if self.opener.has_opened(&knock) {
                 return Ok(());
             }
@@ -567,21 +568,21 @@ impl World {
         }
     }
 
-    /// How many knocks it takes at most, of which the first has this counter.
+    /// Returns how many knocks are needed at most, if the first has the counter `first`.
     fn knocks_needed(&mut self, profile: usize, first: u64, next: u64) -> usize {
         let owner = &self.owners[profile];
         match (first < next + u64::from(self.reach.window), owner.config.wire) {
             (false, _) => 3,
             (true, Wire::Classic) => 1,
             (true, Wire::Stealth) => {
-                // What else comes in meanwhile may take the last of the room: two SYNs, logged twice.
-                let codes: u32 = KNOCK_PORTS.map(|port| self.judgements.codes(port)).sum();
-                if self.judgements.has_room(codes * 5, self.now) { 1 } else { 2 }
+                // Other packets may use up the remaining room meanwhile: two SYNs, each logged twice.
+                let codes: u32 = KNOCK_PORTS.map(|port| self.engine_model.codes(port)).sum();
+                if self.engine_model.has_room(codes * 5, self.now) { 1 } else { 2 }
             }
         }
     }
 
-    fn work_off_the_log(&mut self) -> Result<(), Broken> {
+    fn handle_whole_log(&mut self) -> Result<(), Violation> {
         while let Some(packet) = self.log.pop_front() {
             self.handle(&packet)?;
         }

@@ -1,4 +1,4 @@
-//! What must hold after every step, checked from outside: by what was sent, what the disk has and what was opened.
+//! The invariants, checked after every step against what was sent, stored and opened.
 
 use knockknock::applet::daemon::ipc::{OpenReply, OpenRequest};
 use knockknock::applet::daemon::watcher::engine::Event;
@@ -8,21 +8,21 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-pub const ONLY_WHAT_WAS_SENT: &str = "only a message that its owner sent is accepted";
-pub const FAR_NEEDS_TWO: &str = "a knock outside of the window opens only behind another one";
-pub const REPLAY_IS_KNOWN: &str = "a message that was accepted lately is known as a replay";
-pub const NEVER_BACK: &str = "no counter goes back";
+pub const ONLY_WHAT_WAS_SENT: &str = "only a message that an owner sent is accepted";
+pub const FAR_NEEDS_TWO: &str = "a knock beyond the window opens only after another one";
+pub const REPLAY_IS_KNOWN: &str = "a recently accepted message is recognised as a replay";
+pub const NEVER_BACK: &str = "no counter decreases";
 pub const STORED_FIRST: &str = "nothing opens before its counter is stored";
 pub const STORED_ONCE: &str = "a batch stores a profile's counter once";
 pub const IN_ORDER: &str = "ports are opened in the order of the log";
 pub const OPENS_ONCE: &str = "no counter opens twice";
-pub const ONE_CONNECTION: &str = "one knock lets one connection in";
-pub const GUESSING_NEEDS_TWO: &str = "amid too many wrong codes a knock opens only behind another from its source";
-pub const GUESSES_ARE_COUNTED: &str = "wrong codes are counted by what they could have hit";
+pub const ONE_CONNECTION: &str = "one knock admits one connection";
+pub const GUESSING_NEEDS_TWO: &str = "while throttled a knock opens only after another one from its source";
+pub const GUESSES_ARE_COUNTED: &str = "wrong codes are counted by the number of codes that they could have hit";
 pub const OF_TWO_OPENS_NOTHING: &str = "a code that two profiles hold opens nothing";
 pub const OWNER_GETS_IN: &str = "a live owner gets in";
 
-/// A message that an owner made.
+/// A message that an owner created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Knock {
     pub profile: usize,
@@ -37,37 +37,37 @@ pub struct Packet {
     pub knock: Option<Knock>,
 }
 
-/// A law that does not hold, and what was seen.
-pub type Broken = String;
+/// A violated invariant and the values that violate it.
+pub type Violation = String;
 
-fn law(law: &str, holds: bool, seen: impl FnOnce() -> String) -> Result<(), Broken> {
-    if holds { Ok(()) } else { Err(format!("{law}: {}", seen())) }
+fn require(invariant: &str, holds: bool, seen: impl FnOnce() -> String) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(format!("{invariant}: {}", seen())) }
 }
 
-/// A profile, as far as the laws go by it.
+/// The properties of a profile that the invariants need.
 pub struct Known {
     pub knock_port: u16,
     pub stealth: bool,
-    /// The ports that it lists; `None` is any.
+    /// The ports that it lists; `None` means any.
     pub ports: Option<Ports>,
-    /// The profiles that have the same keys, this one among them.
+    /// The numbers of the profiles with the same keys, including this one.
     pub twins: Vec<usize>,
 }
 
-/// An accepted knock, and what may become of it.
+/// An accepted knock, and the expected outcome.
 #[derive(Clone, Copy, Debug)]
 pub struct Accepted {
     pub knock: Knock,
     pub source: IpAddr,
-    /// The law by which it opens nothing.
+    /// The invariant by which it must open nothing.
     closed_by: Option<&'static str>,
-    /// Whether it cannot be asked for a second one.
+    /// Whether a single knock must suffice.
     alone: bool,
     /// Whether another profile has the same keys.
     has_twin: bool,
 }
 
-/// The leaky counter of guesses, kept once more.
+/// An independent implementation of the leaky counter of guesses.
 struct Guesses {
     limit: f64,
     level: f64,
@@ -75,7 +75,7 @@ struct Guesses {
 }
 
 impl Guesses {
-    /// Whether there is room for `codes`; `None` where that is too close to say.
+    /// Returns whether there is room for `codes`; `None` if rounding decides.
     fn has_room(&mut self, codes: u32, now: Instant) -> Option<bool> {
         let leaked = self.limit * now.duration_since(self.at).as_secs_f64() / 86_400.0;
         (self.level, self.at) = ((self.level - leaked).max(0.0), now);
@@ -84,19 +84,19 @@ impl Guesses {
     }
 }
 
-/// The engine's promises about one SYN.
-pub struct Judgements {
+/// The expected behaviour of the engine for each SYN.
+pub struct EngineModel {
     pub window: u32,
     pub replay_cache: usize,
     known: Vec<Known>,
     guesses: Guesses,
-    /// When the messages of each profile were handled.
+    /// The recently handled counters of each profile, and when.
     handled: Vec<VecDeque<(u32, Instant)>>,
-    /// The messages accepted last.
+    /// The recently accepted messages.
     accepted: VecDeque<(u16, Fields)>,
 }
 
-impl Judgements {
+impl EngineModel {
     pub fn new(known: Vec<Known>, window: u32, replay_cache: usize, guesses: u32, now: Instant) -> Self {
         Self {
             window,
@@ -108,46 +108,47 @@ impl Judgements {
         }
     }
 
-    /// The engine has forgotten everything.
+    /// Records that the engine was restarted and has lost its memory.
     pub fn restarted(&mut self, now: Instant) {
         self.handled.iter_mut().for_each(VecDeque::clear);
         self.accepted.clear();
         (self.guesses.level, self.guesses.at) = (0.0, now);
     }
 
-    /// How many stealth codes the port opens for.
+    /// Returns how many stealth codes open a port at this knock port.
     pub fn codes(&self, knock_port: u16) -> u32 {
         let on_port = self.known.iter().filter(|known| known.stealth && known.knock_port == knock_port);
         on_port.map(|known| known.ports.iter().flat_map(Ports::iter).count() as u32 * self.window).sum()
     }
 
-    /// Whether there is surely room for a guess that could hit one of `codes`.
+    /// Returns whether there is certainly room for a guess that could hit one of `codes`.
     pub fn has_room(&mut self, codes: u32, now: Instant) -> bool {
         self.guesses.has_room(codes, now) == Some(true)
     }
 
-    /// The engine has handled `packet`, and its counters went from `before` to `after`. Returns what it accepted.
+    /// Checks how the engine has handled `packet`, which changed its counters from `before` to `after`. Returns the
+    /// accepted knocks.
     pub fn handled(
         &mut self,
         packet: &Packet,
         (before, after): (&[u64], &[u64]),
         event: Option<Event>,
         now: Instant,
-    ) -> Result<Vec<Accepted>, Broken> {
+    ) -> Result<Vec<Accepted>, Violation> {
         let seen = || format!("{:?}, {before:?} -> {after:?}, {event:?}", packet.knock);
         let changed: Vec<usize> = (0..before.len()).filter(|&profile| before[profile] != after[profile]).collect();
-        law(NEVER_BACK, changed.iter().all(|&profile| before[profile] < after[profile]), seen)?;
+        require(NEVER_BACK, changed.iter().all(|&profile| before[profile] < after[profile]), seen)?;
 
         let knock_port = packet.entry.knock_port;
         let message = (knock_port, carried(&packet.entry.fields));
         if self.accepted.contains(&message) {
-            law(REPLAY_IS_KNOWN, changed.is_empty() && matches!(event, None | Some(Event::Replay)), seen)?;
+            require(REPLAY_IS_KNOWN, changed.is_empty() && matches!(event, None | Some(Event::Replay)), seen)?;
         }
         if let Some(Event::WrongCode { throttled }) = event {
             self.wrong_code(packet, throttled, now)?;
         }
         let Some(knock) = packet.knock else {
-            return law(ONLY_WHAT_WAS_SENT, changed.is_empty(), seen).map(|()| Vec::new());
+            return require(ONLY_WHAT_WAS_SENT, changed.is_empty(), seen).map(|()| Vec::new());
         };
         let source = packet.entry.source;
         let codes = self.codes(knock_port);
@@ -158,10 +159,10 @@ impl Judgements {
         };
         let holders = self.known[knock.profile].twins.iter().copied().filter(near).count();
         for &profile in &changed {
-            law(ONLY_WHAT_WAS_SENT, self.known[knock.profile].twins.contains(&profile), seen)?;
-            law(ONLY_WHAT_WAS_SENT, after[profile] == u64::from(knock.counter) + 1, seen)?;
-            law(NEVER_BACK, u64::from(knock.counter) >= before[profile], seen)?;
-            law(FAR_NEEDS_TWO, near(&profile) || self.is_behind(&knock, now), seen)?;
+            require(ONLY_WHAT_WAS_SENT, self.known[knock.profile].twins.contains(&profile), seen)?;
+            require(ONLY_WHAT_WAS_SENT, after[profile] == u64::from(knock.counter) + 1, seen)?;
+            require(NEVER_BACK, u64::from(knock.counter) >= before[profile], seen)?;
+            require(FAR_NEEDS_TWO, near(&profile) || self.is_behind(&knock, now), seen)?;
             let waits = self.known[profile].stealth && !self.is_behind(&knock, now);
             let closed_by = if holders > 1 {
                 Some(OF_TWO_OPENS_NOTHING)
@@ -176,7 +177,7 @@ impl Judgements {
         }
         if !changed.is_empty() {
             let listed = self.known[knock.profile].ports.as_ref().is_none_or(|ports| ports.contains(knock.port));
-            law(OF_TWO_OPENS_NOTHING, holders < 2 || changed.len() == holders || !listed, seen)?;
+            require(OF_TWO_OPENS_NOTHING, holders < 2 || changed.len() == holders || !listed, seen)?;
             self.accepted.extend(changed.iter().map(|_| message));
             while self.accepted.len() > self.replay_cache {
                 self.accepted.pop_front();
@@ -190,7 +191,7 @@ impl Judgements {
         Ok(accepted)
     }
 
-    /// Whether a message with one of the 20 counters before that of `knock` was handled lately.
+    /// Returns whether a message with one of the 20 counters before that of `knock` was handled in the last minute.
     fn is_behind(&self, knock: &Knock, now: Instant) -> bool {
         self.handled[self.known[knock.profile].twins[0]].iter().any(|&(counter, at)| {
             (counter + 1..=counter.saturating_add(20)).contains(&knock.counter)
@@ -198,12 +199,12 @@ impl Judgements {
         })
     }
 
-    fn wrong_code(&mut self, packet: &Packet, throttled: bool, now: Instant) -> Result<(), Broken> {
+    fn wrong_code(&mut self, packet: &Packet, throttled: bool, now: Instant) -> Result<(), Violation> {
         let stealth = packet.entry.fields.ack == 0;
         let codes = self.codes(packet.entry.knock_port);
         let room = self.guesses.has_room(codes, now);
         let counted = if stealth { room.is_none_or(|room| room != throttled) } else { !throttled };
-        law(GUESSES_ARE_COUNTED, counted, || format!("{codes} codes, room: {room:?}, throttled: {throttled}"))?;
+        require(GUESSES_ARE_COUNTED, counted, || format!("{codes} codes, room: {room:?}, throttled: {throttled}"))?;
         if stealth && !throttled {
             self.guesses.level += f64::from(codes);
         }
@@ -211,13 +212,13 @@ impl Judgements {
     }
 }
 
-/// The fields of which a message is made.
+/// Returns the fields that carry the message.
 fn carried(fields: &Fields) -> Fields {
     let win = fields.win.filter(|_| fields.ack != 0);
     Fields { win, ..*fields }
 }
 
-/// The disk and its promises.
+/// A model of the disk.
 pub struct Disk {
     pub counters: Vec<u64>,
     pub works: Vec<bool>,
@@ -240,21 +241,21 @@ impl Disk {
         self.failed_in_batch.clear();
     }
 
-    /// A profile's counter is to be stored; `None` where the disk fails.
-    pub fn store(&mut self, profile: usize, next: u64) -> Result<Option<u64>, Broken> {
-        law(STORED_ONCE, self.stored_in_batch.insert(profile), || format!("profile {profile}"))?;
+    /// Stores a profile's counter and returns the stored value; `None` if the disk fails.
+    pub fn store(&mut self, profile: usize, next: u64) -> Result<Option<u64>, Violation> {
+        require(STORED_ONCE, self.stored_in_batch.insert(profile), || format!("profile {profile}"))?;
         if !self.works[profile] {
             self.failed_in_batch.insert(profile);
             return Ok(None);
         }
-        // As the counter file does it: what is higher stays.
+        // Like the counter file, keep the higher value.
         let next = next.max(self.counters[profile]);
         self.counters[profile] = next;
         Ok(Some(next))
     }
 }
 
-/// The opener and the kernel's set of openings.
+/// A model of the opener and of the kernel's set of openings.
 #[derive(Default)]
 pub struct Opener {
     /// Whether a port may be opened before its counter is stored.
@@ -271,65 +272,71 @@ impl Opener {
         Self { ignores_unstored, ..Self::default() }
     }
 
-    /// The engine is done with the next accepted knock, which came from `source` for `port`. Those whose
-    /// counters could not be stored are passed over.
-    fn done_with(&mut self, source: IpAddr, port: u16, disk: &Disk) -> Result<Accepted, Broken> {
+    /// Removes the next accepted knock, which must be from `source` and for `port`. Skips knocks whose counters could
+    /// not be stored.
+    fn next_accepted(&mut self, source: IpAddr, port: u16, disk: &Disk) -> Result<Accepted, Violation> {
         while let Some(accepted) = self.waiting.pop_front() {
             if !disk.failed_in_batch.contains(&accepted.knock.profile) {
                 let next = (accepted.source, accepted.knock.port) == (source, port);
-                law(IN_ORDER, next, || format!("port {port} from {source} comes before {accepted:?}"))?;
+                require(IN_ORDER, next, || format!("port {port} from {source} comes before {accepted:?}"))?;
                 return Ok(accepted);
             }
         }
         Err(format!("{IN_ORDER}: nothing was accepted for port {port} from {source}"))
     }
 
-    /// The engine reports what became of an accepted knock.
-    pub fn reported(&mut self, event: Event, disk: &Disk) -> Result<(), Broken> {
+    /// Checks a report about an accepted knock.
+    pub fn reported(&mut self, event: Event, disk: &Disk) -> Result<(), Violation> {
         match event {
             Event::NeedsSecond(knock) => {
-                let accepted = self.done_with(knock.source, knock.port, disk)?;
-                law(GUESSING_NEEDS_TWO, !accepted.alone, || format!("{accepted:?} needs none"))
+                let accepted = self.next_accepted(knock.source, knock.port, disk)?;
+                require(GUESSING_NEEDS_TWO, !accepted.alone, || format!("{accepted:?} needs none"))
             }
             Event::Ambiguous(knock) => {
-                // In whatever order: nothing is opened.
+                // The order does not matter, because nothing is opened.
                 let profile = |accepted: &Accepted| accepted.knock.profile == knock.profile;
                 let place = self.waiting.iter().position(profile);
                 let accepted = place.and_then(|place| self.waiting.remove(place));
                 let of_two = accepted.is_some_and(|accepted| accepted.has_twin && accepted.source == knock.source);
-                law(OF_TWO_OPENS_NOTHING, of_two, || format!("{accepted:?} is not {knock:?}"))
+                require(OF_TWO_OPENS_NOTHING, of_two, || format!("{accepted:?} is not {knock:?}"))
             }
             Event::PortNotAllowed(knock) | Event::NoClientAddress(knock) => {
-                self.done_with(knock.source, knock.port, disk).map(drop)
+                self.next_accepted(knock.source, knock.port, disk).map(drop)
             }
             _ => Ok(()),
         }
     }
 
-    /// The engine asks for an opening, and `reply` is the answer.
-    pub fn asked(&mut self, request: &OpenRequest, disk: &Disk, reply: OpenReply, now: Instant) -> Result<(), Broken> {
-        let accepted = self.done_with(request.source(), request.port(), disk)?;
+    /// Checks a request for an opening, and records it if `reply` opens it.
+    pub fn asked(
+        &mut self,
+        request: &OpenRequest,
+        disk: &Disk,
+        reply: OpenReply,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let accepted = self.next_accepted(request.source(), request.port(), disk)?;
         let knock = accepted.knock;
         if let Some(broken) = accepted.closed_by {
-            law(broken, false, || format!("{accepted:?}"))?;
+            require(broken, false, || format!("{accepted:?}"))?;
         }
         if !self.ignores_unstored {
             let stored = disk.counters[knock.profile];
-            law(STORED_FIRST, stored > knock.counter.into(), || format!("{knock:?}, the disk has {stored}"))?;
+            require(STORED_FIRST, stored > knock.counter.into(), || format!("{knock:?}, the disk has {stored}"))?;
         }
         if reply == OpenReply::Opened {
-            law(OPENS_ONCE, self.opened.insert((knock.profile, knock.counter)), || format!("{knock:?}"))?;
+            require(OPENS_ONCE, self.opened.insert((knock.profile, knock.counter)), || format!("{knock:?}"))?;
             let until = now + Duration::from_secs(request.seconds().into());
             self.openings.insert((request.source(), request.port()), (knock, until));
         }
         Ok(())
     }
 
-    /// A connection comes from where an opening is for; the opening is used up.
-    pub fn connect(&mut self, source: IpAddr, port: u16, now: Instant) -> Result<(), Broken> {
+    /// Uses up an opening by a connection.
+    pub fn connect(&mut self, source: IpAddr, port: u16, now: Instant) -> Result<(), Violation> {
         match self.openings.remove(&(source, port)) {
             Some((knock, until)) if now < until => {
-                law(ONE_CONNECTION, self.connected.insert(knock), || format!("{knock:?}"))
+                require(ONE_CONNECTION, self.connected.insert(knock), || format!("{knock:?}"))
             }
             _ => Ok(()),
         }
