@@ -131,7 +131,7 @@ deb ipk:
 	scripts/package.sh $@ $(or $(ARCH),$(if $(filter deb,$@),amd64,x86_64))
 
 .PHONY: release
-release: ## make dist/ anew: all static files, packages for Debian and OpenWrt, MANIFEST and SHA256SUMS
+release: ## replace dist/ by all static files, packages for Debian and OpenWrt, MANIFEST and SHA256SUMS
 	scripts/release.sh
 
 .PHONY: size
@@ -188,7 +188,7 @@ install: $(BINARY) ## install below DESTDIR and PREFIX (/usr/local); profiles ar
 	for applet in $(APPLETS); do ln -sf knockknock $(bashdir)/$$applet && ln -sf knockknock.fish $(fishdir)/$$applet.fish || exit 1; done
 
 .PHONY: uninstall
-uninstall: ## remove exactly what install put there; refuses while the guard stands
+uninstall: ## remove exactly what install put there; refuses while the guard is active
 	@[ -n "$(DESTDIR)" ] || scripts/check-no-guard.sh
 	rm -f $(addprefix $(bindir)/,knockknock $(APPLETS))
 	rm -f $(foreach page,$(PAGES),$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows how one knock opens a closed port for one connection: two network namespaces joined by a virtual cable, the real
+# Shows how one knock opens a closed port for one connection: two network namespaces joined by a veth pair, the real
 # firewall, the real kernel log. Needs root, and calls sudo without it; removes everything when it ends.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -53,7 +53,7 @@ connect() {
     if [ "$greeting" = welcome ]; then echo connected; else echo "not connected"; fi
 }
 
-### Two machines, a cable, a service, a profile on both sides, the daemon.
+### Two machines, a veth pair, a service, a profile on both sides, the daemon.
 
 sysctl -qw net.netfilter.nf_log_all_netns=1 # without it the kernel does not log packets in a namespace
 ip netns add "$client"

@@ -103,7 +103,8 @@ openwrt_files() {
     chmod -R u=rwX,go=rX "$stage/root"
 }
 
-# openwrt_script FUNCTION: prints a script that has OpenWrt do for the package what it does for each: users, the init script.
+# openwrt_script FUNCTION: prints a script that calls OpenWrt's function for packages, which creates users and enables the
+# init script.
 openwrt_script() {
     # shellcheck disable=SC2016 # for the router's shell
     printf '%s\n' '#!/bin/sh' '[ "${IPKG_NO_SCRIPT}" != 1 ] || exit 0' '[ -s "${IPKG_INSTROOT}/lib/functions.sh" ] || exit 0' \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# release.sh [TARGET...]: makes dist/ anew, with the static files for the targets (default: all), their packages for Debian and
+# release.sh [TARGET...]: replaces dist/ by the static files for the targets (default: all), their packages for Debian and
 # OpenWrt, MANIFEST and SHA256SUMS. The same commit gives the same bytes.
 set -euo pipefail
 umask 022

@@ -42,7 +42,7 @@ case $there in *"
 mkdir -p "$stage/usr/bin"
 cp "$binary" "$stage/usr/bin/knockknock"
 for applet in daemon genprofile proxy; do ln -s knockknock "$stage/usr/bin/knockknock-$applet"; done
-# What sysupgrade keeps: all of this, and this list itself. A package has none of it, but its conffiles.
+# The files that sysupgrade keeps: all of these, and this list itself. Of a package it keeps only the conffiles.
 keep=lib/upgrade/keep.d/knockknock
 mkdir -p "$stage/${keep%/*}"
 (cd "$stage" && { echo /etc/knockknock.d/ && echo /etc/rc.d/S18knockknock && echo "/$keep" && find etc usr ! -type d | sed 's,^,/,'; }) >"$stage/list"
@@ -54,7 +54,7 @@ if [ -n "$dry" ]; then
 	(cd "$stage" && find . ! -type d | sed 's,^\.,  ,' | sort)
 	exit
 fi
-# procd leaves a running daemon alone, since its command is the same.
+# procd does not restart a daemon whose command is the same.
 tar -C "$stage" --owner=0 --group=0 --numeric-owner -cf - etc lib usr |
 	ssh "$router" 'tar -xf - -C / && /etc/init.d/knockknock enable || exit
 		! grep -qs "^knock-watcher\$" /proc/[0-9]*/comm || { /etc/init.d/knockknock restart && echo "Restarted the daemon."; }'

@@ -3,7 +3,9 @@
 //!
 //! The message is the port (2 bytes) and the first 10 bytes of HMAC-SHA1(mac key, port). It is encrypted with
 //! AES-128 in CTR mode (NIST SP 800-38A); the counter block is 12 zero bytes and the counter (4). All numbers
-//! are big-endian. The stealth wire encrypts nothing: see [`super::hotp`].
+//! are big-endian. Bytes 0..2 are the IPv4 identification, or the low 16 bits of the IPv6 flow label, bytes 2..6 the
+//! sequence number, 6..10 the acknowledgment number and 10..12 the window. The stealth wire encrypts nothing: see
+//! [`super::hotp`].
 
 use crate::ports::Ports;
 use aes::Aes128;
