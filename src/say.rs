@@ -19,22 +19,35 @@ enum Severity {
 const DAEMON: u8 = 3;
 
 static NAME: OnceLock<&str> = OnceLock::new();
-/// Set when lines go to syslog; the inner `None` means that no syslog daemon listens.
-static SYSLOG: OnceLock<Option<UnixDatagram>> = OnceLock::new();
+/// Where lines go instead of standard error alone.
+static TARGET: OnceLock<Target> = OnceLock::new();
+
+enum Target {
+    /// The journal, by standard error.
+    Journal,
+    /// Syslog, if it listens. With `copies`, warnings and errors go to standard error as well, and notes never do.
+    /// Without, a line goes to standard error if syslog does not take it.
+    Syslog { socket: Option<UnixDatagram>, copies: bool },
+}
 
 /// Sets the name that each line starts with. Only the first call has an effect.
 pub fn set_name(name: &'static str) {
     let _ = NAME.set(name);
 }
 
-/// Sends all further lines to syslog. Warnings and errors go to standard error as well.
+/// Sends all further lines to syslog. With `copies`, warnings and errors go to standard error as well, and nothing else.
+/// Without, lines that syslog does not take go there: it restarts, and a child cannot connect again.
 ///
-/// The socket is connected now, because a child that has given up its root directory cannot find it later.
-/// While no syslog daemon listens, lines are lost, and nothing blocks.
-pub fn use_syslog() {
+/// The socket is connected now, because a child that has given up its root directory cannot find it later. Nothing blocks.
+pub fn use_syslog(copies: bool) {
     let connected = UnixDatagram::unbound()
         .and_then(|socket| socket.connect("/dev/log").and_then(|()| socket.set_nonblocking(true)).map(|()| socket));
-    let _ = SYSLOG.set(connected.ok());
+    let _ = TARGET.set(Target::Syslog { socket: connected.ok(), copies });
+}
+
+/// Starts all further lines with their severity, as the journal reads it from standard error (sd-daemon(3)).
+pub fn use_journal() {
+    let _ = TARGET.set(Target::Journal);
 }
 
 /// Reports something that happened as it should.
@@ -93,17 +106,21 @@ pub fn terminal() -> Option<Terminal> {
 fn line(severity: Severity, text: &str) {
     let text = escaped(text);
     let name = NAME.get().unwrap_or(&"knockknock");
-    if let Some(syslog) = SYSLOG.get() {
-        let priority = DAEMON << 3 | severity as u8;
-        if let Some(socket) = syslog {
-            let _ = socket.send(format!("<{priority}>{name}[{}]: {text}", std::process::id()).as_bytes());
+    let number = severity as u8;
+    let mut line = format!("{name}: {text}\n");
+    match TARGET.get() {
+        Some(Target::Syslog { socket, copies }) => {
+            let message = format!("<{}>{name}[{}]: {text}", DAEMON << 3 | number, std::process::id());
+            let sent = socket.as_ref().is_some_and(|socket| socket.send(message.as_bytes()).is_ok());
+            if if *copies { severity == Severity::Notice } else { sent } {
+                return;
+            }
         }
-        if severity == Severity::Notice {
-            return;
-        }
+        Some(Target::Journal) => line.insert_str(0, &format!("<{number}>")),
+        None => {}
     }
     // A single write keeps lines of several processes apart.
-    let _ = process::standard(2).write_all(format!("{name}: {text}\n").as_bytes());
+    let _ = process::standard(2).write_all(line.as_bytes());
 }
 
 /// The text with control characters written as `\x1b`, because names come from files and packets.

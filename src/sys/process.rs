@@ -1,6 +1,7 @@
 //! This process: its signals, its descriptors, daemonizing.
 
 use super::check;
+use super::file::read_small;
 use std::env;
 use std::ffi::CStr;
 use std::fs::File;
@@ -8,8 +9,11 @@ use std::io::{self, Read, Write};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::linux::fs::MetadataExt;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+use std::os::unix::process::parent_id;
+use std::path::Path;
 
 /// A signal that the supervisor waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +109,18 @@ fn mask(how: libc::c_int, signals: &libc::sigset_t) -> io::Result<()> {
 pub fn standard(number: i32) -> ManuallyDrop<File> {
     // SAFETY: std opens /dev/null for descriptors that were closed, and nothing of ours closes these two.
     ManuallyDrop::new(unsafe { File::from_raw_fd(number) })
+}
+
+/// Whether standard error is connected to systemd's journal: JOURNAL_STREAM (systemd.exec(5)) names its device and inode.
+pub fn stderr_is_journal() -> bool {
+    let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
+    standard(2).metadata().is_ok_and(|found| stream == format!("{}:{}", found.st_dev(), found.st_ino()))
+}
+
+/// Whether the parent process has that name.
+pub fn parent_is(name: &str) -> bool {
+    let found = read_small(Path::new(&format!("/proc/{}/comm", parent_id())));
+    found.is_ok_and(|found| found.trim_ascii() == name.as_bytes())
 }
 
 /// Takes ownership of a descriptor that was inherited from the supervisor. Call it once for each.

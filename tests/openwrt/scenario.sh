@@ -5,7 +5,8 @@
 passed=0 failed=0
 init=/etc/init.d/knockknock
 profiles=/etc/knockknock.d/profiles
-said=/tmp/procd/knockknock.stderr
+said=/tmp/messages
+unsent=/tmp/procd/knockknock.stderr
 port=${KNOCK_PORT:-4000}
 
 check() { # WHAT COMMAND…: the command succeeds
@@ -90,15 +91,21 @@ else
 	no_own_firewall() { iptables -F INPUT && iptables -P INPUT ACCEPT; }
 	our_rules() { iptables -t mangle -S; }
 fi
-# As at boot: the daemon, the firewall, the network.
+# As at boot: the log, the daemon, the firewall, the network.
+syslogd -n -O $said &
+syslog=$!
+soon [ -S /dev/log ]
 check "a profile is made" knockknock-genprofile gate "$port" --ports 22
 mkdir -p /root/.knockknock && cp -R $profiles/gate /root/.knockknock/10.9.0.1
-sed -i "s/#list guard '22'/list guard '22'/; s/#list interfaces 'eth1'/list interfaces 'eth0'/" /etc/config/knockknock
+sed -i "s/#list guard '22'/list guard '22'/; s/#list interfaces 'eth1'/list interfaces 'eth0'/; s/#option log/option log/" /etc/config/knockknock
 $init enable
 check "it starts before the network and the firewall" [ -e /etc/rc.d/S18knockknock ]
 check "check says what it would do" $init check
 check "and leaves fw4 as it is" [ ! -e /etc/nftables.d/knockknock.nft ]
 check "the daemon starts by its init script" becomes_ready $init start
+check "its notes are notes in syslog" more ' daemon\.notice knockknock-daemon\[.*: ready' 0
+check "its warnings are warnings" more ' daemon\.warn knockknock-daemon\[.*: no profile has ever knocked' 0
+check "procd logs nothing as an error" [ ! -s $unsent ]
 check "$own takes our rule" own_firewall
 
 # The network comes up: a client at the other end of a cable.
@@ -143,6 +150,14 @@ check "a knock opens it after the reload" knocks
 check "for the new time" sh -c "tail -n 1 $said | grep -q 'for 7 s'"
 check "for one connection after the reload" connects
 
+sed -i "s/option log/#option log/" /etc/config/knockknock
+source=/dev/kmsg
+[ ! -e /proc/net/netfilter/nfnetlink_log ] || source='NFLOG group 662'
+check "it chooses where it reads knocks" becomes_ready $init restart
+check "an NFLOG group, if the kernel has its module" more ": ready: reads $source" 0
+check "a knock opens it from there" knocks
+check "for one connection from there" connects
+
 check "it is killed, and procd starts it again" becomes_ready kill -9 "$(cat /tmp/procd/knockknock.pid)"
 check "a knock opens it after the crash" knocks
 check "for one connection after the crash" connects
@@ -185,6 +200,12 @@ if [ $own = fw4 ]; then
 	check "a knock opens it, past fw4" knocks
 	check "for one connection, past fw4" connects
 fi
+
+kill "$syslog"
+wait "$syslog"
+said=$unsent
+check "while no syslog listens, the daemon and a knock are logged by procd" knocks
+check "for one connection without a syslog" connects
 
 $init stop
 no_own_firewall

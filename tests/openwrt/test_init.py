@@ -78,7 +78,16 @@ def test_before_there_is_a_profile_it_is_not_started_over_and_over(openwrt):
 
 def test_the_shipped_configuration(openwrt):
     openwrt.init("start")
-    assert openwrt.config == "[main]\ndelay = 15\nlog = kmsg\nmark = 0x08000000\n"
+    assert openwrt.config == "[main]\ndelay = 15\nmark = 0x08000000\nlog = kmsg\n"
+
+
+def test_with_its_module_knocks_come_by_nflog_and_not_by_the_log_of_all(openwrt):
+    openwrt.write("proc/net/netfilter/nfnetlink_log", "")
+    openwrt.init("start")
+    assert "log = nflog:662\n" in openwrt.config
+    openwrt.uci("config knockknock 'main'\n\toption log 'kmsg'\n")
+    openwrt.init("start")
+    assert openwrt.config == "[main]\nlog = kmsg\n", "unless the owner wants it so"
 
 
 GOOD = {
@@ -117,7 +126,7 @@ GOOD = {
 def test_uci_options_become_the_daemons_config(openwrt, uci, config):
     openwrt.uci(uci)
     assert openwrt.init("start").returncode == 0
-    assert openwrt.config == "[main]\n" + config
+    assert openwrt.config == "[main]\n" + config + ("" if "log = " in config else "log = kmsg\n")
 
 
 BAD = {
@@ -216,7 +225,7 @@ def test_reload_hups_the_running_daemon(openwrt):
     assert openwrt.run("/usr/bin/knockknock-genprofile", "gate", "4000").returncode == 0
     assert openwrt.init("reload").returncode == 0
     assert openwrt.read("tmp/procd/knockknock.signals") == "signal HUP\n"
-    assert openwrt.config == "[main]\ndelay = 40\n"
+    assert openwrt.config == "[main]\ndelay = 40\nlog = kmsg\n"
 
 
 def test_reload_starts_a_daemon_that_could_not_start(openwrt):

@@ -22,6 +22,10 @@ filtered() { # every process runs under a filter, and none can gain a privilege
     done
 }
 
+has() { # SEVERITY TEXT: a line of that severity says so
+    journalctl --no-pager --quiet --output cat --unit knockknock-daemon.service --priority "$1..$1" | grep -q "$2"
+}
+
 unshare --net sleep 1000 &
 client=$!
 soon not same_network "$client"
@@ -36,6 +40,8 @@ busybox nc -ll -p 22 -e echo welcome &
 
 check "the unit is active" unit is-active
 check "the daemon is ready" soon more ': ready' 0
+check "its notes are notes in the journal" has notice ': ready'
+check "its warnings are warnings" has warning ': no profile has ever knocked'
 check "its processes are held" filtered
 check "the unit leaves it every means to confine itself" not more 'cannot' 0
 check "the guarded port is closed" not connects

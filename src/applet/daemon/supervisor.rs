@@ -31,7 +31,7 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
     // Block signals first, so that an early SIGHUP waits instead of terminating a daemon that is starting.
     let signals = Signals::block().map_err(|cause| Error::system("block signals", cause))?;
     let _lock = setup::lock(directory)?;
-    let log_target = if background { LogTarget::Syslog } else { LogTarget::Stderr };
+    let log_target = LogTarget::choose(background);
     log_target.open();
     privileges::limit_supervisor()?;
     let mut setup = last_good::start(directory, trial.is_some())?;

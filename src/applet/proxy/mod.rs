@@ -77,7 +77,7 @@ pub fn run(options: ProxyOptions) -> Result<()> {
     let directory = home.directory;
     let mut proxy = EventLoop::new(listener, knocker, ProxyRules { directory, most, profiles_only: remote })?;
     if let Some(background) = background {
-        say::use_syslog();
+        say::use_syslog(true);
         background.ready(false).map_err(|cause| Error::system("detach from the terminal", cause))?;
     }
     remarks.iter().for_each(say::warn);

@@ -25,7 +25,7 @@ procd_close_service() {
 	[ -n "$command" ] && [ ! -e $noted/dry ] || return 0
 	procd_running "$service" && return # the real one compares the old with the new
 	echo $$ >"$noted/$service.wanted"
-	while wanted; do
+	while echo procd >/proc/self/comm && wanted; do # the daemon's parent
 		$command 2>>"$noted/$service.stderr" &
 		echo $! >"$noted/$service.pid"
 		wait $!
