@@ -177,6 +177,13 @@ fn mark(value: &str) -> Option<u32> {
     mark.is_power_of_two().then_some(mark)
 }
 
+/// Returns the path of the last configuration that worked: next to the directory of the profiles, because `directory` may
+/// contain only a link to that.
+pub fn last_good(directory: &Path) -> PathBuf {
+    let profiles = directory.join("profiles");
+    profiles.canonicalize().unwrap_or(profiles).with_file_name("config.good")
+}
+
 /// Returns the config's `guard`, if it is not empty: the default ports of a new profile.
 pub fn guard(directory: &Path) -> Result<Option<Ports>> {
     let (config, _) = Config::from_text(directory, &Config::read(directory)?)?;

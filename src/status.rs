@@ -63,8 +63,8 @@ pub struct Status {
     pub daemon: u32,
     /// When the daemon started.
     pub since: u64,
-    /// When the watcher read the profiles.
-    pub loaded: u64,
+    /// A checksum of the profiles that the watcher has read.
+    pub profiles: u64,
     /// The [`checksum`] of the daemon's configuration.
     pub config: u64,
     /// How often each [`Count`] has happened since the daemon started.
@@ -76,12 +76,12 @@ pub struct Status {
 }
 
 impl Status {
-    /// Creates the status of a watcher that starts at `now`. It continues that of an earlier watcher of the same
-    /// daemon.
-    pub fn start(earlier: Option<Self>, daemon: u32, config: &str, now: u64) -> Self {
+    /// Creates the status of a watcher that starts at `now` and has read the configuration `config` and profiles with the
+    /// checksum `profiles`. It continues the status of an earlier watcher of the same daemon.
+    pub fn start(earlier: Option<Self>, daemon: u32, config: &str, profiles: u64, now: u64) -> Self {
         let status = earlier.filter(|earlier| earlier.daemon == daemon);
         Self {
-            loaded: now,
+            profiles,
             config: checksum(config.as_bytes()),
             ..status.unwrap_or_else(|| Self { daemon, since: now, ..Self::default() })
         }
@@ -116,7 +116,7 @@ impl Status {
     /// Returns the bytes of the record: a checksum, then text, then empty lines.
     pub fn encode(&self) -> Vec<u8> {
         let mut text = String::new();
-        for number in [self.daemon.into(), self.since, self.loaded, self.config].into_iter().chain(self.counts) {
+        for number in [self.daemon.into(), self.since, self.profiles, self.config].into_iter().chain(self.counts) {
             push_number(&mut text, number);
         }
         let (time, why) = self.problem.as_ref().map_or((0, ""), |(time, why)| (*time, why));
@@ -152,7 +152,7 @@ impl Status {
         let mut status = Self {
             daemon: number(first)? as u32,
             since: number(first)?,
-            loaded: number(first)?,
+            profiles: number(first)?,
             config: number(first)?,
             ..Self::default()
         };
@@ -167,7 +167,8 @@ impl Status {
             let (source, profile) = line.split_once(' ')?;
             status.knocks.push(LastKnock { time, source: source.parse().ok()?, port, profile: profile.into() });
         }
-        Some(status)
+        // There is one spelling of each record.
+        Some(status).filter(|status| status.encode() == bytes)
     }
 }
 
@@ -258,7 +259,7 @@ mod tests {
     }
 
     fn full() -> Status {
-        let mut status = Status::start(None, 77, "", 5);
+        let mut status = Status::start(None, 77, "", 3, 5);
         status.count(Count::Opened);
         status.count(Count::LogOverruns);
         status.count(Count::LogOverruns);
@@ -317,10 +318,10 @@ mod tests {
 
     #[test]
     fn counts_continue_after_a_restart_of_the_watcher_and_start_from_0_with_the_daemon() {
-        let again = Status::start(Some(full()), 77, "", 50);
-        assert_eq!(again, Status { loaded: 50, ..full() });
+        let again = Status::start(Some(full()), 77, "", 4, 50);
+        assert_eq!(again, Status { profiles: 4, ..full() });
         let config = checksum(b"x");
-        let anew = Status { daemon: 78, since: 50, loaded: 50, config, ..Status::default() };
-        assert_eq!(Status::start(Some(full()), 78, "x", 50), anew);
+        let anew = Status { daemon: 78, since: 50, profiles: 4, config, ..Status::default() };
+        assert_eq!(Status::start(Some(full()), 78, "x", 4, 50), anew);
     }
 }

@@ -1,7 +1,9 @@
 //! Lists the profiles in a directory, and finds the one for a host.
 
+use super::keys;
 use super::ownership::failed;
 use crate::error::{Error, Result};
+use crate::status::checksum;
 use crate::sys::file;
 use std::fs;
 use std::io;
@@ -49,12 +51,19 @@ pub struct Listing {
     pub left_out: Vec<(Found, Error)>,
 }
 
-/// Returns whether a profile in `directory` was created, removed or changed after `time`, in seconds since 1970.
-pub fn changed_since(directory: &Path, time: u64) -> bool {
-    // Both times were rounded.
-    let later = |path: &Path| file::modified(path) > Some(time + 1);
-    let profiles = list(directory).unwrap_or_default().profiles;
-    later(directory) || profiles.iter().any(|found| later(&found.path) || later(&found.path.join("config")))
+/// Returns a checksum of the profiles in `directory`: their names and configs, and which files hold their keys, with
+/// which modes and since when. Reads no key.
+pub fn state(directory: &Path) -> u64 {
+    let mut bytes = Vec::new();
+    for found in list(directory).unwrap_or_default().profiles {
+        bytes.extend(found.name.bytes());
+        bytes.push(0);
+        bytes.extend(file::read_small(&found.path.join("config")).unwrap_or_default());
+        for key in keys::FILES {
+            bytes.extend(file::version(&found.path.join(key)).unwrap_or_default().as_flattened());
+        }
+    }
+    checksum(&bytes)
 }
 
 /// Lists the profiles in `directory`. A directory that does not exist has none. Any other failure is an error, because

@@ -55,6 +55,13 @@ pub fn modified(path: &Path) -> Option<u64> {
     fs::metadata(path).ok().and_then(|found| found.mtime().try_into().ok())
 }
 
+/// Returns the inode number of a file, its mode, and when it was written (seconds and nanoseconds).
+pub fn version(path: &Path) -> Option<[[u8; 8]; 4]> {
+    let found = fs::metadata(path).ok()?;
+    let mode = u64::from(found.mode());
+    Some([found.ino(), mode, found.mtime() as u64, found.mtime_nsec() as u64].map(u64::to_ne_bytes))
+}
+
 /// Waits for the exclusive lock on `file`. Closing the file releases it.
 pub fn lock(file: &File) -> io::Result<()> {
     // SAFETY: flock takes a descriptor, which `file` keeps open, and touches no memory.

@@ -54,6 +54,7 @@ def test_a_running_daemon_is_described(gate, firewall):
     assert output["problem"] is None and output["openings"] == []
     assert profile(output) == {"name": "gate", "knock_port": gate.gate.knock_port, "wire": "classic", "ports": [7, 22],
                              "counter": 0, "last_knock": None, "from": None}
+    assert re.search(r"^  gate +\d+ +classic +7,22 +0 +never +-$", status(gate).stdout, re.M)
 
 
 def test_an_opening_is_shown_until_it_is_used(gate, family):
@@ -114,24 +115,58 @@ def test_counts_survive_a_reload_and_start_from_0_with_the_daemon(gate):
     assert profile(output)["counter"] == 1 and profile(output)["last_knock"], "known from the disk"
 
 
-@pytest.mark.parametrize("change", ["config", "a new profile", "a profile's ports"])
-def test_a_change_that_needs_a_reload_is_seen(stage, change):
+@pytest.mark.parametrize("change", ["config", "a new profile", "a profile's ports", "new keys", "an earlier time"])
+def test_a_change_that_needs_a_reload_is_seen_at_once(stage, change):
     stage.set_up()
-    time.sleep(3.1)  # both times are rounded
     assert not told(stage)["daemon"]["needs_reload"]
+    config = stage.gate.path / "config"
     if change == "config":
         stage.configure(firewall="nft", guard="22")
     elif change == "a new profile":
         Profile(stage, "new")
+    elif change == "new keys":
+        key = (stage.gate.path / "mac.key").read_bytes()
+        (stage.gate.path / "mac.key").write_bytes(key)
     else:
-        with open(stage.gate.path / "config", "a") as config:
-            config.write("# changed\n")
+        with open(config, "a") as file:
+            file.write("# changed\n")
+        if change == "an earlier time":
+            os.utime(config, (0, 0))
     assert told(stage)["daemon"]["needs_reload"]
-    time.sleep(1.1)
     stage.daemon.process.send_signal(1)
     stage.daemon.wait_for(": ready")
-    time.sleep(1.1)
     assert not told(stage)["daemon"]["needs_reload"]
+
+
+def test_a_profile_that_is_written_as_it_was_needs_no_reload(gate):
+    config = gate.gate.path / "config"
+    config.write_bytes(config.read_bytes())
+    gate.open_port()  # which writes the counter
+    assert not told(gate)["daemon"]["needs_reload"]
+
+
+@pytest.mark.parametrize("what", ["a wrong value", "unreadable"])
+def test_a_broken_configuration_hides_nothing(gate, firewall, what):
+    gate.knock()
+    gate.opened()
+    soon(gate, lambda said: said["counts"]["opened"])
+    config = gate.server_dir / "config"
+    text = config.read_text()
+    if what == "unreadable":
+        config.unlink()
+        config.mkdir()
+    else:
+        config.write_text(text + "delay = x\n")
+    said = told(gate)
+    assert ("it is not a regular file" if what == "unreadable" else 'line 5: delay = "x"') in said["configuration"]["error"]
+    daemon = said["daemon"]
+    assert daemon["running"] and daemon["needs_reload"] and daemon["firewall"] == firewall and daemon["guard"] == [7, 22]
+    assert said["counts"]["opened"] == 1 and len(said["openings"]) == 1
+    assert re.search(r"^configuration\n  error +\S.*config", status(gate).stdout, re.M)
+    if what == "unreadable":
+        config.rmdir()
+    config.write_text(text)
+    assert told(gate)["configuration"] is None and "configuration" not in status(gate).stdout
 
 
 def test_a_replaced_binary_is_seen(stage):

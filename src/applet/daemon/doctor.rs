@@ -147,10 +147,9 @@ fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Op
         let why = "its program was replaced since it started";
         diagnosis.wrong("daemon", &Error::refused(why).advise(command("restart")));
     }
-    let loaded = (clock::now() + status.loaded).saturating_sub(clock::uptime());
     let changed = [
         ("the configuration was changed", status.config != status::checksum(setup.text.as_bytes())),
-        ("a profile was made, removed or changed", profile::changed_since(&directory.join("profiles"), loaded)),
+        ("a profile was made, removed or changed", status.profiles != profile::state(&directory.join("profiles"))),
     ];
     for (what, _) in changed.iter().filter(|(_, is_changed)| *is_changed) {
         let why = format!("{what} since the daemon read it");

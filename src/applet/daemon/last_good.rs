@@ -3,7 +3,7 @@
 
 use super::privileges;
 use super::setup::{ProfileIndex, Setup};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::firewall::{Backend, InstalledRules, Rules};
 use crate::ports::Ports;
@@ -12,10 +12,9 @@ use crate::{profile, say};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The file, next to the directory of the profiles; `directory` may contain only a link to that directory.
+/// Returns the path of the file, whose directory only root may write to.
 fn path(directory: &Path) -> Result<PathBuf> {
-    let profiles = directory.join("profiles");
-    let path = profiles.canonicalize().unwrap_or(profiles).with_file_name("config.good");
+    let path = config::last_good(directory);
     profile::check_path(path.parent().unwrap_or(&path))?;
     Ok(path)
 }

@@ -41,14 +41,18 @@ fn row(found: &Found, from: Option<String>) -> Result<Vec<Value>> {
     let path = found.path.join("counter");
     let counter = file::read_small(&path).ok().and_then(|bytes| Counter::parse(&bytes));
     // The counter file is written for each knock.
-    let knocked = if counter > Some(0) { file::modified(&path) } else { None };
+    let knocked = match counter {
+        Some(0) => Value::Never,
+        Some(_) => file::modified(&path).map_or(Value::Nothing, Value::Time),
+        None => Value::Nothing,
+    };
     Ok(vec![
         Value::Text(found.name.clone()),
         Value::Number(config.knock_port.into()),
         Value::Text(config.wire.name().into()),
         Value::Ports(config.ports),
         counter.map_or(Value::Nothing, Value::Number),
-        knocked.map_or(Value::Nothing, Value::Time),
+        knocked,
         from.map_or(Value::Nothing, Value::Text),
     ])
 }

@@ -9,20 +9,28 @@ use crate::klog;
 use crate::profile;
 use crate::say;
 use crate::status::{self, COUNTS, checksum};
-use crate::sys::{clock, sandbox};
+use crate::sys::{clock, file, sandbox};
 use std::path::Path;
 
 /// Adds everything that is known.
 pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
-    let text = Config::read(directory)?;
-    let (config, _) = Config::from_text(directory, &text)?;
+    let read = Config::read(directory)
+        .and_then(|text| Ok((Config::from_text(directory, &text)?.0, Some(checksum(text.as_bytes())))));
+    let mut unusable = None;
+    let (config, text) = read.unwrap_or_else(|error| {
+        unusable = Some([Value::Text(error.to_string())]);
+        // A running daemon goes on with the last one that worked.
+        let kept = file::read_small(&config::last_good(directory)).unwrap_or_default();
+        let kept = Config::from_text(directory, &String::from_utf8_lossy(&kept));
+        (kept.unwrap_or_default().0, None)
+    });
     let (status, profiles) = (status::read(directory).unwrap_or_default(), directory.join("profiles"));
     // Try the lock only if the process exists, because a daemon that is starting would find the lock taken.
     let running = Path::new("/proc").join(status.daemon.to_string()).exists() && config::daemon_runs(directory);
     let (now, uptime) = (output.now, clock::uptime());
     // Converts from time since boot to time since 1970.
     let time = |since_boot: u64| (now + since_boot).saturating_sub(uptime);
-    let changed = checksum(text.as_bytes()) != status.config || profile::changed_since(&profiles, time(status.loaded));
+    let changed = text != Some(status.config) || profile::state(&profiles) != status.profiles;
     let live = firewall::live_openings(&config.guard);
     let log = klog::resolve(&config.log).unwrap_or(config.log);
     let daemon = [
@@ -41,6 +49,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
         let left = end.saturating_sub(uptime);
         [Value::Text(state), if left > 0 { Value::Seconds(left) } else { Value::Nothing }]
     });
+    output.object("configuration", &["error"], unusable.as_ref().map_or(&[], |values| values));
     output.object("trial", &["state", "left"], trial.as_ref().map_or(&[], |values| values));
     output.object("counts", &COUNTS, &status.counts.map(Value::Number));
     let problem = status.problem.map(|(at, text)| [Value::Time(time(at)), Value::Text(text)]);

@@ -17,6 +17,8 @@ pub(super) enum Value {
     Seconds(u64),
     /// Yes or no, and which of them is the good state.
     Flag(bool, bool),
+    /// It has not happened yet.
+    Never,
     /// Unknown or empty.
     Nothing,
 }
@@ -146,6 +148,7 @@ impl Output {
             (_, true) => "null",
             (Value::Ports(None), false) => "any",
             (Value::Ports(_), false) => "none",
+            (Value::Never, false) => "never",
             (Value::Nothing, false) => "-",
         };
         word.into()

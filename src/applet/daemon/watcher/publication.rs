@@ -25,12 +25,12 @@ pub(super) struct Publication {
 
 impl Publication {
     /// Opens the file as root. If that fails there is no status, and everything else works.
-    pub fn open(directory: &Path, supervisor: u32, config: &str) -> Self {
+    pub fn open(directory: &Path, supervisor: u32, config: &str, profiles: u64) -> Self {
         let file = status::open(directory);
         if let Err(cause) = &file {
             say::warn(format_args!("cannot write the status for \"knockknock status\": {}", reason(cause)));
         }
-        let status = Status::start(status::read(directory), supervisor, config, uptime());
+        let status = Status::start(status::read(directory), supervisor, config, profiles, uptime());
         Self { status, file: file.ok(), changed: true, written: None }
     }
 
