@@ -124,10 +124,11 @@ static: ## build dist/TARGET/knockknock, one static musl file (TARGET=x86_64-unk
 static-all: ## the same for each target in scripts/targets.tsv
 	scripts/build-static.sh all
 
-.PHONY: deb ipk
+.PHONY: deb ipk apk
 deb: ## build a Debian package of the static file in dist/ (ARCH=amd64, arm64, armhf; see scripts/targets.tsv)
 ipk: ## build a package for OpenWrt up to 24.10 in dist/ (ARCH=x86_64, mips_24kc, mipsel_24kc, aarch64_cortex-a53, ...)
-deb ipk:
+apk: ## the same for OpenWrt 25.12 and later
+deb ipk apk:
 	scripts/package.sh $@ $(or $(ARCH),$(if $(filter deb,$@),amd64,x86_64))
 
 .PHONY: release

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# package.sh deb|ipk ARCHITECTURE...: builds packages for Debian or OpenWrt in dist/ from the static file, and prints their
-# paths. The same commit gives the same bytes. RELEASE is 1 unless the environment has another.
+# package.sh deb|ipk|apk ARCHITECTURE...: builds packages for Debian or OpenWrt in dist/ from the static file, and prints
+# their paths. The same commit gives the same bytes. RELEASE is 1 unless the environment has another.
 set -euo pipefail
 umask 022
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -147,11 +147,38 @@ ipk() {
     echo "$package"
 }
 
+# apk ARCHITECTURE BINARY: builds the package for apk. What opkg's database has of a package is a file in it for apk.
+apk() {
+    local database=$stage/root/lib/apk/packages
+    openwrt_files "$2"
+    mkdir -p "$database"
+    recipe show-users >"$database/knockknock.rusers"
+    recipe show-conffiles >"$database/knockknock.conffiles"
+    while read -r file; do
+        [ ! -f "$stage/root/$file" ] || echo "$file $(sha256sum <"$stage/root/$file" | cut -d ' ' -f 1)"
+    done <"$database/knockknock.conffiles" >"$database/knockknock.conffiles_static"
+    (cd "$stage/root" && find . \( -type f -o -type l \) -printf '/%P\n' | LC_ALL=C sort) >"$stage/list"
+    mv "$stage/list" "$database/knockknock.list"
+    chmod -R u=rwX,go=rX "$stage/root"
+
+    # shellcheck disable=SC2016 # for the router's shell
+    local prepare='export root="${IPKG_INSTROOT}" pkgname=knockknock'
+    { openwrt_script "$prepare" && echo 'add_group_and_user' && echo 'default_postinst' && recipe show-postinst | sed 1d; } >"$stage/post-install"
+    { echo '#!/bin/sh' && echo 'export PKG_UPGRADE=1' && sed 1d "$stage/post-install"; } >"$stage/post-upgrade"
+    { openwrt_script "$prepare" && echo 'default_prerm' && recipe show-prerm | sed 1d; } >"$stage/pre-deinstall"
+    package=dist/knockknock-$version-r${release}_$1.apk
+    /usr/bin/python3 -B "$root/scripts/openwrt/mkapk.py" "$stage/root" "$root/$package" name=knockknock "version=$version-r$release" \
+        "description=$(recipe show-description | paste -s -d ' ' | tr -s ' ' | sed 's/^ //')" "arch=$1" "license=$(recipe show-license)" \
+        "maintainer=$maintainer" "depends=$(recipe show-depends)" "post-install=@$stage/post-install" \
+        "post-upgrade=@$stage/post-upgrade" "pre-deinstall=@$stage/pre-deinstall"
+    echo "$package"
+}
+
 format=${1-}
 case $format in
 deb) column=3 ;;
-ipk) column=4 ;;
-*) fail "no such format: \"$format\"" "usage: package.sh deb|ipk ARCHITECTURE..." ;;
+ipk | apk) column=4 ;;
+*) fail "no such format: \"$format\"" "usage: package.sh deb|ipk|apk ARCHITECTURE..." ;;
 esac
 shift
 [ $# -gt 0 ] || fail "no architecture" "see scripts/targets.tsv for their names"

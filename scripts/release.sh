@@ -13,7 +13,7 @@ cd "$root"
 
 rm -rf dist
 scripts/build-static.sh "$@"
-for format in deb:3 ipk:4; do
+for format in deb:3 ipk:4 apk:4; do
     architectures=()
     for name in "$@"; do
         mapfile -t -O ${#architectures[@]} architectures < <(names_of "$(target "$name")" ${format#*:})

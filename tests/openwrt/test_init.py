@@ -255,7 +255,7 @@ def test_check_lets_the_daemon_judge(openwrt):
     assert outcome.returncode == 1 and '"soon"' in outcome.stderr
     openwrt.uci("config knockknock 'main'\n\toption delay '5'\n\tlist guard '22'\n")
     outcome = openwrt.init("check")
-    assert outcome.returncode == 1 and "knockknock-genprofile" in outcome.stderr, "a guard that no key opens"
+    assert outcome.returncode == 1 and "knockknock invite" in outcome.stderr, "a guard that no key opens"
 
 
 def test_an_unusable_uci_is_not_written_through_a_link_to_a_config_that_is_gone(openwrt):
