@@ -15,7 +15,7 @@ for name in "$@"; do
     # saves at least 20 bytes (with a lower limit the cryptography becomes slower).
     llvm=-inline-threshold=5
     [[ $target != x86_64-* ]] || llvm+=' -enable-machine-outliner=always -outliner-benefit-threshold=20'
-    # On MIPS, a branch's delay slot takes an instruction from behind the branch too, not only from before it.
+    # On MIPS, a branch's delay slot takes an instruction from after the branch too, not only from before it.
     [[ $target != mips* ]] || llvm+=' -disable-mips-df-forward-search=false -disable-mips-df-succbb-search=false'
     (
         cd "$root"

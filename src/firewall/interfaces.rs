@@ -7,7 +7,7 @@ use crate::sys::links::{self, Link};
 pub fn vrf_warnings() -> Vec<String> {
     let links = links::list().unwrap_or_default();
     let in_vrf = links.iter().filter(|link| link.in_vrf);
-    in_vrf.map(|link| format!("interface {:?} is in a VRF: knocks are not heard there", link.name)).collect()
+    in_vrf.map(|link| format!("interface {:?} is in a VRF: knocks are not detected there", link.name)).collect()
 }
 
 /// Returns whether `name` is one of the interface's names.

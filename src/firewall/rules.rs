@@ -98,7 +98,7 @@ pub enum Admission {
     Admitted,
     /// The set of openings is full.
     SetFull,
-    /// The set of openings is full of used ones, which kernels without commit c92db3030492 go on counting.
+    /// The set of openings is full of used ones, which kernels without commit c92db3030492 keep counting.
     SetLeaks,
     /// The source is one of this machine's own addresses.
     OwnAddress,

@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn every_entry_is_found() {
-        // Every number at its longest, every flag that may stand before SYN.
+        // Every number has its maximum length, and every flag that can precede SYN is set.
         let line = "x IN=eth0 OUT= MAC= SRC=100.100.100.100 DST=100.100.100.100 LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=65535 DF \
             PROTO=TCP SPT=65535 DPT=666 SEQ=4294967295 ACK=4294967295 WINDOW=65535 RES=0x3f CWR ECE URG PSH SYN URGP=65535";
         assert!(crate::wire::Entry::parse(line.as_bytes()).is_some());

@@ -1,4 +1,4 @@
-//! Namespaces of this process (namespaces(7)). They have no names, so they vanish with the last process in them.
+//! Namespaces of this process (namespaces(7)). They have no names, so the kernel deletes them with their last process.
 
 use super::check;
 use std::ffi::CString;

@@ -1,4 +1,4 @@
-//! The clock behind the TCP timestamps of one connection (RFC 7323, section 3).
+//! The clock of the TCP timestamps of one connection (RFC 7323, section 3).
 //!
 //! A timestamp value is CLOCK_MONOTONIC plus an offset, in milliseconds unless the route asks for microseconds.
 //! The kernel derives the offset from the connection's addresses and, since 2026, from its ports as well

@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    /// A port of the loopback that nobody listens at.
+    /// Returns a loopback address on which no program listens.
     fn closed() -> SocketAddr {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
     }

@@ -239,7 +239,7 @@ mod tests {
         Nothing,
     }
 
-    /// Runs a schedule on simulated time: `server` answers each attempt at once, told its address and
+    /// Runs a schedule on simulated time: `server` answers each attempt at once, from its address and
     /// its time in milliseconds. The steps with their times, and the address that won.
     fn simulate(
         schedule: &mut Schedule,

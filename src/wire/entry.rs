@@ -296,7 +296,7 @@ mod tests {
         let whole = LINE.find(" OPT (").unwrap();
         for end in 0..whole {
             let cut = parse(&LINE[..end]);
-            // URGP=0 is complete one byte before the space behind it, and URGP= has no use.
+            // URGP=0 is complete without the space after it, and its value is not used.
             assert!(cut.is_none() || end >= LINE.find("URGP=").unwrap() + 5, "{:?}", &LINE[..end]);
         }
         for end in whole + 7..LINE.len() - 1 {

@@ -124,7 +124,7 @@ impl Supervisor<'_> {
             let starting = self.children.as_ref().filter(|children| !children.ready || self.trial.is_undecided());
             let links = self.setup.links.as_ref().map(AsFd::as_fd);
             let fds = [Some(signals.as_fd()), Some(self.setup.watch.as_fd()), links, starting.map(Children::fd)];
-            let [signal, rule_change, link_change, told] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
+            let [signal, rule_change, link_change, opener] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
             if link_change {
                 let followed = self.setup.follow_links();
                 self.setup.log_warnings();
@@ -139,7 +139,7 @@ impl Supervisor<'_> {
             if must_check && self.repair() && !self.installed.opener_survives_repair() {
                 self.restart_children();
             }
-            if told {
+            if opener {
                 self.handle_opener_message()?;
             }
             self.trial_unapplied |= self.trial.expire(Instant::now());

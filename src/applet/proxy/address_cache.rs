@@ -84,13 +84,14 @@ mod tests {
     #[test]
     fn a_link_local_address_on_another_interface_is_another_host() {
         let mut cache = AddressCache::default();
-        let behind = |ip: &str, scope| SocketAddr::from(SocketAddrV6::new(ip.parse().unwrap(), 22, 0, scope));
-        let [one, two] = [1, 2].map(|scope| behind("fe80::1", scope));
-        let found = vec![("one.example".into(), vec![one]), ("global.example".into(), vec![behind("fd09::1", 1)])];
+        let scoped_address = |ip: &str, scope| SocketAddr::from(SocketAddrV6::new(ip.parse().unwrap(), 22, 0, scope));
+        let [one, two] = [1, 2].map(|scope| scoped_address("fe80::1", scope));
+        let found =
+            vec![("one.example".into(), vec![one]), ("global.example".into(), vec![scoped_address("fd09::1", 1)])];
         cache.fill(found, Instant::now());
         assert_eq!(cache.find(&[two, one]), Some(("one.example", vec![one])));
         assert_eq!(cache.find(&[two]), None);
-        assert!(cache.find(&[behind("fd09::1", 0)]).is_some());
+        assert!(cache.find(&[scoped_address("fd09::1", 0)]).is_some());
     }
 
     #[test]

@@ -50,8 +50,8 @@ impl Hosts {
     /// Requests the addresses of `name` for a client from `source`. A returned event is a refusal.
     pub fn look_up(&mut self, client: u64, source: IpAddr, name: &str) -> Option<ClientEvent> {
         let asked = self.lookups.ask(name, client, source, Instant::now());
-        let TooManyNames { names, say } = asked.err()?;
-        if say {
+        let TooManyNames { names, log } = asked.err()?;
+        if log {
             say::warn(format_args!("{names} names are waiting for the name server: refusing further ones"));
         }
         Some(ClientEvent::Failed(Reply::Failed))

@@ -31,7 +31,7 @@ struct Limit {
 pub struct Lookups {
     lookups: Vec<Lookup>,
     /// When it was last logged that names are refused.
-    said: Option<Instant>,
+    refusal_logged: Option<Instant>,
 }
 
 /// A name that clients are waiting for.
@@ -49,7 +49,7 @@ pub struct TooManyNames {
     /// The number of names.
     pub names: usize,
     /// Whether to log it.
-    pub say: bool,
+    pub log: bool,
 }
 
 impl Lookups {
@@ -62,9 +62,9 @@ impl Lookups {
         let source = network(address);
         let names = self.lookups.len();
         if names >= NAMES.all || self.lookups.iter().filter(|lookup| lookup.source == source).count() >= NAMES.source {
-            let say = self.said.is_none_or(|said| now >= said + NOTICE);
-            self.said = if say { Some(now) } else { self.said };
-            return Err(TooManyNames { names, say });
+            let log = self.refusal_logged.is_none_or(|refusal_logged| now >= refusal_logged + NOTICE);
+            self.refusal_logged = if log { Some(now) } else { self.refusal_logged };
+            return Err(TooManyNames { names, log });
         }
         self.lookups.push(Lookup { name: name.to_owned(), source, clients: vec![client], began: None });
         Ok(())
@@ -161,7 +161,7 @@ mod tests {
             begin(&mut lookups, now);
             lookups.leave(client);
         }
-        assert_eq!(lookups.lookups.len(), FRESH_LOOKUPS.source, "what is under way goes on");
+        assert_eq!(lookups.lookups.len(), FRESH_LOOKUPS.source, "running lookups continue");
         lookups.ask("localhost", 0, LOCAL, now).unwrap();
         assert_eq!((lookups.next(now), lookups.due(now)), (None, Some(now + FRESH)));
         assert_eq!(lookups.next(now + FRESH).as_deref(), Some("localhost"), "nothing is in front of it");
@@ -205,7 +205,7 @@ mod tests {
         for client in 0..NAMES.all as u64 {
             lookups.ask(&format!("n{client}"), client, source(client), now).unwrap();
         }
-        let refused = |say| Err(TooManyNames { names: NAMES.all, say });
+        let refused = |log| Err(TooManyNames { names: NAMES.all, log });
         assert_eq!(lookups.ask("one more", 5000, LOCAL, now), refused(true));
         assert_eq!(lookups.ask("one more", 5000, LOCAL, now), refused(false));
         assert_eq!(lookups.ask("one more", 5000, LOCAL, now + NOTICE), refused(true));

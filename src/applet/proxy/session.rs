@@ -67,8 +67,8 @@ impl Session {
 
     /// Sends the final reply. Returns whether to wait until the client closes.
     pub fn leave(&mut self, reply: &[u8]) -> bool {
-        let said = self.stream.write_all(reply).and_then(|()| self.stream.shutdown(Shutdown::Write));
-        said.is_ok() && self.drain()
+        let sent = self.stream.write_all(reply).and_then(|()| self.stream.shutdown(Shutdown::Write));
+        sent.is_ok() && self.drain()
     }
 
     /// Reads and discards what the client still sends. Returns whether more may come.

@@ -120,11 +120,11 @@ pub fn request(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
         (1 | 3, _) => return Err(Failure::Short),
         _ => return refused(Reply::AddressTypeNotSupported),
     };
-    let [high, low, behind @ ..] = rest else { return Err(Failure::Short) };
+    let [high, low, after @ ..] = rest else { return Err(Failure::Short) };
     match (command, host) {
         (1, Some(host)) => {
             let request = SocksRequest { version: Version::Five, host, port: u16::from_be_bytes([*high, *low]) };
-            Ok((request, bytes.len() - behind.len()))
+            Ok((request, bytes.len() - after.len()))
         }
         (1, None) => refused(Reply::HostUnreachable),
         _ => refused(Reply::CommandNotSupported),
@@ -136,15 +136,15 @@ fn four(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
     let refused = || Failure::Refused(answer(Version::Four, Reply::Failed, None));
     let [_, command, high, low, a, b, c, d, rest @ ..] = bytes else { return Err(Failure::Short) };
     let (_, rest) = string(rest, LONGEST_USER)?;
-    let (host, behind) = if let ([0, 0, 0], true) = ([*a, *b, *c], *d != 0) {
-        let (name, behind) = string(rest, LONGEST_NAME)?;
-        (host(name), behind)
+    let (host, after) = if let ([0, 0, 0], true) = ([*a, *b, *c], *d != 0) {
+        let (name, after) = string(rest, LONGEST_NAME)?;
+        (host(name), after)
     } else {
         (Some(Host::Address(Ipv4Addr::new(*a, *b, *c, *d).into())), rest)
     };
     let host = host.filter(|_| *command == 1).ok_or_else(refused)?;
     let request = SocksRequest { version: Version::Four, host, port: u16::from_be_bytes([*high, *low]) };
-    Ok((request, bytes.len() - behind.len()))
+    Ok((request, bytes.len() - after.len()))
 }
 
 /// Splits at the first zero byte, which is removed.

@@ -495,8 +495,8 @@ mod tests {
         for ports in ["22", &many] {
             let (mut engine, now) = (filled(SETTINGS, vec![profile(0, Wire::Classic, ports)]), Instant::now());
             assert_eq!(engine.handle(&classic(0, 100, 23), now), None);
-            let told = format!("{:?}", Event::PortNotAllowed(Knock { profile: 0, source: CLIENT, port: 23 }));
-            assert_eq!(act(&mut engine, None), ["store 0: 101".to_owned(), told]);
+            let report = format!("{:?}", Event::PortNotAllowed(Knock { profile: 0, source: CLIENT, port: 23 }));
+            assert_eq!(act(&mut engine, None), ["store 0: 101".to_owned(), report]);
         }
     }
 
@@ -516,8 +516,8 @@ mod tests {
         let (mut engine, now) = (engine(1), Instant::now());
         let source = IpAddr::from([127, 0, 0, 1]);
         engine.handle(&Entry { source, ..knock(0, 100, 22) }, now);
-        let told = format!("{:?}", Event::NoClientAddress(Knock { profile: 0, source, port: 22 }));
-        assert_eq!(act(&mut engine, None), ["store 0: 101".to_owned(), told]);
+        let report = format!("{:?}", Event::NoClientAddress(Knock { profile: 0, source, port: 22 }));
+        assert_eq!(act(&mut engine, None), ["store 0: 101".to_owned(), report]);
     }
 
     #[test]
@@ -638,8 +638,8 @@ mod tests {
         assert_eq!(engine.handle(&knock(0, 105, 22), now), None);
         let mut done = act(&mut engine, None);
         done.sort();
-        let told = |profile| format!("{:?}", Event::Ambiguous(Knock { profile, source: CLIENT, port: 22 }));
-        assert_eq!(done, [told(0), told(1), "store 0: 106".to_owned(), "store 1: 106".to_owned()]);
+        let report = |profile| format!("{:?}", Event::Ambiguous(Knock { profile, source: CLIENT, port: 22 }));
+        assert_eq!(done, [report(0), report(1), "store 0: 106".to_owned(), "store 1: 106".to_owned()]);
         assert_eq!(engine.handle(&knock(0, 105, 22), now + Duration::from_secs(9)), Some(Event::Replay));
         assert_eq!(act(&mut engine, None), [""; 0]);
         assert_eq!(engine.handle(&knock(0, 60, 22), now), None);

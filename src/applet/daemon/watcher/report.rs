@@ -163,7 +163,7 @@ impl Report {
         Some(Refused { source, knock_port, known: known.is_some(), profile: known.or(only) })
     }
 
-    /// Logs a refused knock. `behind` says how far its counter lies behind the next one, if it is an old counter.
+    /// Logs a refused knock. `behind` is how far its counter is behind the next one, if it is an old counter.
     pub fn refused(&self, refused: &Refused, behind: Option<u64>) {
         let Refused { source, knock_port, known, profile } = *refused;
         let whose = profile
