@@ -8,20 +8,19 @@ mod foreign_rules;
 mod installed;
 mod interfaces;
 mod iptables;
-mod local_address;
 mod nft;
 mod rules;
 mod watch;
 
 pub use installed::InstalledRules;
 pub use interfaces::{is_called, vrf_warnings, with_further_names};
-pub use local_address::LocalAddresses;
 pub use rules::{Admission, Finding, LiveOpening, Opening, Rules, Turnstile};
 pub use watch::RuleWatch;
 
 use crate::config;
 use crate::error::{Error, Result, reason};
 use crate::ports::Ports;
+use crate::sys::local_addresses::LocalAddresses;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;

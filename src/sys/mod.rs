@@ -12,6 +12,7 @@ pub mod file;
 pub mod inotify;
 pub mod links;
 pub mod listeners;
+pub mod local_addresses;
 pub mod namespace;
 pub mod netlink;
 pub mod nf_tables;

@@ -1,8 +1,8 @@
 //! Asks the kernel's routing whether an address belongs to this machine or to no single host.
 
+use super::privilege;
+use super::rtnetlink::RouteSocket;
 use crate::error::{Error, Result};
-use crate::sys::privilege;
-use crate::sys::rtnetlink::RouteSocket;
 use std::io;
 use std::net::IpAddr;
 
