@@ -1,7 +1,6 @@
 //! accept: creates a client's profile from the line that invite printed.
 
 use crate::error::{Error, Result};
-use crate::knocker;
 use crate::profile::{self, Invitation, ProfileHome};
 use crate::say;
 use crate::sys::file::LONGEST;
@@ -17,7 +16,7 @@ const PASTE: Duration = Duration::from_millis(100);
 
 /// Creates a profile in `home` from the invitation on standard input. Its host is `host`, or the one in the invitation.
 pub fn run(home: &ProfileHome, host: Option<&str>) -> Result<()> {
-    knocker::give_up_privileges(home.user)?;
+    profile::drop_privileges(home.user)?;
     let text = read().map_err(|cause| Error::system("read standard input", cause))?;
     let line = std::str::from_utf8(text.trim_ascii()).unwrap_or_default();
     let invitation = Invitation::decode(line).ok_or_else(|| {

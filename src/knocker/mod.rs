@@ -6,8 +6,8 @@ mod resolve;
 pub use resolve::{Family, addresses, ipv4_first, resolve};
 
 use crate::error::{Error, Result};
-use crate::profile::{Counter, Profile, SPENT};
-use crate::sys::privilege::{self, User};
+use crate::profile::{self, Counter, Profile, SPENT};
+use crate::sys::privilege::User;
 use crate::sys::raw::RawSockets;
 use crate::sys::route::Route;
 use crate::sys::sysctl;
@@ -32,7 +32,7 @@ impl Knocker {
             given.map_err(|cause| Error::system(format!("give the raw sockets to user {}", user.uid), cause))?;
         }
         // Drop them without raw sockets too: a program that continues without them needs no privileges.
-        give_up_privileges(user)?;
+        profile::drop_privileges(user)?;
         knocker
     }
 
@@ -139,13 +139,4 @@ fn burn_locked(profile: &mut Profile, port: u16) -> Result<Fields> {
 fn spent(counter: &Counter) -> Error {
     Error::content(counter.path(), 0, "is spent: every counter has been used")
         .advise("make a new profile on both sides")
-}
-
-/// Drops all privileges: switches to `user`, or stays the current user without capabilities.
-pub fn give_up_privileges(user: Option<User>) -> Result<()> {
-    let dropped = match user {
-        Some(user) => privilege::become_user(user, &[user.gid], &[]),
-        None => privilege::keep_only(&[]),
-    };
-    dropped.map_err(|cause| Error::system("drop root's privileges", cause))
 }

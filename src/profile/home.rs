@@ -106,6 +106,15 @@ impl ProfileHome {
     }
 }
 
+/// Drops all privileges: switches to `user`, or stays the current user without capabilities.
+pub fn drop_privileges(user: Option<User>) -> Result<()> {
+    let dropped = match user {
+        Some(user) => privilege::become_user(user, &[user.gid], &[]),
+        None => privilege::keep_only(&[]),
+    };
+    dropped.map_err(|cause| Error::system("drop root's privileges", cause))
+}
+
 /// Returns the user who typed the command, if this process runs as another user.
 fn caller() -> Result<Option<User>> {
     let (real, effective) = (privilege::real_uid(), privilege::effective_uid());

@@ -19,7 +19,7 @@ pub use config::ProfileConfig;
 pub use counter::{Counter, REVOKED, SPENT};
 pub use create::{check_host, create};
 pub use handover::{accept, invite};
-pub use home::ProfileHome;
+pub use home::{ProfileHome, drop_privileges};
 pub use invitation::Invitation;
 pub use ownership::check_path;
 pub use revoke::revoke;

@@ -5,8 +5,7 @@ mod server;
 mod table;
 
 use crate::error::Result;
-use crate::knocker;
-use crate::profile::ProfileHome;
+use crate::profile::{self, ProfileHome};
 use crate::say;
 use crate::sys::{clock, privilege};
 use std::path::Path;
@@ -37,7 +36,7 @@ pub fn server(directory: &Path, options: &StatusOptions) -> Result<()> {
 
 /// Prints a client's profiles.
 pub fn client(home: &ProfileHome, options: &StatusOptions) -> Result<()> {
-    knocker::give_up_privileges(home.user)?;
+    profile::drop_privileges(home.user)?;
     home.remarks()?.iter().for_each(say::warn);
     print(&|output| profiles::add_of_client(&home.directory, output), options)
 }
