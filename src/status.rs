@@ -321,7 +321,7 @@ mod tests {
         let again = Status::start(Some(full()), 77, "", 4, 50);
         assert_eq!(again, Status { profiles: 4, ..full() });
         let config = checksum(b"x");
-        let anew = Status { daemon: 78, since: 50, profiles: 4, config, ..Status::default() };
-        assert_eq!(Status::start(Some(full()), 78, "x", 4, 50), anew);
+        let new_daemon = Status { daemon: 78, since: 50, profiles: 4, config, ..Status::default() };
+        assert_eq!(Status::start(Some(full()), 78, "x", 4, 50), new_daemon);
     }
 }
