@@ -2,6 +2,7 @@
 //! linux/netfilter/nfnetlink.h and nf_tables.h.
 #![allow(missing_docs)]
 
+use super::check_long;
 use super::netlink::{self, Socket, Writer};
 use std::io;
 
@@ -62,6 +63,16 @@ pub const NFTA_SET_ELEM_KEY: u16 = 1;
 pub const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 pub const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 pub const NFTA_DATA_VALUE: u16 = 1;
+
+/// Waits until no processor evaluates rules that were replaced before this call. A commit returns earlier.
+///
+/// It waits for an RCU grace period, which a packet's whole evaluation is within: `MEMBARRIER_CMD_GLOBAL` calls
+/// `synchronize_rcu`. A kernel with `nohz_full` refuses that.
+pub fn wait_for_evaluations() -> io::Result<()> {
+    let none: libc::c_uint = 0;
+    // SAFETY: membarrier takes integers and touches no memory.
+    check_long(unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, none, none) }).map(drop)
+}
 
 /// Returns the attributes of a message's body.
 pub fn after_header(body: &[u8]) -> &[u8] {

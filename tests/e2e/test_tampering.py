@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -279,6 +280,20 @@ def test_an_opening_outlives_a_replaced_table(stage, interfaces):
     stage.start_daemon()
     assert stage.connects()
     assert not stage.connects()
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_an_opening_is_copied_only_after_the_last_packet_that_could_use_it(stage):
+    """A commit does not wait for other processors. Where the kernel cannot wait for them, the opening is dropped."""
+    stage.open_up("nft")
+    trace = stage.directory / "trace"
+    for fault in ((), ("-e", "inject=membarrier:error=EINVAL")):
+        stage.open_port()
+        stage.daemon.stop()
+        stage.start_daemon(enter=("strace", "-D", "-f", "-qq", "-o", trace, "-e", "trace=membarrier", *fault))
+        assert stage.connects() == (not fault)
+        assert not stage.connects()
+        assert trace.read_text().count("MEMBARRIER_CMD_GLOBAL") == 1
 
 
 def test_a_replaced_table_guards_what_others_redirect_all_the_time(stage):

@@ -136,14 +136,16 @@ impl Contents {
     /// Reads the openings of a table before it is replaced, and the element that lets older connections pass, as the
     /// messages that make them.
     ///
-    /// First it removes all rules of prerouting but the guard, so that no packet uses an opening that was read. The
-    /// rules in input and forward use no openings.
+    /// First it removes all rules of prerouting but the guard, and waits for the packets that are still evaluated by
+    /// them, so that no packet uses an opening that was read. The rules in input and forward use no openings. If it
+    /// cannot wait it is an error, because the new table would give a used opening a second time.
     pub(super) fn take_openings(&self, socket: &Socket) -> io::Result<Batch> {
         let (mut closed, mut rules) = (Batch::default(), table_attribute(TABLE));
         rules.attribute(NFTA_RULE_CHAIN, &c_string(CHAIN_PREROUTING));
         closed.add(NFT_MSG_DELRULE, 0, rules.bytes());
         closed.append(&self.guard);
         closed.commit(socket)?;
+        wait_for_evaluations()?;
         let mut openings = Batch::default();
         for set in ["open4\0", "open6\0", "starting\0"] {
             for elements in element_lists(socket, TABLE, set.as_bytes())? {
