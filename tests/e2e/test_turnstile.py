@@ -204,14 +204,19 @@ def test_an_ack_of_no_connection_does_not_reach_a_listener_behind_a_redirect(wal
 
 
 @pytest.mark.parametrize("end", ["RST", "FIN"])
-def test_a_cookies_ack_makes_one_connection(stage, end):
+@pytest.mark.parametrize("port", [22, 2222], ids=["direct", "redirected"])
+def test_a_cookies_ack_makes_one_connection(stage, port, end):
     """SYN cookies: the handshake's ACK alone makes a connection, and again after its end."""
     stage.server.run("sysctl", "-qw", "net.ipv4.tcp_syncookies=2")
-    stage.set_up("nft")
+    stage.set_up("nft", guard="7, 22, 2222")
+    stage.server.run("nft", "-f", "-", input="""table ip other { chain dstnat {
+        type nat hook prerouting priority dstnat; tcp dport 2222 redirect to :22
+    }
+    }""")
     stage.service.close()
     service = stage.keep(Plain(stage.server, 22, resets if end == "RST" else echo))
-    stage.open_port()
-    client = stage.keep(RawClient(stage.client, 41000))
+    stage.open_port(port)
+    client = stage.keep(RawClient(stage.client, 41000, port=port))
     assert client.handshake()
     wait_until(lambda: service.accepted == 1)
     cookie = {"sequence": client.sequence, "acknowledgment": client.acknowledgment}
