@@ -1,6 +1,6 @@
 //! Hands a profile over: from the server into an invitation, and from an invitation to the client.
 
-use super::create::{Content, make};
+use super::create::{Content, lock, make};
 use super::{Found, Invitation, Profile, keys};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 /// Handing a profile over sets its counter to 1. A counter above 0 is therefore refused, unless `again` is set: two
 /// clients with the same keys would use the same counters.
 pub fn invite(found: &Found, host: &str, again: bool) -> Result<Invitation> {
+    // Otherwise a rotation could replace the profile between its counter and its keys.
+    let _lock = lock(found.path.parent().unwrap_or(&found.path))?;
     let Profile { config, mut counter, .. } = Profile::load(found)?;
     counter.lock()?;
     match counter.next() {

@@ -44,10 +44,10 @@ pub fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Opens a file for writing, and creates it if it does not exist. Only its owner can open it, so nobody else can hold
 /// its lock. Never blocks: a FIFO or a symbolic link is an error.
 pub fn open_private(path: &Path) -> io::Result<File> {
-    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
-    let file = File::options().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    Ok(file)
+    match create_private(path, &[]) {
+        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => Err(cause),
+        _ => open_small(path, true),
+    }
 }
 
 /// Returns when a file was written, in seconds since 1970.

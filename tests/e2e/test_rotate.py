@@ -191,15 +191,17 @@ def test_the_old_keys_survive_a_fault_at_any_step(tmp_path, call, fault):
     assert number > 1
 
 
-@pytest.mark.parametrize("applet", ["rotate", "revoke"])
-def test_a_profile_is_not_rotated_while_it_is_revoked(tmp_path, applet):
+@pytest.mark.parametrize("applet, left, said", [("rotate", set(), ""), ("revoke", set(), ""),
+                                                ("invite", {"phone", "phone.replaced"}, ":9:")])
+def test_a_profile_is_not_rotated_while_it_is_revoked_or_handed_out(tmp_path, applet, left, said):
     """The second command waits, and then looks which profiles exist."""
     run("genprofile", "phone", "--dir", tmp_path, "--ports", "22")
     profiles = tmp_path / "profiles"
     other = os.open(profiles / ".lock", os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    command = [BINARY, applet, "phone", *([SERVER] if applet == "rotate" else []), "--dir", tmp_path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    arguments = {"rotate": [SERVER], "revoke": [], "invite": [SERVER, "--again"]}[applet]
+    command = [BINARY, applet, "phone", *arguments, "--dir", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.3)
         assert names(profiles) == {"phone"}
@@ -207,8 +209,8 @@ def test_a_profile_is_not_rotated_while_it_is_revoked(tmp_path, applet):
             shutil.rmtree(profiles / "phone")
         else:
             shutil.copytree(profiles / "phone", profiles / "phone.replaced")
-            (profiles / "phone/counter").write_text("0000000000\n")
+            (profiles / "phone/counter").write_text("0000000009\n")
         os.close(other)
-        process.communicate(timeout=10)
-    assert names(profiles) == set()
+        printed, _ = process.communicate(timeout=10)
+    assert names(profiles) == left and said in printed
     assert process.returncode == (1 if applet == "rotate" else 0)
