@@ -285,12 +285,13 @@ def test_an_opening_outlives_a_replaced_table(stage, interfaces):
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
 def test_an_opening_is_copied_only_after_the_last_packet_that_could_use_it(stage):
     """A commit does not wait for other processors. Where the kernel cannot wait for them, the opening is dropped."""
-    stage.open_up("nft")
+    stage.set_up("nft")
     trace = stage.directory / "trace"
     for fault in ((), ("-e", "inject=membarrier:error=EINVAL")):
         stage.open_port()
         stage.daemon.stop()
-        stage.start_daemon(enter=("strace", "-D", "-f", "-qq", "-o", trace, "-e", "trace=membarrier", *fault))
+        stage.start_daemon(enter=("strace", "-D", "-qq", "-o", trace, "-e", "trace=membarrier", *fault), ready=False)
+        stage.daemon.wait_for(": ready", timeout=20)
         assert stage.connects() == (not fault)
         assert not stage.connects()
         assert trace.read_text().count("MEMBARRIER_CMD_GLOBAL") == 1
