@@ -97,13 +97,7 @@ impl InstalledRules {
 
     /// Reads all notifications. Returns whether our rules may have been changed.
     pub fn saw_change(&self, watch: &RuleWatch) -> bool {
-        watch.saw_change(if self.opener_survives_repair() { nft::TABLE } else { "mangle" })
-    }
-
-    /// Returns whether a running opener still works after the rules were made again. With iptables the lists may have
-    /// been replaced.
-    pub fn opener_survives_repair(&self) -> bool {
-        !matches!(self.made, Some(Made::Iptables(_)))
+        watch.saw_change(if matches!(self.made, Some(Made::Iptables(_))) { "mangle" } else { nft::TABLE })
     }
 
     /// Returns the socket that owns the rules, for the opener.

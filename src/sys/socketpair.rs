@@ -29,10 +29,18 @@ impl Channel {
     /// Waits for one message and returns its length in bytes; 0 when the peer has closed. For a message longer than
     /// `buffer` that is its full length (MSG_TRUNC), so that it cannot be mistaken for one that fits.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.receive_with(libc::MSG_TRUNC, buffer)
+    }
+
+    /// Like [`Channel::receive`], but the message can be received again.
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.receive_with(libc::MSG_TRUNC | libc::MSG_PEEK, buffer)
+    }
+
+    fn receive_with(&self, flags: libc::c_int, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             // SAFETY: the pointer is valid for writes of the length given.
-            let received =
-                unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC) };
+            let received = unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
             match check_length(received) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => return other,
@@ -69,6 +77,7 @@ mod tests {
         a.send(b"one").unwrap();
         a.send(&[7; 100]).unwrap();
         let mut buffer = [0; 10];
+        assert_eq!(b.peek(&mut buffer).unwrap(), 3);
         assert_eq!(b.receive(&mut buffer).unwrap(), 3);
         assert_eq!(b.receive(&mut buffer).unwrap(), 100);
         drop(a);

@@ -64,6 +64,11 @@ def unpack(root, title):
             subprocess.run(["tar", "-C", root, "-x", "--keep-directory-symlink"], input=archive, check=True)
 
 
+def without_polkit(root):
+    """Unpacked, firewalld's actions are not registered with polkit. Without polkit, it allows root everything."""
+    (root / "etc/systemd/system/polkit.service").symlink_to("/dev/null")
+
+
 def scenario(root, firewall, checks):
     """Runs the checks in a container whose daemon guards port 22."""
     Path("/proc/sys/net/netfilter/nf_log_all_netns").write_text("1")  # log rules speak from a namespace
@@ -114,8 +119,8 @@ check "the command works: $(head -n 1 /advice)" sh -c "$(head -n 1 /advice)"
 @pytest.mark.parametrize("title", CLOSED)
 def test_a_knock_opens_after_the_port_is_allowed_as_the_manual_and_the_daemon_say(root, title):  # noqa: F811
     unpack(root, title)
-    if title == "firewalld":  # unpacked, its actions are not registered with polkit; without polkit, it allows root everything
-        (root / "etc/systemd/system/polkit.service").symlink_to("/dev/null")
+    if title == "firewalld":
+        without_polkit(root)
     if title == "ufw":  # as its package's postinst script does
         for file in (root / "usr/share/ufw/iptables").iterdir():
             shutil.copy(file, root / "etc/ufw")
@@ -134,3 +139,15 @@ def test_a_knock_opens_after_the_port_is_allowed_as_the_manual_and_the_daemon_sa
             checks += done("the manual's rule", f"sed -i 's|^COMMIT|{rule}\\n&|' {file}")
         checks += holds(title)
     scenario(root, "nft", checks)
+
+
+def test_each_knock_after_a_reload_of_firewalld_opens_with_iptables(root):  # noqa: F811
+    """firewalld flushes table mangle, and our lists with it."""
+    unpack(root, "firewalld")
+    without_polkit(root)
+    reload = done("firewalld reloads", "firewall-cmd --reload") + """
+        check "a knock opens the port" knocks
+        check "for one connection" connects
+    """
+    daemon = 'check "the daemon starts" becomes_ready systemctl start knockknock-daemon.service\n'
+    scenario(root, "iptables", done("firewalld starts", "systemctl start firewalld.service") + daemon + 4 * reload)

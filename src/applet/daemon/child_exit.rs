@@ -1,14 +1,14 @@
 //! What the exit statuses of the watcher and the opener mean.
 
-use super::opener::{RULES_GONE, SET_LEAKS};
+use super::opener::{RULES_GONE, RULES_GONE_AGAIN, SET_LEAKS};
 use super::watcher::LOG_MOVED;
 use std::process::ExitStatus;
 
 /// The meaning of an exit of the watcher or the opener.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ChildExit {
-    /// The rules may be gone and must be checked.
-    RulesGone,
+    /// The rules may be gone and must be checked. `again` is whether no opening has succeeded since that last happened.
+    RulesGone { again: bool },
     /// A set of openings counts used ones and must be replaced.
     SetLeaks,
     /// The log must be reopened.
@@ -27,7 +27,10 @@ impl ChildExit {
         let (watcher_end, opener_end) = (how(watcher), how(opener));
         Some(match (watcher, opener) {
             (None, None) => return None,
-            (_, Some(status)) if status.code() == Some(RULES_GONE.into()) => Self::RulesGone,
+            (_, Some(status)) if ready && status.code() == Some(RULES_GONE.into()) => Self::RulesGone { again: false },
+            (_, Some(status)) if ready && status.code() == Some(RULES_GONE_AGAIN.into()) => {
+                Self::RulesGone { again: true }
+            }
             (_, Some(status)) if status.code() == Some(SET_LEAKS.into()) => Self::SetLeaks,
             (Some(status), _) if ready && status.code() == Some(LOG_MOVED.into()) => Self::LogMoved,
             _ if !ready => {
@@ -52,8 +55,9 @@ mod tests {
         let killed = Some(ExitStatus::from_raw(9));
         let exit = ChildExit::from_statuses;
         assert_eq!(exit(true, None, None), None);
-        assert_eq!(exit(true, None, code(RULES_GONE)), Some(ChildExit::RulesGone));
-        assert_eq!(exit(true, code(1), code(RULES_GONE)), Some(ChildExit::RulesGone));
+        assert_eq!(exit(true, None, code(RULES_GONE)), Some(ChildExit::RulesGone { again: false }));
+        assert_eq!(exit(true, code(1), code(RULES_GONE_AGAIN)), Some(ChildExit::RulesGone { again: true }));
+        assert!(matches!(exit(false, None, code(RULES_GONE)), Some(ChildExit::NotStarted(_))));
         assert_eq!(exit(true, None, code(SET_LEAKS)), Some(ChildExit::SetLeaks));
         assert_eq!(exit(true, code(LOG_MOVED), code(1)), Some(ChildExit::LogMoved));
         assert!(matches!(exit(false, code(LOG_MOVED), None), Some(ChildExit::NotStarted(_))));

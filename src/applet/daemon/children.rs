@@ -7,13 +7,16 @@ use super::setup::Setup;
 use crate::config::Log;
 use crate::error::{Error, Result};
 use crate::sys::child::{self, Child};
-use crate::sys::socketpair;
+use crate::sys::socketpair::{self, Channel};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+
+/// How many openers in a row may fail to open a port before both children are restarted.
+const MAX_FAILURES: u32 = 5;
 
 /// A message from the opener.
 pub(super) enum OpenerMessage {
@@ -29,6 +32,10 @@ pub(super) enum OpenerMessage {
 pub(super) struct Children {
     watcher: Child,
     opener: Child,
+    /// The opener's end of the channel between the two. It outlives an opener, and so do requests in it.
+    to_watcher: Channel,
+    /// How many openers in a row could not open a port.
+    failures: u32,
     /// The socket on which the opener sends [`READY`], then [`OPENED`], each once.
     from_opener: UnixStream,
     /// Whether [`READY`] has arrived.
@@ -45,28 +52,43 @@ impl Children {
     ) -> Result<Self> {
         let failed = |cause| Error::system("start the watcher and the opener", cause);
         let (to_opener, to_watcher) = socketpair::pair().map_err(failed)?;
-        // Sent before either child exists, so neither can have forged them.
-        to_opener.send(&setup.limits.to_bytes()).map_err(failed)?;
+        // Sent before either child exists, so neither can have forged it.
         to_watcher.send(setup.text.as_bytes()).map_err(failed)?;
-        let (from_opener, to_supervisor) = UnixStream::pair().map_err(failed)?;
         let (supervisor, log_name) = (std::process::id().to_string(), log_target.name());
-        let owned = if owner.is_some() { " owned" } else { "" };
-        let backend = setup.backend.name().to_owned() + owned;
-        let opener = ["opener", &supervisor, log_name, &backend].map(OsStr::new);
-        let mut opener =
-            child::restart_self(&opener, Some(to_watcher.as_fd()), to_supervisor.as_fd(), owner).map_err(failed)?;
+        let (mut opener, from_opener) = start_opener(setup, log_target, &to_watcher, "", owner).map_err(failed)?;
         let log = match setup.config.log {
             Log::Input => None,
             _ => Some(File::open("/dev/null").map_err(failed)?),
         };
         let watcher = [OsStr::new("watcher"), supervisor.as_ref(), log_name.as_ref(), directory.as_os_str()];
         match child::restart_self(&watcher, log.as_ref().map(AsFd::as_fd), to_opener.as_fd(), None) {
-            Ok(watcher) => Ok(Self { watcher, opener, from_opener, ready: false }),
+            Ok(watcher) => Ok(Self { watcher, opener, to_watcher, failures: 0, from_opener, ready: false }),
             Err(cause) => {
                 opener.kill();
                 Err(failed(cause))
             }
         }
+    }
+
+    /// Starts another opener in place of one that has exited, for the same watcher and its requests. `again` is whether
+    /// that one had replaced another and answered no request. Returns whether it did: not if too many have failed in a
+    /// row, or the watcher has exited too.
+    pub(super) fn replace_opener(
+        &mut self,
+        again: bool,
+        setup: &Setup,
+        log_target: LogTarget,
+        owner: Option<BorrowedFd<'_>>,
+    ) -> bool {
+        self.failures = if again { self.failures + 1 } else { 0 };
+        if self.watcher.try_wait().is_some() || self.failures > MAX_FAILURES {
+            return false;
+        }
+        let started = start_opener(setup, log_target, &self.to_watcher, " again", owner);
+        started.is_ok_and(|(opener, from_opener)| {
+            (self.opener, self.from_opener) = (opener, from_opener);
+            true
+        })
     }
 
     /// Becomes readable when the opener is ready or has exited.
@@ -112,4 +134,23 @@ impl Children {
             children.watcher.kill();
         }
     }
+}
+
+/// Starts an opener. Returns it, and the socket on which it sends its messages. `again` is ` again` for one that replaces
+/// another.
+fn start_opener(
+    setup: &Setup,
+    log_target: LogTarget,
+    to_watcher: &Channel,
+    again: &str,
+    owner: Option<BorrowedFd<'_>>,
+) -> io::Result<(Child, UnixStream)> {
+    let (mut from_opener, to_supervisor) = UnixStream::pair()?;
+    from_opener.write_all(&setup.limits.to_bytes())?;
+    let owned = if owner.is_some() { " owned" } else { "" };
+    let backend = [setup.backend.name(), again, owned].concat();
+    let supervisor = std::process::id().to_string();
+    let opener = ["opener", &supervisor, log_target.name(), &backend].map(OsStr::new);
+    let opener = child::restart_self(&opener, Some(to_watcher.as_fd()), to_supervisor.as_fd(), owner)?;
+    Ok((opener, from_opener))
 }

@@ -2,7 +2,7 @@
 //!
 //! | from | to | message | bytes |
 //! |---|---|---|---|
-//! | supervisor | opener | [`OpenerLimits`], once, before the watcher exists | 2 × 8192 |
+//! | supervisor | opener | [`OpenerLimits`], once, before the opener exists | 2 × 8192 |
 //! | supervisor | watcher | the configuration's text, once, before the opener exists | at most [`CONFIG`] |
 //! | watcher | opener | [`READY`], once | 1 |
 //! | opener | supervisor | [`READY`], once | 1 |
@@ -24,7 +24,7 @@ pub const OPENED: &[u8] = b"o";
 /// The longest configuration, in bytes.
 pub const CONFIG: usize = file::LONGEST;
 
-/// The ports that the opener may open. The supervisor sends them before the watcher exists.
+/// The ports that the opener may open. The supervisor sends them before the opener exists.
 pub struct OpenerLimits {
     /// The ports that some profile may open.
     pub allowed: PortSet,

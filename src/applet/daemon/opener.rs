@@ -15,12 +15,14 @@ use crate::sys::socketpair::Channel;
 use crate::sys::{poll, process};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 /// Exit code: an opening failed because our rules are gone, or may be gone.
 pub const RULES_GONE: u8 = 64;
+/// The same, of an opener that replaces another and has not answered a request.
+pub const RULES_GONE_AGAIN: u8 = 66;
 
 /// Exit code: an opening failed because a set counts used openings.
 pub const SET_LEAKS: u8 = 65;
@@ -32,7 +34,8 @@ const MAX_UNUSED: usize = 64;
 const CALLS: &[&[libc::c_long]] = &[calls::BASIC, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
 
 /// Runs the opener. Descriptor 0 is the socket to the watcher, descriptor 1 a socket to the supervisor. `backend` is
-/// the backend's name, followed by ` owned` if descriptor 3 is the socket that owns the rules. Returns the exit code.
+/// the backend's name, followed by ` again` if the watcher is already running, and by ` owned` if descriptor 3 is the
+/// socket that owns the rules. Returns the exit code.
 pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> {
     log_target.open();
     process::set_name(c"knock-opener");
@@ -40,12 +43,18 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
         Some(backend) => (backend, Some(process::inherited(3))),
         None => (backend, None),
     };
-    let backend = Backend::named(backend).ok_or_else(|| Error::usage("the supervisor starts the opener"))?;
+    let replacement = backend.ends_with(" again");
+    let backend = Backend::named(backend.trim_end_matches(" again"))
+        .ok_or_else(|| Error::usage("the supervisor starts the opener"))?;
     let (channel, mut supervisor_end) = (Channel::from(process::inherited(0)), File::from(process::inherited(1)));
     process::leave_signals_to_supervisor().map_err(|cause| Error::system("set the signal mask", cause))?;
 
-    let limits = receive_limits(&channel)?;
-    let mut admitter = Admitter::new(backend, &limits.guard, owner)?;
+    let limits = receive_limits(&mut supervisor_end)?;
+    let mut admitter = match Admitter::new(backend, &limits.guard, owner) {
+        // The watcher's request waits for the next opener.
+        Err(_) if replacement => return Ok(RULES_GONE_AGAIN),
+        opened => opened?,
+    };
     hooks::attempt("unconfined opener");
     let capabilities: &[Capability] = match backend {
         Backend::Nft(_) => &[Capability::NetAdmin],
@@ -55,29 +64,39 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
     privileges::drop_root(&kept, supervisor, log_target)?;
     hooks::attempt("opener");
 
-    let mut message = [0; 1];
-    if channel.receive(&mut message).ok() != Some(READY.len()) || message != *READY {
-        return Err(Error::refused("the watcher did not start"));
+    if !replacement {
+        let mut message = [0; 1];
+        if channel.receive(&mut message).ok() != Some(READY.len()) || message != *READY {
+            return Err(Error::refused("the watcher did not start"));
+        }
+        supervisor_end.write_all(READY).map_err(|cause| Error::system("report to the supervisor", cause))?;
     }
-    supervisor_end.write_all(READY).map_err(|cause| Error::system("report to the supervisor", cause))?;
-    serve(&channel, &limits, &mut admitter, supervisor_end)
+    serve(&channel, &limits, &mut admitter, supervisor_end, replacement)
 }
 
-fn receive_limits(channel: &Channel) -> Result<OpenerLimits> {
+fn receive_limits(supervisor: &mut File) -> Result<OpenerLimits> {
     let mut bytes = vec![0; OpenerLimits::BYTES];
-    let length = channel.receive(&mut bytes).map_err(|cause| Error::system("receive the opener limits", cause))?;
-    let limits = bytes.get(..length).and_then(OpenerLimits::from_bytes);
-    limits.ok_or_else(|| Error::refused("the supervisor sent invalid opener limits"))
+    supervisor.read_exact(&mut bytes).map_err(|cause| Error::system("receive the opener limits", cause))?;
+    OpenerLimits::from_bytes(&bytes).ok_or_else(|| Error::refused("the supervisor sent invalid opener limits"))
 }
 
-fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter, supervisor: File) -> Result<u8> {
+/// Answers requests. `retried` is whether the first one has already failed in another opener.
+fn serve(
+    channel: &Channel,
+    limits: &OpenerLimits,
+    admitter: &mut Admitter,
+    supervisor: File,
+    mut retried: bool,
+) -> Result<u8> {
     let mut supervisor = Some(supervisor);
     let mut unused = Unused::default();
     loop {
         unused.report(channel, admitter).map_err(|cause| Error::system("wait for the watcher", cause))?;
         // One byte more than a request, so that a longer message is detected.
         let mut bytes = [0; OpenRequest::BYTES + 1];
-        let length = channel.receive(&mut bytes).map_err(|cause| Error::system("read from the watcher", cause))?;
+        let failed = |cause| Error::system("read from the watcher", cause);
+        // If the rules are gone, the request waits for the next opener.
+        let length = channel.peek(&mut bytes).map_err(failed)?;
         if length == 0 {
             return Ok(1);
         }
@@ -87,6 +106,8 @@ fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter, supe
         match answer(limits, admitter, &mut unused, &request) {
             Ok(answer) => {
                 hooks::step("opener: opened");
+                channel.receive(&mut bytes).map_err(failed)?;
+                retried = false;
                 channel.send(&answer.to_bytes()).map_err(|cause| Error::system("answer the watcher", cause))?;
                 if answer == OpenReply::Opened {
                     // Once: the supervisor waits for this during a trial only.
@@ -97,7 +118,10 @@ fn serve(channel: &Channel, limits: &OpenerLimits, admitter: &mut Admitter, supe
                 }
             }
             Err(cause) => {
-                say::error(&Error::system("open a port in the firewall", cause));
+                if retried {
+                    say::error(&Error::system("open a port in the firewall", cause));
+                    return Ok(RULES_GONE_AGAIN);
+                }
                 return Ok(RULES_GONE);
             }
         }

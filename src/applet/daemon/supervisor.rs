@@ -135,9 +135,8 @@ impl Supervisor<'_> {
                 }
             }
             // Rules come before children, because the ports may be open.
-            let must_check = rule_change && self.installed.saw_change(&self.setup.watch) || self.installed.must_retry();
-            if must_check && self.repair() && !self.installed.opener_survives_repair() {
-                self.restart_children();
+            if rule_change && self.installed.saw_change(&self.setup.watch) || self.installed.must_retry() {
+                self.repair();
             }
             if opener {
                 self.handle_opener_message()?;
@@ -190,11 +189,18 @@ impl Supervisor<'_> {
     /// reopened, or the two were not ready yet.
     fn reap_children(&mut self) -> Result<()> {
         let Some(exit) = self.children.as_mut().and_then(Children::exit) else { return Ok(()) };
+        if let ChildExit::RulesGone { again } = exit {
+            self.repair();
+            // Without children, the repair has stopped them.
+            let Some(children) = &mut self.children else { return Ok(()) };
+            if children.replace_opener(again, &self.setup, self.log_target, self.installed.owner()) {
+                return Ok(());
+            }
+        }
         Children::stop(&mut self.children);
         match exit {
-            ChildExit::RulesGone => _ = self.repair(),
+            ChildExit::RulesGone { .. } | ChildExit::LogMoved => {}
             ChildExit::SetLeaks => self.make_rules(InstalledRules::replace),
-            ChildExit::LogMoved => {}
             ChildExit::NotStarted(why) => return self.start_failed(Error::refused(why)),
             ChildExit::Failed(why) => return Err(Error::refused(why)),
         }
@@ -244,10 +250,10 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Makes the rules again if they have changed. Returns whether they had.
-    fn repair(&mut self) -> bool {
+    /// Makes the rules again if they have changed.
+    fn repair(&mut self) {
         if self.installed.is_intact() {
-            return false;
+            return;
         }
         let mute = self.installed.must_retry() || self.repair_logged.is_some_and(|last| last.elapsed() <= pause::CALM);
         self.make_rules(InstalledRules::restore);
@@ -255,7 +261,6 @@ impl Supervisor<'_> {
             say::warn("another program changed our firewall rules; restored them");
             self.repair_logged = Some(Instant::now());
         }
-        true
     }
 
     /// Makes the rules, by a method of `InstalledRules`. A failure is logged, and retried soon.

@@ -75,11 +75,15 @@ pub(super) fn has_rules(rules: &Rules) -> bool {
 /// Makes the chains of one version. Returns their listing.
 fn make(version: IpVersion, rules: &Rules) -> io::Result<String> {
     for _ in 0..ATTEMPTS {
-        let text = script(version, rules, &list(version)?);
-        child::run(version.restore(), &["-w", WAIT, "--noflush"], &text)?;
-        let made = own(&list(version)?);
-        if made.lines().count() == lines_in(&text) {
-            return Ok(made);
+        let before = list(version)?;
+        let text = script(version, rules, &before);
+        let loaded = child::run(version.restore(), &["-w", WAIT, "--noflush"], &text);
+        let after = list(version)?;
+        match loaded {
+            // The jumps that it deletes may have been deleted since they were listed.
+            Err(error) if after == before => return Err(error),
+            Ok(_) if own(&after).lines().count() == lines_in(&text) => return Ok(own(&after)),
+            _ => {}
         }
     }
     Err(io::Error::other("another program keeps changing them"))
