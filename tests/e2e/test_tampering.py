@@ -126,7 +126,7 @@ def test_a_change_of_our_iptables_chains_that_removes_nothing_is_undone(stage, p
 
 def test_no_knock_is_lost_after_others_have_flushed_table_mangle_again_and_again(stage):
     """As firewalld does at each reload. The lists of openings are new ones then."""
-    stage.open_up("iptables")
+    stage.set_up("iptables")
     watcher = process(stage.daemon, "watcher")
     for _ in range(8):
         for program in ("iptables", "ip6tables"):
@@ -137,20 +137,20 @@ def test_no_knock_is_lost_after_others_have_flushed_table_mangle_again_and_again
         assert stage.connects()
         assert not stage.connects()
     assert process(stage.daemon, "watcher") == watcher
-    assert not [line for line in stage.daemon.said if "cannot" in line]
+    assert not [line for line in stage.daemon.lines if "cannot" in line]
 
 
 def test_knocks_open_again_after_table_mangle_was_flushed_without_a_pause(stage):
-    stage.open_up("iptables")
+    stage.set_up("iptables")
     flush = "while :; do iptables -t mangle -F; iptables -t mangle -X; done"
     with stage.server.start("sh", "-c", flush, stderr=subprocess.DEVNULL) as loop:
         for _ in range(20):
             stage.knock()
         loop.kill()
     within(5, lambda: "-j LOG" in stage.server.run("iptables", "-t", "mangle", "-S").stdout)
-    stage.daemon.unheard()
-    stage.daemon._heard = len(stage.daemon.said)
-    within(5, lambda: stage.knock() and any("opened" in line for line in stage.daemon.unheard()))
+    stage.daemon.new_lines()
+    stage.daemon._position = len(stage.daemon.lines)
+    within(5, lambda: stage.knock() and any("opened" in line for line in stage.daemon.new_lines()))
     assert stage.connects()
 
 
@@ -163,12 +163,12 @@ def test_a_jump_that_is_deleted_while_the_chains_are_made_again_is_no_error(stag
         exec {real} "$@"
         """)
     (programs / "iptables-restore").chmod(0o755)
-    stage.open_up("iptables", daemon_options={"env": {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}})
+    stage.set_up("iptables", daemon_options={"env": {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}})
     (programs / "armed").touch()
     stage.server.run("iptables", "-t", "mangle", "-D", "FORWARD", "-j", "KNOCKKNOCK-FORWARD")
     stage.daemon.wait_for("restored them")
     assert not (programs / "armed").exists()
-    assert not [line for line in stage.daemon.said if "cannot" in line]
+    assert not [line for line in stage.daemon.lines if "cannot" in line]
     stage.open_port()
     assert stage.connects()
 
