@@ -20,7 +20,8 @@ needs() {
         mkfs.ext4:e2fsprogs mandoc:mandoc /usr/bin/pytest-3:python3-pytest ;;
     bench) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps openssl:openssl strace:strace \
         python3:python3 microsocks:microsocks fwknopd@fwknop-server fwknop:fwknop-client knockd@knockd ;;
-    router) echo ip:iproute2 nft:nftables /usr/sbin/xtables-legacy-multi:iptables readelf:binutils /usr/share/doc/busybox-static@busybox-static \
+    router) echo rust gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/json-c/json.h:libjson-c-dev dropbear:dropbear-bin ssh:openssh-client \
+        ip:iproute2 nft:nftables /usr/sbin/xtables-legacy-multi:iptables readelf:binutils /usr/share/doc/busybox-static@busybox-static \
         /usr/bin/pytest-3:python3-pytest ;;
     systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox lintian:lintian ps:procps ufw@ufw firewalld@firewalld \
         /usr/lib/python3/dist-packages/firewall:python3-firewall /usr/lib/python3/dist-packages/nftables:python3-nftables \

@@ -1,5 +1,6 @@
 """A small router's root: busybox, a firewall's program with its libraries, our static binary and service files."""
 
+import json
 import os
 import re
 import shutil
@@ -18,8 +19,17 @@ TOOLS = Path(os.environ.get("KNOCKKNOCK_TOOLS") or
 IPTABLES = ("iptables", "ip6tables", "iptables-restore", "ip6tables-restore")
 
 
+# OpenWrt's programs with the files of their C sources, and what they are linked with.
+UBOX = [f"libubox/{name}.c" for name in ("blob", "blobmsg", "utils", "avl", "avl-cmp", "vlist", "md5")]
+PROGRAMS = {
+    "sbin/uci": [*(f"uci/{name}.c" for name in ("cli", "delta", "file", "libuci", "util", "blob", "parse")), *UBOX],
+    "usr/bin/jshn": ["libubox/jshn.c", "libubox/blobmsg_json.c", *UBOX, "-DJSONC", "-I/usr/include/json-c", "-ljson-c"],
+}
+
+
 def build(root, binary, firewall="nft", packages=Path("/")):
-    """Fills `root` with busybox and the program of the firewall, nft or iptables, from the Debian packages below `packages`."""
+    """Fills `root` with busybox and the program of the firewall, nft or iptables, from the Debian packages below `packages`. A
+    router of this machine's architecture also has OpenWrt's uci and jshn, and Dropbear."""
     for path in ("proc", "sys", "dev", "tmp", "root", "usr/bin", "usr/sbin", "bin", "sbin", "run"):
         (root / path).mkdir(parents=True)
     shutil.copytree(SERVICE_FILES, root, dirs_exist_ok=True)
@@ -44,6 +54,11 @@ def build(root, binary, firewall="nft", packages=Path("/")):
     for program in programs:
         _copy(program, root / program.relative_to(packages))
         _copy_libraries(program, packages, root)
+    if packages == Path("/"):
+        _add_openwrts_programs(root)
+        for name in ("usr/sbin/dropbear", "usr/bin/dbclient", "usr/bin/dropbearkey"):
+            _copy(Path("/", name), root / name)
+            _copy_libraries(Path("/", name), packages, root)
     shutil.copy(HERE / "scenario.sh", root / "scenario.sh")
 
 
@@ -53,6 +68,28 @@ def add_applets(root, run=()):
     for applet in listed.stdout.split():
         if not (root / "bin" / applet).exists() and applet != "nft":
             (root / "bin" / applet).symlink_to("busybox")
+
+
+def _add_openwrts_programs(root):
+    """Compiles them from the sources in the crate libuci-sys, unless the cache directory has them."""
+    listed = subprocess.run(
+        ["cargo", "metadata", "--locked", "--format-version=1", "--filter-platform=x86_64-unknown-linux-gnu",
+         f"--manifest-path={HERE}/uci/Cargo.toml"], check=True, capture_output=True).stdout
+    crate, = (package for package in json.loads(listed)["packages"] if package["name"] == "libuci-sys")
+    sources, cache = Path(crate["manifest_path"]).parent, TOOLS / f"libuci-sys-{crate['version']}"
+    (cache / "include").mkdir(parents=True, exist_ok=True)
+    (cache / "include/uci_config.h").touch()
+    if not (cache / "include/libubox").exists():
+        (cache / "include/libubox").symlink_to(sources / "libubox")
+    for program, files in PROGRAMS.items():
+        built = cache / Path(program).name
+        if not built.exists():
+            part = built.with_suffix(f".{os.getpid()}")
+            subprocess.run(["gcc", "-Os", "-static", "-w", "-D_GNU_SOURCE", f"-I{cache}/include", f"-I{sources}/uci", *files,
+                            "-o", part], check=True, cwd=sources)
+            part.rename(built)
+        _copy(built, root / program)
+    _copy(sources / "libubox/sh/jshn.sh", root / "usr/share/libubox/jshn.sh")
 
 
 def _static_busybox(packages):

@@ -36,7 +36,8 @@ more() { [ "$(lines "$1")" -gt "$2" ]; } # TEXT COUNT: the daemon has said it mo
 
 same_network() { [ "$(readlink "/proc/$1/ns/net")" = "$(readlink /proc/self/ns/net)" ]; } # PID: it has none of its own yet
 client() { nsenter -n -t "$client" "$@"; }
-connects() { [ "$(client nc -w 1 10.9.0.1 22 </dev/null 2>/dev/null)" = welcome ]; }
+connects() { client nc -w 1 10.9.0.1 22 </dev/null 2>/dev/null | grep -q "^$greeting"; }
+logs_in() { client dbclient -y -i /root/client_key -J "knockknock connect --dir /root/.knockknock 10.9.0.1 22" root@10.9.0.1 true; }
 knocks() { # our client knocks, and the daemon says that it opened
 	local before
 	before=$(lines 'opened port 22')
@@ -120,13 +121,27 @@ ip link set veth0 netns "$client"
 client ip address add 10.9.0.2/24 dev veth0
 client ip link set veth0 up
 client ip link set lo up
-nc -ll -p 22 -e echo welcome &
+if command -v dropbear >/dev/null; then
+	mkdir /root/.ssh && chmod 700 /root/.ssh
+	dropbearkey -t ed25519 -f /root/server_key >/dev/null 2>&1
+	dropbearkey -t ed25519 -f /root/client_key 2>/dev/null | grep ^ssh- >/root/.ssh/authorized_keys
+	dropbear -F -r /root/server_key 2>/dev/null &
+	greeting=SSH-2.0-dropbear
+else # a machine for which there is no Dropbear
+	nc -ll -p 22 -e echo welcome &
+	greeting=welcome
+fi
 soon nc -w 1 127.0.0.1 22 </dev/null >/dev/null
 
 check "the guarded port is closed" not connects
 check "a knock opens it" knocks
 check "for one connection" connects
 check "and not for a second" not connects
+
+if [ "$greeting" != welcome ]; then
+	check "Dropbear's client logs in, with a knock" logs_in
+	check "for one connection of Dropbear's" not connects
+fi
 
 check "$own reloads" own_firewall
 check "a knock opens it still" knocks

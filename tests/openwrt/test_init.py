@@ -1,6 +1,8 @@
-"""The init script under busybox, with a stand-in for rc.common and procd: its command line and the config it makes."""
+"""The init script under busybox and OpenWrt's uci, with stand-ins for rc.common and procd: its command line and the config it makes."""
 
+import json
 import os
+import re
 import subprocess
 import textwrap
 from pathlib import Path
@@ -48,7 +50,11 @@ class Router:
 
     @property
     def asked(self):
-        return self.read("tmp/procd/knockknock.asked").splitlines()
+        return json.loads(self.read("tmp/procd/knockknock.asked"))
+
+    @property
+    def command(self):
+        return self.asked["instances"].get("instance1", {}).get("command")
 
 
 @pytest.fixture
@@ -58,22 +64,22 @@ def openwrt(tmp_path):
 
 def test_asks_procd_for_the_daemon_in_the_foreground(openwrt):
     assert openwrt.init("start").returncode == 0
-    assert openwrt.asked == [
-        "command /usr/bin/knockknock-daemon --dir /var/run/knockknock",
-        "respawn 3600 5 0",
-        "stderr 1",
-        "reload_trigger knockknock",
-    ]
+    assert openwrt.asked == {
+        "name": "knockknock",
+        "instances": {"instance1": {
+            "command": ["/usr/bin/knockknock-daemon", "--dir", "/var/run/knockknock"], "respawn": ["3600", "5", "0"], "stderr": "1"}},
+        "reload_triggers": ["knockknock"],
+    }
 
 
 def test_before_there_is_a_profile_it_is_not_started_over_and_over(openwrt):
     (openwrt.root / "etc/knockknock.d/profiles/spare").rmdir()
     outcome = openwrt.init("start")
     assert "no profile" in outcome.stderr and "knockknock invite" in outcome.stderr
-    assert openwrt.asked == ["reload_trigger knockknock"]
+    assert openwrt.command is None
     openwrt.write("etc/knockknock.d/config.good", "[main]\nguard = 22\n")
     openwrt.init("start")
-    assert openwrt.asked[0].startswith("command"), "the last profile of a daemon that has worked is gone: its guard stays"
+    assert openwrt.command, "the last profile of a daemon that has worked is gone: its guard stays"
 
 
 def test_the_shipped_configuration(openwrt):
@@ -148,7 +154,7 @@ def test_an_unusable_uci_file_changes_no_config_and_the_daemon_starts(openwrt, u
     outcome = openwrt.init("start")
     assert complaint in outcome.stderr
     assert openwrt.config == before
-    assert openwrt.asked[0].startswith("command"), "the daemon starts: without it nothing is guarded"
+    assert openwrt.command, "the daemon starts: without it nothing is guarded"
 
 
 @pytest.mark.parametrize("uci", [*(uci for uci, _ in BAD.values()), None], ids=[*BAD, "no file"])
@@ -158,7 +164,7 @@ def test_after_a_reboot_with_a_bad_one_the_daemon_starts_and_cannot_read_its_con
         (openwrt.root / "etc/config/knockknock").unlink()
     assert "/etc/config/knockknock" in openwrt.init("boot").stderr
     assert openwrt.config == "/etc/config/knockknock cannot be used\n"
-    assert openwrt.asked[0].startswith("command")
+    assert openwrt.command
     checked = openwrt.run("/usr/bin/knockknock-daemon", "--dir", "/var/run/knockknock", "--check")
     assert checked.returncode == 1 and "line 1: is before" in checked.stderr
 
@@ -233,7 +239,7 @@ def test_reload_starts_a_daemon_that_could_not_start(openwrt):
     openwrt.init("start")
     openwrt.uci("config knockknock 'main'\n\toption delay '4'\n")
     openwrt.init("reload")
-    assert openwrt.asked[0].startswith("command /usr/bin/knockknock-daemon ")
+    assert openwrt.command[0] == "/usr/bin/knockknock-daemon"
     assert not (openwrt.root / "tmp/procd/knockknock.signals").exists()
 
 
@@ -266,3 +272,24 @@ def test_an_unusable_uci_is_not_written_through_a_link_to_a_config_that_is_gone(
     openwrt.uci("config knockknock 'main'\n\tlist guard '22;23'\n")
     openwrt.init("start")
     assert not own.exists() and openwrt.config == "/etc/config/knockknock cannot be used\n"
+
+
+def test_the_manual_s_commands_set_what_the_daemon_reads(openwrt):
+    text = (Path(__file__).parents[2] / "docs/openwrt.md").read_text()
+    commands = re.search(r"^network_get_device wan wan && (.*?uci commit knockknock)$", text, re.M | re.S)[1]
+    done = openwrt.run("/bin/sh", "-c", f"wan=pppoe-wan; {commands}")
+    assert done.returncode == 0, done.stderr
+    openwrt.init("start")
+    assert "interfaces = pppoe-wan\n" in openwrt.config and "guard = 22\n" in openwrt.config
+
+
+@pytest.mark.parametrize("value, said", [("0", True), ("1", False), (None, False)])
+def test_check_says_when_fw4_leaves_our_rules_out(openwrt, value, said):
+    option = f"\toption auto_includes '{value}'\n" if value else ""
+    openwrt.write("etc/config/firewall", f"config defaults\n\toption input 'REJECT'\n{option}")
+    text = openwrt.init("check").stderr
+    assert ("auto_includes" in text) == said
+    if said:
+        fix = re.search("(uci set .*)/etc/init.d/firewall", text)[1]
+        assert openwrt.run("/bin/sh", "-c", fix.rstrip("; ")).returncode == 0
+        assert "auto_includes" not in openwrt.init("check").stderr

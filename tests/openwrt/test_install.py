@@ -1,7 +1,10 @@
-"""The installer, with an ssh that leads into a router's root on this machine."""
+"""The installer, by ssh to a Dropbear in a router's root on this machine."""
 
+import json
 import os
+import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,18 @@ SHIPPED = sorted(path.relative_to(router.SERVICE_FILES) for path in router.SERVI
 
 
 KEEP = Path("lib/upgrade/keep.d/knockknock")
+
+
+started = []
+
+
+@pytest.fixture(autouse=True)
+def stop():
+    """Stops the routers' Dropbears."""
+    yield
+    while started:
+        started[-1].kill()
+        started.pop().wait()
 
 
 class Router:
@@ -29,8 +44,25 @@ class Router:
             (self.root / "etc/openwrt_release").write_text(release)
         self._bin = directory / "bin"
         self._bin.mkdir()
+        key, server_key = directory / "key", self.root / "etc/dropbear/key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        (self.root / "root/.ssh").mkdir(mode=0o700)
+        shutil.copy(f"{key}.pub", self.root / "root/.ssh/authorized_keys")
+        server_key.parent.mkdir()
+        subprocess.run(["dropbearkey", "-t", "ed25519", "-f", server_key], check=True, capture_output=True)
+        self._dropbear = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec chroot "$1" /usr/sbin/dropbear -F -r /etc/dropbear/key', "sh",
+             self.root], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started.append(self._dropbear)
+        listening = Path(f"/proc/{self._dropbear.pid}/net/tcp")
+        deadline = time.monotonic() + 20
+        while ":0016 00000000:0000 0A" not in listening.read_text() or listening.read_text() == Path("/proc/net/tcp").read_text():
+            assert time.monotonic() < deadline, "Dropbear does not listen"
+            time.sleep(0.02)
+        enter = f"nsenter --net=/proc/{self._dropbear.pid}/ns/net {self.root}/bin/busybox nc 127.0.0.1 22"
         ssh = self._bin / "ssh"
-        ssh.write_text(f'#!/bin/sh\n[ "$1" = root@router ] || exit 255\nexec unshare --net chroot {self.root} /bin/sh -c "$2"\n')
+        ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F none -i {key} -o BatchMode=yes -o StrictHostKeyChecking=no '
+                       f'-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o "ProxyCommand={enter}" "$@"\n')
         ssh.chmod(0o755)
 
     def install(self, *options):
@@ -123,7 +155,7 @@ def test_a_daemon_that_runs_is_restarted_after_an_upgrade(tmp_path):
     (there.root / "proc/77/comm").write_text("knock-watcher\n")
     outcome = there.install()
     assert "Restarted the daemon.\n" in outcome.stdout, outcome.stderr
-    assert asked.read_text().startswith("command /usr/bin/knockknock-daemon ")
+    assert json.loads(asked.read_text())["instances"]["instance1"]["command"][0] == "/usr/bin/knockknock-daemon"
 
 
 def test_a_dry_run_copies_nothing(tmp_path):
