@@ -1,17 +1,21 @@
 """Debian's kernels and packages for machines under qemu, unpacked aside; a file system packed for such a machine."""
 
 import gzip
+import lzma
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import router
 
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-def unpack(architecture, kernel, wanted=()):
-    """The directory into which Debian 12's packages are unpacked, once: `wanted`, and the kernel that the metapackage
-    `kernel` depends on."""
-    packages = router.TOOLS / architecture
+
+def unpack(architecture, kernel, wanted=(), release=None):
+    """The directory into which Debian's packages are unpacked, once: `wanted`, and the kernel that the metapackage
+    `kernel` depends on. They are this machine's release, or another."""
+    packages = router.TOOLS / (f"{architecture}-{release}" if release else architecture)
     root, done = packages / "root", packages / "complete"
     if done.exists():
         return root
@@ -28,6 +32,11 @@ def unpack(architecture, kernel, wanted=()):
         Dir::State::status "{packages}/state/status";
         Dir::Cache "{packages}/cache";
     """)
+    if release:
+        with open(config, "a") as more:
+            more.write(f'Dir::Etc::SourceList "{packages}/sources.list";\nDir::Etc::SourceParts "/nonexistent";\n')
+        (packages / "sources.list").write_text(
+            f"deb [signed-by={KEYRING}] http://deb.debian.org/debian {release} main\n")
 
     def apt(*arguments):
         return subprocess.run(arguments, env={**os.environ, "APT_CONFIG": str(config)}, cwd=packages / "packages",
@@ -39,6 +48,8 @@ def unpack(architecture, kernel, wanted=()):
     apt("apt-get", "-q", "download", kernel, *wanted)
     for package in (packages / "packages").iterdir():
         subprocess.run(["dpkg", "-x", package, root], check=True)
+    if not (root / "lib").exists():  # since Debian 13 only in usr
+        (root / "lib").symlink_to("usr/lib")
     shutil.rmtree(packages / "packages")
     done.touch()
     return root
@@ -46,19 +57,25 @@ def unpack(architecture, kernel, wanted=()):
 
 def copy_modules(packages, modules, root):
     """Copies kernel modules, and those that they need, from the unpacked `packages` into `root`."""
-    all_modules = {path.stem.replace("-", "_"): path for path in (packages / "lib/modules").rglob("*.ko")}
+    directory = packages / "lib/modules"
+    all_modules = {path.name.split(".")[0].replace("-", "_"): path for path in directory.rglob("*.ko*")}
+    # Modules that this kernel has built in.
+    built_in = next(directory.glob("*/modules.builtin")).read_text().split()
+    built_in = {Path(name).stem.replace("-", "_") for name in built_in}
     wanted = list(modules)
     copied = set()
     while wanted:
         name = wanted.pop()
-        if name in copied:
+        if name in copied or name in built_in:
             continue
         copied.add(name)
         path = all_modules[name]
-        place = root / path.relative_to(packages)
+        module = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+        place = root / "lib/modules" / path.relative_to(directory)
+        place = place.with_name(place.name.removesuffix(".xz"))
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, place)
-        depends = path.read_bytes().split(b"\0depends=")[1].split(b"\0")[0].decode()
+        place.write_bytes(module)
+        depends = module.split(b"\0depends=")[1].split(b"\0")[0].decode()
         wanted += [other.replace("-", "_") for other in depends.split(",") if other]
 
 

@@ -36,12 +36,12 @@ more() { [ "$(lines "$1")" -gt "$2" ]; } # TEXT COUNT: the daemon has said it mo
 
 same_network() { [ "$(readlink "/proc/$1/ns/net")" = "$(readlink /proc/self/ns/net)" ]; } # PID: it has none of its own yet
 client() { nsenter -n -t "$client" "$@"; }
-connects() { client nc -w 1 10.9.0.1 22 </dev/null 2>/dev/null | grep -q "^$greeting"; }
+connects() { client nc -w 1 "${1:-10.9.0.1}" 22 </dev/null 2>/dev/null | grep -q "^$greeting"; } # [ADDRESS]
 logs_in() { client dbclient -y -i /root/client_key -J "knockknock connect --dir /root/.knockknock 10.9.0.1 22" root@10.9.0.1 true; }
-knocks() { # our client knocks, and the daemon says that it opened
+knocks() { # [ADDRESS]: our client knocks, and the daemon says that it opened
 	local before
 	before=$(lines 'opened port 22')
-	client knockknock -p 22 --dir /root/.knockknock 10.9.0.1 && soon more 'opened port 22' "$before"
+	client knockknock -p 22 --dir /root/.knockknock "${1:-10.9.0.1}" && soon more 'opened port 22' "$before"
 }
 becomes_ready() { # COMMAND…: after it the daemon says that it is ready
 	local before
@@ -67,6 +67,7 @@ table inet fw4 {
 		iifname "lo" accept
 		include "/usr/share/nftables.d/chain-pre/input/*.nft"
 		ct state established,related accept
+		meta l4proto 58 accept
 		tcp flags & (fin | syn | rst | ack) == syn jump syn_flood
 	}
 	chain forward {
@@ -97,7 +98,12 @@ syslogd -n -O $said &
 syslog=$!
 soon [ -S /dev/log ]
 check "a profile is made" knockknock-genprofile gate "$port" --ports 22
-mkdir -p /root/.knockknock && cp -R $profiles/gate /root/.knockknock/10.9.0.1
+check "and one of the classic wire" knockknock-genprofile hall $((port + 2)) --ports 22 --wire classic
+mkdir -p /root/.knockknock
+cp -R $profiles/gate /root/.knockknock/10.9.0.1
+cp -R $profiles/hall /root/.knockknock/10.9.0.3
+ln -s 10.9.0.1 /root/.knockknock/fd09::1
+ln -s 10.9.0.3 /root/.knockknock/fd09::3
 sed -i "s/#list guard '22'/list guard '22'/; s/#list interfaces 'eth1'/list interfaces 'eth0'/; s/#option log/option log/" /etc/config/knockknock
 $init enable
 check "it starts before the network and the firewall" [ -e /etc/rc.d/S18knockknock ]
@@ -115,10 +121,16 @@ client=$!
 soon not same_network "$client"
 ip link set lo up
 ip link add eth0 type veth # its other end is called veth0
+echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
 ip address add 10.9.0.1/24 dev eth0
+ip address add 10.9.0.3/24 dev eth0
+ip address add fd09::1/64 dev eth0
+ip address add fd09::3/64 dev eth0
 ip link set eth0 up
 ip link set veth0 netns "$client"
+client sh -c "echo 0 >/proc/sys/net/ipv6/conf/veth0/accept_dad"
 client ip address add 10.9.0.2/24 dev veth0
+client ip address add fd09::2/64 dev veth0
 client ip link set veth0 up
 client ip link set lo up
 if command -v dropbear >/dev/null; then
@@ -142,6 +154,13 @@ if [ "$greeting" != welcome ]; then
 	check "Dropbear's client logs in, with a knock" logs_in
 	check "for one connection of Dropbear's" not connects
 fi
+
+for wire in "the classic wire 10.9.0.3" "IPv6 fd09::1" "IPv6 and the classic wire fd09::3"; do
+	address=${wire##* }
+	check "a knock by ${wire% *} opens it" knocks "$address"
+	check "for one connection by ${wire% *}" connects "$address"
+	check "and not for a second by ${wire% *}" not connects "$address"
+done
 
 check "$own reloads" own_firewall
 check "a knock opens it still" knocks
