@@ -61,8 +61,6 @@ pub enum OpenReply {
     Opened = b'y' as isize,
     /// Not opened: the set of openings is full.
     SetFull = b'f' as isize,
-    /// Not opened: the set of openings counts used ones. The opener exits, and the set is replaced.
-    SetLeaks = b'u' as isize,
     /// Not opened: the source is one of this machine's own addresses.
     OwnAddress = b'o' as isize,
     /// Not opened: the source is link-local, and this machine has several links.
@@ -74,10 +72,9 @@ pub enum OpenReply {
 }
 
 impl OpenReply {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 6] = [
         Self::Opened,
         Self::SetFull,
-        Self::SetLeaks,
         Self::OwnAddress,
         Self::SeveralLinks,
         Self::PortNotPermitted,

@@ -104,7 +104,7 @@ fn serve(
         let request = request.ok_or_else(|| Error::refused("the watcher sent an invalid request; the daemon ends"))?;
         hooks::step("opener: asked");
         match answer(limits, admitter, &mut unused, &request) {
-            Ok(answer) => {
+            Ok(Some(answer)) => {
                 hooks::step("opener: opened");
                 channel.receive(&mut bytes).map_err(failed)?;
                 retried = false;
@@ -113,9 +113,12 @@ fn serve(
                     // Once: the supervisor waits for this during a trial only.
                     let _ = supervisor.take().map(|mut supervisor| supervisor.write_all(OPENED));
                 }
-                if answer == OpenReply::SetLeaks {
-                    return Ok(SET_LEAKS);
-                }
+            }
+            Ok(None) => {
+                let (port, source) = (request.port(), request.source());
+                say::warn(format_args!("port {port} stays closed to {source}: the kernel still counts used openings"));
+                say::warn("replacing the sets of openings; knock again");
+                return Ok(SET_LEAKS);
             }
             Err(cause) => {
                 if retried {
@@ -163,25 +166,26 @@ impl Unused {
     }
 }
 
+/// Makes an opening. Returns the answer; `None` if the set must be replaced first.
 fn answer(
     limits: &OpenerLimits,
     admitter: &mut Admitter,
     unused: &mut Unused,
     request: &OpenRequest,
-) -> io::Result<OpenReply> {
+) -> io::Result<Option<OpenReply>> {
     if !limits.allowed.contains(request.port()) {
-        return Ok(OpenReply::PortNotPermitted);
+        return Ok(Some(OpenReply::PortNotPermitted));
     }
     let opening = Opening { source: request.source(), port: request.port(), seconds: request.seconds() };
-    admitter.admit(&opening).map(|admission| match admission {
+    Ok(Some(match admitter.admit(&opening)? {
         Admission::Admitted => {
             unused.track(opening, admitter);
             OpenReply::Opened
         }
+        Admission::SetLeaks => return Ok(None),
         Admission::SetFull => OpenReply::SetFull,
-        Admission::SetLeaks => OpenReply::SetLeaks,
         Admission::OwnAddress => OpenReply::OwnAddress,
         Admission::SeveralLinks => OpenReply::SeveralLinks,
         Admission::PortNotGuarded => OpenReply::PortNotGuarded,
-    })
+    }))
 }

@@ -60,10 +60,11 @@ mod own {
     pub const MMAP: c_long = SYS_mmap;
 }
 
-#[cfg(target_arch = "aarch64")]
+/// Architectures with the kernel's generic table (include/uapi/asm-generic/unistd.h).
+#[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
 mod own {
     use libc::*;
-    pub const ARCHITECTURE: Option<u32> = Some(0xc000_00b7);
+    pub const ARCHITECTURE: Option<u32> = Some(if cfg!(target_arch = "aarch64") { 0xc000_00b7 } else { 0xc000_00f3 });
     pub const LSEEK: c_long = SYS_lseek;
     pub const PREAD: c_long = SYS_pread64;
     pub const PWRITE: c_long = SYS_pwrite64;
@@ -79,11 +80,12 @@ mod own {
     pub const MMAP: c_long = SYS_mmap;
 }
 
-/// 32-bit architecture: both the old calls and those with 64-bit time.
-#[cfg(target_arch = "arm")]
+/// 32-bit architectures: both the old calls and those with 64-bit time.
+#[cfg(any(target_arch = "arm", target_arch = "x86"))]
 mod own {
     use libc::*;
-    pub const ARCHITECTURE: Option<u32> = Some(0x4000_0028);
+    const ARM: bool = cfg!(target_arch = "arm");
+    pub const ARCHITECTURE: Option<u32> = Some(if ARM { 0x4000_0028 } else { 0x4000_0003 });
     pub const LSEEK: c_long = SYS__llseek;
     pub const PREAD: c_long = SYS_pread64;
     pub const PWRITE: c_long = SYS_pwrite64;
@@ -96,8 +98,9 @@ mod own {
     pub const FSTATAT: c_long = SYS_fstatat64;
     pub const OPEN: c_long = SYS_open;
     pub const FCNTL: c_long = SYS_fcntl64;
-    pub const SEND: c_long = SYS_send;
-    pub const RECV: c_long = SYS_recv;
+    /// `send` and `recv` of arm. x86 has neither.
+    pub const SEND: c_long = if ARM { 289 } else { SYS_sendto };
+    pub const RECV: c_long = if ARM { 291 } else { SYS_recvfrom };
     pub const MMAP: c_long = SYS_mmap2;
 }
 
@@ -126,7 +129,14 @@ mod own {
 }
 
 /// Other architectures: there is no filter, so the numbers are not used.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm", target_arch = "mips")))]
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    target_arch = "riscv64",
+    target_arch = "arm",
+    target_arch = "x86",
+    target_arch = "mips"
+)))]
 mod own {
     use libc::*;
     pub const ARCHITECTURE: Option<u32> = None;

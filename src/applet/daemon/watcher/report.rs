@@ -244,7 +244,6 @@ fn reason(reply: OpenReply) -> &'static str {
     match reply {
         OpenReply::Opened => "it is open",
         OpenReply::SetFull => "the set of openings is full",
-        OpenReply::SetLeaks => "the kernel still counts used openings; knock again",
         OpenReply::OwnAddress => "the source is an address of this machine",
         OpenReply::SeveralLinks => "a link-local source may be a different host on each link",
         OpenReply::PortNotPermitted => "no profile may open this port",
