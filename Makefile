@@ -163,6 +163,14 @@ cross: build ## test on other processors: unit tests, a knock, and the whole dae
 	tests/cross/unit.sh $(PROCESSORS)
 	PROCESSORS="$(PROCESSORS)" $(PYTHON) -B -m pytest tests/cross
 
+MACHINES ?= mipsel aarch64 armv7 riscv64
+
+.PHONY: machines
+machines: ## run the whole daemon on other processors' kernels, under qemu-system (MACHINES=...; as root)
+	@scripts/setup.sh test router cross machines
+	scripts/build-static.sh $(MACHINES)
+	MACHINES="$(MACHINES)" $(PYTHON) -B -m pytest tests/cross/test_machine.py
+
 .PHONY: dynamic
 dynamic: ## build against a shared musl, as OpenWrt's feed does
 	tests/cross/dynamic.sh

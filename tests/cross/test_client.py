@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 from stage import SERVER, Stage
 
-DIST = Path(__file__).parents[2] / "dist"
-RUN = {  # 24Kc: no FPU, like the routers
-    "mips": ("mips-unknown-linux-musl", ["qemu-mips-static", "-cpu", "24Kc"]),
-    "mipsel": ("mipsel-unknown-linux-musl", ["qemu-mipsel-static", "-cpu", "24Kc"]),
-    "armv7": ("armv7-unknown-linux-musleabihf", ["qemu-arm-static"]),
-    "aarch64": ("aarch64-unknown-linux-musl", ["qemu-aarch64-static"]),
-}
+ROOT = Path(__file__).parents[2]
+# By the short name: rustc's target, and the emulator with a processor that has no FPU if the routers have none.
+RUN = {row[0]: (row[1], row[4].split()) for row in
+       (line.split("\t") for line in (ROOT / "scripts/targets.tsv").read_text().splitlines()) if row[4] != "-"}
 
 
 @pytest.fixture
@@ -29,7 +26,7 @@ def test_a_knock_opens_the_port(stage, processor):
     stage.set_up()
     assert not stage.connects()
     before = stage.gate.client_counter
-    stage.client.run(*emulator, DIST / target / "knockknock", "-p", stage.PORT, "--dir", stage.client_dir, SERVER)
+    stage.client.run(*emulator, ROOT / "dist" / target / "knockknock", "-p", stage.PORT, "--dir", stage.client_dir, SERVER)
     stage.opened()
     assert stage.gate.client_counter == before + 1
     assert stage.connects()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# unit.sh [TARGET...]: runs the unit tests on other processors, under qemu-user: mips (big-endian, no FPU), mipsel, armv7, aarch64.
+# unit.sh [TARGET...]: runs the unit tests on other processors (default: mips mipsel armv7 aarch64), under qemu-user.
 # The tests of sys/ and tunnel/ are left out: they test the kernel, which qemu-user only imitates. test_machine.py has a real one.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -10,11 +10,7 @@ packages qemu-user-static
 
 for name in "$@"; do
     target=$(target "$name")
-    case $name in
-    mips | mipsel) emulator="qemu-$name-static -cpu 24Kc" ;;
-    armv7) emulator=qemu-arm-static ;;
-    *) emulator=qemu-$name-static ;;
-    esac
+    emulator=$(awk -F '\t' -v name="$name" '$1 == name { print $5 }' "$targets")
     variable=${target//-/_}
     export "CARGO_TARGET_${variable^^}_RUNNER=$emulator"
     echo "unit.sh: $name"
