@@ -8,6 +8,8 @@ use crate::sys::file;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// The default of `--dir`: the directory of the config and the profiles.
 pub const DIRECTORY: &str = "/etc/knockknock.d";
@@ -202,10 +204,19 @@ pub fn mention_reload(directory: &Path) {
 /// The file that a running daemon has locked. Every user could lock a directory that they can read.
 const LOCK: &str = ".lock";
 
+/// How often to try to take it: for a second. A program that looks whether a daemon runs holds it for a moment.
+const LOCK_ATTEMPTS: u32 = 100;
+
 /// Takes the lock of the daemon on `directory`: of a file or, where none can be made, of the directory.
 pub fn lock(directory: &Path) -> io::Result<File> {
     let file = file::open_private(&directory.join(LOCK)).or_else(|_| File::open(directory))?;
-    file::try_lock(&file).map(|()| file)
+    for _ in 0..LOCK_ATTEMPTS {
+        if file::try_lock(&file).is_ok() {
+            return Ok(file);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// Returns whether a daemon holds the lock of `directory`.

@@ -5,6 +5,7 @@ import fcntl
 import ipaddress
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -17,6 +18,7 @@ import pytest
 
 import classic
 import packets
+from services import wait_until
 from stage import BINARY, CLIENT, SERVER, Daemon, Profile, status
 from test_faults import process
 
@@ -528,6 +530,19 @@ def test_a_profile_that_is_a_link_to_another_users_directory_is_refused(stage, p
     os.chown(public / "home", 12345, -1)
     done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check", check=False)
     assert done.returncode == 1 and f'"{public}/home": belongs to user 12345' in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_a_daemon_starts_while_another_program_looks_whether_one_runs(stage):
+    stage.gate = Profile(stage, "gate")
+    stage.configure(firewall="nft", guard="22", log="kmsg")
+    lock = os.open(stage.server_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    trace = stage.directory / "trace"
+    stage.start_daemon(enter=("strace", "-D", "-qq", "-o", trace, "-e", "trace=flock"), ready=False)
+    wait_until(lambda: trace.exists() and "EAGAIN" in trace.read_text(), timeout=20)
+    os.close(lock)
+    stage.daemon.wait_for(": ready", timeout=20)
 
 
 def test_a_user_who_locks_the_directories_blocks_nothing(stage):
