@@ -26,6 +26,8 @@ const ATTEMPTS: u32 = 50;
 /// The events that are counted.
 #[derive(Clone, Copy, Debug)]
 pub enum Count {
+    /// SYNs to knock ports that were read from the log.
+    Received,
     /// Ports opened.
     Opened,
     /// Clients that were far ahead and were admitted.
@@ -41,7 +43,8 @@ pub enum Count {
 }
 
 /// The names of the counts, in the order of [`Count`].
-pub const COUNTS: [&str; 6] = ["opened", "caught_up", "replayed", "wrong_codes", "not_allowed", "log_overruns"];
+pub const COUNTS: [&str; 7] =
+    ["received", "opened", "caught_up", "replayed", "wrong_codes", "not_allowed", "log_overruns"];
 
 /// An accepted knock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -276,7 +279,7 @@ mod tests {
         assert_eq!(status.encode().len(), BYTES);
         assert_eq!(Status::decode(&status.encode()).as_ref(), Some(&status));
         assert_eq!(status.problem, Some((12, "cannot store\\x0athe counter".into())));
-        assert_eq!(status.counts, [1, 0, 0, 0, 0, 2]);
+        assert_eq!(status.counts, [0, 1, 0, 0, 0, 0, 2]);
     }
 
     #[test]

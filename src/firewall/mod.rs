@@ -92,6 +92,14 @@ impl Backend {
         }
     }
 
+    /// Returns the packets that the log rule and the guard have matched since they were made.
+    pub fn packets(self) -> io::Result<[u64; 2]> {
+        match self {
+            Self::Nft(_) => nft::packets(),
+            Self::Iptables => iptables::packets(),
+        }
+    }
+
     /// Returns whether every port can be opened. With iptables only guarded ports have a list.
     pub fn can_open_any(self) -> bool {
         self != Self::Iptables

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,12 +15,20 @@ import pytest
 from stage import BINARY, CLIENT, SERVER, Profile
 
 
+MANUAL = (Path(__file__).parents[2] / "man/knockknock-doctor.1").read_text()
+STEPS, JSON = MANUAL.split(".Ss JSON")
+STEPS = [step for line in re.findall(r"^\.It ([a-z ,]+)$", STEPS, re.M) for step in line.split(" , ")]
+MEMBERS = re.findall(r"^\.It Va (\w+)$", JSON, re.M)
+FINDINGS = re.findall(r"^\.Dq (ok|wrong|note)\b", JSON, re.M)
+
+
 def findings(done):
     """What was found, as {step: [(finding, what, fix)]}."""
     found = {}
     for line in done.stdout.splitlines():
         entry = json.loads(line)
-        assert list(entry) == ["finding", "step", "what", "fix"]
+        assert list(entry) == MEMBERS and entry["step"] in STEPS and entry["finding"] in FINDINGS
+        assert isinstance(entry["what"], str) and (entry["fix"] is None or entry["finding"] == "wrong")
         found.setdefault(entry["step"], []).append((entry["finding"], entry["what"], entry["fix"]))
     wrong = [entry for entries in found.values() for entry in entries if entry[0] == "wrong"]
     assert done.returncode == (1 if wrong else 0) and done.stderr == "", done
@@ -393,3 +402,30 @@ def test_an_alternative_name_that_comes_later_is_guarded_then(stage):
     assert not stage.connects()
     stage.open_port()
     assert stage.connects()
+
+
+def packets(found):
+    """Returns the packets that the log rule has logged, that the daemon has read, and that the guard has dropped."""
+    whats = [what for step in ("log", "rules") for _, what, _ in found[step] if what.startswith("packets that")]
+    return [int(number) for what in whats for number in re.findall(r": (\d+)", what)]
+
+
+def test_the_packets_that_the_rules_have_matched_are_counted(gate):
+    assert packets(on_server(gate)) == [0, 0, 0]
+    gate.open_port()
+    assert gate.connects() and not gate.connects()
+    found = on_server(gate)
+    assert wrong(found) == [] and packets(found)[:2] == [1, 1] and packets(found)[2] >= 1
+    gate.daemon.process.send_signal(signal.SIGHUP)
+    gate.daemon.wait_for(": ready")
+    assert packets(on_server(gate)) == [0, 1, 0], "the rules are new"
+
+
+def test_a_log_that_delivers_nothing_is_detected_by_the_log_rule(stage, firewall):
+    stage.set_up(firewall, log="file")
+    stage.log.stop()
+    for number in range(3):
+        stage.client.send(stage.gate.packet(number))
+    found = on_server(stage)
+    [(_, what, fix)] = [entry for entry in wrong(found) if entry[0] == "log"]
+    assert packets(found)[:2] == [3, 0] and f"arrive in {stage.log_dir}/kern.log" in fix

@@ -11,13 +11,14 @@ import struct
 import subprocess
 import termios
 import time
+from pathlib import Path
 
 import pytest
 
 import packets
 from stage import BINARY, CLIENT, SERVER, Profile
 
-COUNTS = ("opened", "caught_up", "replayed", "wrong_codes", "not_allowed", "log_overruns")
+COUNTS = ("received", "opened", "caught_up", "replayed", "wrong_codes", "not_allowed", "log_overruns")
 
 
 def status(stage, *arguments, check=True, **options):
@@ -66,7 +67,7 @@ def test_an_opening_is_shown_until_it_is_used(gate, family):
     output = soon(gate, lambda output: output["openings"] and output["counts"]["opened"])
     [opening] = output["openings"]
     assert (opening["port"], opening["address"]) == (22, client) and 10 <= opening["left"] <= 15
-    assert output["counts"] == {**dict.fromkeys(COUNTS, 0), "opened": 1}
+    assert output["counts"] == {**dict.fromkeys(COUNTS, 0), "received": 1, "opened": 1}
     found = profile(output)
     assert (found["counter"], found["from"]) == (1, client) and abs(time.time() - found["last_knock"]) < 5
     assert gate.connects(address=server)
@@ -91,7 +92,7 @@ def test_knocks_that_opened_nothing_are_counted(stage):
     stage.daemon.wait_for("stays closed")
     stage.client.send(packets.tcp(CLIENT, SERVER, 40000, stage.gate.knock_port, limited.fields(5)))
     output = soon(stage, lambda output: output["counts"]["wrong_codes"])
-    assert output["counts"] == {**dict.fromkeys(COUNTS, 0), "opened": 1, "not_allowed": 1, "wrong_codes": 1}
+    assert output["counts"] == {**dict.fromkeys(COUNTS, 0), "received": 3, "opened": 1, "not_allowed": 1, "wrong_codes": 1}
     assert f"port 22 stays closed to {CLIENT}: the profile may not open it" in output["problem"]["text"]
     assert abs(time.time() - output["problem"]["time"]) < 5
     assert profile(output, "limited")["from"] == CLIENT and profile(output, "limited")["ports"] == [443]
@@ -287,3 +288,38 @@ def test_only_root_sees_the_servers_status(gate):
     done = gate.server.run("setpriv", "--reuid", "65432", "--regid", "65432", "--clear-groups", BINARY, "status", check=False,
                            env={"HOME": "/nonexistent"})
     assert done.stdout == "profiles\n  none\n"
+
+
+def documented():
+    """Returns the example of the manual's server JSON."""
+    manual = (Path(__file__).parents[2] / "man/knockknock-status.1").read_text()
+    return json.loads(manual[manual.index('{"daemon"'):].split("\n.Ed", 1)[0])
+
+
+def fits(value, example):
+    """Returns whether a value has the keys and types of an example, in the same order."""
+    if value is None or example is None:
+        return True
+    if isinstance(example, dict):
+        return isinstance(value, dict) and list(value) == list(example) and all(fits(value[key], example[key]) for key in value)
+    if isinstance(example, list):
+        return isinstance(value, list) and all(fits(entry, example[0]) for entry in value)
+    return type(value) is type(example)
+
+
+@pytest.mark.parametrize("state", ["no daemon", "on trial", "with an opening and a problem"])
+def test_the_json_is_as_the_manual_says(stage, state):
+    stage.set_up()
+    if state != "with an opening and a problem":
+        assert stage.daemon.stop() == 0
+    if state == "on trial":
+        stage.start_daemon("--trial", "10m")
+    elif state != "no daemon":
+        stage.client.send(stage.gate.packet(0, 443))
+        stage.daemon.wait_for("stays closed")
+        stage.client.send(stage.gate.packet(1))
+        stage.opened()
+        soon(stage, lambda output: output["problem"] and output["openings"])
+    output = told(stage)
+    assert fits(output, documented()), output
+    assert bool(output["trial"]) == (state == "on trial")

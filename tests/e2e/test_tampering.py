@@ -47,7 +47,7 @@ def listed_table(machine):
 def command(stage, what):
     """Returns the nft command, with the handle of the rule that is the guard."""
     lines = stage.server.run("nft", "-a", "list", "chain", "inet", "knockknock", "prerouting").stdout.splitlines()
-    [guard] = [line.split()[-1] for line in lines if "tcp dport @guarded drop" in line]
+    [guard] = [line.split()[-1] for line in lines if "tcp dport @guarded counter" in line]
     return what.replace("{{", "{").replace("}}", "}").replace("{guard}", guard)
 
 

@@ -12,6 +12,14 @@ use crate::status::{self, Status};
 use crate::sys::{clock, listeners};
 use std::fs::{self, File};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+/// How often and after what time to read the daemon's record again: the daemon writes it at most once a second.
+const RETRIES: usize = 15;
+const RETRY: Duration = Duration::from_millis(100);
+/// This many SYNs may have come while the daemon was starting, after its log rule and before its watcher.
+const FEW: u64 = 2;
 
 /// Checks the daemon on `directory`. Changes nothing. Returns the exit code.
 pub fn run(directory: &Path, json: bool) -> Result<u8> {
@@ -26,6 +34,7 @@ pub fn run(directory: &Path, json: bool) -> Result<u8> {
         profiles(&mut diagnosis, &setup);
         log(&mut diagnosis, &setup);
         rules(&mut diagnosis, directory, &setup, status.as_ref());
+        packets(&mut diagnosis, directory, &setup, status.as_ref());
         ports(&mut diagnosis, &setup);
         daemon(&mut diagnosis, directory, &setup, status.as_ref());
         // Last, because it moves this process into other namespaces.
@@ -116,6 +125,33 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Opt
     for finding in findings {
         diagnosis.wrong("other rules", &Error::refused(finding.what).advise(finding.fix));
     }
+}
+
+/// Compares what the log rule has logged with what the daemon has read.
+fn packets(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Option<&Status>) {
+    let (Some(status), Ok([logged, dropped])) = (status, setup.backend.packets()) else { return };
+    let read = |status: &Status| status.counts.first().copied().unwrap_or(0);
+    let mut received = read(status);
+    for _ in 0..RETRIES {
+        if received >= logged {
+            break;
+        }
+        thread::sleep(RETRY);
+        received = status::read(directory).as_ref().map_or(received, read);
+    }
+    let text = format!("packets that the log rule has logged: {logged}; read by the daemon: {received}");
+    if received >= logged {
+        diagnosis.ok("log", &text);
+    } else if received > 0 || logged <= FEW {
+        diagnosis.note("log", &text);
+    } else {
+        let advice = format!(
+            "see whether lines with \"knockknock \" arrive in {}; if not, set log = nflog:5 in the config, and reload",
+            klog::describe(&setup.config.log)
+        );
+        diagnosis.wrong("log", &Error::refused(text).advise(advice));
+    }
+    diagnosis.ok("rules", &format!("packets that the guard has dropped: {dropped}"));
 }
 
 fn ports(diagnosis: &mut Diagnosis, setup: &Setup) {

@@ -12,7 +12,7 @@ pub(super) use openings::{ListWriter, live_openings};
 use super::rules::Rules;
 use crate::error::{Error, Result};
 use crate::sys::child;
-use ruleset::{IpVersion, START, TRIAL, has_chains, lines_in, own, removal, script, versions};
+use ruleset::{IpVersion, START, TRIAL, add_packets, has_chains, lines_in, own, removal, script, versions};
 use std::{fs, io};
 
 /// How often to make the chains if another program changes them before they are listed.
@@ -91,6 +91,15 @@ fn make(version: IpVersion, rules: &Rules) -> io::Result<String> {
 
 fn list(version: IpVersion) -> io::Result<String> {
     child::run(version.program(), &["-w", WAIT, "-t", "mangle", "-S"], "")
+}
+
+/// Returns the packets that the log rules and the guards have matched since they were made.
+pub(super) fn packets() -> io::Result<[u64; 2]> {
+    let mut packets = [0; 2];
+    for &version in versions() {
+        add_packets(&child::run(version.program(), &["-w", WAIT, "-t", "mangle", "-v", "-S"], "")?, &mut packets);
+    }
+    Ok(packets)
 }
 
 /// Deletes our chains, if there are any.

@@ -121,6 +121,19 @@ pub(super) fn own(listed: &str) -> String {
     rules.chain(JUMPS.iter().filter(|jump| is_first(jump)).map(|(_, jump)| *jump)).collect()
 }
 
+/// Adds the packets of the log rule and of the guards in PREROUTING, as `-v -S` lists them: `… -c PACKETS BYTES …`.
+pub(super) fn add_packets(listed: &str, packets: &mut [u64; 2]) {
+    let [logged, dropped] = packets;
+    for line in listed.lines() {
+        let number = line.split_once(" -c ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap_or(0);
+        if line.starts_with("-A KNOCKKNOCK-KNOCK ") && line.contains("LOG ") {
+            *logged += number;
+        } else if line.starts_with("-A KNOCKKNOCK ") && line.ends_with(" -j DROP") {
+            *dropped += number;
+        }
+    }
+}
+
 /// Returns the number of lines of [`own`] after a script has been loaded.
 pub(super) fn lines_in(script: &str) -> usize {
     script.lines().filter(|line| line.starts_with("-A") || line.starts_with("-I")).count()
@@ -218,6 +231,15 @@ mod tests {
         let others = "-P PREROUTING ACCEPT\n-N OTHER\n-A OTHER -j ACCEPT\n";
         assert_eq!(own(&format!("{others}{ours}{jump}-A PREROUTING -j OTHER\n")), format!("{ours}-j KNOCKKNOCK\n"));
         assert_eq!(own(&format!("{others}{ours}-A PREROUTING -j OTHER\n{jump}")), ours, "the jump is not the first");
+    }
+
+    #[test]
+    fn packets_are_counted_by_rule() {
+        let mut packets = [1, 0];
+        let log = "-A KNOCKKNOCK-KNOCK -c 3 180 -j NFLOG --nflog-group 7\n-A KNOCKKNOCK-KNOCK -m hashlimit -c 9 9 -j RETURN\n";
+        let guard = "-A KNOCKKNOCK -p tcp -m tcp --dport 22 -c 4 240 -j DROP\n-A KNOCKKNOCK -p tcp --dport 443 -c 5 5 -j DROP\n";
+        add_packets(&format!("-P INPUT ACCEPT -c 7 7\n{log}{guard}-A KNOCKKNOCK-INPUT -c 8 8 -j DROP\n"), &mut packets);
+        assert_eq!(packets, [4, 9]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! transaction, so that this process can own the table, and compare it with the one in the kernel.
 
 use super::ruleset::{CHAIN_PREROUTING, TABLE};
-use crate::sys::netlink::{Socket, Writer, attributes};
+use crate::sys::netlink::{Socket, Writer, attribute, attributes};
 use crate::sys::nf_tables::*;
 use std::io;
 
@@ -14,7 +14,7 @@ const PATIENCE: usize = 100;
 const ELEMENTS: usize = 500;
 /// The object types of a table, in the order in which they can be made: the message that lists them, the message that
 /// makes one, and the attributes of both. Handles, positions and use counts are left out.
-const KINDS: [(u16, u16, &[u16]); 3] = [
+const KINDS: [(u16, u16, &[u16]); 4] = [
     (
         NFT_MSG_GETSET,
         NFT_MSG_NEWSET,
@@ -29,6 +29,7 @@ const KINDS: [(u16, u16, &[u16]); 3] = [
             NFTA_SET_EXPR,
         ],
     ),
+    (NFT_MSG_GETOBJ, NFT_MSG_NEWOBJ, &[NFTA_OBJ_NAME, NFTA_OBJ_TYPE]),
     (NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, &[NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE]),
     (NFT_MSG_GETRULE, NFT_MSG_NEWRULE, &[NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA]),
 ];
@@ -39,7 +40,7 @@ pub(super) struct Contents {
     pub(super) flags: u32,
     /// The messages that make the same contents in the table [`TABLE`].
     messages: Batch,
-    /// The messages that make the guard, the last rule of its chain, and the anonymous sets in it.
+    /// The messages that make the guard, the last rule of its chain, and the anonymous sets and counters in it.
     guard: Batch,
     pub(super) rules: usize,
 }
@@ -61,7 +62,8 @@ impl Contents {
 
     fn read_once(socket: &Socket, table: &str, flags: u32) -> io::Result<Self> {
         let mut contents = Self { flags, messages: Batch::default(), guard: Batch::default(), rules: 0 };
-        let mut anonymous = Vec::new();
+        // Anonymous sets and counters, by name.
+        let mut parts = Vec::new();
         for (list, kind, wanted) in KINDS {
             for object in socket.ask(list, libc::NLM_F_DUMP, &NFGENMSG_INET, table_attribute(table).bytes())? {
                 // The kernel lists the chains of all tables.
@@ -79,20 +81,27 @@ impl Contents {
                     message.attribute(NFTA_SET_ID, &[1; 4]);
                 }
                 let mut made = Batch::default();
+                if kind == NFT_MSG_NEWOBJ {
+                    // Made anew, so that it counts from 0 like its rule. Deleting a missing one is an error.
+                    message.attribute(NFTA_OBJ_DATA, &[]);
+                    made.add(kind, libc::NLM_F_CREATE, message.bytes());
+                    made.add(NFT_MSG_DELOBJ, 0, message.bytes());
+                }
                 made.add(kind, libc::NLM_F_CREATE | libc::NLM_F_APPEND, message.bytes());
                 match kind {
+                    NFT_MSG_NEWOBJ => parts.push((attribute_of(&object, NFTA_OBJ_NAME).to_vec(), made.clone())),
                     NFT_MSG_NEWSET if read_elements(&mut made, socket, table, &object)? => {
-                        anonymous.push((attribute_of(&object, NFTA_SET_NAME).to_vec(), made.clone()));
+                        parts.push((attribute_of(&object, NFTA_SET_NAME).to_vec(), made.clone()));
                     }
                     NFT_MSG_NEWRULE => {
                         contents.rules += 1;
                         if attribute_of(&object, NFTA_RULE_CHAIN) == c_string(CHAIN_PREROUTING) {
                             contents.guard = Batch::default();
                             let named = |name: &[u8]| message.bytes().windows(name.len()).any(|part| part == name);
-                            anonymous
+                            parts
                                 .iter()
                                 .filter(|(name, _)| named(name))
-                                .for_each(|(_, set)| contents.guard.append(set));
+                                .for_each(|(_, part)| contents.guard.append(part));
                             contents.guard.append(&made);
                         }
                     }
@@ -167,6 +176,17 @@ pub(super) fn admit_older_connections() -> Batch {
     });
     batch.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
     batch
+}
+
+/// Returns the packets that a counter of our table has counted.
+pub(super) fn packets(counter: &str) -> io::Result<u64> {
+    let mut attributes = table_attribute(TABLE);
+    attributes.attribute(NFTA_OBJ_NAME, &c_string(counter));
+    attributes.attribute(NFTA_OBJ_TYPE, &NFT_OBJECT_COUNTER.to_be_bytes());
+    let socket = Socket::open(libc::NETLINK_NETFILTER)?;
+    let answer = socket.ask(NFT_MSG_GETOBJ, libc::NLM_F_ACK, &NFGENMSG_INET, attributes.bytes())?.concat();
+    let packets = attribute(attribute_of(&answer, NFTA_OBJ_DATA), NFTA_COUNTER_PACKETS);
+    Ok(packets.first_chunk().map_or(0, |packets| u64::from_be_bytes(*packets)))
 }
 
 /// Adds the messages that make a set's elements. Returns whether the set is anonymous.

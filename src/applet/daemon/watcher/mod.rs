@@ -219,6 +219,7 @@ impl Watcher {
     }
 
     fn handle(&mut self, entry: &Entry, now: Instant) {
+        self.report.received();
         if let Some(event) = self.engine.handle(entry, now) {
             self.report.event(&event, now);
             let is_refusal = matches!(event, Event::Replay | Event::WrongCode { .. });

@@ -119,6 +119,11 @@ impl Report {
         say::note(format_args!("profile {:?} is revoked: its new keys have knocked", self.name(old)));
     }
 
+    /// Counts a SYN to a knock port.
+    pub fn received(&mut self) {
+        self.publication.count(Count::Received);
+    }
+
     /// Counts an overrun of the log.
     pub fn overrun(&mut self, now: Instant) {
         self.count(|counts| &mut counts.overruns, now);
