@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 seconds=$1
 shift
-[ $# -gt 0 ] || set -- line kmsg request profile config syn netlink socks invitation
+[ $# -gt 0 ] || set -- line kmsg request profile config syn netlink socks invitation status
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}/fuzz"
 work=$CARGO_TARGET_DIR
 mkdir -p "$work/samples/line" "$work/samples/kmsg"
