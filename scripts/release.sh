@@ -29,7 +29,7 @@ mapfile -t files < <(find . -type f -printf '%P\n' | LC_ALL=C sort)
     echo "date            $(TZ=UTC git log -1 --date=iso-local --format=%cd)"
     echo "rustc           $("$RUSTC" --version)"
     echo "linker          $ZIG $ZIGBUILD"
-    echo "packages        $(dpkg-deb --version | sed -n 's/.* version \([^ ]*\).*/dpkg-deb \1/p'), $(tar --version | head -n 1), $(gzip --version | head -n 1)"
+    echo "packages        $(dpkg-deb --version | sed -n '1s/.* version \([^ ]*\).*/dpkg-deb \1/p'), $(tar --version | head -n 1), $(gzip --version | head -n 1)"
     echo
     echo "    bytes file"
     stat --printf '%9s %n\n' "${files[@]}"
