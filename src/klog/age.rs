@@ -88,13 +88,12 @@ impl Text<'_> {
         self.0 = rest;
         entry::number(digits).map(u64::from)
     }
+}
 
-    /// Parses a number of two digits and takes one of `ends` after it.
-    fn pair(&mut self, ends: &[u8]) -> Option<u64> {
-        let number = self.number(2)?;
-        self.take(ends)?;
-        Some(number)
-    }
+/// Parses a number of two digits.
+fn pair(tens: u8, ones: u8) -> Option<u32> {
+    let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
+    (tens < 10 && ones < 10).then_some(u32::from(tens) * 10 + u32::from(ones))
 }
 
 /// Parses the time since boot in `[ 1287.881436]`, as the kernel writes it.
@@ -130,14 +129,20 @@ fn wall_time(head: &[u8]) -> Option<Duration> {
         text.0 = text.0.get(search::first_byte(text.0, b'>')? + 1..)?;
         text.0 = text.0.strip_prefix(b"1 ").unwrap_or(text.0);
     }
-    let year = text.number(2)? * 100 + text.pair(b"-")?;
-    let days = days(year as u32, text.pair(b"-")? as u32, text.pair(b"T ")? as u32)?;
-    let seconds = days * 86_400 + text.pair(b":")? * 3600 + text.pair(b":")? * 60 + text.number(2)?;
+    let (&[c0, c1, y0, y1, b'-', m0, m1, b'-', d0, d1, b'T' | b' ', h0, h1, b':', n0, n1, b':', s0, s1], rest) =
+        text.0.split_first_chunk()?
+    else {
+        return None;
+    };
+    text.0 = rest;
+    let days = days(pair(c0, c1)?, pair(y0, y1)?, pair(m0, m1)?, pair(d0, d1)?)?;
+    let seconds = days * 86_400 + u64::from(pair(h0, h1)? * 3600 + pair(n0, n1)? * 60 + pair(s0, s1)?);
     let mut nanos = 999_999_999_u32;
     if text.take(b".,").is_some() {
-        let digits = text.digits();
-        let digits = digits.get(..9).unwrap_or(digits);
-        nanos = (digits.len()..9).fold(entry::number(digits).unwrap_or(0), |nanos, _| nanos * 10);
+        // Further digits do not matter.
+        let (fraction, count) = entry::digits(search::eight(text.0));
+        text.digits();
+        nanos = (count..9).fold(fraction as u32, |nanos, _| nanos * 10);
     }
     let local = Duration::new(seconds, nanos);
     let sign = text.take(b"Z+-")?;
@@ -153,15 +158,24 @@ fn wall_time(head: &[u8]) -> Option<Duration> {
     if sign == b'-' { Some(local + offset) } else { local.checked_sub(offset) }
 }
 
-/// Returns the number of days from 1970 to a date (Howard Hinnant's `days_from_civil`).
-fn days(year: u32, month: u32, day: u32) -> Option<u64> {
+/// Returns the number of days from 1970 to a date (Howard Hinnant's `days_from_civil`), without a division.
+fn days(mut century: u32, mut year: u32, month: u32, day: u32) -> Option<u64> {
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
     // Years start in March here, so that a leap day is the last day of its year.
-    let year = if month <= 2 { year.checked_sub(1)? } else { year };
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    (year * 365 + year / 4 - year / 100 + year / 400 + of_year).checked_sub(719_468).map(u64::from)
+    let mut months = month + 9;
+    if month > 2 {
+        months = month - 3;
+    } else if year > 0 {
+        year -= 1;
+    } else {
+        (century, year) = (century.checked_sub(1)?, 99);
+    }
+    // The months before this one have 30.6 days on average.
+    let of_year = ((months * 979 + 16) >> 5) + day - 1;
+    let days = century * 36_524 + century / 4 + year * 365 + year / 4 + of_year;
+    days.checked_sub(719_468).map(u64::from)
 }
 
 #[cfg(test)]
@@ -194,6 +208,22 @@ mod tests {
             assert_eq!(kernel_time(line.as_bytes()), Some(Duration::from_micros(1_287_881_436)), "{line:?}");
         }
         assert_eq!(kernel_time(b"[99999.000001] "), Some(Duration::from_micros(99_999_000_001)));
+    }
+
+    #[test]
+    fn every_day_has_its_number() {
+        let (mut number, mut dates) = (0, 0);
+        for year in 1970..10_000_u32 {
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let february = if leap { 29 } else { 28 };
+            for (month, length) in (1..).zip([31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]) {
+                for day in 1..=length {
+                    assert_eq!(days(year / 100, year % 100, month, day), Some(number), "{year}-{month}-{day}");
+                    (number, dates) = (number + 1, dates + 1);
+                }
+            }
+        }
+        assert_eq!(dates, 2_932_897);
     }
 
     #[test]

@@ -85,8 +85,8 @@ fn pass_syns(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
         }
         let (before, after) = text.split_at(at);
         let Some(named) = last_port(before).filter(|&named| {
-            let port = before.get(named..).and_then(entry::knock_port);
-            port.is_some_and(|port| ports.contains(port))
+            let (port, _) = entry::digits(search::eight(before.get(named + 5..).unwrap_or_default()));
+            u16::try_from(port).is_ok_and(|port| ports.contains(port))
         }) else {
             continue;
         };

@@ -19,83 +19,142 @@ pub struct Entry {
     pub fields: Fields,
 }
 
-/// The values that an entry needs; each may occur once.
-#[derive(Default)]
+/// Returns a text of at most eight bytes as [`search::eight`] does.
+const fn text(bytes: &[u8]) -> u64 {
+    let (mut text, mut before) = (0, bytes);
+    while let [rest @ .., last] = before {
+        text = text << 8 | *last as u64;
+        before = rest;
+    }
+    text
+}
+
+// The last five bytes of the keys that follow a text of any length, as [`Words::key`] returns them.
+const OUT: u64 = text(b" OUT=");
+const MAC: u64 = text(b" MAC=");
+const PHYSICAL_INPUT: u64 = text(b"YSIN=");
+const PHYSICAL_OUTPUT: u64 = text(b"SOUT=");
+const MAC_SOURCE: u64 = text(b"CSRC=");
+const MAC_DESTINATION: u64 = text(b"CDST=");
+const VLAN: u64 = text(b" VID=");
+const TUNNEL: u64 = text(b"NNEL=");
+const SOURCE: u64 = text(b" SRC=");
+const LENGTH: u64 = text(b" LEN=");
+/// Also that of MACPROTO= and VPROTO=.
+const PROTOCOL: u64 = text(b"ROTO=");
+
+/// A line and how far it is read.
 struct Words<'a> {
-    input: Option<&'a [u8]>,
-    output: Option<&'a [u8]>,
-    source: Option<&'a [u8]>,
-    destination: Option<&'a [u8]>,
-    id: Option<&'a [u8]>,
-    flow_label: Option<&'a [u8]>,
-    protocol: Option<&'a [u8]>,
-    source_port: Option<&'a [u8]>,
-    destination_port: Option<&'a [u8]>,
-    seq: Option<&'a [u8]>,
-    ack: Option<&'a [u8]>,
-    win: Option<&'a [u8]>,
-    urgent: Option<&'a [u8]>,
-    syn: Option<&'a [u8]>,
+    line: &'a [u8],
+    /// The position in the line.
+    at: usize,
 }
 
 impl<'a> Words<'a> {
-    /// Records the next word of a line; `None` if it cannot occur in the line of a SYN.
-    fn record(&mut self, word: &'a [u8]) -> Option<()> {
-        let (place, key) = match word {
-            [b'I', b'N', b'=', ..] => (&mut self.input, 3),
-            [b'I', b'D', b'=', ..] => (&mut self.id, 3),
-            [b'O', b'U', b'T', b'=', ..] => (&mut self.output, 4),
-            [b'S', b'R', b'C', b'=', ..] => (&mut self.source, 4),
-            [b'S', b'P', b'T', b'=', ..] => (&mut self.source_port, 4),
-            [b'S', b'E', b'Q', b'=', ..] => (&mut self.seq, 4),
-            [b'S', b'Y', b'N'] if self.win.is_some() => (&mut self.syn, 3),
-            [b'D', b'S', b'T', b'=', ..] => (&mut self.destination, 4),
-            [b'D', b'P', b'T', b'=', ..] => (&mut self.destination_port, 4),
-            [b'A', b'C', b'K', b'=', ..] => (&mut self.ack, 4),
-            [b'F', b'L', b'O', b'W', b'L', b'B', b'L', b'=', ..] => (&mut self.flow_label, 8),
-            [b'P', b'R', b'O', b'T', b'O', b'=', ..] => (&mut self.protocol, 6),
-            [b'W', b'I', b'N', b'D', b'O', b'W', b'=', ..] => (&mut self.win, 7),
-            [b'U', b'R', b'G', b'P', b'=', ..] => (&mut self.urgent, 5),
-            // Other flags, or a header quoted in an ICMP error, which belongs to another packet.
-            b"SYN" | b"ACK" | b"FIN" | b"RST" | [b'[', ..] => return None,
-            _ => return Some(()),
-        };
-        place.replace(word.get(key..)?).is_none().then_some(())
+    #[inline(always)]
+    fn rest(&self) -> &'a [u8] {
+        self.line.get(self.at..).unwrap_or_default()
+    }
+
+    /// Goes to the end of the next key, and returns its last five bytes.
+    fn key(&mut self) -> Option<u64> {
+        self.at += search::first(self.rest(), |eight| search::mark_byte(eight, b'=')) + 1;
+        let eight = self.line.get(..self.at)?.last_chunk()?;
+        Some(u64::from_le_bytes(*eight) >> 24)
+    }
+
+    /// Takes the next bytes if they are this text.
+    fn take(&mut self, text: u64) -> Option<()> {
+        let unused = text.leading_zeros() & 56;
+        if search::eight(self.rest()) << unused != text << unused {
+            return None;
+        }
+        self.at += 8 - unused as usize / 8;
+        Some(())
+    }
+
+    /// Takes a decimal number of at most ten digits, which a space ends, but not the space.
+    fn number(&mut self) -> Option<u64> {
+        let rest = self.rest();
+        let (mut number, mut count) = digits(search::eight(rest));
+        while let Some(byte @ b'0'..=b'9') = rest.get(count).filter(|_| count < 10) {
+            number = number * 10 + u64::from(byte - b'0');
+            count += 1;
+        }
+        self.at += count;
+        (count > 0 && rest.get(count) == Some(&b' ')).then_some(number)
+    }
+
+    /// Takes this text and the number behind it.
+    fn value(&mut self, text: u64) -> Option<u64> {
+        self.take(text)?;
+        self.number()
     }
 }
 
 impl Entry {
-    /// Parses one line; `None` if it is not exactly the line of an incoming SYN.
+    /// Parses one line; `None` if it is not exactly the line of an incoming SYN. The kernel writes all fields in one
+    /// order (`nf_log_syslog.c`).
     ///
     /// It never panics or allocates.
     pub fn parse(line: &[u8]) -> Option<Self> {
-        let mut words = Words::default();
-        let mut rest = fields_of(line)?;
-        while !rest.is_empty() {
-            let (word, after) = rest.split_at_checked(search::first(rest, search::mark_separators))?;
-            if !word.is_empty() {
-                words.record(word)?;
-            }
-            rest = after.get(1..).unwrap_or_default();
-        }
-        // URGP= follows the flags. Without it the line was truncated, and a flag may be missing.
-        let (Some(_), Some(_), b"TCP", b"") = (words.syn, words.urgent, words.protocol?, words.output?) else {
-            return None;
-        };
-        if words.input?.is_empty() || words.destination?.is_empty() {
+        let line = fields_of(line)?;
+        let mut words = Words { line, at: 3 };
+        let no_input = words.rest().first() == Some(&b' ');
+        if words.key()? != OUT || no_input || words.rest().first() != Some(&b' ') {
             return None;
         }
-        let (source, id) = match (words.id, words.flow_label) {
-            (Some(id), None) => (v4(words.source?)?, short(id)?),
-            (None, Some(label)) => (v6(words.source?)?, flow_id(number(label)?)?),
-            _ => return None,
+        let mut key = words.key()?;
+        while let MAC | PHYSICAL_INPUT | PHYSICAL_OUTPUT | MAC_SOURCE | MAC_DESTINATION | PROTOCOL | VLAN | TUNNEL = key
+        {
+            key = words.key()?;
+        }
+        if key != SOURCE {
+            return None;
+        }
+        let (source, length) = address(words.rest())?;
+        words.at += length;
+        words.take(const { text(b" DST=") })?;
+        let no_destination = words.rest().first() == Some(&b' ');
+        if words.key()? != LENGTH || no_destination {
+            return None;
+        }
+        words.number()?;
+        let id = if source.is_ipv4() {
+            words.take(const { text(b" TOS=0x") })?;
+            words.at += 2;
+            words.take(const { text(b" PREC=0x") })?;
+            words.at += 2;
+            words.value(const { text(b" TTL=") })?;
+            words.value(const { text(b" ID=") })?.try_into().ok()?
+        } else {
+            words.value(const { text(b" TC=") })?;
+            words.take(const { text(b" HOPLIM") })?;
+            words.value(const { text(b"IT=") })?;
+            words.take(const { text(b" FLOW") })?;
+            flow_id(words.value(const { text(b"LBL=") })?)?
         };
-        Some(Self {
-            source,
-            source_port: short(words.source_port?)?,
-            knock_port: short(words.destination_port?)?,
-            fields: Fields { id, seq: number(words.seq?)?, ack: number(words.ack?)?, win: Some(short(words.win?)?) },
-        })
+        // CE, DF, MF, FRAG: and IP options may precede the protocol. A bracket begins the header that an ICMP error
+        // quotes, which is another packet's.
+        let before = words.at;
+        if words.key()? != PROTOCOL || search::first_byte(line.get(before..words.at)?, b'[').is_some() {
+            return None;
+        }
+        let source_port = words.value(const { text(b"TCP SPT=") })?.try_into().ok()?;
+        let knock_port = words.value(const { text(b" DPT=") })?.try_into().ok()?;
+        let seq = words.value(const { text(b" SEQ=") })?.try_into().ok()?;
+        let ack = words.value(const { text(b" ACK=") })?.try_into().ok()?;
+        let win = Some(words.value(const { text(b" WINDOW=") })?.try_into().ok()?);
+        words.take(const { text(b" RES=0x") })?;
+        words.at += 2;
+        // Without URGP= the line is truncated, and a flag may be missing.
+        while words.take(const { text(b" SYN URG") }).is_none() {
+            const { [text(b" CWR"), text(b" ECE"), text(b" URG"), text(b" PSH")] }
+                .iter()
+                .find_map(|flag| words.take(*flag))?;
+        }
+        words.take(const { text(b"P=") })?;
+        Some(Self { source, source_port, knock_port, fields: Fields { id, seq, ack, win } })
     }
 
     /// Returns the ciphertext, if the entry carries one.
@@ -125,7 +184,7 @@ pub fn knock_port(line: &[u8]) -> Option<u16> {
 }
 
 /// Returns the low 16 bits of an IPv6 flow label, which has 20.
-pub(super) fn flow_id(label: u32) -> Option<u16> {
+pub(super) fn flow_id(label: u64) -> Option<u16> {
     (label < 1 << 20).then_some(label as u16)
 }
 
@@ -148,24 +207,46 @@ pub fn fields_of(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Parses an IPv6 address.
-fn v6(text: &[u8]) -> Option<IpAddr> {
-    std::str::from_utf8(text).ok()?.parse().ok().map(IpAddr::V6)
+/// Parses an address, which a space ends. Returns its length too.
+fn address(text: &[u8]) -> Option<(IpAddr, usize)> {
+    v4(text).or_else(|| {
+        let (address, _) = text.split_at_checked(search::first_byte(text, b' ')?)?;
+        let v6 = std::str::from_utf8(address).ok()?.parse().ok()?;
+        Some((IpAddr::V6(v6), address.len()))
+    })
 }
 
 /// Parses an IPv4 address. The standard library takes four times as long, for every SYN of a flood.
-fn v4(text: &[u8]) -> Option<IpAddr> {
-    let (mut octets, mut bits) = (0, 0);
-    for octet in text.split(|&byte| byte == b'.') {
-        let value = number(octet).filter(|&value| value < 256)?;
+fn v4(text: &[u8]) -> Option<(IpAddr, usize)> {
+    let (mut at, mut bits) = (0, 0);
+    for end in *b"... " {
+        let rest = text.get(at..)?;
+        let (octet, count) = digits(search::eight(rest));
         // 01 may be meant as octal.
-        if octet.len() > 1 && octet.first() == Some(&b'0') {
+        let octal = count > 1 && rest.first() == Some(&b'0');
+        if count == 0 || octet > 255 || octal || rest.get(count) != Some(&end) {
             return None;
         }
-        octets += 1;
-        bits = bits << 8 | value;
+        bits = bits << 8 | octet as u32;
+        at += count + 1;
     }
-    (octets == 4).then(|| Ipv4Addr::from_bits(bits).into())
+    Some((Ipv4Addr::from_bits(bits).into(), at - 1))
+}
+
+/// Parses the decimal digits at the start of eight bytes, all at once: in a flood the branches of a loop would be
+/// mispredicted. Returns the number and how many digits it has.
+pub fn digits(eight: u64) -> (u64, usize) {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let values = eight ^ (ONES * b'0' as u64);
+    // Marks the first byte above 9, and perhaps some after it.
+    let others = (values.wrapping_add(ONES * 0x76) | values) & (ONES << 7);
+    let count = others.trailing_zeros() / 8;
+    // The last digit becomes the highest byte. Then join neighbours: to two digits, four, eight.
+    let ones = values.checked_shl(64 - 8 * count).unwrap_or(0);
+    let pairs = ones.wrapping_mul(10).wrapping_add(ones >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
+    let eights = fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff;
+    (eights, count as usize)
 }
 
 /// Parses a decimal number of 32 bits and at most ten digits.
@@ -269,7 +350,10 @@ mod tests {
             "SYN",
         ] {
             refused(&format!(" {word} "), " ");
-            refused(&format!(" {word} "), &format!(" {word} {word} "));
+            // What follows the first URGP= is not read.
+            if word != "URGP=0" {
+                refused(&format!(" {word} "), &format!(" {word} {word} "));
+            }
         }
         refused("IN=eth0", "IN=");
         refused("OUT=", "OUT=eth1");
@@ -288,7 +372,33 @@ mod tests {
         refused("RES=0x00 SYN", "RES=0x00 SYN FIN");
         refused("RES=0x00 SYN", "RES=0x00 RST SYN");
         refused("SYN URGP=0", "URGP=0");
-        refused("DF PROTO", "DF SYN PROTO");
+        refused("DF PROTO", "DF DPT=667 PROTO");
+        refused("MAC=", "DPT=667 MAC=");
+        refused("SPT=1084 DPT=666", "DPT=666 SPT=1084");
+        refused("SYN URGP=0", "SYN FIN URGP=0");
+    }
+
+    #[test]
+    fn digits_are_parsed_up_to_the_first_other_byte() {
+        for (text, number, count) in [
+            ("0 123456", 0, 1),
+            ("12345678", 12_345_678, 8),
+            ("99999999", 99_999_999, 8),
+            ("6553\u{7f}999", 6553, 4),
+            ("255.1.2.", 255, 3),
+            ("00071/23", 71, 5),
+            (":1234567", 0, 0),
+            ("1\0", 1, 1),
+        ] {
+            assert_eq!(digits(search::eight(text.as_bytes())), (number, count), "{text:?}");
+        }
+        for (at, other) in (0..8).flat_map(|at| (0..=u8::MAX).map(move |other| (at, other))) {
+            let mut bytes = *b"98765432";
+            bytes[at] = other;
+            let count = if other.is_ascii_digit() { 8 } else { at };
+            let number = std::str::from_utf8(&bytes[..count]).unwrap().parse().unwrap_or(0);
+            assert_eq!(digits(u64::from_le_bytes(bytes)), (number, count), "{bytes:?}");
+        }
     }
 
     #[test]
@@ -312,6 +422,7 @@ mod tests {
         );
         assert!(parse(&icmp).is_none());
         refused(" SRC=", " [SRC=");
+        refused(" PROTO=", " [ PROTO=");
     }
 
     #[test]

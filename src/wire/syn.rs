@@ -134,7 +134,7 @@ pub fn entry(packet: &[u8]) -> Option<Entry> {
             let (fixed, rest) = packet.split_first_chunk::<{ v6::HEADER }>()?;
             let [_, f0, f1, f2, _, _, TCP, _, addresses @ ..] = fixed else { return None };
             let source: [u8; 16] = *addresses.first_chunk()?;
-            let label = u32::from_be_bytes([0, f0 & 0x0f, *f1, *f2]);
+            let label = u32::from_be_bytes([0, f0 & 0x0f, *f1, *f2]).into();
             (IpAddr::V6(Ipv6Addr::from(source)), flow_id(label)?, rest)
         }
         _ => return None,

@@ -23,56 +23,83 @@ fuzz_target!(|line: &[u8]| {
     }
 });
 
-/// Applies each rule separately to the whole list of words.
+/// Splits the line at each `=`, and compares the keys with those that the kernel writes, in its order.
 fn slow(line: &[u8]) -> Option<Entry> {
     let bytes = (0..line.len()).find(|&at| line[at..].starts_with(b" IN=")).map(|at| &line[at + 1..]);
     let bytes = bytes.or_else(|| (0..line.len()).find(|&at| line[at..].starts_with(b"IN=")).map(|at| &line[at..]))?;
-    let text = String::from_utf8_lossy(bytes);
-    let separates = |char: char| char <= ' ';
-    let words: Vec<String> = text.split(separates).filter(|word| !word.is_empty()).map(str::to_owned).collect();
-    if words.iter().any(|word| word.starts_with('[')) {
-        return None;
-    }
-    let values = |key: &str| -> Vec<&str> {
-        words.iter().filter_map(|word| word.strip_prefix(key)?.strip_prefix('=')).collect()
+    // One character for each byte.
+    let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
+    let parts: Vec<&str> = text.split('=').collect();
+    let mut at = 0;
+    // The value of the last key, which ends before the next key.
+    let mut value = |key: &str| {
+        at += 1;
+        parts.get(at).filter(|_| at + 1 < parts.len())?.strip_suffix(key).map(str::to_owned)
     };
-    let known = ["IN", "OUT", "SRC", "DST", "ID", "FLOWLBL", "PROTO", "SPT", "DPT", "SEQ", "ACK", "WINDOW", "URGP"];
-    if known.iter().any(|key| values(key).len() > 1) {
+    let input = value(" OUT")?;
+    if input.starts_with(' ') || input.is_empty() {
         return None;
     }
-    let value = |key: &str| values(key).first().copied();
-    let flags: Vec<&str> =
-        words.iter().map(String::as_str).filter(|word| ["SYN", "ACK", "FIN", "RST"].contains(word)).collect();
-    if flags != ["SYN"] {
+    let mut output = text.split_once(" OUT=")?.1;
+    if !output.starts_with(' ') {
         return None;
     }
-    let place = |wanted: &dyn Fn(&String) -> bool| words.iter().position(wanted);
-    if place(&|word| word == "SYN")? < place(&|word| word.starts_with("WINDOW="))? {
-        return None;
-    }
-    if value("IN")?.is_empty() || value("DST")?.is_empty() || value("OUT")? != "" || value("PROTO")? != "TCP" || value("URGP").is_none() {
-        return None;
-    }
-    let (source, id) = match (value("ID"), value("FLOWLBL")) {
-        (Some(id), None) => {
-            (IpAddr::V4(value("SRC")?.parse().ok()?), number(id, 0xffff)?)
+    loop {
+        let (before, after) = output.split_once('=')?;
+        output = after;
+        if before.ends_with(" SRC") {
+            break;
         }
-        (None, Some(label)) => {
-            (IpAddr::V6(value("SRC")?.parse().ok()?), number(label, 0xfffff)? & 0xffff)
-        }
-        _ => return None,
+        ["YSIN", "SOUT", " MAC", "CSRC", "CDST", "ROTO", " VID", "NNEL"].iter().find(|key| before.ends_with(*key))?;
+    }
+    let (source, rest) = output.split_once(' ')?;
+    let rest = rest.strip_prefix("DST=")?;
+    let (destination, rest) = rest.split_once('=')?;
+    let destination = destination.strip_suffix(" LEN")?;
+    if destination.starts_with(' ') || destination.is_empty() {
+        return None;
+    }
+    let mut rest = rest;
+    let mut take = |start: &str| {
+        rest = rest.strip_prefix(start)?;
+        let (word, after) = rest.split_at(rest.find(' ')?);
+        rest = after;
+        Some(word.to_owned())
     };
-    Some(Entry {
-        source,
-        source_port: number(value("SPT")?, 0xffff)? as u16,
-        knock_port: number(value("DPT")?, 0xffff)? as u16,
-        fields: Fields {
-            id: id as u16,
-            seq: number(value("SEQ")?, 0xffff_ffff)? as u32,
-            ack: number(value("ACK")?, 0xffff_ffff)? as u32,
-            win: Some(number(value("WINDOW")?, 0xffff)? as u16),
-        },
-    })
+    let ten = |digits: String| number(&digits, 9_999_999_999);
+    ten(take("")?)?;
+    let (source, id) = if let Ok(source) = source.parse() {
+        let two = |word: &String| word.chars().count() == 2;
+        take(" TOS=0x").filter(two)?;
+        take(" PREC=0x").filter(two)?;
+        ten(take(" TTL=")?)?;
+        (IpAddr::V4(source), number(&take(" ID=")?, 0xffff)?)
+    } else {
+        ten(take(" TC=")?)?;
+        ten(take(" HOPLIMIT=")?)?;
+        (IpAddr::V6(source.parse().ok()?), number(&take(" FLOWLBL=")?, 0xfffff)? & 0xffff)
+    };
+    let (words, after) = rest.split_once('=')?;
+    words.strip_suffix("ROTO").filter(|words| !words.contains('['))?;
+    let mut rest = after;
+    let mut take = |start: &str| {
+        rest = rest.strip_prefix(start)?;
+        let (word, after) = rest.split_at(rest.find(' ')?);
+        rest = after;
+        number(word, 0xffff_ffff)
+    };
+    let source_port = take("TCP SPT=").filter(|&port| port < 65536)? as u16;
+    let knock_port = take(" DPT=").filter(|&port| port < 65536)? as u16;
+    let seq = take(" SEQ=")? as u32;
+    let ack = take(" ACK=")? as u32;
+    let win = Some(take(" WINDOW=").filter(|&window| window < 65536)? as u16);
+    let rest = rest.strip_prefix(" RES=0x")?;
+    let mut flags = rest.char_indices().nth(2).map(|(at, _)| &rest[at..])?;
+    while let Some(after) = [" CWR", " ECE", " URG", " PSH"].iter().find_map(|flag| flags.strip_prefix(flag)) {
+        flags = after;
+    }
+    flags.strip_prefix(" SYN URGP=")?;
+    Some(Entry { source, source_port, knock_port, fields: Fields { id: id as u16, seq, ack, win } })
 }
 
 fn number(digits: &str, most: u64) -> Option<u64> {
