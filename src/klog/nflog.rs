@@ -7,8 +7,9 @@ use super::record::Record;
 use crate::error::{Error, Result};
 use crate::ports::PortSet;
 use crate::sys::netlink::{self, Socket, Writer};
+use crate::sys::poll;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 /// `NFNL_SUBSYS_ULOG`, with `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
@@ -34,11 +35,14 @@ const RETRIES: usize = 10;
 const RETRY: Duration = Duration::from_millis(10);
 /// The maximum number of messages that one call reads before it returns to the event loop.
 const SHARE: usize = 1024;
+/// The minimum time between two reads. The kernel wakes its reader for each packet; in a flood a read finds many.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// A bound group.
 pub struct Nflog {
     socket: Socket,
     buffer: Box<[u8; 8192]>,
+    read_at: Option<Instant>,
 }
 
 impl Nflog {
@@ -73,7 +77,7 @@ impl Nflog {
         for (kind, value) in [(COMMAND, &[BIND][..]), (MODE, &mode), (THRESHOLD, &each_at_once)] {
             configure(&socket, group, kind, value)?;
         }
-        Ok(Self { socket, buffer: Box::new([0; 8192]) })
+        Ok(Self { socket, buffer: Box::new([0; 8192]), read_at: None })
     }
 
     /// Becomes readable when there may be more packets.
@@ -82,6 +86,15 @@ impl Nflog {
     }
 
     pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+        if self.read_at.is_some_and(|read_at| read_at.elapsed() < GATHER) {
+            poll::readable([], Some(GATHER)).map_err(|cause| Error::system("wait for NFLOG", cause))?;
+        }
+        let notice = self.read_now(ports, each);
+        self.read_at = Some(Instant::now());
+        notice
+    }
+
+    fn read_now(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         for _ in 0..SHARE {
             let datagram = match self.socket.receive_now(&mut *self.buffer) {
                 Ok(datagram) => datagram,
