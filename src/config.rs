@@ -179,8 +179,8 @@ fn mark(value: &str) -> Option<u32> {
     mark.is_power_of_two().then_some(mark)
 }
 
-/// Returns the path of the last configuration that worked: next to the directory of the profiles, because `directory` may
-/// contain only a link to that.
+/// Returns the path of the last configuration that worked. It is next to the directory of the profiles, to which
+/// `directory` may contain only a link.
 pub fn last_good(directory: &Path) -> PathBuf {
     let profiles = directory.join("profiles");
     profiles.canonicalize().unwrap_or(profiles).with_file_name("config.good")

@@ -19,7 +19,7 @@ enum Severity {
 const DAEMON: u8 = 3;
 
 static NAME: OnceLock<&str> = OnceLock::new();
-/// Where lines go instead of standard error alone.
+/// The destination of lines, if it is not standard error alone.
 static TARGET: OnceLock<Target> = OnceLock::new();
 
 enum Target {
@@ -35,10 +35,11 @@ pub fn set_name(name: &'static str) {
     let _ = NAME.set(name);
 }
 
-/// Sends all further lines to syslog. With `copies`, warnings and errors go to standard error as well, and nothing else.
-/// Without, lines that syslog does not take go there: it restarts, and a child cannot connect again.
+/// Sends all further lines to syslog. With `copies`, warnings and errors go to standard error as well, and nothing
+/// else. Without, lines that syslog does not take go there: it restarts, and a child cannot connect again.
 ///
-/// The socket is connected now, because a child that has given up its root directory cannot find it later. Nothing blocks.
+/// The socket is connected now, because a child that has given up its root directory cannot find it later. Nothing
+/// blocks.
 pub fn use_syslog(copies: bool) {
     let connected = UnixDatagram::unbound()
         .and_then(|socket| socket.connect("/dev/log").and_then(|()| socket.set_nonblocking(true)).map(|()| socket));
@@ -112,7 +113,8 @@ fn line(severity: Severity, text: &str) {
         Some(Target::Syslog { socket, copies }) => {
             let message = format!("<{}>{name}[{}]: {text}", DAEMON << 3 | number, std::process::id());
             let sent = socket.as_ref().is_some_and(|socket| socket.send(message.as_bytes()).is_ok());
-            if if *copies { severity == Severity::Notice } else { sent } {
+            let done = if *copies { severity == Severity::Notice } else { sent };
+            if done {
                 return;
             }
         }

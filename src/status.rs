@@ -79,8 +79,8 @@ pub struct Status {
 }
 
 impl Status {
-    /// Creates the status of a watcher that starts at `now` and has read the configuration `config` and profiles with the
-    /// checksum `profiles`. It continues the status of an earlier watcher of the same daemon.
+    /// Creates the status of a watcher that starts at `now` and has read the configuration `config` and profiles with
+    /// the checksum `profiles`. It continues the status of an earlier watcher of the same daemon.
     pub fn start(earlier: Option<Self>, daemon: u32, config: &str, profiles: u64, now: u64) -> Self {
         let status = earlier.filter(|earlier| earlier.daemon == daemon);
         Self {
@@ -170,7 +170,7 @@ impl Status {
             let (source, profile) = line.split_once(' ')?;
             status.knocks.push(LastKnock { time, source: source.parse().ok()?, port, profile: profile.into() });
         }
-        // There is one spelling of each record.
+        // Each record has only one encoding.
         Some(status).filter(|status| status.encode() == bytes)
     }
 }

@@ -16,8 +16,8 @@ pub fn is_called(link: &Link, name: &str) -> bool {
 }
 
 /// Returns `names` and the further names under which the firewall sees packets of these interfaces, and each pair of
-/// names with their relation. Packets that arrive on a port of a bridge, bond, team or VRF are seen on the master, and no
-/// rule matches an alternative name.
+/// names with their relation. Packets that arrive on a port of a bridge, bond, team or VRF are seen on the master, and
+/// no rule matches an alternative name.
 pub fn with_further_names<'a>(
     names: &[String],
     links: &'a [Link],

@@ -24,7 +24,7 @@ pub use invitation::Invitation;
 pub use ownership::check_path;
 pub use revoke::revoke;
 pub use rotate::rotate;
-pub use set::{Found, Listing, REPLACED, find, list, state};
+pub use set::{Found, Listing, REPLACED, find, list, set_checksum};
 
 use crate::error::{Error, Result};
 use crate::wire::{Ciphertext, Keys};

@@ -53,7 +53,7 @@ pub struct Listing {
 
 /// Returns a checksum of the profiles in `directory`: their names and configs, and which files hold their keys, with
 /// which modes and since when. Reads no key.
-pub fn state(directory: &Path) -> u64 {
+pub fn set_checksum(directory: &Path) -> u64 {
     let mut bytes = Vec::new();
     for found in list(directory).unwrap_or_default().profiles {
         bytes.extend(found.name.bytes());

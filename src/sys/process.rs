@@ -111,13 +111,14 @@ pub fn standard(number: i32) -> ManuallyDrop<File> {
     ManuallyDrop::new(unsafe { File::from_raw_fd(number) })
 }
 
-/// Whether standard error is connected to systemd's journal: JOURNAL_STREAM (systemd.exec(5)) names its device and inode.
+/// Returns whether standard error is connected to systemd's journal: JOURNAL_STREAM (systemd.exec(5)) names its device
+/// and inode.
 pub fn stderr_is_journal() -> bool {
     let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
     standard(2).metadata().is_ok_and(|found| stream == format!("{}:{}", found.st_dev(), found.st_ino()))
 }
 
-/// Whether the parent process has that name.
+/// Returns whether the parent process is called `name` (at most 15 bytes, proc(5)).
 pub fn parent_is(name: &str) -> bool {
     let found = read_small(Path::new(&format!("/proc/{}/comm", parent_id())));
     found.is_ok_and(|found| found.trim_ascii() == name.as_bytes())

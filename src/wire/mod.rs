@@ -1,5 +1,5 @@
-//! The wire formats: conversions between bytes and values. `hotp` has the message of the stealth wire and `seal` that of
-//! the classic wire, `syn` the packets, `entry` the log lines. knockknock-wire(7) describes the formats.
+//! The wire formats: conversions between bytes and values. `hotp` has the message of the stealth wire and `seal` that
+//! of the classic wire, `syn` the packets, `entry` the log lines. knockknock-wire(7) describes the formats.
 //!
 //! Nothing here uses a file, a socket or a clock. The data flow:
 //!

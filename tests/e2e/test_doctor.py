@@ -377,7 +377,7 @@ def test_a_log_that_syslogd_does_not_write_is_found_by_the_proof(stage):
     stage.set_up(log="file")
     stage.log.stop()
     [(step, what, fix)] = wrong(on_server(stage))
-    assert step == "proof" and "a knock opens nothing" in what and f"did not come out of {stage.log_dir}/kern.log" in fix
+    assert step == "proof" and "a knock opens nothing" in what and f"the knock is missing in {stage.log_dir}/kern.log" in fix
 
 
 def test_an_alternative_name_is_guarded_and_named_with_the_real_one(stage, firewall):

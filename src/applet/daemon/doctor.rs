@@ -185,7 +185,10 @@ fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Op
     }
     let changed = [
         ("the configuration was changed", status.config != status::checksum(setup.text.as_bytes())),
-        ("a profile was made, removed or changed", status.profiles != profile::state(&directory.join("profiles"))),
+        (
+            "a profile was made, removed or changed",
+            status.profiles != profile::set_checksum(&directory.join("profiles")),
+        ),
     ];
     for (what, _) in changed.iter().filter(|(_, is_changed)| *is_changed) {
         let why = format!("{what} since the daemon read it");

@@ -9,16 +9,17 @@ use std::io;
 pub enum LogTarget {
     /// Standard error.
     Stderr,
-    /// Standard error, which is the journal: each line starts with its severity.
+    /// Standard error, connected to the journal: each line starts with its severity.
     Journal,
-    /// Syslog, and standard error while none listens. procd logs every line of standard error as an error.
+    /// Syslog, or standard error while no syslog daemon listens, because procd logs every line of standard error as an
+    /// error.
     Procd,
     /// Syslog. Until the daemon is ready, warnings and errors also go to standard error.
     Syslog,
 }
 
 impl LogTarget {
-    /// Returns the target for a daemon in the background, or for whatever started it in the foreground.
+    /// Returns the target for a daemon in the background, or in the foreground that of whatever started it.
     pub(super) fn choose(background: bool) -> Self {
         match background {
             true => Self::Syslog,

@@ -2,7 +2,7 @@
 //!
 //! This process moves into new namespaces and starts a second daemon there, with the firewall, the log and the users of
 //! the configuration, and a profile of its own. A veth pair leads to another namespace, from which our own client
-//! knocks. Nothing of it has a name outside, so it all vanishes with this process, however that ends.
+//! knocks. Both namespaces are anonymous, so the kernel deletes them with this process, however it ends.
 
 use super::setup::Setup;
 use super::supervisor;
@@ -39,7 +39,7 @@ const REFUSED: Duration = Duration::from_millis(100);
 
 /// Runs the proof. It moves this process into other namespaces.
 pub(super) fn run(diagnosis: &mut Diagnosis, setup: &Setup) {
-    match Stage::set(setup) {
+    match Stage::set_up(setup) {
         Err(error) => diagnosis.note("proof", &format!("not tried: {error}")),
         Ok(mut stage) => {
             let proved = stage.prove().map_err(|error| match error.advice() {
@@ -59,9 +59,9 @@ pub(super) fn run(diagnosis: &mut Diagnosis, setup: &Setup) {
 /// The daemon of the proof and a listener in the server's namespace. This process is in the client's.
 struct Stage {
     daemon: Child,
-    /// The daemon's log lines, and what it has said so far.
+    /// The stream of the daemon's log lines, and what has been read from it.
     output: UnixStream,
-    said: String,
+    lines: String,
     /// The log that the daemon reads.
     log: String,
     /// The port to open, and the program that listens on it.
@@ -73,9 +73,9 @@ struct Stage {
 
 impl Stage {
     /// Makes the namespaces and starts the daemon. An error means that the proof is impossible here.
-    fn set(setup: &Setup) -> Result<Self> {
+    fn set_up(setup: &Setup) -> Result<Self> {
         let port = setup.rules.guard.iter().next().unwrap_or(22);
-        // The kernel's log may be one for all namespaces, and the running daemon must not take these knocks for its own.
+        // All namespaces may share the kernel's log, and the running daemon must not take these knocks for its own.
         let free = |other: &u16| *other != port && !setup.rules.knock_ports.contains(*other);
         let knock_port = (1025..=u16::MAX).find(free).unwrap_or(1);
         let log = log(&setup.config.log);
@@ -89,43 +89,43 @@ impl Stage {
         let path = profile::create(&directory.join("profiles"), &name, &config)?;
         let (daemon, output) = start(&directory, &client).map_err(failed)?;
         let (found, log) = (Found { name, path }, klog::describe(&log));
-        Ok(Self { daemon, output, said: String::new(), log, port, listener, found })
+        Ok(Self { daemon, output, lines: String::new(), log, port, listener, found })
     }
 
     /// Knocks, and tries to connect before and after it.
     fn prove(&mut self) -> Result<()> {
-        if !self.says(": ready", START) {
-            let advice = "correct what it says: the daemon on this machine may fail at its next start";
-            return Err(self.unlike("a daemon in a namespace of its own does not start").advise(advice));
+        if !self.logs(": ready", START) {
+            let advice = "correct this: the daemon on this machine may fail at its next start";
+            return Err(self.failure("a daemon in a namespace of its own does not start").advise(advice));
         }
         self.refuses(CLIENT, "without a knock")?;
         let mut profile = Profile::load(&self.found)?;
         let source = SocketAddr::from((CLIENT, 0));
         Knocker::open_as_is()?.knock(&mut profile, self.port, (SERVER, self.port).into(), Some(source))?;
-        if !self.says("opened port", REACTION) {
+        if !self.logs("opened port", REACTION) {
             let log = &self.log;
             let advice =
-                format!("if the daemon says nothing, the knock did not come out of {log}: see whether it is written");
-            return Err(self.unlike("a knock opens nothing").advise(advice));
+                format!("if the daemon logged nothing, the knock is missing in {log}: check that it is written");
+            return Err(self.failure("a knock opens nothing").advise(advice));
         }
         self.refuses(STRANGER, "from an address that has not knocked")?;
         if !self.enters(CLIENT, REACTION)? {
-            return Err(self.unlike("a knock opens the port, and no connection enters"));
+            return Err(self.failure("a knock opens the port, but no connection enters"));
         }
         self.refuses(CLIENT, "with an opening that another connection has used up")
     }
 
-    /// Waits until the daemon has logged `words`; `false` if it does not.
-    fn says(&mut self, words: &str, patience: Duration) -> bool {
+    /// Waits until the daemon has logged `words`. Returns `false` if it exits or does not log them in time.
+    fn logs(&mut self, words: &str, patience: Duration) -> bool {
         let until = Instant::now() + patience;
-        while !self.said.contains(words) {
+        while !self.lines.contains(words) {
             let left = until.saturating_duration_since(Instant::now());
             let mut buffer = [0; 1024];
             if !poll::readable([self.output.as_fd()], Some(left)).is_ok_and(|[ready]| ready) {
                 return false;
             }
             let length = self.output.read(&mut buffer).unwrap_or(0);
-            self.said += &String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+            self.lines += &String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
             if length == 0 {
                 return false;
             }
@@ -133,10 +133,10 @@ impl Stage {
         true
     }
 
-    /// Describes what went wrong, with what the daemon has said.
-    fn unlike(&self, what: &str) -> Error {
-        let said: Vec<&str> = self.said.lines().map(|line| line.trim_start_matches("knockknock-daemon: ")).collect();
-        Error::refused(format!("{what}; it says: {}", said.join("; ")))
+    /// Returns an error that says what went wrong and what the daemon has logged.
+    fn failure(&self, what: &str) -> Error {
+        let lines: Vec<&str> = self.lines.lines().map(|line| line.trim_start_matches("knockknock-daemon: ")).collect();
+        Error::refused(format!("{what}; its log: {}", lines.join("; ")))
     }
 
     /// Returns an error if a connection from `source` reaches the listener.

@@ -17,7 +17,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     let read = Config::read(directory)
         .and_then(|text| Ok((Config::from_text(directory, &text)?.0, Some(checksum(text.as_bytes())))));
     let mut unusable = None;
-    let (config, text) = read.unwrap_or_else(|error| {
+    let (config, config_sum) = read.unwrap_or_else(|error| {
         unusable = Some([Value::Text(error.to_string())]);
         // A running daemon goes on with the last one that worked.
         let kept = file::read_small(&config::last_good(directory)).unwrap_or_default();
@@ -30,7 +30,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     let (now, uptime) = (output.now, clock::uptime());
     // Converts from time since boot to time since 1970.
     let time = |since_boot: u64| (now + since_boot).saturating_sub(uptime);
-    let changed = text != Some(status.config) || profile::state(&profiles) != status.profiles;
+    let changed = config_sum != Some(status.config) || profile::set_checksum(&profiles) != status.profiles;
     let live = firewall::live_openings(&config.guard);
     let log = klog::resolve(&config.log).unwrap_or(config.log);
     let daemon = [

@@ -67,8 +67,8 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     let text = receive_config(&channel)?;
     let (config, _) = Config::from_text(directory, &text)?;
     let user = watcher_user(&config)?;
-    // First, so that a change in between shows.
-    let state = profile::state(&directory.join("profiles"));
+    // Before the profiles are read, so that a later change is noticed.
+    let profiles_sum = profile::set_checksum(&directory.join("profiles"));
     let profiles = Profiles::load(directory)?;
     let untried = profiles.counters.iter().all(|counter| counter.next() == 0) && !config.guard.is_empty();
     if untried && !profiles.counters.is_empty() && status::read_trial(directory, supervisor).is_none() {
@@ -78,7 +78,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     let mut log = Klog::open(&config.log)?;
     let groups: Vec<u32> = log.group().into_iter().collect();
     hooks::attempt("unconfined watcher");
-    let publication = Publication::open(directory, supervisor, &text, state);
+    let publication = Publication::open(directory, supervisor, &text, profiles_sum);
     let mut watcher = Watcher::new(&config, profiles, channel, publication)?;
     let working_directory = log.enter_directory()?;
     let calls = match working_directory {
