@@ -10,7 +10,7 @@ import router
 DIST = Path(__file__).parents[2] / "dist"
 WANTED = ("busybox-static nftables libnftables1 libnftnl11 libmnl0 libedit2 libbsd0 libmd0 libtinfo6 libgmp10 "
           "libjansson4 libxtables12 libc6").split()
-# crc32c_generic first: nf_tables needs the algorithm, and no dependency says so.
+# crc32c_generic first: nf_tables needs the algorithm, and no dependency names it.
 MODULES = ("crc32c_generic libcrc32c nf_tables nft_log nft_ct nft_limit nft_hash nft_fib_inet nft_reject_inet nft_socket "
            "nf_log_syslog nfnetlink_log veth").split()
 
@@ -54,7 +54,7 @@ class Machine:
         return debian.pack(root, directory / "initramfs.gz")
 
     def boot(self, archive, timeout):
-        """Runs the machine until it reboots; what its console said."""
+        """Runs the machine until it reboots. Returns the text of its console."""
         kernel = next((self.fetch() / "boot").glob("vmlinu?-*"))
         machine = subprocess.run(
             [*self.qemu.split(), "-m", "512", "-nic", "none", "-vga", "none", "-nographic", "-no-reboot",

@@ -56,7 +56,7 @@ def captured(path):
 
 
 def boot(directory, timestamps, commands):
-    """The SYNs that leave a machine which runs `commands`, and what its console says."""
+    """Returns the SYNs that a machine sends while it runs `commands`, and the text of its console."""
     root = directory / "root"
     for path in ("bin", "proc", "sys", "dev", "sbin"):
         (root / path).mkdir(parents=True, exist_ok=True)

@@ -371,8 +371,8 @@ def test_a_damaged_copy_of_the_configuration_that_worked_is_ignored(stage, kept)
     stage.configure(delay="soon")
     (stage.server_dir / "config.good").write_bytes(kept)
     stage.start_daemon()
-    says = "using the last one that worked" if kept == b"" else "guarding every port that a profile lists"
-    stage.daemon.wait_for(f"see above: {says}")
+    fallback = "using the last one that worked" if kept == b"" else "guarding every port that a profile lists"
+    stage.daemon.wait_for(f"see above: {fallback}")
     assert stage.connects() == (kept == b"")
 
 

@@ -36,7 +36,7 @@ def nft(ruleset):
     return f"nft -f - <<'END'\n{ruleset}\nEND"
 
 
-# What breaks knocking, and what is said of it.
+# What breaks knocking, and the findings about it.
 OBSTACLES = {
     "a policy of nft": (nft(DROPS % ""), ["blocks knocked connections to ports 7,22: policy drop"]),
     "a rule of nft": (nft(DROPS % 'counter reject with tcp reset comment "accept"'), ["to ports 7,22: meta l4proto tcp counter packets 0"]),

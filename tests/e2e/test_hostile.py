@@ -46,7 +46,7 @@ def knock_until_connected(stage):
     """Knocks until the port opens, and uses up all openings. Knocks are lost while the watcher and the opener restart."""
     began = time.monotonic()
     while not stage.connects(timeout=0.1):
-        assert time.monotonic() - began < 3, "no knock opens; it said:\n" + "\n".join(stage.daemon.lines)
+        assert time.monotonic() - began < 3, "no knock opens; the daemon's log:\n" + "\n".join(stage.daemon.lines)
         stage.knock()
         time.sleep(0.05)
     while stage.connects(timeout=0.1):  # earlier attempts may have opened the port too
@@ -172,7 +172,7 @@ def test_rules_removed_before_the_opener_is_ready_are_restored(stage, unowned, f
         stage.server.run("sh", "-c", f"{flush}; until {look} >/dev/null 2>&1; do :; done; {flush}")
         deadline = time.monotonic() + 3
         while stage.server.run(*look.split(), check=False).returncode != 0:
-            assert time.monotonic() < deadline, "gone for good; it said:\n" + "\n".join(stage.daemon.lines)
+            assert time.monotonic() < deadline, "the rules stay deleted; the daemon's log:\n" + "\n".join(stage.daemon.lines)
             time.sleep(0.02)
     repaired(stage)
 

@@ -50,7 +50,7 @@ def test_a_second_knock_renews_the_delay(stage, firewall):
 
 
 def unused(stage, seconds):
-    """The sources for which the daemon says within this time that nobody used an opening of port 22."""
+    """Returns the sources whose opening of port 22 expires unused within `seconds`, according to the daemon."""
     time.sleep(seconds)
     stage.daemon.new_lines()
     lines = [line for line in stage.daemon.lines if "no connection used" in line]

@@ -607,7 +607,7 @@ def test_unanswered_knocks_are_an_error_and_a_back_off(door, proxy):
     client.close()
     wait_until(lambda: any("3 knocks went unanswered" in line for line in proxy.lines))
     notices = [line for line in proxy.lines if "not knocking for" in line]
-    assert len(notices) == 1, "it is said once, however many are refused"
+    assert len(notices) == 1, "one notice, however many connections are refused"
     assert re.search(f'not knocking for "{SERVER}" for another 1 s: its last 3 knocks went unanswered', notices[0])
     time.sleep(1.1)
     assert proxy.ask(SERVER, ECHO)[1] == TIMED_OUT

@@ -1,4 +1,4 @@
-"""knockknock status: what it says of a server and of a client, and what it costs the daemon."""
+"""knockknock status: what it prints about a server and about a client, and what it costs the daemon."""
 
 import fcntl
 import json
@@ -25,15 +25,15 @@ def status(stage, *arguments, check=True, **options):
     return stage.server.run(BINARY, "status", "--dir", stage.server_dir, *arguments, check=check, **options)
 
 
-def told(stage):
-    """What it prints as JSON."""
+def report(stage):
+    """Returns the JSON that it prints."""
     return json.loads(status(stage, "--json").stdout)
 
 
-def soon(stage, condition):
-    """What it prints once the condition is met: the daemon writes its record at most once a second."""
+def wait_for_report(stage, condition):
+    """Returns the JSON that it prints once `condition` holds for it: the daemon writes its record at most once a second."""
     deadline = time.monotonic() + 3
-    while not condition(output := told(stage)):
+    while not condition(output := report(stage)):
         assert time.monotonic() < deadline, output
         time.sleep(0.1)
     return output
@@ -45,7 +45,7 @@ def profile(output, name="gate"):
 
 
 def test_a_running_daemon_is_described(gate, firewall):
-    output = told(gate)
+    output = report(gate)
     daemon = output["daemon"]
     assert {key: daemon[key] for key in ("running", "pid", "replaced", "needs_reload", "log", "firewall", "guard")} == {
         "running": True, "pid": gate.daemon.pid, "replaced": False, "needs_reload": False, "log": "/dev/kmsg",
@@ -64,21 +64,21 @@ def test_an_opening_is_shown_until_it_is_used(gate, family):
         shutil.copytree(gate.gate.path, gate.client_dir / server)
     gate.knock(22, host=server)
     gate.opened(22, client)
-    output = soon(gate, lambda output: output["openings"] and output["counts"]["opened"])
+    output = wait_for_report(gate, lambda output: output["openings"] and output["counts"]["opened"])
     [opening] = output["openings"]
     assert (opening["port"], opening["address"]) == (22, client) and 10 <= opening["left"] <= 15
     assert output["counts"] == {**dict.fromkeys(COUNTS, 0), "received": 1, "opened": 1}
     found = profile(output)
     assert (found["counter"], found["from"]) == (1, client) and abs(time.time() - found["last_knock"]) < 5
     assert gate.connects(address=server)
-    assert told(gate)["openings"] == []
+    assert report(gate)["openings"] == []
 
 
 def test_an_opening_that_has_expired_is_not_shown(stage, firewall):
     stage.set_up(firewall, delay=1)
     stage.open_port()
     time.sleep(2.1)
-    assert told(stage)["openings"] == []
+    assert report(stage)["openings"] == []
 
 
 def test_knocks_that_opened_nothing_are_counted(stage):
@@ -91,7 +91,7 @@ def test_knocks_that_opened_nothing_are_counted(stage):
     stage.client.send(limited.packet(0, 22))
     stage.daemon.wait_for("stays closed")
     stage.client.send(packets.tcp(CLIENT, SERVER, 40000, stage.gate.knock_port, limited.fields(5)))
-    output = soon(stage, lambda output: output["counts"]["wrong_codes"])
+    output = wait_for_report(stage, lambda output: output["counts"]["wrong_codes"])
     assert output["counts"] == {**dict.fromkeys(COUNTS, 0), "received": 3, "opened": 1, "not_allowed": 1, "wrong_codes": 1}
     assert f"port 22 stays closed to {CLIENT}: the profile may not open it" in output["problem"]["text"]
     assert abs(time.time() - output["problem"]["time"]) < 5
@@ -100,18 +100,18 @@ def test_knocks_that_opened_nothing_are_counted(stage):
 
 def test_counts_survive_a_reload_and_start_from_0_with_the_daemon(gate):
     gate.open_port()
-    soon(gate, lambda output: output["counts"]["opened"] == 1)
-    before = told(gate)["daemon"]["since"]
+    wait_for_report(gate, lambda output: output["counts"]["opened"] == 1)
+    before = report(gate)["daemon"]["since"]
     gate.daemon.process.send_signal(1)
     gate.daemon.wait_for(": ready")
-    output = told(gate)
+    output = report(gate)
     assert output["counts"]["opened"] == 1 and profile(output)["from"] == CLIENT
     assert abs(output["daemon"]["since"] - before) <= 1
     gate.daemon.stop()
-    output = told(gate)
+    output = report(gate)
     assert not output["daemon"]["running"] and output["daemon"]["pid"] is None
     gate.start_daemon()
-    output = told(gate)
+    output = report(gate)
     assert output["daemon"]["running"] and output["counts"]["opened"] == 0
     assert profile(output)["counter"] == 1 and profile(output)["last_knock"], "known from the disk"
 
@@ -119,7 +119,7 @@ def test_counts_survive_a_reload_and_start_from_0_with_the_daemon(gate):
 @pytest.mark.parametrize("change", ["config", "a new profile", "a profile's ports", "new keys", "an earlier time"])
 def test_a_change_that_needs_a_reload_is_seen_at_once(stage, change):
     stage.set_up()
-    assert not told(stage)["daemon"]["needs_reload"]
+    assert not report(stage)["daemon"]["needs_reload"]
     config = stage.gate.path / "config"
     if change == "config":
         stage.configure(firewall="nft", guard="22")
@@ -133,24 +133,24 @@ def test_a_change_that_needs_a_reload_is_seen_at_once(stage, change):
             file.write("# changed\n")
         if change == "an earlier time":
             os.utime(config, (0, 0))
-    assert told(stage)["daemon"]["needs_reload"]
+    assert report(stage)["daemon"]["needs_reload"]
     stage.daemon.process.send_signal(1)
     stage.daemon.wait_for(": ready")
-    assert not told(stage)["daemon"]["needs_reload"]
+    assert not report(stage)["daemon"]["needs_reload"]
 
 
 def test_a_profile_that_is_written_as_it_was_needs_no_reload(gate):
     config = gate.gate.path / "config"
     config.write_bytes(config.read_bytes())
     gate.open_port()  # which writes the counter
-    assert not told(gate)["daemon"]["needs_reload"]
+    assert not report(gate)["daemon"]["needs_reload"]
 
 
 @pytest.mark.parametrize("what", ["a wrong value", "unreadable"])
 def test_a_broken_configuration_hides_nothing(gate, firewall, what):
     gate.knock()
     gate.opened()
-    soon(gate, lambda said: said["counts"]["opened"])
+    wait_for_report(gate, lambda output: output["counts"]["opened"])
     config = gate.server_dir / "config"
     text = config.read_text()
     if what == "unreadable":
@@ -158,26 +158,26 @@ def test_a_broken_configuration_hides_nothing(gate, firewall, what):
         config.mkdir()
     else:
         config.write_text(text + "delay = x\n")
-    said = told(gate)
-    assert ("it is not a regular file" if what == "unreadable" else 'line 5: delay = "x"') in said["configuration"]["error"]
-    daemon = said["daemon"]
+    output = report(gate)
+    assert ("it is not a regular file" if what == "unreadable" else 'line 5: delay = "x"') in output["configuration"]["error"]
+    daemon = output["daemon"]
     assert daemon["running"] and daemon["needs_reload"] and daemon["firewall"] == firewall and daemon["guard"] == [7, 22]
-    assert said["counts"]["opened"] == 1 and len(said["openings"]) == 1
+    assert output["counts"]["opened"] == 1 and len(output["openings"]) == 1
     assert re.search(r"^configuration\n  error +\S.*config", status(gate).stdout, re.M)
     if what == "unreadable":
         config.rmdir()
     config.write_text(text)
-    assert told(gate)["configuration"] is None and "configuration" not in status(gate).stdout
+    assert report(gate)["configuration"] is None and "configuration" not in status(gate).stdout
 
 
 def test_a_replaced_binary_is_seen(stage):
     binary = stage.directory / "knockknock"
     shutil.copy(BINARY, binary)
     stage.set_up(daemon_options={"binary": binary})
-    assert not told(stage)["daemon"]["replaced"]
+    assert not report(stage)["daemon"]["replaced"]
     shutil.copy(BINARY, stage.directory / "new")
     os.rename(stage.directory / "new", binary)
-    assert told(stage)["daemon"]["replaced"]
+    assert report(stage)["daemon"]["replaced"]
 
 
 def test_only_root_can_read_the_record(gate):
@@ -191,7 +191,7 @@ def test_a_record_that_is_a_fifo_blocks_nothing(stage):
     stage.set_up()
     assert any("cannot write the status" in line for line in stage.daemon.lines)
     stage.open_port()
-    assert not told(stage)["daemon"]["running"]
+    assert not report(stage)["daemon"]["running"]
 
 
 def watcher_of(daemon):
@@ -211,7 +211,7 @@ def test_a_flood_is_written_once_a_second(stage):
     for number in range(300):
         stage.client.send(packets.tcp(CLIENT, SERVER, 40000, stage.gate.knock_port, wrong._replace(sequence=number)))
         time.sleep(0.01)
-    assert soon(stage, lambda output: output["counts"]["wrong_codes"] == 300)
+    assert wait_for_report(stage, lambda output: output["counts"]["wrong_codes"] == 300)
     tracer.send_signal(signal.SIGINT)
     tracer.communicate()
     writes = [line for line in trace.read_text().splitlines() if line.startswith("pwrite64(")]
@@ -226,7 +226,7 @@ def test_no_torn_record_is_read(stage):
     while time.monotonic() < until:
         stage.client.send(stage.gate.packet(number))
         number += 1
-        output = told(stage)
+        output = report(stage)
         assert output["daemon"]["pid"] == stage.daemon.pid, stage.record.read_text()
         seen.add(output["counts"]["opened"])
     assert len(seen) > 1
@@ -319,7 +319,7 @@ def test_the_json_is_as_the_manual_says(stage, state):
         stage.daemon.wait_for("stays closed")
         stage.client.send(stage.gate.packet(1))
         stage.opened()
-        soon(stage, lambda output: output["problem"] and output["openings"])
-    output = told(stage)
+        wait_for_report(stage, lambda output: output["problem"] and output["openings"])
+    output = report(stage)
     assert fits(output, documented()), output
     assert bool(output["trial"]) == (state == "on trial")

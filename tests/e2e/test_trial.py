@@ -29,7 +29,7 @@ def begin(stage, firewall, length, **options):
 
 
 def trial(stage):
-    """What status says of it."""
+    """Returns what status prints about the trial."""
     done = stage.server.run(BINARY, "status", "--dir", stage.server_dir, "--json")
     return json.loads(done.stdout)["trial"]
 

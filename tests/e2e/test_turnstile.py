@@ -68,13 +68,13 @@ def fast_open(machine, port=22):
 
 def test_check_names_the_turnstile(stage):
     Profile(stage, "gate")
-    for firewall, environment, says in (
+    for firewall, environment, expected in (
         ("nft", None, "the handshake's ACK uses"), ("nft", at_syn(stage), "the SYN uses"), ("iptables", None, "the SYN uses")):
         stage.configure(firewall=firewall, guard="22", log="kmsg")
         done = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check",
                                 **({"env": environment} if environment else {}))
         [line] = [line for line in done.stdout.splitlines() if line.startswith("turnstile ")]
-        assert says in line
+        assert expected in line
 
 
 @pytest.mark.parametrize("options", [b"", bytes.fromhex("2202 0101"), bytes.fromhex("fe04f989")],
@@ -200,7 +200,7 @@ def test_an_ack_of_no_connection_does_not_reach_a_listener_behind_a_redirect(wal
     assert client.receive() is None
     cold = stage.keep(RawClient(stage.client, 41001, port=2222))
     cold.send(ACK, acknowledgment=1)
-    assert cold.receive() is None, "an RST says that there is a port"
+    assert cold.receive() is None, "an RST reveals the port"
 
 
 @pytest.mark.parametrize("end", ["RST", "FIN"])

@@ -232,7 +232,7 @@ def test_the_vectors_are_those_of_the_script():
 
 
 def test_the_example_of_the_manual_page():
-    """Its command is run as it stands there, and what it prints is cut up as its text says."""
+    """Runs the command of the page unchanged, and cuts up its output as the page describes."""
     page = (Path(__file__).parents[2] / "man/knockknock-wire.7").read_text()
     text = re.search(r"^\.Ss Example\n(.*?)^\.S[hs] ", page, re.M | re.S)[1]
     mac_key = bytes.fromhex(re.search(r"\b[0-9a-f]{32}\b", text)[0])

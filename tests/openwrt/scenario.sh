@@ -1,12 +1,12 @@
 #!/bin/sh
-# The router's day, run on it with nothing but busybox, nft or iptables, and what we ship: start, knock, restart, reload, crash.
-# Ends with the line "N passed, N failed". KNOCK_PORT: a port of this run (the kernel's log is one for all).
+# A router's day, run on the router with nothing but busybox, nft or iptables, and what we ship: start, knock, restart, reload, crash.
+# Ends with the line "N passed, N failed". KNOCK_PORT: a port of this run (all containers share the kernel's log).
 # shellcheck shell=ash
 passed=0 failed=0
 init=/etc/init.d/knockknock
 profiles=/etc/knockknock.d/profiles
-said=/tmp/messages
-unsent=/tmp/procd/knockknock.stderr
+log=/tmp/messages
+procd_log=/tmp/procd/knockknock.stderr
 port=${KNOCK_PORT:-4000}
 
 check() { # WHAT COMMAND…: the command succeeds
@@ -19,7 +19,7 @@ check() { # WHAT COMMAND…: the command succeeds
 		failed=$((failed + 1))
 		echo "FAILED: $what"
 		sed 's/^/    /' /tmp/check.out
-		tail -n 5 $said 2>/dev/null | sed 's/^/    daemon: /'
+		tail -n 5 $log 2>/dev/null | sed 's/^/    daemon: /'
 	fi
 }
 not() { ! "$@"; }
@@ -31,19 +31,19 @@ soon() { # COMMAND…: it succeeds within 10 seconds
 		usleep 100000
 	done
 }
-lines() { cat $said 2>/dev/null | grep -c "$1"; }
-more() { [ "$(lines "$1")" -gt "$2" ]; } # TEXT COUNT: the daemon has said it more often than that
+lines() { cat $log 2>/dev/null | grep -c "$1"; }
+more() { [ "$(lines "$1")" -gt "$2" ]; } # TEXT COUNT: the log has more such lines than that
 
 same_network() { [ "$(readlink "/proc/$1/ns/net")" = "$(readlink /proc/self/ns/net)" ]; } # PID: it has none of its own yet
 client() { nsenter -n -t "$client" "$@"; }
 connects() { client nc -w 1 "${1:-10.9.0.1}" 22 </dev/null 2>/dev/null | grep -q "^$greeting"; } # [ADDRESS]
 logs_in() { client dbclient -y -i /root/client_key -J "knockknock connect --dir /root/.knockknock 10.9.0.1 22" root@10.9.0.1 true; }
-knocks() { # [ADDRESS]: our client knocks, and the daemon says that it opened
+knocks() { # [ADDRESS]: our client knocks, and the daemon logs an opening
 	local before
 	before=$(lines 'opened port 22')
 	client knockknock -p 22 --dir /root/.knockknock "${1:-10.9.0.1}" && soon more 'opened port 22' "$before"
 }
-becomes_ready() { # COMMAND…: after it the daemon says that it is ready
+becomes_ready() { # COMMAND…: after it the daemon logs that it is ready
 	local before
 	before=$(lines ': ready')
 	"$@" && soon more ': ready' "$before"
@@ -94,7 +94,7 @@ else
 	our_rules() { iptables -t mangle -S; }
 fi
 # As at boot: the log, the daemon, the firewall, the network.
-syslogd -n -O $said &
+syslogd -n -O $log &
 syslog=$!
 soon [ -S /dev/log ]
 check "a profile is made" knockknock-genprofile gate "$port" --ports 22
@@ -112,7 +112,7 @@ check "and leaves fw4 as it is" [ ! -e /etc/nftables.d/knockknock.nft ]
 check "the daemon starts by its init script" becomes_ready $init start
 check "its notes are notes in syslog" more ' daemon\.notice knockknock-daemon\[.*: ready' 0
 check "its warnings are warnings" more ' daemon\.warn knockknock-daemon\[.*: no profile has ever knocked' 0
-check "procd logs nothing as an error" [ ! -s $unsent ]
+check "procd logs nothing as an error" [ ! -s $procd_log ]
 check "$own takes our rule" own_firewall
 
 # The network comes up: a client at the other end of a cable.
@@ -181,7 +181,7 @@ check "it reloads" becomes_ready $init reload
 check "with the new delay" sh -c "grep -q '^delay = 7' /var/run/knockknock/config"
 check "with the new profile" names $((port + 1))
 check "a knock opens it after the reload" knocks
-check "for the new time" sh -c "tail -n 1 $said | grep -q 'for 7 s'"
+check "for the new time" sh -c "tail -n 1 $log | grep -q 'for 7 s'"
 check "for one connection after the reload" connects
 
 sed -i "s/option log/#option log/" /etc/config/knockknock
@@ -208,7 +208,7 @@ sed -i "s/list guard '22'/list guard '22;23'/" /etc/config/knockknock
 before=$(cat /var/run/knockknock/config)
 check "a value that cannot be right is refused" not $init reload
 check "and the old configuration stays" [ "$(cat /var/run/knockknock/config)" = "$before" ]
-check "nobody has changed our rules, and the daemon does not say so" not grep -q 'restored them' $said
+check "nobody has changed our rules, and the daemon does not claim it" not grep -q 'restored them' $log
 check "it does not restart with it" not $init restart
 check "and runs on" knocks
 check "for one connection all the same" connects
@@ -237,7 +237,7 @@ fi
 
 kill "$syslog"
 wait "$syslog"
-said=$unsent
+log=$procd_log
 check "while no syslog listens, the daemon and a knock are logged by procd" knocks
 check "for one connection without a syslog" connects
 

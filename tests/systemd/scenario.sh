@@ -10,7 +10,7 @@ knocks() {
     before=$(lines 'opened port 22')
     client knockknock -p 22 --dir /root/.knockknock 10.9.0.1 && soon more 'opened port 22' "$before"
 }
-becomes_ready() { # COMMAND…: after it the daemon says that it is ready
+becomes_ready() { # COMMAND…: after it the daemon logs that it is ready
     before=$(lines ': ready')
     "$@" && soon more ': ready' "$before"
 }
@@ -22,7 +22,7 @@ filtered() { # every process runs under a filter, and none can gain a privilege
     done
 }
 
-has() { # SEVERITY TEXT: a line of that severity says so
+has() { # SEVERITY TEXT: a line of that severity contains the text
     journalctl --no-pager --quiet --output cat --unit knockknock-daemon.service --priority "$1..$1" | grep -q "$2"
 }
 

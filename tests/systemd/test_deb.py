@@ -14,9 +14,9 @@ ARCHITECTURE = subprocess.run(["dpkg", "--print-architecture"], check=True, capt
 
 def built(release):
     """The path of our package, newly built."""
-    said = subprocess.run([PROJECT / "scripts/package.sh", "deb", ARCHITECTURE], check=True, capture_output=True, text=True,
+    output = subprocess.run([PROJECT / "scripts/package.sh", "deb", ARCHITECTURE], check=True, capture_output=True, text=True,
                           env={**os.environ, "RELEASE": str(release)}).stdout
-    return PROJECT / said.strip()
+    return PROJECT / output.strip()
 
 
 @pytest.fixture(scope="module")
