@@ -33,12 +33,12 @@ pub fn run(home: &ProfileHome, host: &str, options: &DoctorOptions) -> Result<u8
     let mut diagnosis = Diagnosis::new(options.json);
     // Open it first, because it drops root.
     let knocker = Knocker::open(home.user);
-    follow(&mut diagnosis, home, host, options, knocker);
+    run_steps(&mut diagnosis, home, host, options, knocker);
     diagnosis.end()
 }
 
 /// Runs the steps in order; `None` if one fails.
-fn follow(
+fn run_steps(
     diagnosis: &mut Diagnosis,
     home: &ProfileHome,
     host: &str,
@@ -76,28 +76,36 @@ fn follow(
         diagnosis.note("route", differs);
     }
 
-    let refused_before = match TcpStream::connect_timeout(&address, UNKNOCKED) {
-        Ok(stream) => {
-            let _ = tcp::reset(&stream);
-            let why = format!("port {port} answers without a knock: it is not guarded");
-            let advice = "on the server, as root: knockknock doctor";
-            diagnosis.wrong("guard", &Error::refused(why).advise(advice));
-            return None;
-        }
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => true,
-        Err(_) => false,
-    };
-    match refused_before {
-        true => diagnosis
-            .note("guard", &format!("without a knock port {port} refuses connections; a guard would drop them")),
-        false => diagnosis.ok("guard", &format!("without a knock port {port} does not answer")),
-    }
-
+    let refused_before = connect_without_knock(diagnosis, address)?;
     let opened =
         knock(knocker, profile, &found, &addresses).map_err(|error| explain(error, port, knock_port, refused_before));
     let address = diagnosis.value("knock", opened)?;
     diagnosis.ok("knock", &format!("opened port {port}: connected to {address}"));
     Some(())
+}
+
+/// Tries to connect to `address` without a knock. Returns whether the port refuses connections; `None` if it accepts
+/// one.
+fn connect_without_knock(diagnosis: &mut Diagnosis, address: SocketAddr) -> Option<bool> {
+    let port = address.port();
+    match TcpStream::connect_timeout(&address, UNKNOCKED) {
+        Ok(stream) => {
+            let _ = tcp::reset(&stream);
+            let why = format!("port {port} answers without a knock: it is not guarded");
+            let advice = "on the server, as root: knockknock doctor";
+            diagnosis.wrong("guard", &Error::refused(why).advise(advice));
+            None
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            let text = format!("without a knock port {port} refuses connections; a guard would drop them");
+            diagnosis.note("guard", &text);
+            Some(true)
+        }
+        Err(_) => {
+            diagnosis.ok("guard", &format!("without a knock port {port} does not answer"));
+            Some(false)
+        }
+    }
 }
 
 /// How long to wait for a reset by the server's firewall, which means that the opening was already used. The reset

@@ -34,7 +34,7 @@ pub(super) struct Children {
     opener: Child,
     /// The opener's end of the channel between the two. It outlives an opener, and so do requests in it.
     to_watcher: Channel,
-    /// How many openers in a row could not open a port.
+    /// The number of consecutive openers that could not open a port.
     failures: u32,
     /// The socket on which the opener sends [`READY`], then [`OPENED`], each once.
     from_opener: UnixStream,
@@ -70,9 +70,9 @@ impl Children {
         }
     }
 
-    /// Starts another opener in place of one that has exited, for the same watcher and its requests. `again` is whether
-    /// that one had replaced another and answered no request. Returns whether it did: not if too many have failed in a
-    /// row, or the watcher has exited too.
+    /// Starts another opener in place of one that has exited, for the same watcher and its requests. `again` means that
+    /// the exited one had replaced another and answered no request. Returns `false` if too many have failed in a row,
+    /// or if the watcher has exited too.
     pub(super) fn replace_opener(
         &mut self,
         again: bool,
@@ -136,8 +136,8 @@ impl Children {
     }
 }
 
-/// Starts an opener. Returns it, and the socket on which it sends its messages. `again` is ` again` for one that replaces
-/// another.
+/// Starts an opener. Returns it, and the socket on which it sends its messages. `again` is
+/// ` again` if the opener replaces another, and empty otherwise.
 fn start_opener(
     setup: &Setup,
     log_target: LogTarget,

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 /// Exit code: an opening failed because our rules are gone, or may be gone.
 pub const RULES_GONE: u8 = 64;
-/// The same, of an opener that replaces another and has not answered a request.
+/// The same, from an opener that has replaced another and has answered no request.
 pub const RULES_GONE_AGAIN: u8 = 66;
 
 /// Exit code: an opening failed because a set counts used openings.

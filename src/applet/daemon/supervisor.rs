@@ -191,7 +191,7 @@ impl Supervisor<'_> {
         let Some(exit) = self.children.as_mut().and_then(Children::exit) else { return Ok(()) };
         if let ChildExit::RulesGone { again } = exit {
             self.repair();
-            // Without children, the repair has stopped them.
+            // There are none if the repair has stopped them.
             let Some(children) = &mut self.children else { return Ok(()) };
             if children.replace_opener(again, &self.setup, self.log_target, self.installed.owner()) {
                 return Ok(());
