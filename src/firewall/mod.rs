@@ -92,11 +92,11 @@ impl Backend {
         }
     }
 
-    /// Returns the packets that the log rule and the guard have matched since they were made.
-    pub fn packets(self) -> io::Result<[u64; 2]> {
+    /// Returns how many packets the log rule and the guard have matched since they were made.
+    pub fn packet_counts(self) -> io::Result<[u64; 2]> {
         match self {
-            Self::Nft(_) => nft::packets(),
-            Self::Iptables => iptables::packets(),
+            Self::Nft(_) => nft::packet_counts(),
+            Self::Iptables => iptables::packet_counts(),
         }
     }
 

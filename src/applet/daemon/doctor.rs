@@ -15,11 +15,13 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-/// How often and after what time to read the daemon's record again: the daemon writes it at most once a second.
+/// How often to read the daemon's record again, and the pause between two readings. The daemon writes it at most once a
+/// second.
 const RETRIES: usize = 15;
 const RETRY: Duration = Duration::from_millis(100);
-/// This many SYNs may have come while the daemon was starting, after its log rule and before its watcher.
-const FEW: u64 = 2;
+/// The number of SYNs that may be logged while the daemon starts: after it has made the log rule, before its watcher
+/// reads.
+const LOGGED_DURING_START: u64 = 2;
 
 /// Checks the daemon on `directory`. Changes nothing. Returns the exit code.
 pub fn run(directory: &Path, json: bool) -> Result<u8> {
@@ -129,7 +131,7 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Opt
 
 /// Compares what the log rule has logged with what the daemon has read.
 fn packets(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Option<&Status>) {
-    let (Some(status), Ok([logged, dropped])) = (status, setup.backend.packets()) else { return };
+    let (Some(status), Ok([logged, dropped])) = (status, setup.backend.packet_counts()) else { return };
     let read = |status: &Status| status.counts.first().copied().unwrap_or(0);
     let mut received = read(status);
     for _ in 0..RETRIES {
@@ -142,7 +144,7 @@ fn packets(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: O
     let text = format!("packets that the log rule has logged: {logged}; read by the daemon: {received}");
     if received >= logged {
         diagnosis.ok("log", &text);
-    } else if received > 0 || logged <= FEW {
+    } else if received > 0 || logged <= LOGGED_DURING_START {
         diagnosis.note("log", &text);
     } else {
         let advice = format!(

@@ -93,8 +93,8 @@ fn list(version: IpVersion) -> io::Result<String> {
     child::run(version.program(), &["-w", WAIT, "-t", "mangle", "-S"], "")
 }
 
-/// Returns the packets that the log rules and the guards have matched since they were made.
-pub(super) fn packets() -> io::Result<[u64; 2]> {
+/// Returns how many packets the log rules and the guards have matched since they were made.
+pub(super) fn packet_counts() -> io::Result<[u64; 2]> {
     let mut packets = [0; 2];
     for &version in versions() {
         add_packets(&child::run(version.program(), &["-w", WAIT, "-t", "mangle", "-v", "-S"], "")?, &mut packets);

@@ -82,7 +82,7 @@ impl Contents {
                 }
                 let mut made = Batch::default();
                 if kind == NFT_MSG_NEWOBJ {
-                    // Made anew, so that it counts from 0 like its rule. Deleting a missing one is an error.
+                    // Created again, so that it counts from 0 like its rule. Deleting a missing one is an error.
                     message.attribute(NFTA_OBJ_DATA, &[]);
                     made.add(kind, libc::NLM_F_CREATE, message.bytes());
                     made.add(NFT_MSG_DELOBJ, 0, message.bytes());
@@ -178,8 +178,8 @@ pub(super) fn admit_older_connections() -> Batch {
     batch
 }
 
-/// Returns the packets that a counter of our table has counted.
-pub(super) fn packets(counter: &str) -> io::Result<u64> {
+/// Returns how many packets a counter of our table has counted.
+pub(super) fn packet_count(counter: &str) -> io::Result<u64> {
     let mut attributes = table_attribute(TABLE);
     attributes.attribute(NFTA_OBJ_NAME, &c_string(counter));
     attributes.attribute(NFTA_OBJ_TYPE, &NFT_OBJECT_COUNTER.to_be_bytes());

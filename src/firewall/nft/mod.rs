@@ -158,9 +158,9 @@ pub(super) fn has_rules(rules: &Rules, turnstile: Turnstile) -> bool {
         && openings::ports("guarded\0").is_ok_and(|ports| ports == rules.guard)
 }
 
-/// Returns the packets that the log rule and the guard have matched since they were made.
-pub(super) fn packets() -> io::Result<[u64; 2]> {
-    Ok([contents::packets("logged")?, contents::packets("dropped")?])
+/// Returns how many packets the log rule and the guard have matched since they were made.
+pub(super) fn packet_counts() -> io::Result<[u64; 2]> {
+    Ok([contents::packet_count("logged")?, contents::packet_count("dropped")?])
 }
 
 /// Returns whether a test wants the behaviour of kernels before Linux 6.9.
