@@ -13,7 +13,7 @@
 //! | 5 | [`knocker`] | one knock: resolve, burn a counter, send |
 //! | 4 | [`profile`], [`klog`], [`firewall`] | keys and counters on disk; the kernel log; the firewall |
 //! | 3 | [`config`], [`status`], [`diagnosis`] | the daemon's config; its status record; findings of doctor |
-//! | 2 | [`say`] | output: lines to standard error or syslog, text to standard output |
+//! | 2 | [`say`] | output: lines to standard error, the journal or syslog; text to standard output |
 //! | 1 | [`wire`], [`ini`], [`sys`] | bytes ⇄ values, pure; the lines of an INI file; system calls, the only unsafe code |
 //! | 0 | [`error`], [`ports`], [`search`] | the error type; sets of ports; byte search |
 //!
@@ -31,10 +31,10 @@
 //!
 //! # Code that runs as root
 //!
-//! The code that runs as root for long is the daemon's supervisor; its watcher and opener, and the clients, drop root
-//! before they read what others wrote. [`firewall`], the supervisor and the opener never name keys; the watcher never
-//! names [`firewall`]. `tests/house.rs` checks these rules in the sources, and counts the lines of code of the
-//! supervisor and the opener.
+//! Only the daemon's supervisor stays root. Its watcher and opener, and the clients, drop root before they read what
+//! others wrote. Administrators run the applets that make, replace and check profiles as root. [`firewall`], the
+//! supervisor and the opener never name keys; the watcher never names [`firewall`]. `tests/house.rs` checks these rules
+//! in the sources, and counts the lines of code of the supervisor and the opener.
 
 pub mod applet;
 pub mod cli;
