@@ -60,24 +60,25 @@ fn slow(line: &[u8]) -> Option<Entry> {
         return None;
     }
     let mut rest = rest;
-    let mut take = |start: &str| {
+    // The text after the start: a word up to a space, or any two bytes.
+    let mut take = |start: &str, two: bool| {
         rest = rest.strip_prefix(start)?;
-        let (word, after) = rest.split_at(rest.find(' ')?);
+        let end = if two { rest.char_indices().nth(2)?.0 } else { rest.find(' ')? };
+        let (word, after) = rest.split_at(end);
         rest = after;
         Some(word.to_owned())
     };
     let ten = |digits: String| number(&digits, 9_999_999_999);
-    ten(take("")?)?;
+    ten(take("", false)?)?;
     let (source, id) = if let Ok(source) = source.parse() {
-        let two = |word: &String| word.chars().count() == 2;
-        take(" TOS=0x").filter(two)?;
-        take(" PREC=0x").filter(two)?;
-        ten(take(" TTL=")?)?;
-        (IpAddr::V4(source), number(&take(" ID=")?, 0xffff)?)
+        take(" TOS=0x", true)?;
+        take(" PREC=0x", true)?;
+        ten(take(" TTL=", false)?)?;
+        (IpAddr::V4(source), number(&take(" ID=", false)?, 0xffff)?)
     } else {
-        ten(take(" TC=")?)?;
-        ten(take(" HOPLIMIT=")?)?;
-        (IpAddr::V6(source.parse().ok()?), number(&take(" FLOWLBL=")?, 0xfffff)? & 0xffff)
+        ten(take(" TC=", false)?)?;
+        ten(take(" HOPLIMIT=", false)?)?;
+        (IpAddr::V6(source.parse().ok()?), number(&take(" FLOWLBL=", false)?, 0xfffff)? & 0xffff)
     };
     let (words, after) = rest.split_once('=')?;
     words.strip_suffix("ROTO").filter(|words| !words.contains('['))?;
