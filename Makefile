@@ -171,6 +171,11 @@ machines: ## run the whole daemon on other processors' kernels, under qemu-syste
 	scripts/build-static.sh $(MACHINES)
 	MACHINES="$(MACHINES)" $(PYTHON) -B -m pytest tests/cross/test_machine.py
 
+.PHONY: cross-be
+cross-be: ## the same on a big-endian MIPS machine, with a kernel built from linux-source (see tests/cross/kernel.sh)
+	tests/cross/kernel.sh
+	$(MAKE) machines MACHINES=mips
+
 .PHONY: dynamic
 dynamic: ## build against a shared musl, as OpenWrt's feed does
 	tests/cross/dynamic.sh

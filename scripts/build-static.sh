@@ -17,8 +17,6 @@ for name in "$@"; do
     [[ $target != x86_64-* ]] || llvm+=' -enable-machine-outliner=always -outliner-benefit-threshold=20'
     # On MIPS, a branch's delay slot takes an instruction from after the branch too, not only from before it.
     [[ $target != mips* ]] || llvm+=' -disable-mips-df-forward-search=false -disable-mips-df-succbb-search=false'
-    # rustc's target has an FPU, OpenWrt's routers have none.
-    [[ $target != mips64-* ]] || SMALL+=' -C target-feature=+soft-float'
     (
         cd "$root"
         # Not stripped yet: scripts/size.sh reads the symbols.

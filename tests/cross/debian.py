@@ -58,6 +58,8 @@ def unpack(architecture, kernel, wanted=(), release=None):
 def copy_modules(packages, modules, root):
     """Copies kernel modules, and those that they need, from the unpacked `packages` into `root`."""
     directory = packages / "lib/modules"
+    if not directory.exists():
+        return
     all_modules = {path.name.split(".")[0].replace("-", "_"): path for path in directory.rglob("*.ko*")}
     # Modules that this kernel has built in.
     built_in = next(directory.glob("*/modules.builtin")).read_text().split()

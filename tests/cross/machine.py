@@ -32,7 +32,7 @@ reboot -f
 class Machine:
     """A kind of machine: how rustc, Debian and qemu name it."""
     target: str
-    architecture: str
+    architecture: str  # None: Debian has no packages for it
     kernel: str
     qemu: str
     console: str = "ttyAMA0"
@@ -41,11 +41,14 @@ class Machine:
 
     def fetch(self):
         """The directory with the machine's packages and kernel, which it unpacks once."""
+        if not self.architecture:
+            return router.TOOLS / self.kernel
         return debian.unpack(self.architecture, self.kernel, WANTED, self.release)
 
     def initramfs(self, directory):
         """The router's root with the kernel's modules that it needs; the path of the archive."""
         root, packages = directory / "root", self.fetch()
+        assert (packages / "usr/sbin/nft").exists(), f"{packages} needs static bin/busybox and usr/sbin/nft, built by hand"
         router.build(root, DIST / self.target / "knockknock", packages=packages)
         router.add_applets(root, [self.emulator])
         (root / "init").write_text(INIT % " ".join(MODULES))
@@ -65,6 +68,8 @@ class Machine:
 
 
 MACHINES = {
+    "mips": Machine("mips-unknown-linux-musl", None, "mips/root",
+                    "qemu-system-mips -M malta -cpu 24Kf", "ttyS0", "qemu-mips-static"),
     "mipsel": Machine("mipsel-unknown-linux-musl", "mipsel", "linux-image-4kc-malta",
                       "qemu-system-mipsel -M malta -cpu 24Kf", "ttyS0", "qemu-mipsel-static"),
     "aarch64": Machine("aarch64-unknown-linux-musl", "arm64", "linux-image-arm64",

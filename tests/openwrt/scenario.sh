@@ -108,6 +108,7 @@ sed -i "s/#list guard '22'/list guard '22'/; s/#list interfaces 'eth1'/list inte
 $init enable
 check "it starts before the network and the firewall" [ -e /etc/rc.d/S18knockknock ]
 check "check says what it would do" $init check
+grep '^turnstile' /tmp/check.out
 check "and leaves fw4 as it is" [ ! -e /etc/nftables.d/knockknock.nft ]
 check "the daemon starts by its init script" becomes_ready $init start
 check "its notes are notes in syslog" more ' daemon\.notice knockknock-daemon\[.*: ready' 0
