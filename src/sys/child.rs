@@ -208,8 +208,8 @@ mod tests {
 
     #[test]
     fn a_failed_program_is_quoted_with_the_first_line_of_its_standard_error() {
-        let said = run("sh", &["-c", "echo out; echo first >&2; echo second >&2; exit 3"], "").unwrap_err();
-        assert_eq!(said.to_string(), "first");
+        let failed = run("sh", &["-c", "echo out; echo first >&2; echo second >&2; exit 3"], "").unwrap_err();
+        assert_eq!(failed.to_string(), "first");
         let endless = run("sh", &["-c", "echo first >&2; head -c 10000000 /dev/zero >&2; exit 3"], "").unwrap_err();
         assert_eq!(endless.to_string(), "first");
         assert_eq!(run("false", &[], "").unwrap_err().to_string(), "it failed without an error message");

@@ -109,10 +109,7 @@ class Plain:
     """A TCP service on IPv4 and IPv6 that runs `serve` for each connection, in a separate thread."""
 
     def __init__(self, machine, port, serve):
-        self._listener = machine.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("::", port))
-        self._listener.listen(1000)
+        self._listener = machine.listen(port)
         self._serve = serve
         self.accepted = 0
         threading.Thread(target=self._accept, daemon=True).start()

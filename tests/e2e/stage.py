@@ -83,6 +83,14 @@ class Machine:
         with self.inside():
             return socket.socket(*kind)
 
+    def listen(self, port):
+        """Returns a TCP socket that listens on a port, for IPv4 and IPv6."""
+        listener = self.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("::", port))
+        listener.listen(1000)
+        return listener
+
     def start(self, *argv, **options):
         """Starts a program on this machine. The PID is the program's, not that of a wrapper."""
         enter = ["nsenter", "--target", str(self.pid), "--net", "--mount", "--wdns=/"]
@@ -147,10 +155,7 @@ class Service:
     def __init__(self, machine, port, reset=False):
         self.accepted = 0
         self._reset = reset
-        self._listener = machine.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("::", port))
-        self._listener.listen(1000)
+        self._listener = machine.listen(port)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 

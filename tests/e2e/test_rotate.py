@@ -191,9 +191,9 @@ def test_the_old_keys_survive_a_fault_at_any_step(tmp_path, call, fault):
     assert number > 1
 
 
-@pytest.mark.parametrize("applet, left, said", [("rotate", set(), ""), ("revoke", set(), ""),
+@pytest.mark.parametrize("applet, left, message", [("rotate", set(), ""), ("revoke", set(), ""),
                                                 ("invite", {"phone", "phone.replaced"}, ":9:")])
-def test_a_profile_is_not_rotated_while_it_is_revoked_or_handed_out(tmp_path, applet, left, said):
+def test_a_profile_is_not_rotated_while_it_is_revoked_or_handed_out(tmp_path, applet, left, message):
     """The second command waits, and then looks which profiles exist."""
     run("genprofile", "phone", "--dir", tmp_path, "--ports", "22")
     profiles = tmp_path / "profiles"
@@ -212,5 +212,5 @@ def test_a_profile_is_not_rotated_while_it_is_revoked_or_handed_out(tmp_path, ap
             (profiles / "phone/counter").write_text("0000000009\n")
         os.close(other)
         printed, _ = process.communicate(timeout=10)
-    assert names(profiles) == left and said in printed
+    assert names(profiles) == left and message in printed
     assert process.returncode == (1 if applet == "rotate" else 0)

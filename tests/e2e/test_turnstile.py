@@ -274,14 +274,20 @@ def test_the_owner_gets_in_despite_spoofed_syns(stage):
         flood.wait()
 
 
-def test_the_second_connection_of_an_opening_is_reset(stage):
+def two_handshakes_in_one_opening(stage):
+    """Opens the port, and returns two clients that have received a SYN/ACK and not answered it."""
     stage.set_up("nft")
     stage.open_port()
-    first, second = (stage.keep(RawClient(stage.client, port)) for port in (41000, 41001))
-    for client in (first, second):
+    clients = [stage.keep(RawClient(stage.client, port)) for port in (41000, 41001)]
+    for client in clients:
         client.send(SYN)
         assert client.answers(SYN | ACK)
         client.sequence += 1
+    return clients
+
+
+def test_the_second_connection_of_an_opening_is_reset(stage):
+    first, second = two_handshakes_in_one_opening(stage)
     second.send(ACK)
     assert second.receive() is not None, "the greeting"
     first.send(ACK)
@@ -298,13 +304,7 @@ def test_the_second_connection_of_an_opening_is_reset(stage):
 
 def test_a_connection_that_came_too_late_does_not_use_the_next_knock(stage):
     """It goes on sending, as a kernel does that takes it for connected."""
-    stage.set_up("nft")
-    stage.open_port()
-    first, second = (stage.keep(RawClient(stage.client, port)) for port in (41000, 41001))
-    for client in (first, second):
-        client.send(SYN)
-        assert client.answers(SYN | ACK)
-        client.sequence += 1
+    first, second = two_handshakes_in_one_opening(stage)
     first.send(ACK)
     second.send(ACK)
     stage.open_port()

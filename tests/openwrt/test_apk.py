@@ -16,8 +16,8 @@ BINARY = PROJECT / "dist/x86_64-unknown-linux-musl/knockknock"
 
 
 def built():
-    said = subprocess.run([PROJECT / "scripts/package.sh", "apk", "x86_64"], check=True, capture_output=True, text=True).stdout
-    return PROJECT / said.strip()
+    output = subprocess.run([PROJECT / "scripts/package.sh", "apk", "x86_64"], check=True, capture_output=True, text=True).stdout
+    return PROJECT / output.strip()
 
 
 @pytest.fixture(scope="module")

@@ -283,13 +283,13 @@ def test_the_manual_s_commands_set_what_the_daemon_reads(openwrt):
     assert "interfaces = pppoe-wan\n" in openwrt.config and "guard = 22\n" in openwrt.config
 
 
-@pytest.mark.parametrize("value, said", [("0", True), ("1", False), (None, False)])
-def test_check_says_when_fw4_leaves_our_rules_out(openwrt, value, said):
+@pytest.mark.parametrize("value, warned", [("0", True), ("1", False), (None, False)])
+def test_check_warns_if_fw4_ignores_our_rules(openwrt, value, warned):
     option = f"\toption auto_includes '{value}'\n" if value else ""
     openwrt.write("etc/config/firewall", f"config defaults\n\toption input 'REJECT'\n{option}")
     text = openwrt.init("check").stderr
-    assert ("auto_includes" in text) == said
-    if said:
+    assert ("auto_includes" in text) == warned
+    if warned:
         fix = re.search("(uci set .*)/etc/init.d/firewall", text)[1]
         assert openwrt.run("/bin/sh", "-c", fix.rstrip("; ")).returncode == 0
         assert "auto_includes" not in openwrt.init("check").stderr
