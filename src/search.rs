@@ -22,7 +22,7 @@ pub fn first(bytes: &[u8], mark: impl Fn(u64) -> u64) -> usize {
     bytes.len() - rest.len() + (mark(eight(rest)).trailing_zeros() as usize / 8).min(rest.len())
 }
 
-/// Returns the first eight bytes, the first one lowest; NUL bytes follow fewer than eight.
+/// Returns the first eight bytes as a number, the first byte lowest. If there are fewer, the missing ones are zero.
 #[inline(always)]
 pub fn eight(bytes: &[u8]) -> u64 {
     if let Some(eight) = bytes.first_chunk() {
@@ -68,11 +68,11 @@ pub fn last_byte(haystack: &[u8], byte: u8) -> Option<usize> {
     before.iter().rposition(|&found| found == byte)
 }
 
-/// Returns whether `block` may contain `byte`. If not, it has a byte that is not ASCII.
+/// Returns `true` if `block` contains `byte`, and perhaps also if it contains a byte that is not ASCII.
 #[inline(always)]
 fn may_have(block: [u8; 16], byte: u8) -> bool {
     let both = u128::from_ne_bytes(block);
-    // Subtracting one sets the top bit of a zero, and of no byte up to 128 else.
+    // Subtracting one sets the top bit of a zero byte, and of no other byte up to 128.
     let one = |eight: u64| (eight ^ (ONES * u64::from(byte))).wrapping_sub(ONES);
     (one(both as u64) | one((both >> 64) as u64)) & (ONES << 7) != 0
 }

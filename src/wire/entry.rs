@@ -43,7 +43,7 @@ const LENGTH: u64 = text(b" LEN=");
 /// Also that of MACPROTO= and VPROTO=.
 const PROTOCOL: u64 = text(b"ROTO=");
 
-/// A line and how far it is read.
+/// A line, and the position up to which it has been read.
 struct Words<'a> {
     line: &'a [u8],
     /// The position in the line.
