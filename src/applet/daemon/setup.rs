@@ -105,7 +105,9 @@ impl Setup {
         let mut setup =
             Self { text, config, backend, rules, limits, index, watch, links, missing, warnings, fallback: None };
         setup.follow_links()?;
-        setup.warnings.extend(firewall::vrf_warnings().into_iter().map(Error::refused));
+        if !backend.can_open_any() {
+            setup.warnings.extend(firewall::vrf_warnings().into_iter().map(Error::refused));
+        }
         Ok(setup)
     }
 
