@@ -94,7 +94,7 @@ def test_check_and_start_agree(stage, what):
     complains = not started or instead or any("is ignored" in line for line in daemon.lines)
     assert (checked.returncode == 1) == complains == (what != "nothing"), (checked, daemon.lines)
     for line in daemon.lines if complains else []:
-        ours = ["confined: ", ": ready", "no profile has ever knocked", "--trial", "see above"]
+        ours = ["confined: ", "turnstile: ", ": ready", "no profile has ever knocked", "--trial", "see above"]
         assert any(word in line for word in ours) or line in checked.stderr.splitlines(), line
 
 

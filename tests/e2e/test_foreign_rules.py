@@ -1,5 +1,7 @@
 """Rules of other programs that stand in the way: --check and the start name each, and the command that they print fixes it."""
 
+from pathlib import Path
+
 import pytest
 
 from stage import BINARY, Profile
@@ -171,3 +173,36 @@ def test_a_port_that_is_not_guarded_is_admitted_by_the_mark(stage):
     output, [fix] = findings(stage)
     assert any("blocks knocked connections to port 80: policy drop" in line for line in output), output
     assert web and fix == "nft insert rule inet filter input ct mark and 0x08000000 != 0 accept"
+
+
+@pytest.mark.parametrize("release", ["22.03", "24.10"])
+def test_a_knock_opens_past_what_fw4_loads_with_the_files_of_the_installer(stage, release):
+    """tests/openwrt/fw4-*.nft is what OpenWrt's fw4 of that release prints for its default configuration with our files."""
+    text = (Path(__file__).parents[1] / f"openwrt/fw4-{release}.nft").read_text()
+    assert text.startswith("table inet fw4\nflush table inet fw4\n")
+    included = stage.directory / "chain-pre"
+    for chain in ("input", "forward"):
+        (included / chain).mkdir(parents=True)
+        assert f'"/usr/share/nftables.d/chain-pre/{chain}/knockknock.nft"' in text
+        (included / chain / "knockknock.nft").touch()
+    text = text.replace("/usr/share/nftables.d/chain-pre", str(included))
+
+    def load():
+        stage.server.run("nft", "-f", "-", input=text)
+    load()
+    stage.set_up(interfaces="eth0")
+    assert any("table inet fw4, chain" in line for line in stage.daemon.lines), stage.daemon.lines
+    stage.open_port()
+    assert not stage.connects(), "without our files fw4 rejects it"
+    for chain in ("input", "forward"):
+        (included / chain / "knockknock.nft").write_text('ct mark and 0x08000000 != 0 accept comment "knocked"\n')
+    load()
+    assert stage.connects(), "nothing has used the opening"
+    for _ in range(3):
+        load()
+        assert not stage.connects()
+        stage.open_port()
+        load()
+        assert stage.connects(), "an opening outlives a reload of fw4"
+        assert not stage.connects()
+    assert "to fix it" not in stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, "--check").stderr

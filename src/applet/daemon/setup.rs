@@ -171,6 +171,7 @@ impl Setup {
             say::note(format_args!("profile {:?} is disabled by its name", found.name));
         }
         say::note(format_args!("confined: {}", sandbox::describe()));
+        say::note(format_args!("turnstile: {}", self.backend.turnstile()));
         say::note(format_args!(
             "ready: reads {}, guards {} with {}, {profiles}",
             klog::describe(&self.config.log),
