@@ -11,16 +11,26 @@ for name in "$@"; do
     target=$(target "$name")
     built=$CARGO_TARGET_DIR/$target/release/knockknock
     file=$root/dist/$target/knockknock
-    # For size: less inlining. On x86_64, the only target that supports it, identical code moves into one function if that
-    # saves at least 20 bytes (with a lower limit the cryptography becomes slower).
-    llvm=-inline-threshold=5
-    [[ $target != x86_64-* ]] || llvm+=' -enable-machine-outliner=always -outliner-benefit-threshold=20'
-    # On MIPS, a branch's delay slot takes an instruction from after the branch too, not only from before it.
-    [[ $target != mips* ]] || llvm+=' -disable-mips-df-forward-search=false -disable-mips-df-succbb-search=false'
+    # For size. Functions are inlined only if they are tiny, or have one caller and at most 512 bytes on the stack, because
+    # distant stack slots need longer instructions. Constants are loaded where they are used, not before a loop. No
+    # expression is computed early on one of several paths (PRE). A match of less than 8 cases is no jump table.
+    llvm='-inline-threshold=10 -inline-max-stacksize=512 -disable-machine-licm'
+    llvm+=' -enable-pre=false -enable-load-pre=false -min-jump-table-entries=8'
+    features=
+    case $target in
+    # Identical code moves into one function if that saves at least 6 bytes (with a lower limit the cryptography becomes
+    # slower).
+    x86_64-*) llvm+=' -enable-machine-outliner=always -outliner-benefit-threshold=6' ;;
+    # Thumb-2 instructions, which all these processors have, are as fast and shorter.
+    armv7-*) features='-C target-feature=+thumb-mode' ;;
+    # A branch's delay slot takes an instruction from after the branch too, not only from before it. A call at the end of
+    # a function becomes a jump.
+    mips*) llvm+=' -disable-mips-df-forward-search=false -disable-mips-df-succbb-search=false -mips-tail-calls' ;;
+    esac
     (
         cd "$root"
         # Not stripped yet: scripts/size.sh reads the symbols.
-        RUSTFLAGS="$STATIC $SMALL" CARGO_PROFILE_RELEASE_STRIP=none \
+        RUSTFLAGS="$STATIC $SMALL $features" CARGO_PROFILE_RELEASE_STRIP=none \
             cargo-zigbuild rustc --quiet --release --locked --bin knockknock \
             -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size --target "$target" -- -C llvm-args="$llvm"
     )
