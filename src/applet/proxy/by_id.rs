@@ -1,26 +1,49 @@
-//! A map from session numbers. The proxy counts them itself, so no client can choose numbers whose hashes collide, and
-//! a multiplication is enough of a hash.
+//! Values by session number.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+/// Values by session number, as a sorted list. The proxy numbers its sessions upwards, so a new one goes to the end.
+pub struct ById<T>(Vec<(u64, T)>);
 
-/// Values by session number.
-pub type ById<T> = HashMap<u64, T, BuildHasherDefault<IdHasher>>;
+impl<T> Default for ById<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
 
-/// Hashes a session number.
-#[derive(Default)]
-pub struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write_u64(&mut self, id: u64) {
-        // 2^64 divided by the golden ratio: neighbours end up far apart, in the upper bits too.
-        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+impl<T> ById<T> {
+    /// Returns the number of values.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
-    /// Never called: a session number is a `u64`.
-    fn write(&mut self, _: &[u8]) {}
+    /// The values with their session numbers, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = &(u64, T)> {
+        self.0.iter()
+    }
 
-    fn finish(&self) -> u64 {
-        self.0
+    /// Returns the value of a session.
+    pub fn get(&self, id: u64) -> Option<&T> {
+        self.find(id).ok().and_then(|at| self.0.get(at)).map(|(_, value)| value)
+    }
+
+    /// Returns the value of a session for changing.
+    pub fn get_mut(&mut self, id: u64) -> Option<&mut T> {
+        self.find(id).ok().and_then(|at| self.0.get_mut(at)).map(|(_, value)| value)
+    }
+
+    /// Adds the value of a session that has none.
+    pub fn insert(&mut self, id: u64, value: T) {
+        if let Err(at) = self.find(id) {
+            self.0.insert(at, (id, value));
+        }
+    }
+
+    /// Removes and returns the value of a session.
+    pub fn remove(&mut self, id: u64) -> Option<T> {
+        self.find(id).ok().map(|at| self.0.remove(at).1)
+    }
+
+    /// Finds a session, or the place for it.
+    fn find(&self, id: u64) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&id, |(id, _)| *id)
     }
 }

@@ -29,7 +29,7 @@ impl Relays {
 
     /// Records an epoll event of one side. Returns whether the relay exists.
     pub fn record(&mut self, id: u64, side: Side, event: EpollEvent) -> bool {
-        let relay = self.relays.get_mut(&id);
+        let relay = self.relays.get_mut(id);
         let found = relay.map(|relay| relay.record(side, event)).is_some();
         if found {
             self.moving.push(id);
@@ -48,8 +48,8 @@ impl Relays {
         moving.sort_unstable();
         moving.dedup();
         for id in moving {
-            match self.relays.get_mut(&id).map(|relay| relay.run(&mut self.spares)) {
-                Some(Moved::Over) => drop(self.relays.remove(&id)),
+            match self.relays.get_mut(id).map(|relay| relay.run(&mut self.spares)) {
+                Some(Moved::Over) => drop(self.relays.remove(id)),
                 Some(Moved::Some) => self.moving.push(id),
                 Some(Moved::All) | None => {}
             }

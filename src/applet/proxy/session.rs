@@ -108,15 +108,15 @@ impl Sessions {
 
     /// Removes a session to work on it.
     pub fn take(&mut self, id: u64) -> Option<Box<Session>> {
-        let session = self.sessions.remove(&id)?;
+        let session = self.sessions.remove(id)?;
         self.idle -= usize::from(session.client.is_idle());
         Some(session)
     }
 
     /// Closes the oldest idle session. An honest client sends its request at once.
     pub fn close_oldest_idle(&mut self) {
-        let idle = self.sessions.iter().filter(|(_, session)| session.client.is_idle());
-        if let Some(&id) = idle.map(|(id, _)| id).min() {
+        let idle = self.sessions.iter().find(|(_, session)| session.client.is_idle());
+        if let Some(&(id, _)) = idle {
             drop(self.take(id));
         }
     }
@@ -133,14 +133,14 @@ impl Sessions {
         // Clients that leave early leave outdated timers behind.
         let Self { sessions, timers, .. } = self;
         if timers.len() > 2 * sessions.len() + SPARE_TIMERS {
-            timers.retain(|Reverse((at, id))| sessions.get(id).is_some_and(|session| session.deadline() == *at));
+            timers.retain(|Reverse((at, id))| sessions.get(*id).is_some_and(|session| session.deadline() == *at));
         }
     }
 
     /// Returns the next deadline and its session.
     pub fn next_timer(&mut self) -> Option<(Instant, u64)> {
         while let Some(&Reverse((at, id))) = self.timers.peek() {
-            if self.sessions.get(&id).is_some_and(|session| session.deadline() == at) {
+            if self.sessions.get(id).is_some_and(|session| session.deadline() == at) {
                 return Some((at, id));
             }
             self.timers.pop();
