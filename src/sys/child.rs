@@ -6,7 +6,7 @@ use std::ffi::{CString, OsStr, c_char, c_int};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -162,7 +162,7 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     let file = find(name, &path).or_else(|| find(name, ADMINISTRATION.as_ref())).ok_or(io::ErrorKind::NotFound)?;
     let args: Vec<&OsStr> = [&program].into_iter().chain(args).map(OsStr::new).collect();
     let ((stdin, mut writer), (mut stdout, output)) = (pipe()?, pipe()?);
-    let (mut stderr, errors) = UnixStream::pair()?;
+    let (stderr, errors) = UnixStream::pair()?;
     // Only the beginning is read, at the end. Output beyond the pipe's buffer is lost, but does not block the program.
     errors.set_nonblocking(true)?;
     let mut child =
@@ -180,7 +180,7 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     }
     bytes.clear();
     stderr.set_nonblocking(true)?;
-    let _ = stderr.read_to_end(&mut bytes);
+    let _ = File::from(OwnedFd::from(stderr)).read_to_end(&mut bytes);
     let stderr = String::from_utf8_lossy(&bytes);
     Err(io::Error::other(stderr.lines().next().unwrap_or("it failed without an error message").trim_ascii().to_owned()))
 }

@@ -1,6 +1,6 @@
 //! Waiting for many descriptors (epoll(7)).
 
-use super::{check, check_long};
+use super::{check, check_long, poll};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -91,12 +91,9 @@ impl Epoll {
             .map(|count| count as usize)
     }
 
-    /// Waits with a resolution of 1 ms (epoll_wait); returns the number of events. The timeout is rounded up: a
-    /// remainder below 1 ms would otherwise become 0, and the caller would spin.
+    /// Waits with a resolution of 1 ms (epoll_wait); returns the number of events.
     fn wait_roughly(&self, events: &mut [libc::epoll_event; BATCH], left: Option<Duration>) -> io::Result<usize> {
-        let left = left.map(|left| (left + Duration::from_micros(999)).as_millis());
-        let milliseconds = left.map_or(-1, |left| left.try_into().unwrap_or(libc::c_int::MAX));
-        let (fd, most) = (self.0.as_raw_fd(), BATCH as libc::c_int);
+        let (fd, most, milliseconds) = (self.0.as_raw_fd(), BATCH as libc::c_int, poll::milliseconds(left));
         // SAFETY: the array is valid for writes of BATCH events.
         check(unsafe { libc::epoll_wait(fd, events.as_mut_ptr(), most, milliseconds) }).map(|count| count as usize)
     }

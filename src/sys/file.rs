@@ -27,8 +27,13 @@ pub fn open_small(path: &Path, writable: bool) -> io::Result<File> {
 
 /// Reads a regular file of at most [`LONGEST`] bytes, with the errors of [`open_small`].
 pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    read_start(&open_small(path, false)?)
+}
+
+/// Reads at most [`LONGEST`] bytes. It does not query the file's size.
+pub fn read_start(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open_small(path, false)?.take(LONGEST as u64).read_to_end(&mut bytes)?;
+    file.take(LONGEST as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

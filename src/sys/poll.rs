@@ -42,15 +42,23 @@ fn poll<const N: usize>(
     // The kernel ignores entries with a negative descriptor.
     let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
     let mut polled = fds.map(|(fd, events)| libc::pollfd { fd: number(fd), events, revents: 0 });
-    // Rounded up: otherwise a timeout below 1 ms would become 0, and the caller would spin.
-    let milliseconds = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
+    wait(&mut polled, milliseconds(timeout))?;
+    Ok(polled.map(|fd| fd.revents != 0))
+}
+
+fn wait(polled: &mut [libc::pollfd], milliseconds: libc::c_int) -> io::Result<()> {
     loop {
-        // SAFETY: the array is valid for reads and writes of N elements, and the descriptors are borrowed.
-        let polled_now = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, milliseconds) };
-        match check(polled_now) {
+        // SAFETY: the slice is valid for reads and writes of its elements.
+        match check(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, milliseconds) }) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-            Ok(_) => return Ok(polled.map(|fd| fd.revents != 0)),
+            done => return done.map(drop),
         }
     }
+}
+
+/// Returns a timeout as poll(2) and epoll_wait(2) take it; -1 for none. It is rounded up: a remainder below 1 ms would
+/// otherwise become 0, and the caller would spin.
+pub(super) fn milliseconds(timeout: Option<Duration>) -> libc::c_int {
+    let rounded_up = timeout.map(|timeout| timeout.saturating_add(Duration::from_micros(999)).as_millis());
+    rounded_up.map_or(-1, |milliseconds| milliseconds.try_into().unwrap_or(libc::c_int::MAX))
 }

@@ -4,9 +4,9 @@ use super::ruleset::{IpVersion, versions};
 use crate::error::{Error, Result};
 use crate::firewall::rules::{Admission, LiveOpening, Opening};
 use crate::ports::Ports;
-use crate::sys::process;
+use crate::sys::{file, process};
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -48,9 +48,8 @@ impl ListWriter {
     pub(in crate::firewall) fn is_listed(&self, opening: &Opening) -> io::Result<bool> {
         let Some(mut file) = self.list(opening) else { return Ok(false) };
         file.seek(SeekFrom::Start(0))?;
-        let mut list = Vec::with_capacity(1 << 14);
-        // `Take` hides that this is a file: the opener may not query its size.
-        file.take(1 << 16).read_to_end(&mut list)?;
+        // The opener may not query its size.
+        let list = file::read_start(file)?;
         Ok(addresses(&String::from_utf8_lossy(&list)).any(|source| source == opening.source))
     }
 
