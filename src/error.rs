@@ -65,8 +65,12 @@ impl Error {
 
     /// Sets what to do about the error.
     #[cold]
-    pub fn advise(mut self, text: impl Into<String>) -> Self {
-        self.0.advice = text.into();
+    pub fn advise(self, text: impl Into<String>) -> Self {
+        self.advised(text.into())
+    }
+
+    fn advised(mut self, text: String) -> Self {
+        self.0.advice = text;
         self
     }
 

@@ -46,12 +46,17 @@ impl Ports {
     }
 }
 
-impl FromIterator<u16> for Ports {
-    fn from_iter<I: IntoIterator<Item = u16>>(ports: I) -> Self {
-        let mut ports: Vec<u16> = ports.into_iter().collect();
+impl From<Vec<u16>> for Ports {
+    fn from(mut ports: Vec<u16>) -> Self {
         ports.sort_unstable();
         ports.dedup();
         Self(ports)
+    }
+}
+
+impl FromIterator<u16> for Ports {
+    fn from_iter<I: IntoIterator<Item = u16>>(ports: I) -> Self {
+        Vec::from_iter(ports).into()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::knocker::Family;
 use crate::ports::{self, Ports};
 use crate::profile::{ProfileHome, Wanted};
 use crate::wire::Wire;
-use argh::FromArgs;
+use argh::{EarlyExit, FromArgs};
 use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::Path;
@@ -244,8 +244,15 @@ impl argh::FromArgValue for Directory {
 fn parsed<T: FromArgs>(arguments: &Arguments, start: impl FnOnce(T) -> Result<u8>) -> Result<Outcome> {
     match T::from_args(&[&arguments.command], &arguments.words()) {
         Ok(args) => start(args).map(Outcome::Ran),
-        Err(exit) if exit.status.is_ok() => Ok(Outcome::Help(exit.output.replacen("Usage:", "usage:", 1))),
-        Err(exit) => Err(Error::usage(message(&exit.output))),
+        Err(exit) => not_started(&exit),
+    }
+}
+
+/// Returns the help that was requested, or an error for a wrong command line.
+fn not_started(exit: &EarlyExit) -> Result<Outcome> {
+    match exit.status {
+        Ok(()) => Ok(Outcome::Help(exit.output.replacen("Usage:", "usage:", 1))),
+        Err(()) => Err(Error::usage(message(&exit.output))),
     }
 }
 

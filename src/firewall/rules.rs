@@ -2,6 +2,7 @@
 
 use crate::config::{self, Log};
 use crate::ports::Ports;
+use crate::search;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -126,7 +127,7 @@ pub(super) fn fill(template: &str, values: &[(&str, Vec<String>)]) -> String {
 }
 
 fn fill_line(line: &str, values: &[(&str, Vec<String>)], text: &mut String) {
-    match values.iter().find(|(name, _)| line.contains(name)) {
+    match values.iter().find(|(name, _)| search::contains(line.as_bytes(), name.as_bytes())) {
         Some((name, each)) => each.iter().for_each(|value| fill_line(&line.replace(name, value), values, text)),
         None => {
             text.push_str(line);

@@ -46,7 +46,7 @@ impl Invitation {
         let (config, rest) = rest.split_once(':')?;
         let (counter, host) = rest.split_once(':')?;
         let mut keys = RawKeys::default();
-        Base64::decode(encoded, keys.as_flattened_mut()).ok()?;
+        Base64::decode(encoded.as_bytes(), keys.as_flattened_mut()).ok()?;
         let config = ProfileConfig::parse(&format!("{HEADING}{}", config.replace(";", "\n"))).ok()?;
         let found = Self { host: host.into(), config, counter: Counter::parse(counter.as_bytes())?, keys };
         (*found.encode() == line).then_some(found)

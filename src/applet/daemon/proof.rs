@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::klog;
 use crate::knocker::Knocker;
 use crate::profile::{self, Found, Profile, ProfileConfig};
+use crate::search;
 use crate::status;
 use crate::sys::child::{self, Child};
 use crate::sys::{file, links, namespace, poll, privilege, sysctl, tcp};
@@ -118,7 +119,7 @@ impl Stage {
     /// Waits until the daemon has logged `words`. Returns `false` if it exits or does not log them in time.
     fn logs(&mut self, words: &str, patience: Duration) -> bool {
         let until = Instant::now() + patience;
-        while !self.lines.contains(words) {
+        while !search::contains(self.lines.as_bytes(), words.as_bytes()) {
             let left = until.saturating_duration_since(Instant::now());
             let mut buffer = [0; 1024];
             if !poll::readable([self.output.as_fd()], Some(left)).is_ok_and(|[ready]| ready) {

@@ -2,6 +2,7 @@
 
 use crate::firewall::rules::{Rules, fill};
 use crate::ports::Ports;
+use crate::search;
 use std::path::{Path, PathBuf};
 
 /// The prefix of our rules in a listing.
@@ -109,7 +110,8 @@ pub(super) fn removal(listed: &str) -> Option<String> {
 
 /// Returns the listed rules of other chains that jump to ours.
 fn jumps(listed: &str) -> Vec<String> {
-    let jumps = listed.lines().filter(|line| line.contains(" -j KNOCKKNOCK") && !line.starts_with(OURS));
+    let jumps =
+        listed.lines().filter(|line| search::contains(line.as_bytes(), b" -j KNOCKKNOCK") && !line.starts_with(OURS));
     jumps.filter_map(|line| line.strip_prefix("-A ")).map(str::to_owned).collect()
 }
 
