@@ -43,7 +43,8 @@ fn made_of(mut bytes: &[u8]) -> Status {
     while let &[kind, length] = take(2) {
         let text = String::from_utf8_lossy(take(length.into())).into_owned();
         if kind == 0 {
-            status.problem(number(take(8)), &text);
+            // A problem has a text.
+            status.problem(number(take(8)), &format!("cannot {text}"));
             continue;
         }
         let source = match take(16).try_into() {

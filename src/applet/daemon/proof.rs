@@ -136,8 +136,8 @@ impl Stage {
 
     /// Returns an error that says what went wrong and what the daemon has logged.
     fn failure(&self, what: &str) -> Error {
-        let lines: Vec<&str> = self.lines.lines().map(|line| line.trim_start_matches("knockknock-daemon: ")).collect();
-        Error::refused(format!("{what}; its log: {}", lines.join("; ")))
+        let log = self.lines.trim_ascii_end().replace("knockknock-daemon: ", "").replace('\n', "; ");
+        Error::refused(format!("{what}; its log: {log}"))
     }
 
     /// Returns an error if a connection from `source` reaches the listener.
@@ -205,13 +205,13 @@ fn config_text(setup: &Setup, log: &Log, port: u16) -> String {
         Log::Nflog(group) => format!("nflog:{group}"),
         _ => "kmsg".to_owned(),
     };
-    let mut text =
-        format!("[main]\nfirewall = {}\nlog = {log}\nguard = {port}\nmark = {}\n", setup.backend.name(), config.mark);
-    for (key, value) in [("interfaces", config.interfaces.join(",")), ("user", config.user.clone().unwrap_or_default())]
-    {
-        if !value.is_empty() {
-            text += &format!("{key} = {value}\n");
-        }
+    let (backend, mark) = (setup.backend.name(), config.mark);
+    let mut text = format!("[main]\nfirewall = {backend}\nlog = {log}\nguard = {port}\nmark = {mark}\n");
+    if !config.interfaces.is_empty() {
+        text += &format!("interfaces = {}\n", config.interfaces.join(","));
+    }
+    if let Some(user) = &config.user {
+        text += &format!("user = {user}\n");
     }
     text
 }
