@@ -1,12 +1,12 @@
 //! Users, groups and capabilities, and dropping them for good.
 
-use super::{check, check_long};
+use super::{check, check_long, sysctl};
 use std::ffi::{CStr, CString, OsStr, OsString};
-use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr;
+use std::{fs, io};
 
 /// A capability (linux/capability.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,13 @@ pub fn group(name: &str) -> Option<u32> {
         unsafe { libc::getgrnam_r(name.as_ptr(), row.as_mut_ptr(), buffer.as_mut_ptr(), ROW, &raw mut result) };
     // SAFETY: all-zero bytes are a valid group, and a result that is not null means that it was filled.
     (failed == 0 && !result.is_null()).then(|| unsafe { row.assume_init() }.gr_gid)
+}
+
+/// Returns whether `uid` stands for the users outside the user namespace of this process (user_namespaces(7)). It does
+/// not in the first namespace, which has all ids.
+pub fn is_outside_user(uid: u32) -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.trim_ascii_end().ends_with(" 4294967295") && sysctl::number("kernel/overflowuid") == Some(uid)
 }
 
 /// Returns the effective user id of this process.

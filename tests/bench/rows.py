@@ -275,7 +275,7 @@ def wrong_tag(section, quick):
             start = time.monotonic()
             pipe.write(packets.knock_line(knock_port, next(ours.key.fields(PORT, 3))).encode())
             pipe.flush()
-            while "opened port" not in ours.process.said():
+            while "opened port" not in ours.process.output():
                 time.sleep(0.001)
             wait, used = time.monotonic() - start, None
             while used != (now := ours.process.cpu_seconds()):
