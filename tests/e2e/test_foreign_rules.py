@@ -47,6 +47,15 @@ OBSTACLES = {
             chain rest { tcp dport 80 accept; tcp dport 22 drop; }
             chain input { type filter hook input priority filter; iifname vmap { "lo" : accept }; jump rest; }
         }"""), ["chain rest blocks knocked connections to port 22: tcp dport 22 drop"]),
+    "an element of a verdict map": (
+        nft("""table inet filter {
+            chain rest { tcp dport 22 drop; }
+            chain input {
+                type filter hook input priority filter;
+                iifname vmap { "eth9" : drop, "lo" : accept }; tcp dport vmap { 7 : drop, 22 : goto rest, 80 : accept }
+            }
+        }"""), ["chain input blocks knocked connections to port 7: tcp dport vmap { ",
+                "chain rest blocks knocked connections to port 22: tcp dport 22 drop"]),
     "what 0.8 needs": (
         REJECTS_LIKE_0_8, ["has a rule that knockknock 0.8 left: -s 192.0.2.7/32", "chain REJECTLOG blocks"]),
     "a policy of iptables": (
@@ -136,6 +145,7 @@ def test_a_rule_that_blocks_knocks_is_named_at_the_start(stage, obstacle):
 
 HARMLESS = {
     "the guarded port is accepted": nft(DROPS % "tcp dport { 7, 22, 80 } ct state new accept"),
+    "a verdict map accepts it": nft(DROPS % "tcp dport vmap { 7 : accept, 22 : accept, 80 : drop }"),
     "its range is accepted": nft(DROPS % "tcp dport 1-1024 accept"),
     "a set of ports is accepted": nft("table inet filter { set open { type inet_service; elements = { 7, 22 }; }; }\n"
                                       + DROPS % "tcp dport @open accept"),

@@ -15,7 +15,7 @@ pub(super) use chains::{Listings, Own};
 use super::rules::{Finding, Rules};
 use crate::ports::Ports;
 use chains::{Chain, chains};
-use syn::{Syn, Verdict, fit, verdicts, words};
+use syn::{Syn, Verdict, elements, fit, verdicts, words};
 
 /// The greatest depth of jumps, which is nft's limit.
 const DEPTH: usize = 16;
@@ -160,8 +160,8 @@ impl<'a> Analysis<'a> {
 
     /// Follows the SYN through a chain.
     fn walk(&self, chain: &'a Chain<'a>, syn: &Syn<'_>, harm: Harm, depth: usize) -> ChainExit<'a> {
-        for rule in &chain.rules {
-            let words = words(rule);
+        let rules = chain.rules.iter().copied();
+        for (rule, words) in rules.flat_map(|rule| elements(words(rule)).into_iter().map(move |words| (rule, words))) {
             let Some(fit) = fit(&words, syn).filter(|_| !is_of_0_8(&words)) else { continue };
             let verdicts = verdicts(&words);
             let certain = fit.certain && verdicts.len() == 1;

@@ -66,6 +66,30 @@ pub(super) fn words(rule: &str) -> Vec<&str> {
     words
 }
 
+/// Returns the rules that a rule is equivalent to: one for each element of its verdict map, if it has one.
+pub(super) fn elements<'a>(words: Vec<&'a str>) -> Vec<Vec<&'a str>> {
+    let map = words.iter().position(|word| *word == "vmap");
+    // The keys of a concatenation belong to several conditions.
+    let Some((before, map)) = map.filter(|_| !words.contains(&".")).map(|at| words.split_at(at)) else {
+        return vec![words];
+    };
+    let (mut rules, mut rule) = (Vec::new(), before.to_vec());
+    let mut rest = map.get(2..).unwrap_or_default();
+    while let [word, after @ ..] = rest {
+        rest = after;
+        if *word != ":" {
+            rule.push(word);
+            continue;
+        }
+        let words = if matches!(after.first(), Some(&("jump" | "goto"))) { 2 } else { 1 };
+        let (verdict, after) = after.split_at_checked(words).unwrap_or_default();
+        rule.extend(verdict);
+        rules.push(std::mem::replace(&mut rule, before.to_vec()));
+        rest = after;
+    }
+    rules
+}
+
 /// Returns what a rule does. A rule with a verdict map has several verdicts.
 pub(super) fn verdicts<'a>(words: &[&'a str]) -> Vec<Verdict<'a>> {
     (0..words.len()).filter_map(|at| verdict(words.get(at..)?)).collect()

@@ -10,7 +10,7 @@ const ACCOUNTS: usize = 64;
 /// The time in which an empty account fills up.
 const FILL: Duration = Duration::from_secs(12);
 /// Each second of search costs this many seconds of refill. All accounts together use about 5 % of a
-/// processor, after an initial burst of 0.64 s.
+/// processor, after an initial burst: 10 ms for each account, or one search if that takes longer.
 const PRICE: u32 = 1200;
 /// The maximum number of searches for unlisted ports in each [`DENIED_PORT_TIME`]: enough for a user who mistypes a
 /// port, too few to be a burden.
