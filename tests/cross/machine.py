@@ -11,8 +11,8 @@ DIST = Path(__file__).parents[2] / "dist"
 WANTED = ("busybox-static nftables libnftables1 libnftnl11 libmnl0 libedit2 libbsd0 libmd0 libtinfo6 libgmp10 "
           "libjansson4 libxtables12 libc6").split()
 # crc32c_generic first: nf_tables needs the algorithm, and no dependency names it.
-MODULES = ("crc32c_generic libcrc32c nf_tables nft_log nft_ct nft_limit nft_hash nft_fib_inet nft_reject_inet nft_socket "
-           "nf_log_syslog nfnetlink_log veth").split()
+MODULES = ("crc32c_generic libcrc32c nf_tables nft_log nft_ct nft_limit nft_objref nft_hash nft_fib_inet nft_reject_inet "
+           "nft_socket nf_log_syslog nfnetlink_log veth").split()
 
 INIT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin

@@ -9,8 +9,8 @@ from pathlib import Path
 import debian
 
 BINARY = Path(os.environ.get("KNOCKKNOCK") or Path(__file__).parents[2] / "dist/x86_64-unknown-linux-musl/knockknock")
-MODULES = ("virtio_pci 9pnet_virtio 9p overlay crc32c_generic libcrc32c nf_tables nft_log nft_ct nft_limit nft_hash nft_fib_inet "
-           "nft_socket nft_reject_inet nf_log_syslog veth vrf bonding").split()
+MODULES = ("virtio_pci 9pnet_virtio 9p overlay crc32c_generic libcrc32c nf_tables nft_log nft_ct nft_limit nft_objref nft_hash "
+           "nft_fib_inet nft_socket nft_reject_inet nf_log_syslog veth vrf bonding").split()
 PROGRAMS = "sh mount depmod modprobe mkdir poweroff chroot cp".split()
 INIT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
