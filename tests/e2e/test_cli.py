@@ -141,7 +141,7 @@ def test_a_path_that_is_not_utf8_is_used_unchanged(tmp_path):
     for number, argv in enumerate((["--dir", tmp_path / ODD], [f"--dir={tmp_path / ODD}"])):
         assert run("genprofile", *argv, f"gate{number}", 4000 + number).returncode == 0
     assert os.listdir(os.fsencode(tmp_path)) == [b"x\xff"]
-    assert sorted(os.listdir(tmp_path / ODD / "profiles")) == ["gate0", "gate1"]
+    assert sorted(os.listdir(tmp_path / ODD / "profiles")) == [".lock", "gate0", "gate1"]
 
 
 @pytest.mark.parametrize("argv", [

@@ -151,7 +151,7 @@ def test_a_disabled_profile_keeps_its_knock_port(tmp_path):
 
 def test_it_says_that_a_running_daemon_must_reload(stage):
     """The daemon continued without the new profile, and no message mentioned it."""
-    hint = "systemctl reload knockknock-daemon, or send it SIGHUP"
+    hint = "systemctl reload knockknock-daemon, or send SIGHUP"
 
     def new(name):
         return stage.server.run(BINARY, "genprofile", "--dir", stage.server_dir, name, next(ports)).stderr
