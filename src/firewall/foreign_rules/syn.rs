@@ -67,7 +67,7 @@ pub(super) fn words(rule: &str) -> Vec<&str> {
 }
 
 /// Returns the rules that a rule is equivalent to: one for each element of its verdict map, if it has one.
-pub(super) fn elements<'a>(words: Vec<&'a str>) -> Vec<Vec<&'a str>> {
+pub(super) fn elements(words: Vec<&str>) -> Vec<Vec<&str>> {
     let map = words.iter().position(|word| *word == "vmap");
     // The keys of a concatenation belong to several conditions.
     let Some((before, map)) = map.filter(|_| !words.contains(&".")).map(|at| words.split_at(at)) else {
