@@ -21,6 +21,7 @@ mod proof;
 mod setup;
 mod supervisor;
 mod trial;
+mod unused_openings;
 pub mod watcher;
 
 pub use check::run as check;

@@ -5,19 +5,17 @@
 
 use super::ipc::{OPENED, OpenReply, OpenRequest, OpenerLimits, READY};
 use super::privileges::{self, Kept, opener_user};
+use super::unused_openings::UnusedOpenings;
 use super::{LogTarget, hooks};
 use crate::error::{Error, Result};
 use crate::firewall::{Admission, Admitter, Backend, Opening};
 use crate::say;
 use crate::sys::privilege::Capability;
+use crate::sys::process;
 use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
-use crate::sys::{poll, process};
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::time::Instant;
 
 /// Exit code: an opening failed because our rules are gone, or may be gone.
 pub const RULES_GONE: u8 = 64;
@@ -26,9 +24,6 @@ pub const RULES_GONE_AGAIN: u8 = 66;
 
 /// Exit code: an opening failed because a set counts used openings.
 pub const SET_LEAKS: u8 = 65;
-
-/// The maximum number of openings that the opener tracks, to report unused ones.
-const MAX_UNUSED: usize = 64;
 
 /// The opener's system calls: messages from the watcher and to the kernel, and writes to a `recent` list.
 const CALLS: &[&[libc::c_long]] = &[calls::BASIC, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
@@ -89,7 +84,7 @@ fn serve(
     mut retried: bool,
 ) -> Result<u8> {
     let mut supervisor = Some(supervisor);
-    let mut unused = Unused::default();
+    let mut unused = UnusedOpenings::default();
     loop {
         unused.report(channel, admitter).map_err(|cause| Error::system("wait for the watcher", cause))?;
         // One byte more than a request, so that a longer message is detected.
@@ -131,46 +126,11 @@ fn serve(
     }
 }
 
-/// Openings that may still be unused, with the times to check them, in order.
-#[derive(Default)]
-struct Unused(VecDeque<(Instant, Opening)>);
-
-impl Unused {
-    /// Tracks an opening. Openings beyond the limit are never reported.
-    fn track(&mut self, opening: Opening, admitter: &Admitter) {
-        self.0.retain(|(_, other)| (other.source, other.port) != (opening.source, opening.port));
-        if self.0.len() < MAX_UNUSED {
-            self.0.push_back((Instant::now() + admitter.time_to_check(&opening), opening));
-        }
-    }
-
-    /// Reports unused openings when their time is up. Returns when the watcher has sent a request or no opening is
-    /// left.
-    fn report(&mut self, channel: &Channel, admitter: &Admitter) -> io::Result<()> {
-        while let Some(&(due, opening)) = self.0.front() {
-            let left = due.saturating_duration_since(Instant::now());
-            if !left.is_zero() {
-                match poll::readable([channel.as_fd()], Some(left))? {
-                    [true] => break,
-                    [false] => continue,
-                }
-            }
-            self.0.pop_front();
-            let Opening { source, port, seconds } = opening;
-            if admitter.withdraw(&opening).unwrap_or(false) {
-                say::warn(format_args!("no connection used the opening of port {port} to {source} within {seconds} s"));
-                say::warn("if you tried to connect, find out what blocks the connection: knockknock doctor");
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Makes an opening. Returns the answer; `None` if the set must be replaced first.
 fn answer(
     limits: &OpenerLimits,
     admitter: &mut Admitter,
-    unused: &mut Unused,
+    unused: &mut UnusedOpenings,
     request: &OpenRequest,
 ) -> io::Result<Option<OpenReply>> {
     if !limits.allowed.contains(request.port()) {

@@ -282,6 +282,12 @@ impl ProfileIndex {
     }
 }
 
+/// Logs why a configuration is not used.
+pub(super) fn report_unchanged(error: &Error) {
+    say::error(error);
+    say::warn("keeping the previous configuration");
+}
+
 /// Describes why a profile is ignored.
 pub(super) fn left_out(found: &Found, error: &Error) -> Error {
     Error::refused(format!("profile {:?} is ignored: {error}", found.name)).advise(error.advice().unwrap_or_default())

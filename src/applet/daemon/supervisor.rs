@@ -213,7 +213,7 @@ impl Supervisor<'_> {
         match std::mem::replace(&mut self.start, StartReason::Again) {
             StartReason::First => return Err(error),
             StartReason::Reload(old) => {
-                report_unchanged(&error);
+                setup::report_unchanged(&error);
                 self.setup = *old;
                 self.make_rules(InstalledRules::make);
             }
@@ -231,7 +231,7 @@ impl Supervisor<'_> {
     fn reload(&mut self) {
         let mut setup = match last_good::read(self.directory) {
             Ok(setup) => setup,
-            Err(error) => return report_unchanged(&error),
+            Err(error) => return setup::report_unchanged(&error),
         };
         setup.log_warnings();
         setup.rules.end_of_guard = self.trial.end_of_guard();
@@ -243,7 +243,7 @@ impl Supervisor<'_> {
             // The earlier setup has not worked yet, so there is nothing to go back to.
             Ok(()) => {}
             Err(error) => {
-                report_unchanged(&error);
+                setup::report_unchanged(&error);
                 self.setup = old;
                 self.make_rules(InstalledRules::make);
             }
@@ -300,9 +300,4 @@ impl Supervisor<'_> {
         Children::stop(&mut self.children);
         self.pause.begin(Instant::now());
     }
-}
-
-fn report_unchanged(error: &Error) {
-    say::error(error);
-    say::warn("keeping the previous configuration");
 }
