@@ -26,8 +26,8 @@ needs() {
     systemd) echo systemd-analyze:systemd systemd-nspawn:systemd-container busybox:busybox lintian:lintian ps:procps ufw@ufw firewalld@firewalld \
         /usr/lib/python3/dist-packages/firewall:python3-firewall /usr/lib/python3/dist-packages/nftables:python3-nftables \
         netfilter-persistent@netfilter-persistent /usr/share/netfilter-persistent/plugins.d/15-ip4tables@iptables-persistent ;;
-    cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips cpio:cpio ;;
-    machines) echo qemu-system-x86_64:qemu-system-x86 qemu-system-aarch64:qemu-system-arm qemu-system-riscv64:qemu-system-misc ;;
+    cross) echo qemu-mips-static:qemu-user-static qemu-system-mipsel:qemu-system-mips qemu-system-x86_64:qemu-system-x86 cpio:cpio ;;
+    machines) echo qemu-system-aarch64:qemu-system-arm qemu-system-riscv64:qemu-system-misc ;;
     sanitize) echo valgrind:valgrind ;;
     lint) echo rust-lint shellcheck:shellcheck mandoc:mandoc ;;
     deny) echo venv ;;
