@@ -201,15 +201,12 @@ pub fn mention_reload(directory: &Path) {
     }
 }
 
-/// The file that a running daemon has locked. Every user could lock a directory that they can read.
-const LOCK: &str = ".lock";
-
-/// How often to try to take it: for a second. A program that looks whether a daemon runs holds it for a moment.
+/// How often to try to take the lock: for a second. A program that looks whether a daemon runs holds it for a moment.
 const LOCK_ATTEMPTS: u32 = 100;
 
 /// Takes the lock of the daemon on `directory`: of a file or, where none can be made, of the directory.
 pub fn lock(directory: &Path) -> io::Result<File> {
-    let file = file::open_private(&directory.join(LOCK)).or_else(|_| File::open(directory))?;
+    let file = file::open_private(&directory.join(file::LOCK)).or_else(|_| File::open(directory))?;
     for _ in 0..LOCK_ATTEMPTS {
         if file::try_lock(&file).is_ok() {
             return Ok(file);
@@ -221,7 +218,7 @@ pub fn lock(directory: &Path) -> io::Result<File> {
 
 /// Returns whether a daemon holds the lock of `directory`.
 pub fn daemon_runs(directory: &Path) -> bool {
-    let file = file::open_small(&directory.join(LOCK), true).or_else(|_| File::open(directory));
+    let file = file::open_small(&directory.join(file::LOCK), true).or_else(|_| File::open(directory));
     let locked = file.and_then(|file| file::try_lock(&file));
     locked.is_err_and(|cause| cause.kind() == io::ErrorKind::WouldBlock)
 }

@@ -75,7 +75,7 @@ impl InstalledRules {
     /// Makes the same rules again with new sets, like [`InstalledRules::restore`].
     pub fn replace(&mut self, backend: Backend, rules: &Rules, begin: &mut dyn FnMut()) -> Result<()> {
         if let Some(Made::Nft(table)) = &mut self.made {
-            table.leaks = true;
+            table.needs_new_sets = true;
         }
         self.restore(backend, rules, begin)
     }

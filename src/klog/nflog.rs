@@ -87,6 +87,7 @@ impl Nflog {
 
     pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         if self.read_at.is_some_and(|read_at| read_at.elapsed() < GATHER) {
+            // The system call filter allows poll, and no other call that sleeps.
             poll::readable([], Some(GATHER)).map_err(|cause| Error::system("wait for NFLOG", cause))?;
         }
         let notice = self.read_now(ports, each);

@@ -62,8 +62,7 @@ pub(super) fn make(
 /// Locks a directory of profiles, so that no two processes find the same knock port free, and none renames what another
 /// deletes.
 pub(super) fn lock(directory: &Path) -> Result<File> {
-    // Every user could lock a directory that they can read.
-    let path = directory.join(".lock");
+    let path = directory.join(file::LOCK);
     let locked = file::open_private(&path).and_then(|file| file::lock(&file).map(|()| file));
     locked.map_err(|cause| Error::path("lock", &path, cause))
 }

@@ -7,6 +7,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+/// The name of the file whose lock stands for its directory's. Every user could lock a directory that they can read.
+pub const LOCK: &str = ".lock";
+
 /// Largest accepted configuration, key or counter file, in bytes: far more than any of them needs.
 pub const LONGEST: usize = 1 << 16;
 

@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SERVICE_FILES = HERE.parents[1] / "scripts/openwrt/knockknock/root"
+PROJECT = HERE.parents[1]
+SERVICE_FILES = PROJECT / "scripts/openwrt/knockknock/root"
+BINARY = PROJECT / "dist/x86_64-unknown-linux-musl/knockknock"
 APPLETS = ("daemon", "genprofile", "proxy")
 
 # The cache directory, where scripts/setup.sh unpacks packages that it does not install.
@@ -25,6 +27,12 @@ PROGRAMS = {
     "sbin/uci": [*(f"uci/{name}.c" for name in ("cli", "delta", "file", "libuci", "util", "blob", "parse")), *UBOX],
     "usr/bin/jshn": ["libubox/jshn.c", "libubox/blobmsg_json.c", *UBOX, "-DJSONC", "-I/usr/include/json-c", "-ljson-c"],
 }
+
+
+def built(kind):
+    """Builds the package of this kind, apk or ipk, for x86_64. Returns its path."""
+    output = subprocess.run([PROJECT / "scripts/package.sh", kind, "x86_64"], check=True, capture_output=True, text=True).stdout
+    return PROJECT / output.strip()
 
 
 def build(root, binary, firewall="nft", packages=Path("/")):

@@ -11,18 +11,10 @@ import pytest
 
 import router
 
-PROJECT = Path(__file__).parents[2]
-BINARY = PROJECT / "dist/x86_64-unknown-linux-musl/knockknock"
-
-
-def built():
-    output = subprocess.run([PROJECT / "scripts/package.sh", "apk", "x86_64"], check=True, capture_output=True, text=True).stdout
-    return PROJECT / output.strip()
-
 
 @pytest.fixture(scope="module")
 def package():
-    return built()
+    return router.built("apk")
 
 
 class Values:
@@ -106,7 +98,7 @@ def test_it_installs_what_the_installer_copies_and_root_owns_it(fields, parts):
     links = {Path("usr/bin", f"knockknock-{applet}") for applet in router.APPLETS}
     database = {Path("lib/apk/packages", f"knockknock.{name}") for name in ("list", "rusers", "conffiles", "conffiles_static")}
     assert set(found) == shipped | links | database | {Path("usr/bin/knockknock"), Path("lib/upgrade/keep.d/knockknock")}
-    assert found[Path("usr/bin/knockknock")] == BINARY.read_bytes() and kinds[Path("etc/init.d/knockknock")] == 0o755
+    assert found[Path("usr/bin/knockknock")] == router.BINARY.read_bytes() and kinds[Path("etc/init.d/knockknock")] == 0o755
     assert {found[link] for link in links} == {struct.pack("<H", stat.S_IFLNK) + b"knockknock"}
     assert found[Path("lib/upgrade/keep.d/knockknock")] == b"/etc/knockknock.d/\n"
     config = found[Path("etc/config/knockknock")]
@@ -124,4 +116,4 @@ def test_its_scripts_call_openwrts_functions(fields):
 
 def test_the_same_commit_gives_the_same_bytes(package):
     first = package.read_bytes()
-    assert built().read_bytes() == first
+    assert router.built("apk").read_bytes() == first

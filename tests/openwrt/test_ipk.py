@@ -9,18 +9,10 @@ import pytest
 
 import router
 
-PROJECT = Path(__file__).parents[2]
-BINARY = PROJECT / "dist/x86_64-unknown-linux-musl/knockknock"
-
-
-def built():
-    output = subprocess.run([PROJECT / "scripts/package.sh", "ipk", "x86_64"], check=True, capture_output=True, text=True).stdout
-    return PROJECT / output.strip()
-
 
 @pytest.fixture(scope="module")
 def package():
-    return built()
+    return router.built("ipk")
 
 
 def members(archive):
@@ -54,9 +46,9 @@ def test_it_installs_what_the_installer_copies_and_root_owns_it(data, package):
     assert {(member.uid, member.gid) for member in data.values()} == {(0, 0)}
     assert data[Path("etc/init.d/knockknock")].mode == 0o755 and data[Path("etc/config/knockknock")].mode == 0o644
     assert {member.mtime for member in data.values()} == {int(subprocess.run(
-        ["git", "-C", PROJECT, "log", "-1", "--format=%ct"], check=True, capture_output=True, text=True).stdout)}
+        ["git", "-C", router.PROJECT, "log", "-1", "--format=%ct"], check=True, capture_output=True, text=True).stdout)}
     inside = members(members(package.read_bytes())["./data.tar.gz"][1])
-    assert inside["./usr/bin/knockknock"][1] == BINARY.read_bytes()
+    assert inside["./usr/bin/knockknock"][1] == router.BINARY.read_bytes()
 
 
 def test_opkg_keeps_the_configuration_and_sysupgrade_the_keys(control, package):
@@ -83,4 +75,4 @@ def test_its_scripts_are_shell_and_call_openwrts_functions(control):
 
 def test_the_same_commit_gives_the_same_bytes(package):
     first = package.read_bytes()
-    assert built().read_bytes() == first
+    assert router.built("ipk").read_bytes() == first

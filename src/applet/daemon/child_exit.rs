@@ -23,23 +23,24 @@ impl ChildExit {
     /// Interprets the exit statuses of the two children; `None` if both are running. `ready` is whether both had been
     /// ready.
     pub(super) fn from_statuses(ready: bool, watcher: Option<ExitStatus>, opener: Option<ExitStatus>) -> Option<Self> {
-        let how = |end: Option<ExitStatus>| end.map_or("still running".to_owned(), |status| status.to_string());
-        let (watcher_end, opener_end) = (how(watcher), how(opener));
-        Some(match (watcher, opener) {
-            (None, None) => return None,
-            (_, Some(status)) if ready && status.code() == Some(RULES_GONE.into()) => Self::RulesGone { again: false },
-            (_, Some(status)) if ready && status.code() == Some(RULES_GONE_AGAIN.into()) => {
-                Self::RulesGone { again: true }
-            }
-            (_, Some(status)) if status.code() == Some(SET_LEAKS.into()) => Self::SetLeaks,
-            (Some(status), _) if ready && status.code() == Some(LOG_MOVED.into()) => Self::LogMoved,
-            _ if !ready => {
-                let why = format!("the watcher ({watcher_end}) and the opener ({opener_end}) failed to start");
-                Self::NotStarted(why + "; see above")
-            }
+        let how = |exit: Option<ExitStatus>| exit.map_or("still running".to_owned(), |status| status.to_string());
+        let (watcher_exit, opener_exit) = (how(watcher), how(opener));
+        if watcher.is_none() && opener.is_none() {
+            return None;
+        }
+        if !ready {
+            let why = format!("the watcher ({watcher_exit}) and the opener ({opener_exit}) failed to start");
+            return Some(Self::NotStarted(why + "; see above"));
+        }
+        let code = |exit: Option<ExitStatus>| u8::try_from(exit?.code()?).ok();
+        Some(match (code(watcher), code(opener)) {
+            (_, Some(RULES_GONE)) => Self::RulesGone { again: false },
+            (_, Some(RULES_GONE_AGAIN)) => Self::RulesGone { again: true },
+            (_, Some(SET_LEAKS)) => Self::SetLeaks,
+            (Some(LOG_MOVED), _) => Self::LogMoved,
             // The opener always exits after the watcher, so only the watcher's status matters.
-            (Some(_), _) => Self::Failed(format!("the watcher ended ({watcher_end})")),
-            _ => Self::Failed(format!("the opener ended ({opener_end})")),
+            _ if watcher.is_some() => Self::Failed(format!("the watcher ended ({watcher_exit})")),
+            _ => Self::Failed(format!("the opener ended ({opener_exit})")),
         })
     }
 }

@@ -81,8 +81,8 @@ pub(super) fn elements(words: Vec<&str>) -> Vec<Vec<&str>> {
             rule.push(word);
             continue;
         }
-        let words = if matches!(after.first(), Some(&("jump" | "goto"))) { 2 } else { 1 };
-        let (verdict, after) = after.split_at_checked(words).unwrap_or_default();
+        let length = if matches!(after.first(), Some(&("jump" | "goto"))) { 2 } else { 1 };
+        let (verdict, after) = after.split_at_checked(length).unwrap_or_default();
         rule.extend(verdict);
         rules.push(std::mem::replace(&mut rule, before.to_vec()));
         rest = after;

@@ -47,7 +47,7 @@ pub struct Table {
     socket: Socket,
     contents: Contents,
     /// Whether to make new sets the next time.
-    pub(in crate::firewall) leaks: bool,
+    pub(in crate::firewall) needs_new_sets: bool,
 }
 
 impl Table {
@@ -56,7 +56,7 @@ impl Table {
         let socket =
             Socket::open(libc::NETLINK_NETFILTER).map_err(|cause| Error::system("open a netlink socket", cause))?;
         let owned = !plain() && contents::can_own(&socket, DRAFT);
-        Ok(Self { contents: translate(rules, turnstile, owned)?, socket, leaks: false })
+        Ok(Self { contents: translate(rules, turnstile, owned)?, socket, needs_new_sets: false })
     }
 
     /// Translates other rules, which do not apply yet. An opener may use the socket at the same time.
@@ -80,7 +80,7 @@ impl Table {
         // An opener that has ended may have left answers unread.
         self.socket.discard();
         for _ in 0..ATTEMPTS {
-            if !self.leaks && self.contents.renew().commit(&self.socket).is_ok() && self.is_intact() {
+            if !self.needs_new_sets && self.contents.renew().commit(&self.socket).is_ok() && self.is_intact() {
                 return Ok(());
             }
             // It was left by another version, changed by another program, or is not owned by this process yet.
@@ -92,7 +92,7 @@ impl Table {
                 let _ = self.contents.refill(&self.socket);
             }
             replaced.map_err(failed)?;
-            self.leaks = false;
+            self.needs_new_sets = false;
             if self.is_intact() {
                 return Ok(());
             }
