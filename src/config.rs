@@ -204,9 +204,15 @@ pub fn mention_reload(directory: &Path) {
 /// How often to try to take the lock: for a second. A program that looks whether a daemon runs holds it for a moment.
 const LOCK_ATTEMPTS: u32 = 100;
 
-/// Takes the lock of the daemon on `directory`: of a file or, where none can be made, of the directory.
+/// Opens what the daemon on `directory` locks: a file or, where none can be made, the directory. A file system that has
+/// become read-only keeps the file.
+fn open_lock(directory: &Path) -> io::Result<File> {
+    file::open_small(&directory.join(file::LOCK), false).or_else(|_| File::open(directory))
+}
+
+/// Takes the lock of the daemon on `directory`.
 pub fn lock(directory: &Path) -> io::Result<File> {
-    let file = file::open_private(&directory.join(file::LOCK)).or_else(|_| File::open(directory))?;
+    let file = file::open_private(&directory.join(file::LOCK)).or_else(|_| open_lock(directory))?;
     for _ in 0..LOCK_ATTEMPTS {
         if file::try_lock(&file).is_ok() {
             return Ok(file);
@@ -218,8 +224,7 @@ pub fn lock(directory: &Path) -> io::Result<File> {
 
 /// Returns whether a daemon holds the lock of `directory`.
 pub fn daemon_runs(directory: &Path) -> bool {
-    let file = file::open_small(&directory.join(file::LOCK), true).or_else(|_| File::open(directory));
-    let locked = file.and_then(|file| file::try_lock(&file));
+    let locked = open_lock(directory).and_then(|file| file::try_lock(&file));
     locked.is_err_and(|cause| cause.kind() == io::ErrorKind::WouldBlock)
 }
 

@@ -1,5 +1,6 @@
 """Counters under faults: the daemon killed at every step, a full or broken disk, a counter file that was changed."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stage import Capture, Stage
+from stage import BINARY, Capture, Stage
 
 STEPS = ["watcher: judged", "watcher: stored", "watcher: asked", "opener: asked", "opener: opened", "watcher: opened"]
 
@@ -166,6 +167,17 @@ def test_a_read_only_file_system_keeps_the_port_closed(disk, stage_on_disk):
     time.sleep(0.2)
     assert not [line for line in stage.daemon.new_lines() if "opened" in line]
     assert len([line for line in stage.daemon.lines if "stays closed" in line]) == 1, "a replay is not worth a line"
+
+
+def test_a_daemon_on_a_read_only_file_system_is_seen_to_run(disk, stage_on_disk):
+    stage = stage_on_disk
+    disk.turn_read_only()
+    found = stage.server.run(BINARY, "status", "--json", "--dir", stage.server_dir)
+    assert json.loads(found.stdout)["daemon"]["pid"] == stage.daemon.pid
+    found = stage.server.run(BINARY, "doctor", "--dir", stage.server_dir, check=False).stdout
+    assert "read-only file system" in found and f"it is running as process {stage.daemon.pid}" in found
+    second = stage.server.run(BINARY, "daemon", "--dir", stage.server_dir, check=False)
+    assert "another daemon is running" in second.stderr
 
 
 @pytest.mark.parametrize("how", ["renamed over", "removed"])
