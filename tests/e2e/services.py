@@ -106,10 +106,10 @@ class Web:
 
 
 class Plain:
-    """A TCP service on IPv4 and IPv6 that runs `serve` for each connection, in a separate thread."""
+    """A TCP service that runs `serve` for each connection, in a separate thread."""
 
-    def __init__(self, machine, port, serve):
-        self._listener = machine.listen(port)
+    def __init__(self, machine, port, serve, address="::"):
+        self._listener = machine.listen(port, address)
         self._serve = serve
         self.accepted = 0
         threading.Thread(target=self._accept, daemon=True).start()

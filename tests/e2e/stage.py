@@ -83,11 +83,11 @@ class Machine:
         with self.inside():
             return socket.socket(*kind)
 
-    def listen(self, port):
-        """Returns a TCP socket that listens on a port, for IPv4 and IPv6."""
-        listener = self.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    def listen(self, port, address="::"):
+        """Returns a TCP socket that listens on a port: for IPv4 and IPv6, or at one address."""
+        listener = self.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("::", port))
+        listener.bind((address, port))
         listener.listen(1000)
         return listener
 

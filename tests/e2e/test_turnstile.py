@@ -203,39 +203,75 @@ def test_an_ack_of_no_connection_does_not_reach_a_listener_behind_a_redirect(wal
     assert cold.receive() is None, "an RST reveals the port"
 
 
-@pytest.mark.parametrize("end", ["RST", "FIN"])
+def first_connection(stage, service, port=22):
+    """Opens the port, and returns a client that is connected to the service."""
+    stage.open_port(port)
+    client = stage.keep(RawClient(stage.client, 41000, port=port))
+    assert client.handshake()
+    wait_until(lambda: service.accepted == 1)
+    return client
+
+
+@pytest.mark.parametrize("address, end", [("::", "RST"), ("::", "FIN"), ("::", "FIN_WAIT2"), (SERVER, "RST")])
 @pytest.mark.parametrize("port", [22, 2222], ids=["direct", "redirected"])
-def test_a_cookies_ack_makes_one_connection(stage, port, end):
-    """SYN cookies: the handshake's ACK alone makes a connection, and again after its end."""
-    stage.server.run("sysctl", "-qw", "net.ipv4.tcp_syncookies=2")
+def test_a_cookies_ack_makes_one_connection(stage, port, address, end):
+    """SYN cookies: the handshake's ACK alone makes a connection, and again after its end.
+
+    Whoever knows one cookie knows others, because a cookie is a sum with the client's sequence number."""
+    stage.server.run("sysctl", "-qw", "net.ipv4.tcp_syncookies=2", "net.ipv4.tcp_fin_timeout=1")
     stage.set_up("nft", guard="7, 22, 2222")
     stage.server.run("nft", "-f", "-", input="""table ip other { chain dstnat {
         type nat hook prerouting priority dstnat; tcp dport 2222 redirect to :22
     }
     }""")
     stage.service.close()
-    service = stage.keep(Plain(stage.server, 22, resets if end == "RST" else echo))
-    stage.open_port(port)
-    client = stage.keep(RawClient(stage.client, 41000, port=port))
-    assert client.handshake()
-    wait_until(lambda: service.accepted == 1)
-    cookie = {"sequence": client.sequence, "acknowledgment": client.acknowledgment}
-    client.send(ACK, b"x")
-    client.sequence += 1
-    if end == "FIN":
-        client.send(FIN | ACK)
-        client.sequence += 1
+    serve = {"RST": resets, "FIN": echo, "FIN_WAIT2": lambda connection: None}[end]
+    service = stage.keep(Plain(stage.server, 22, serve, address))
+    client = first_connection(stage, service, port)
+    cookies = [{"sequence": client.sequence + n, "acknowledgment": client.acknowledgment + n} for n in (0, -1)]
+    if end == "RST":
+        client.send(ACK, b"x")
+        assert client.answers(RST | ACK, 1) or client.answers(RST, 0.1)
+    else:
+        if end == "FIN":
+            client.send(FIN | ACK)
+            client.sequence += 1
         assert client.answers(FIN | ACK, 1)
         client.send(ACK)
-    else:
-        assert client.answers(RST | ACK, 1) or client.answers(RST, 0.1)
-    for _ in range(6):
+        # A socket in FIN_WAIT2 disappears without a packet.
+        wait_until(lambda: f":{41000:04X} " not in stage.server.run("cat", "/proc/net/tcp", "/proc/net/tcp6").stdout)
+    for cookie in 3 * cookies:
         client.send(ACK, **cookie)
         client.receive(0.1)
         client.send(ACK, b"x", **cookie)
         while client.receive(0.1):
             pass
     assert service.accepted == 1
+
+
+def test_a_client_that_missed_the_reset_is_reset_again(stage):
+    stage.set_up("nft")
+    stage.service.close()
+    client = first_connection(stage, stage.keep(Plain(stage.server, 22, resets)))
+    for _ in range(2):
+        client.send(ACK, b"x")
+        packet = client.receive()
+        while packet and not packet.flags & RST:
+            packet = client.receive()
+        assert packet
+
+
+def test_a_segment_that_was_lost_before_the_end_arrives(stage):
+    """The server says nothing, so the segment carries the first ACK number of the connection."""
+    received = []
+    stage.set_up("nft")
+    stage.service.close()
+    client = first_connection(stage, stage.keep(Plain(
+        stage.server, 22, lambda connection: received.extend(iter(lambda: connection.recv(100), b"")))))
+    client.send(FIN | ACK, b"end", sequence=client.sequence + 5)
+    assert client.receive()
+    client.send(ACK, b"start")
+    wait_until(lambda: b"".join(received) == b"startend")
 
 
 def test_behind_a_syn_proxy_nobody_gets_in(wall):
