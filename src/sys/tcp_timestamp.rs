@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-/// Attempts at one reading; an attempt fails when the clock's millisecond changes during it.
+/// Attempts at one reading; a reading is exact if the clock's millisecond does not change during it.
 const TRIES: usize = 8;
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// A sleep overshoots by the timer slack, 50 µs, and the time to wake up.
@@ -54,23 +54,24 @@ impl Unit {
 }
 
 impl Reading {
-    /// Reads the timestamp of `socket`, which must have a prepared connection. `TimedOut` if the clock ticked during
-    /// every attempt.
+    /// Reads the timestamp of `socket`, which must have a prepared connection. The reading is off by the time that it
+    /// took if the clock ticks during every attempt.
     pub fn take(socket: &impl AsRawFd, unit: Unit) -> io::Result<Self> {
-        let mut before = unit.now()?;
-        for _ in 0..TRIES {
+        let (mut before, mut tries) = (unit.now()?, 0);
+        loop {
             let value = sockopt::get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)? as u32;
             let after = unit.now()?;
+            tries += 1;
             // In microseconds the two clocks always differ by a few, which no packet reveals.
-            if before == after || unit == Unit::Microseconds {
+            if before == after || unit == Unit::Microseconds || tries == TRIES {
                 return Ok(Self { difference: value.wrapping_sub(after), odd: after % 2 != 0, unit });
             }
             before = after;
         }
-        Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// Takes a second reading, now or in exactly a millisecond, and computes the offset from both.
+    /// Takes a second reading, now or in exactly a millisecond, and computes the offset from both. On a machine that is
+    /// too slow for exact readings the offset is that of the first one.
     ///
     /// Waiting for the next tick would take less time, but then most packets would leave right after a tick, and an
     /// observer with an accurate clock could distinguish them.
@@ -87,7 +88,7 @@ impl Reading {
             std::thread::sleep(MILLISECOND - WAKE_UP);
             while now()? < began + MILLISECOND {}
         }
-        Err(io::ErrorKind::TimedOut.into())
+        Ok(TimestampClock { offset: self.difference, unit })
     }
 
     /// Computes the offset; `None` unless one reading was taken in an even and the other in an odd millisecond.

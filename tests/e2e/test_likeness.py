@@ -139,6 +139,19 @@ def test_the_timestamp_is_the_one_that_the_connection_would_have(door, family, s
     assert max(map(abs, off)) < 0.002
 
 
+def test_a_slow_machine_sent_a_random_timestamp(door, family):
+    """Its clock ticks during each reading of the timestamp."""
+    door.client.run(*sysctl("net.ipv4.tcp_timestamps=2"))
+    host = FAMILIES[family][0]
+    capture = door.keep(Capture(door.client))
+    door.client.run("strace", "-qq", "-o", door.directory / "strace", "-e", "inject=getsockopt:delay_exit=2000",
+                    BINARY, "-p", 22, "--dir", door.client_dir, host)
+    [ours] = capture.sent(door.gate.knock_port, quiet=0.02)
+    door.client.start_connect(door.gate.knock_port, host)
+    [genuine] = capture.sent(door.gate.knock_port, quiet=0.02)
+    assert abs(off_the_clock(ours, genuine)) < 0.05
+
+
 def test_an_mtu_that_only_ipv4_has(door):
     door.client.run("ip", "link", "set", "eth0", "mtu", 270)
     assert alike(door, SERVER).options[:4] == b"\x02\x04" + (256).to_bytes(2, "big")
