@@ -3,9 +3,13 @@
 use super::sockaddr::Address;
 use super::{check, check_length};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::mem::offset_of;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::fchown;
+
+/// linux/in.h.
+const IP_PROTOCOL: libc::c_int = 52;
 
 /// A send-only raw socket for IPv4 and one for IPv6; the machine may lack one of the families.
 pub struct RawSockets {
@@ -39,21 +43,27 @@ impl RawSockets {
             Ok(socket) => socket.as_fd(),
             Err(error) => return Err(error.raw_os_error().map_or(error.kind().into(), io::Error::from_raw_os_error)),
         };
-        match source {
-            IpAddr::V4(source) => {
-                let address = libc::in_addr { s_addr: u32::from_ne_bytes(source.octets()) };
-                let from =
-                    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: libc::in_addr { s_addr: 0 } };
-                send(socket, packet, destination, Control::new(libc::IPPROTO_IP, libc::IP_PKTINFO, from))
-            }
-            IpAddr::V6(source) => {
-                // A link-local source would need its interface, which is not known here. `::` leaves the choice to the
-                // kernel.
-                let own = if source.is_unicast_link_local() { Ipv6Addr::UNSPECIFIED } else { source };
-                let from = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: own.octets() }, ipi6_ifindex: 0 };
-                send(socket, packet, destination, Control::new(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, from))
-            }
-        }
+        let none = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+        let (v4, v6) = match source {
+            IpAddr::V4(v4) => (v4, none.1),
+            // A link-local source would need its interface, which is not known here. `::` leaves the choice to the
+            // kernel.
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => none,
+            IpAddr::V6(v6) => (none.0, v6),
+        };
+        let address = |octets| libc::in_addr { s_addr: u32::from_ne_bytes(octets) };
+        let v4 = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address(v4.octets()), ipi_addr: address([0; 4]) };
+        let v6 = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: v6.octets() }, ipi6_ifindex: 0 };
+        send(
+            socket,
+            packet,
+            destination,
+            &mut Controls {
+                v4: Control::new(libc::IPPROTO_IP, libc::IP_PKTINFO, v4),
+                v6: Control::new(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, v6),
+                protocol: Control::new(libc::IPPROTO_IP, IP_PROTOCOL, libc::IPPROTO_TCP),
+            },
+        )
     }
 }
 
@@ -75,9 +85,37 @@ impl<T> Control<T> {
     }
 }
 
-fn send<T>(socket: BorrowedFd<'_>, packet: &[u8], mut to: SocketAddr, mut control: Control<T>) -> io::Result<()> {
-    // A raw IPv6 socket would take the port for a protocol number (ipv6(7)).
-    to.set_port(0);
+/// The control messages of a packet. A socket ignores that of the other family.
+#[repr(C)]
+struct Controls {
+    v4: Control<libc::in_pktinfo>,
+    v6: Control<libc::in6_pktinfo>,
+    /// TCP, for the rules and IPsec policies that select routes by protocol. Kernels before Linux 6.4 take raw packets
+    /// for another protocol, and refuse this message.
+    protocol: Control<libc::c_int>,
+}
+
+fn send(socket: BorrowedFd<'_>, packet: &[u8], to: SocketAddr, controls: &mut Controls) -> io::Result<()> {
+    // A raw IPv6 socket takes the port for the protocol (ipv6(7)); one for IPv4 ignores it.
+    let sent = send_as(libc::IPPROTO_TCP as u16, socket, packet, to, controls, size_of::<Controls>());
+    match sent {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            send_as(0, socket, packet, to, controls, offset_of!(Controls, protocol))
+        }
+        sent => sent,
+    }
+}
+
+/// Sends with the first `length` bytes of `controls`.
+fn send_as(
+    protocol: u16,
+    socket: BorrowedFd<'_>,
+    packet: &[u8],
+    mut to: SocketAddr,
+    controls: &mut Controls,
+    length: usize,
+) -> io::Result<()> {
+    to.set_port(protocol);
     let address = Address::from(to);
     let (name, size) = address.parts();
     let mut part = libc::iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
@@ -87,9 +125,9 @@ fn send<T>(socket: BorrowedFd<'_>, packet: &[u8], mut to: SocketAddr, mut contro
     message.msg_namelen = size;
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
-    message.msg_control = (&raw mut control).cast();
-    message.msg_controllen = size_of_val(&control) as _;
-    // SAFETY: everything that the message points to lives until the end of this function and has the sizes given.
+    message.msg_control = (&raw mut *controls).cast();
+    message.msg_controllen = length as _;
+    // SAFETY: everything that the message points to lives until the end of this function and has at least the sizes given.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
     check_length(sent).map(drop)
 }

@@ -242,3 +242,30 @@ def test_a_knock_takes_the_route_of_its_source(door):
         rule add from 10.9.0.2 table 7 priority 10
     """)
     alike(door, SERVER, "eth1")
+
+
+def second_uplink(stage, host, *metrics, table="main"):
+    """Adds the interface eth1 with a route to `host`."""
+    ip, bits = (["ip", "-6"], 128) if ":" in host else (["ip"], 32)
+    for command in (["ip", "link", "add", "eth1", "type", "veth", "peer", "name", "peer"],
+                    ["ip", "link", "set", "eth1", "up"], ["ip", "link", "set", "peer", "up"],
+                    [*ip, "neighbour", "add", host, "lladdr", "02:00:00:00:00:01", "dev", "eth1", "nud", "permanent"],
+                    [*ip, "route", "add", f"{host}/{bits}", "dev", "eth1", "table", table, *metrics]):
+        stage.client.run(*command)
+    return ip
+
+
+@pytest.mark.parametrize("kernel", ["since 6.4", "before"])
+def test_a_routing_rule_for_tcp_sent_the_knock_by_another_uplink(door, family, kernel):
+    """A raw packet has no protocol of its own, so such rules and IPsec policies passed it over. Kernels before 6.4 do
+    not let the sender name one."""
+    host = FAMILIES[family][0]
+    ip = second_uplink(door, host, table="7")
+    door.client.run(*ip, "rule", "add", "ipproto", "tcp", "table", "7", "priority", "10")
+    if kernel == "since 6.4":
+        alike(door, host, "eth1")
+        return
+    capture, trace = door.keep(Capture(door.client)), door.directory / "strace"
+    door.client.run("strace", "-qq", "-o", trace, "-e", "trace=sendmsg", "-e", "inject=sendmsg:error=EINVAL:when=1",
+                    BINARY, "-p", 22, "--dir", door.client_dir, host)
+    assert len(capture.sent(door.gate.knock_port)) == 1 and trace.read_text().count("sendmsg(") == 2
