@@ -58,7 +58,8 @@ impl Route {
 
     /// Collects the route's properties from a connected socket.
     fn of(socket: &impl AsRawFd, source: SocketAddr, destination: SocketAddr) -> Self {
-        let metrics = metrics(source, destination).unwrap_or_default();
+        let bound = get(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).unwrap_or(0);
+        let metrics = metrics(source, destination, bound).unwrap_or_default();
         let (mtu, ttl) = match destination {
             SocketAddr::V4(_) => {
                 (get(socket, libc::IPPROTO_IP, libc::IP_MTU), get(socket, libc::IPPROTO_IP, libc::IP_TTL))
@@ -116,13 +117,17 @@ fn may_be_disabled() -> bool {
         && sysctl::netstat("TCPFastOpenBlackhole") != Some(0)
 }
 
-/// Looks up the metrics of the route from `source` to `destination`.
-fn metrics(source: SocketAddr, destination: SocketAddr) -> io::Result<RtaMetrics> {
+/// Looks up the metrics of the route from `source` to `destination`. `bound` is the interface to which `ip vrf exec`, or
+/// another program of the control group, has bound the process's sockets, or 0.
+fn metrics(source: SocketAddr, destination: SocketAddr, bound: libc::c_int) -> io::Result<RtaMetrics> {
     let interface = match destination {
-        SocketAddr::V6(v6) if v6.scope_id() != 0 => Some(v6.scope_id()),
-        _ => None,
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => v6.scope_id(),
+        _ => bound.unsigned_abs(),
     };
-    let answer = RouteSocket::open()?.get(destination.ip(), Some(source.ip()), interface)?;
+    let interface = Some(interface).filter(|&index| index != 0);
+    // If the source of an IPv6 route is given, the kernel takes the interface for a mere preference.
+    let source = Some(source.ip()).filter(|source| source.is_ipv4() || bound == 0);
+    let answer = RouteSocket::open()?.get(destination.ip(), source, interface)?;
     Ok(answer.unwrap_or_default().metrics)
 }
 

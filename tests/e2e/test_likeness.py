@@ -1,6 +1,9 @@
 """Compares stealth knocks with the SYNs of connect() on the same machine, byte for byte, except for the fields that
 differ from one SYN to the next."""
 
+import ctypes
+import os
+import platform
 import socket
 import struct
 
@@ -269,3 +272,44 @@ def test_a_routing_rule_for_tcp_sent_the_knock_by_another_uplink(door, family, k
     door.client.run("strace", "-qq", "-o", trace, "-e", "trace=sendmsg", "-e", "inject=sendmsg:error=EINVAL:when=1",
                     BINARY, "-p", 22, "--dir", door.client_dir, host)
     assert len(capture.sent(door.gate.knock_port)) == 1 and trace.read_text().count("sendmsg(") == 2
+
+
+def bpf(command, attributes):
+    system_call = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+    libc, memory = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(attributes, 128)
+    number = libc.syscall(system_call, command, memory, len(memory))
+    assert number >= 0, os.strerror(ctypes.get_errno())
+    return number
+
+
+def bind_sockets(group, interface):
+    """Binds all sockets of a control group's processes to an interface, by its index, as `ip vrf exec` does (bpf(2))."""
+    program = b"".join(struct.pack("<BBhi", *instruction) for instruction in (
+        (0xB7, 2, 0, interface), (0x63, 0x21, 0, 0), (0xB7, 0, 0, 1), (0x95, 0, 0, 0)))  # bound_dev_if = r2; return 1
+    code, licence = ctypes.create_string_buffer(program), ctypes.create_string_buffer(b"GPL")
+    load, attach, cgroup_sock, create = 5, 8, 9, 2
+    loaded = bpf(load, struct.pack("<IIQQ", cgroup_sock, 4, ctypes.addressof(code), ctypes.addressof(licence)))
+    at = os.open(group, os.O_RDONLY)
+    bpf(attach, struct.pack("<IIII", at, loaded, create, 0))
+    for fd in (at, loaded):
+        os.close(fd)
+
+
+def test_a_knock_of_a_vrf_had_another_routes_metrics(door, family):
+    """`ip vrf exec` binds all sockets of a program to an interface, and so their routes."""
+    host = FAMILIES[family][0]
+    ip = second_uplink(door, host, "metric", "9999", "advmss", "900")
+    door.client.run(*ip, "route", "add", f"{host}/{128 if family == 'IPv6' else 32}", "dev", "eth0", "advmss", "1111")
+    groups = door.directory / "groups"
+    groups.mkdir()
+    door.client.run("mount", "-t", "cgroup2", "groups", groups)
+    group = groups / f"knockknock-test-{os.getpid()}"
+    door.client.run("mkdir", group)
+    with door.client.inside():
+        eth1 = socket.if_nametoindex("eth1")
+    bind_sockets(f"/proc/{door.client.pid}/root{group}", eth1)
+    capture = door.keep(Capture(door.client, "eth1"))
+    door.client.run("sh", "-ec", f'echo $$ >"{group}/cgroup.procs"; "{BINARY}" -p 22 --dir "{door.client_dir}" {host}')
+    [ours] = capture.sent(door.gate.knock_port)
+    door.client.run("rmdir", group)
+    assert ours.options[:4] == b"\x02\x04" + (900).to_bytes(2, "big")
