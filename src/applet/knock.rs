@@ -62,7 +62,7 @@ fn knock(
     options: &KnockOptions,
 ) -> Result<()> {
     let wire = profile.config.wire;
-    let source = knocker.knock(&mut profile, options.port, address, source)?;
+    let (source, differs) = knocker.knock(&mut profile, options.port, address, source)?;
     if options.verbose {
         say::note(format_args!(
             "sent a knock for port {} with profile {:?}: from {}, to {}, knock port {}, {} wire",
@@ -73,6 +73,9 @@ fn knock(
             profile.config.knock_port,
             wire.name()
         ));
+        if let Some(differs) = differs {
+            say::note(differs);
+        }
     }
     Ok(())
 }

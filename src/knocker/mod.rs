@@ -46,8 +46,8 @@ impl Knocker {
         Ok(Self { raw })
     }
 
-    /// Sends one knock for `port` and returns its source address. The port of `destination` is ignored; `source` is the
-    /// source address to use, if given.
+    /// Sends one knock for `port`. Returns its source address, and how it differs from a connection's SYN. The port of
+    /// `destination` is ignored; `source` is the source address to use, if given.
     ///
     /// The counter is burned on disk, under the profile's lock, before the packet is sent.
     pub fn knock(
@@ -56,7 +56,7 @@ impl Knocker {
         port: u16,
         destination: SocketAddr,
         source: Option<SocketAddr>,
-    ) -> Result<SocketAddr> {
+    ) -> Result<(SocketAddr, Option<&'static str>)> {
         if profile.config.ports.as_ref().is_some_and(|ports| !ports.contains(port)) {
             return Err(Error::refused(format!("profile {:?} may not open port {port}", profile.name))
                 .advise("to allow it, add the port to \"ports\" in the profile's config, on both sides"));
@@ -88,8 +88,14 @@ impl Knocker {
         self.raw
             .send(&packet, route.source.ip(), destination)
             .map_err(|cause| Error::system(format!("send the knock to {}", destination.ip()), cause))?;
-        Ok(route.source)
+        Ok((route.source, difference(&route)))
     }
+}
+
+/// Returns how a knock over `route` differs from a connection's SYN.
+fn difference(route: &Route) -> Option<&'static str> {
+    let differs = "this kernel cannot prepare a connection: the knock's source port and timestamp are random";
+    route.port.is_none().then_some(differs)
 }
 
 /// Describes the knock that this machine would send to `destination`, and how it differs from a connection's SYN.
@@ -99,8 +105,7 @@ pub fn describe_route(destination: SocketAddr) -> Result<(String, Option<&'stati
         .map_err(|error| error.advise(format!("ip route get {} shows what is missing", destination.ip())))?;
     let timestamps = if sysctl::number("net/ipv4/tcp_timestamps") == Some(0) { "without" } else { "with" };
     let text = format!("from {}, MTU {}, {timestamps} timestamps", route.source.ip(), route.mtu);
-    let differs = "this kernel cannot prepare a connection: the knock's source port and timestamp are random";
-    Ok((text, route.port.is_none().then_some(differs)))
+    Ok((text, difference(&route)))
 }
 
 /// Returns `address` with `port`; an IPv4-mapped IPv6 address becomes an IPv4 address.

@@ -188,6 +188,9 @@ def test_verbose_says_what_was_sent_and_no_secret(door):
     config = door.gate.client_path / "config"
     config.write_text(config.read_text().replace("wire = classic", "ports = 22\nwire = stealth"))
     assert door.knock(22, "--verbose").stderr.endswith(", stealth wire\n")
+    door.client.run("sysctl", "-qw", "net.ipv4.tcp_fastopen=0")
+    assert door.knock(22, "-v").stderr.endswith(
+        "this kernel cannot prepare a connection: the knock's source port and timestamp are random\n")
     assert door.knock().stderr == ""
 
 
