@@ -1,8 +1,8 @@
-//! Lists and sets of TCP ports.
+//! Lists of TCP ports.
 
 use std::fmt;
 
-/// A short list of ports, sorted and without duplicates, such as `22,443` in a config.
+/// A list of ports, sorted and without duplicates, such as `22,443` in a config.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ports(Vec<u16>);
 
@@ -75,56 +75,6 @@ pub fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&port: &u16| digits && port != 0)
 }
 
-/// A set of ports as a bit map of 65,536 bits, so that a lookup takes constant time.
-#[derive(Clone)]
-pub struct PortSet(Box<[u8]>);
-
-impl PortSet {
-    /// The size of a set in bytes, in memory and in the opener limits: 65,536 bits.
-    pub const BYTES: usize = 8192;
-
-    /// Creates an empty set.
-    pub fn empty() -> Self {
-        Self(vec![0; Self::BYTES].into())
-    }
-
-    /// Creates the set of all ports except 0.
-    pub fn all() -> Self {
-        let mut set = Self::empty();
-        set.extend(1..=u16::MAX);
-        set
-    }
-
-    /// Creates a set from its bit map: port `p` is bit `p % 8` of byte `p / 8`. `None` unless `bytes` has
-    /// [`PortSet::BYTES`] bytes.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == Self::BYTES).then(|| Self(bytes.into()))
-    }
-
-    /// Returns the bit map, in the format of [`PortSet::from_bytes`].
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Adds `port` to the set.
-    pub fn insert(&mut self, port: u16) {
-        if let Some(byte) = self.0.get_mut(usize::from(port / 8)) {
-            *byte |= 1 << (port % 8);
-        }
-    }
-
-    /// Whether `port` is in the set.
-    pub fn contains(&self, port: u16) -> bool {
-        self.0.get(usize::from(port / 8)).is_some_and(|byte| byte & (1 << (port % 8)) != 0)
-    }
-}
-
-impl Extend<u16> for PortSet {
-    fn extend<I: IntoIterator<Item = u16>>(&mut self, ports: I) {
-        ports.into_iter().for_each(|port| self.insert(port));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,15 +98,5 @@ mod tests {
         for bad in ["0", "65536", "-1", "+1", "ssh", "22;23"] {
             assert_eq!(Ports::parse(&format!("22,{bad}")), Err(bad.into()));
         }
-    }
-
-    #[test]
-    fn a_set_contains_exactly_the_inserted_ports() {
-        let mut set = PortSet::empty();
-        set.extend([1, 22, 65535]);
-        assert_eq!((0..=65535).filter(|&port| set.contains(port)).collect::<Vec<_>>(), [1, 22, 65535]);
-        assert!(!PortSet::all().contains(0) && PortSet::all().contains(1));
-        assert!(PortSet::from_bytes(set.as_bytes()).unwrap().contains(22));
-        assert!(PortSet::from_bytes(&[0; 8191]).is_none());
     }
 }

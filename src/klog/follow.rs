@@ -9,7 +9,7 @@ use super::notice::Notice;
 use super::record::Record;
 use super::watched_path::WatchedPath;
 use crate::error::{Error, Result, reason};
-use crate::ports::PortSet;
+use crate::ports::Ports;
 use crate::sys::inotify::{self, Inotify, Watch};
 use crate::sys::{poll, privilege};
 use std::ffi::OsString;
@@ -144,7 +144,7 @@ impl Follow {
         Ok(changed || remounted)
     }
 
-    pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+    pub(super) fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         let failed = |cause| Error::path("follow", &self.path, cause);
         let (mut rotated, mut moved) = (false, false);
         let drained = self.inotify.drain(|watch, name| match watch {
@@ -228,7 +228,7 @@ impl Follow {
     }
 
     /// Reads to the current end of the log.
-    fn drain(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
+    fn drain(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
         // Check the next file first: once it has content, the old file is complete.
         let begun = match &self.next {
             Some(next) => next.file.metadata()?.size() > 0,
@@ -242,7 +242,7 @@ impl Follow {
         Ok(())
     }
 
-    fn drain_open(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
+    fn drain_open(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let size = open.file.metadata()?.size();
         if size < open.offset {

@@ -4,7 +4,7 @@
 use super::notice::Notice;
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::ports::PortSet;
+use crate::ports::Ports;
 use crate::wire::entry;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -52,7 +52,7 @@ impl Kmsg {
         self.file.as_fd()
     }
 
-    pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+    pub(super) fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         for _ in 0..SHARE {
             match self.file.read(&mut *self.buffer) {
                 Ok(0) => return Err(Error::path("read", &self.path, io::ErrorKind::UnexpectedEof.into())),

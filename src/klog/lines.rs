@@ -3,7 +3,7 @@
 use super::notice::Notice;
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::ports::PortSet;
+use crate::ports::Ports;
 use crate::search;
 use crate::wire::entry;
 use crate::wire::incomplete::LOG_PREFIX;
@@ -40,7 +40,7 @@ impl Lines {
     pub fn read_from(
         &mut self,
         from: &mut impl Read,
-        ports: &PortSet,
+        ports: &Ports,
         each: &mut dyn FnMut(Record<'_>),
     ) -> io::Result<usize> {
         let read = from.read(self.buffer.get_mut(self.filled..).unwrap_or_default())?;
@@ -75,7 +75,7 @@ const REACH: usize = 96;
 ///
 /// Hardly any word in a kernel log but SYN has a Y, and a search for a single byte is the fastest. The port comes
 /// shortly before SYN. Line ends are searched for only around a match.
-fn pass_syns(text: &[u8], ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) {
+fn pass_syns(text: &[u8], ports: &Ports, each: &mut dyn FnMut(Record<'_>)) {
     let mut from = 0;
     while let Some(at) = text.get(from..).and_then(|rest| search::first_byte(rest, b'Y')) {
         let at = from + at;
@@ -144,7 +144,7 @@ impl Input {
         self.file.as_fd()
     }
 
-    pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+    pub(super) fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         match self.lines.read_from(&mut self.file, ports, each) {
             Ok(0) => Ok(Some(Notice::Ended)),
             Ok(_) => Ok(None),
@@ -160,8 +160,7 @@ mod tests {
 
     /// The wanted lines of `text`, read in steps of `step` bytes.
     fn read(text: &[u8], step: usize) -> Vec<String> {
-        let mut ports = PortSet::empty();
-        ports.insert(666);
+        let ports = Ports::from(vec![666]);
         let (mut lines, mut found) = (Lines::new(), Vec::new());
         for mut piece in text.chunks(step) {
             while !piece.is_empty() {

@@ -17,7 +17,7 @@ pub use record::LogEvent;
 
 use crate::config::Log;
 use crate::error::{Error, Result};
-use crate::ports::PortSet;
+use crate::ports::Ports;
 use crate::sys::{poll, process};
 use intake::Intake;
 use kmsg::DEV_KMSG;
@@ -94,7 +94,7 @@ impl Klog {
 
     /// Reads what is available, up to a limit for each call, and passes SYNs to one of `ports` to `each`. Of all other
     /// records it looks only at the port.
-    pub fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(LogEvent)) -> Result<()> {
+    pub fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(LogEvent)) -> Result<()> {
         let Self { source, intake } = self;
         intake.begin();
         let mut take = |record: Record<'_>| intake.take(record, ports, each);

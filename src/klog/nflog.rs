@@ -5,7 +5,7 @@
 use super::notice::Notice;
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::ports::PortSet;
+use crate::ports::Ports;
 use crate::sys::netlink::{self, Socket, Writer};
 use crate::sys::poll;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -85,7 +85,7 @@ impl Nflog {
         self.socket.as_fd()
     }
 
-    pub(super) fn read(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+    pub(super) fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         if self.read_at.is_some_and(|read_at| read_at.elapsed() < GATHER) {
             // The system call filter allows poll, and no other call that sleeps.
             poll::readable([], Some(GATHER)).map_err(|cause| Error::system("wait for NFLOG", cause))?;
@@ -95,7 +95,7 @@ impl Nflog {
         notice
     }
 
-    fn read_now(&mut self, ports: &PortSet, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+    fn read_now(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         for _ in 0..SHARE {
             let datagram = match self.socket.receive_now(&mut *self.buffer) {
                 Ok(datagram) => datagram,

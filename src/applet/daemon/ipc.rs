@@ -11,7 +11,7 @@
 //! | opener | watcher | [`OpenReply`], one for each request | 1 |
 
 use crate::config::MAX_DELAY;
-use crate::ports::{PortSet, Ports};
+use crate::ports::Ports;
 use crate::sys::file;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -26,31 +26,40 @@ pub const CONFIG: usize = file::LONGEST;
 
 /// The ports that the opener may open. The supervisor sends them before the opener exists.
 pub struct OpenerLimits {
-    /// The ports that some profile may open.
-    pub allowed: PortSet,
+    /// The ports that some profile may open; `None` means any.
+    pub allowed: Option<Ports>,
     /// The guarded ports. With iptables each of them has a list.
     pub guard: Ports,
 }
 
 impl OpenerLimits {
-    /// The size of the message: two port sets.
-    pub const BYTES: usize = 2 * PortSet::BYTES;
+    /// The size of the message: `allowed` and `guard`, each as a bit map of 65,536 bits. Port `p` is bit `p % 8` of byte
+    /// `p / 8`. In `allowed`, port 0 means any.
+    pub const BYTES: usize = 2 * 8192;
 
     /// Returns the message.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut guard = PortSet::empty();
-        guard.extend(self.guard.iter());
-        [self.allowed.as_bytes(), guard.as_bytes()].concat()
+        let mut bytes = vec![0; Self::BYTES];
+        let (allowed, guard) = bytes.split_at_mut(Self::BYTES / 2);
+        let listed = self.allowed.as_ref().map_or(&[0][..], Ports::as_slice);
+        for (map, ports) in [(allowed, listed), (guard, self.guard.as_slice())] {
+            for &port in ports {
+                if let Some(byte) = map.get_mut(usize::from(port / 8)) {
+                    *byte |= 1 << (port % 8);
+                }
+            }
+        }
+        bytes
     }
 
-    /// Parses the message; `None` if its length is wrong.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (allowed, guard) = bytes.split_at_checked(PortSet::BYTES)?;
-        let guard = PortSet::from_bytes(guard)?;
-        Some(Self {
-            allowed: PortSet::from_bytes(allowed)?,
-            guard: (1..=u16::MAX).filter(|&port| guard.contains(port)).collect(),
-        })
+    /// Parses the message.
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let (allowed, guard) = bytes.split_at(Self::BYTES / 2);
+        let [allowed, guard] = [allowed, guard].map(|map| {
+            let has = |port: u16| map.get(usize::from(port / 8)).is_some_and(|byte| byte & 1_u8 << (port % 8) != 0);
+            (0..=u16::MAX).filter(|&port| has(port)).collect::<Ports>()
+        });
+        Self { allowed: Some(allowed).filter(|allowed| !allowed.contains(0)), guard }
     }
 }
 
@@ -186,12 +195,11 @@ mod tests {
 
     #[test]
     fn limits_and_replies_survive_the_socket() {
-        let limits = OpenerLimits { allowed: PortSet::all(), guard: Ports::parse("22,443").unwrap() };
-        let bytes = limits.to_bytes();
-        assert_eq!(bytes.len(), OpenerLimits::BYTES);
-        let read = OpenerLimits::from_bytes(&bytes).unwrap();
-        assert!(read.allowed.contains(1) && read.guard == limits.guard);
-        assert!(OpenerLimits::from_bytes(&bytes[1..]).is_none());
+        for allowed in [None, Some(Ports::default()), Some(vec![1, 22, 65535].into())] {
+            let limits = OpenerLimits { allowed, guard: Ports::parse("22,443").unwrap() };
+            let read = OpenerLimits::from_bytes(limits.to_bytes()[..].try_into().unwrap());
+            assert_eq!((read.allowed, read.guard), (limits.allowed, limits.guard));
+        }
         for reply in OpenReply::ALL {
             assert_eq!(OpenReply::from_byte(reply.to_bytes()[0]), Some(reply));
         }

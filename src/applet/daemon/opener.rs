@@ -70,9 +70,9 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
 }
 
 fn receive_limits(supervisor: &mut File) -> Result<OpenerLimits> {
-    let mut bytes = vec![0; OpenerLimits::BYTES];
+    let mut bytes = [0; OpenerLimits::BYTES];
     supervisor.read_exact(&mut bytes).map_err(|cause| Error::system("receive the opener limits", cause))?;
-    OpenerLimits::from_bytes(&bytes).ok_or_else(|| Error::refused("the supervisor sent invalid opener limits"))
+    Ok(OpenerLimits::from_bytes(&bytes))
 }
 
 /// Answers requests. `retried` is whether the first one has already failed in another opener.
@@ -133,7 +133,7 @@ fn answer(
     unused: &mut UnusedOpenings,
     request: &OpenRequest,
 ) -> io::Result<Option<OpenReply>> {
-    if !limits.allowed.contains(request.port()) {
+    if limits.allowed.as_ref().is_some_and(|allowed| !allowed.contains(request.port())) {
         return Ok(Some(OpenReply::PortNotPermitted));
     }
     let opening = Opening { source: request.source(), port: request.port(), seconds: request.seconds() };

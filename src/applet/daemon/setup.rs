@@ -5,7 +5,7 @@ use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::firewall::{self, Backend, Finding, RuleWatch, Rules};
 use crate::klog;
-use crate::ports::{PortSet, Ports};
+use crate::ports::Ports;
 use crate::profile::{self, Found, Listing, ProfileConfig};
 use crate::say;
 use crate::sys::links::{self, LinkWatch};
@@ -231,16 +231,9 @@ impl ProfileIndex {
         self.profiles.iter().map(|(_, config)| config.knock_port).collect()
     }
 
-    /// Returns the ports that at least one profile may open.
-    fn allowed(&self) -> PortSet {
-        let mut allowed = PortSet::empty();
-        for (_, config) in &self.profiles {
-            match &config.ports {
-                None => return PortSet::all(),
-                Some(ports) => allowed.extend(ports.iter()),
-            }
-        }
-        allowed
+    /// Returns the ports that at least one profile may open; `None` means any.
+    fn allowed(&self) -> Option<Ports> {
+        self.profiles.iter().all(|(_, config)| config.ports.is_some()).then(|| self.listed_ports())
     }
 
     /// Returns the ports that profiles list.
@@ -259,8 +252,9 @@ impl ProfileIndex {
 
     /// Returns warnings about combinations of guard and profiles that are probably unintended.
     fn warnings(&self, guard: &Ports) -> Vec<String> {
-        let allowed = self.allowed();
-        let closed: Ports = guard.iter().filter(|&port| !allowed.contains(port)).collect();
+        let closed = self.allowed().map_or_else(Ports::default, |allowed| {
+            guard.iter().filter(|&port| !allowed.contains(port)).collect()
+        });
         let mut warnings = Vec::new();
         if guard.is_empty() {
             warnings.push("\"guard\" is empty: no port is closed, unless by another firewall".to_owned());
@@ -326,10 +320,9 @@ mod tests {
     #[test]
     fn the_opener_is_limited_to_the_ports_that_profiles_list() {
         let two = [("ann", "knock_port = 7\nports = 22"), ("bob", "knock_port = 8\nports = 443")];
-        let allowed = index(&two).allowed();
-        assert_eq!((1..=u16::MAX).filter(|&port| allowed.contains(port)).collect::<Vec<_>>(), [22, 443]);
-        assert!(index(&[two[0], ("old", "knock_port = 9")]).allowed().contains(25), "a profile without a list");
-        assert!(!index(&[]).allowed().contains(22));
+        assert_eq!(index(&two).allowed(), Some(vec![22, 443].into()));
+        assert_eq!(index(&[two[0], ("old", "knock_port = 9")]).allowed(), None, "a profile without a list");
+        assert_eq!(index(&[]).allowed(), Some(Ports::default()));
     }
 
     #[test]

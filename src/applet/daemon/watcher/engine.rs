@@ -13,6 +13,7 @@ use super::message::Message;
 use super::replay::{ReplayCache, Seen};
 use super::throttle::Throttle;
 use crate::applet::daemon::ipc::{OpenReply, OpenRequest};
+use crate::ports::Ports;
 use crate::wire::{Entry, Wire};
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -114,7 +115,7 @@ pub struct Engine {
     settings: Settings,
     profiles: Vec<LoadedProfile>,
     /// The knock ports in ascending order, and how many stealth codes open a port on each.
-    knock_ports: Vec<u16>,
+    knock_ports: Ports,
     codes: Vec<u32>,
     look_ahead: LookAhead,
     decryption: Decryption,
@@ -136,13 +137,11 @@ impl Engine {
     ///
     /// [`MAX_PORTS`]: super::MAX_PORTS
     pub fn new(settings: Settings, profiles: Vec<LoadedProfile>) -> Self {
-        let mut knock_ports: Vec<u16> = profiles.iter().map(LoadedProfile::knock_port).collect();
-        knock_ports.sort_unstable();
-        knock_ports.dedup();
+        let knock_ports: Ports = profiles.iter().map(LoadedProfile::knock_port).collect();
         let look_ahead = LookAhead::new(&profiles, settings.reach, settings.secret);
-        let mut codes = vec![0; knock_ports.len()];
+        let mut codes = vec![0; knock_ports.as_slice().len()];
         for profile in profiles.iter().filter(|profile| profile.wire() == Wire::Stealth) {
-            if let Ok(place) = knock_ports.binary_search(&profile.knock_port()) {
+            if let Ok(place) = knock_ports.as_slice().binary_search(&profile.knock_port()) {
                 codes[place] += profile.held_ports().len() as u32 * look_ahead.reach().window;
             }
         }
@@ -163,7 +162,7 @@ impl Engine {
     }
 
     /// Returns the knock ports in ascending order.
-    pub fn knock_ports(&self) -> &[u16] {
+    pub fn knock_ports(&self) -> &Ports {
         &self.knock_ports
     }
 
@@ -201,7 +200,7 @@ impl Engine {
     }
 
     fn arrival<'a>(&self, entry: &'a Entry, now: Instant) -> Option<Arrival<'a>> {
-        let place = self.knock_ports.binary_search(&entry.knock_port).ok()?;
+        let place = self.knock_ports.as_slice().binary_search(&entry.knock_port).ok()?;
         let message = Message::from_fields(&entry.fields)?;
         let hash = message.hash(entry.knock_port, self.settings.secret);
         Some(Arrival { entry, codes: self.codes[place], message, hash, now })
@@ -620,7 +619,7 @@ mod tests {
         assert_eq!(engine.handle(&entry(0, sealed.fields().unwrap()), now), None);
         let done = act(&mut engine, None);
         assert_eq!(done[4..], ["open 0", "open 1", "open 2", "open 3"]);
-        assert_eq!(engine.knock_ports(), [666]);
+        assert_eq!(engine.knock_ports().as_slice(), [666]);
     }
 
     #[test]

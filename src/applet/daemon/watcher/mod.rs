@@ -28,7 +28,7 @@ use super::{LogTarget, hooks};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::klog::{self, Klog, Notice};
-use crate::ports::PortSet;
+use crate::ports::Ports;
 use crate::profile::{self, Counter, REVOKED};
 use crate::say;
 use crate::status;
@@ -159,8 +159,7 @@ impl Watcher {
 
     /// Follows the log until the log or the opener ends.
     fn follow(&mut self, log: &mut Klog) -> WatcherEnd {
-        let mut ports = PortSet::empty();
-        ports.extend(self.engine.knock_ports().iter().copied());
+        let ports = self.engine.knock_ports().clone();
         loop {
             if let Err(end) = self.step(log, &ports) {
                 return end;
@@ -169,7 +168,7 @@ impl Watcher {
     }
 
     /// Waits for the log and handles new records, or does deferred work if there are none.
-    fn step(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), WatcherEnd> {
+    fn step(&mut self, log: &mut Klog, ports: &Ports) -> std::result::Result<(), WatcherEnd> {
         let now = Instant::now();
         let timeout = match self.engine.next_far_search().is_some() || self.engine.is_filling() {
             true => Some(Duration::ZERO),
@@ -187,7 +186,7 @@ impl Watcher {
 
     /// Handles new records. Many knocks are processed in batches: if each waited for a slow disk on its own, the
     /// kernel's log buffer would overflow.
-    fn read(&mut self, log: &mut Klog, ports: &PortSet) -> std::result::Result<(), WatcherEnd> {
+    fn read(&mut self, log: &mut Klog, ports: &Ports) -> std::result::Result<(), WatcherEnd> {
         // Read the clock once for each read of the log, and again after waiting for the disk.
         let (mut done, mut now) = (Ok(()), Instant::now());
         log.read(ports, &mut |event| match event {
