@@ -13,8 +13,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longer than any record of the kernel (`PRINTK_MESSAGE_MAX` in kernel/printk/internal.h).
-const RECORD: usize = 8192;
+/// Longer than any record of the kernel (8192 bytes, `PRINTK_MESSAGE_MAX` in kernel/printk/internal.h). musl does not clear
+/// a buffer of this size, so that only the used part takes memory.
+const BUFFER: usize = 1 << 16;
 /// The device number: `MEM_MAJOR`, and the minor number from drivers/char/mem.c.
 const KMSG: u64 = libc::makedev(1, 11);
 /// The path of the device.
@@ -26,7 +27,7 @@ const SHARE: usize = 1024;
 pub struct Kmsg {
     file: File,
     path: PathBuf,
-    buffer: Box<[u8; RECORD]>,
+    buffer: Box<[u8]>,
 }
 
 impl Kmsg {
@@ -44,7 +45,7 @@ impl Kmsg {
                 .advise("containers often have no /dev/kmsg: set log = nflog:5 in the config"));
         }
         file.seek(SeekFrom::End(0)).map_err(failed)?;
-        Ok(Self { file, path: path.into(), buffer: Box::new([0; RECORD]) })
+        Ok(Self { file, path: path.into(), buffer: vec![0; BUFFER].into() })
     }
 
     /// Becomes readable when there may be a new record.
@@ -54,7 +55,7 @@ impl Kmsg {
 
     pub(super) fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         for _ in 0..SHARE {
-            match self.file.read(&mut *self.buffer) {
+            match self.file.read(&mut self.buffer) {
                 Ok(0) => return Err(Error::path("read", &self.path, io::ErrorKind::UnexpectedEof.into())),
                 Ok(length) => {
                     let record = self.buffer.get(..length).unwrap_or_default();
@@ -81,7 +82,7 @@ pub(super) fn newest() -> Option<Duration> {
     kmsg.file.seek(SeekFrom::Start(0)).ok()?;
     let mut newest = None;
     loop {
-        match kmsg.file.read(&mut *kmsg.buffer) {
+        match kmsg.file.read(&mut kmsg.buffer) {
             Ok(length) => {
                 let head = kmsg.buffer.get(..length)?.split(|&byte| byte == b';').next()?;
                 let micros = std::str::from_utf8(head.split(|&byte| byte == b',').nth(2)?).ok()?.parse().ok()?;

@@ -41,7 +41,7 @@ const GATHER: Duration = Duration::from_millis(1);
 /// A bound group.
 pub struct Nflog {
     socket: Socket,
-    buffer: Box<[u8; 8192]>,
+    buffer: Box<[u8]>,
     read_at: Option<Instant>,
 }
 
@@ -77,7 +77,7 @@ impl Nflog {
         for (kind, value) in [(COMMAND, &[BIND][..]), (MODE, &mode), (THRESHOLD, &each_at_once)] {
             configure(&socket, group, kind, value)?;
         }
-        Ok(Self { socket, buffer: Box::new([0; 8192]), read_at: None })
+        Ok(Self { socket, buffer: vec![0; 1 << 16].into(), read_at: None })
     }
 
     /// Becomes readable when there may be more packets.
@@ -97,7 +97,7 @@ impl Nflog {
 
     fn read_now(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         for _ in 0..SHARE {
-            let datagram = match self.socket.receive_now(&mut *self.buffer) {
+            let datagram = match self.socket.receive_now(&mut self.buffer) {
                 Ok(datagram) => datagram,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Some(Notice::Overrun)),

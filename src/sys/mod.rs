@@ -13,6 +13,7 @@ pub mod inotify;
 pub mod links;
 pub mod listeners;
 pub mod local_addresses;
+pub mod memory;
 pub mod namespace;
 pub mod netlink;
 pub mod nf_tables;

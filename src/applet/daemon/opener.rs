@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 use crate::firewall::{Admission, Admitter, Backend, Opening};
 use crate::say;
 use crate::sys::privilege::Capability;
-use crate::sys::process;
 use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
+use crate::sys::{memory, process};
 use std::fs::File;
 use std::io::{self, Read, Write};
 
@@ -66,12 +66,13 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
         }
         supervisor_end.write_all(READY).map_err(|cause| Error::system("report to the supervisor", cause))?;
     }
+    memory::release_start();
     serve(&channel, &limits, &mut admitter, supervisor_end, replacement)
 }
 
 fn receive_limits(supervisor: &mut File) -> Result<OpenerLimits> {
-    let mut bytes = [0; OpenerLimits::BYTES];
-    supervisor.read_exact(&mut bytes).map_err(|cause| Error::system("receive the opener limits", cause))?;
+    let mut bytes = Box::new([0; OpenerLimits::BYTES]);
+    supervisor.read_exact(&mut *bytes).map_err(|cause| Error::system("receive the opener limits", cause))?;
     Ok(OpenerLimits::from_bytes(&bytes))
 }
 

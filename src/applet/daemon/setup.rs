@@ -252,9 +252,9 @@ impl ProfileIndex {
 
     /// Returns warnings about combinations of guard and profiles that are probably unintended.
     fn warnings(&self, guard: &Ports) -> Vec<String> {
-        let closed = self.allowed().map_or_else(Ports::default, |allowed| {
-            guard.iter().filter(|&port| !allowed.contains(port)).collect()
-        });
+        let closed = self
+            .allowed()
+            .map_or_else(Ports::default, |allowed| guard.iter().filter(|&port| !allowed.contains(port)).collect());
         let mut warnings = Vec::new();
         if guard.is_empty() {
             warnings.push("\"guard\" is empty: no port is closed, unless by another firewall".to_owned());

@@ -13,8 +13,8 @@ use crate::config::Log;
 use crate::error::{Error, Result, reason};
 use crate::firewall::{Backend, InstalledRules, Rules};
 use crate::say;
-use crate::sys::poll;
 use crate::sys::process::{self, Background, Signal, Signals};
+use crate::sys::{memory, poll};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -176,13 +176,12 @@ impl Supervisor<'_> {
         if !std::mem::replace(&mut self.ready_logged, true) {
             self.setup.log_ready();
             last_good::keep(self.directory, &self.setup);
+            memory::release_start();
         }
         self.start = StartReason::Again;
-        if let Some(background) = self.background.take() {
-            let keep_input = self.setup.config.log == Log::Input;
-            background.ready(keep_input).map_err(|cause| Error::system("detach from the terminal", cause))?;
-        }
-        Ok(())
+        let Some(background) = self.background.take() else { return Ok(()) };
+        let keep_input = self.setup.config.log == Log::Input;
+        background.ready(keep_input).map_err(|cause| Error::system("detach from the terminal", cause))
     }
 
     /// Reaps children. If one has exited, the daemon ends, unless the rules must be made again, the log must be

@@ -34,7 +34,7 @@ use crate::say;
 use crate::status;
 use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
-use crate::sys::{process, random};
+use crate::sys::{memory, process, random};
 use crate::wire::Entry;
 use engine::{Action, Engine, Event, Settings};
 use profiles::Profiles;
@@ -92,6 +92,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
 
     watcher.report.write_due(Instant::now());
     watcher.channel.send(READY).map_err(|cause| Error::system("report to the opener", cause))?;
+    memory::release_start();
     match watcher.follow(&mut log) {
         // The supervisor reports the cause.
         WatcherEnd::OpenerGone => Ok(1),
