@@ -32,7 +32,8 @@ for name in "$@"; do
         # Not stripped yet: scripts/size.sh reads the symbols.
         RUSTFLAGS="$STATIC $SMALL $features" CARGO_PROFILE_RELEASE_STRIP=none \
             cargo-zigbuild rustc --quiet --release --locked --bin knockknock \
-            -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size --target "$target" -- -C llvm-args="$llvm"
+            -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size --target "$target" -- \
+            -C llvm-args="$llvm" -C link-arg="-Wl,-T,$root/scripts/layout.ld"
     )
     mkdir -p "${file%/*}"
     # .pdr is 67 KB for MIPS debuggers; plain strip keeps it.

@@ -68,8 +68,9 @@ unset RUSTUP_TOOLCHAIN CARGO_BUILD_TARGET CARGO_ENCODED_RUSTFLAGS
 
 # shellcheck disable=SC2034 # for the scripts that source this
 {
-    # Not position-independent: a static-pie binary for mips crashes under qemu when it starts a thread.
-    STATIC='-C relocation-model=static -C target-feature=+crt-static -C link-self-contained=no'
+    # Not position-independent: a static-pie binary for mips crashes under qemu when it starts a thread. Without RELRO: only
+    # a dynamic linker would write-protect those pages, and they are one more page of each process.
+    STATIC='-C relocation-model=static -C relro-level=off -C target-feature=+crt-static -C link-self-contained=no'
     DYNAMIC='-C target-feature=-crt-static -C link-arg=-dynamic'
     SMALL='-C force-unwind-tables=no -Zunstable-options -Cpanic=immediate-abort'
 }

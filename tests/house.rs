@@ -376,6 +376,28 @@ fn no_file_is_longer_than_300_lines_of_code() {
     assert_none(long.map(|source| format!("{} has {} lines", source.path, length(source))).collect());
 }
 
+/// The linker script names modules as symbols do: each name after its length.
+#[test]
+fn the_linker_script_names_modules_that_exist() {
+    let script = fs::read_to_string(root().join("scripts/layout.ld")).unwrap();
+    let paths: Vec<String> = sources().iter().map(|source| format!("/{}", source.path)).collect();
+    let exists = |pattern: &str| {
+        let (mut rest, mut path) = (pattern, String::new());
+        while let Some(end) = rest.find(|letter: char| !letter.is_ascii_digit()).filter(|&end| end > 0) {
+            let (length, name) = rest.split_at(end);
+            let (name, further) = name.split_at(length.parse().unwrap());
+            path += &["/", name].concat();
+            rest = further;
+        }
+        let path = path.strip_prefix("/knockknock").unwrap_or(&path);
+        rest.is_empty()
+            && paths.iter().any(|file| file.contains(&format!("{path}.rs")) || file.contains(&format!("{path}/")))
+    };
+    let patterns: Vec<&str> = script.split(".text.*").skip(1).map(|rest| rest.split_once('*').unwrap().0).collect();
+    assert!(patterns.len() > 20, "the script was read");
+    assert_none(patterns.into_iter().filter(|pattern| !exists(pattern)).map(str::to_owned).collect());
+}
+
 #[test]
 fn no_applet_imports_another() {
     let sources = sources();
