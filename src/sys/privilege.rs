@@ -1,11 +1,9 @@
 //! Users, groups and capabilities, and dropping them for good.
 
 use super::{check, check_long, sysctl};
-use std::ffi::{CStr, CString, OsStr, OsString};
-use std::mem::MaybeUninit;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::ptr;
 use std::{fs, io};
 
 /// A capability (linux/capability.h).
@@ -42,7 +40,7 @@ pub struct User {
     pub gid: u32,
 }
 
-/// A user's entry in the user database (passwd(5)).
+/// A user's row in /etc/passwd (passwd(5)).
 pub struct Account {
     /// The user and group id.
     pub user: User,
@@ -50,58 +48,39 @@ pub struct Account {
     pub home: PathBuf,
 }
 
-/// The longest accepted row of the user and group databases, in bytes. The buffer is on the heap and not zeroed, so
-/// only the used part takes memory.
-const ROW: usize = 16384;
-
 impl Account {
     /// Looks up the account called `name`; `None` if there is none.
     pub fn named(name: &str) -> Option<Self> {
-        let name = CString::new(name).ok()?;
-        // SAFETY: getpwnam_r fills the row and the buffer, and is passed the buffer's length.
-        Self::found(|row, buffer, length, result| unsafe {
-            libc::getpwnam_r(name.as_ptr(), row, buffer, length, result)
-        })
+        Self::found(0, name)
     }
 
     /// Looks up the account with the user id `uid`; `None` if there is none.
     pub fn with_uid(uid: u32) -> Option<Self> {
-        // SAFETY: as above.
-        Self::found(|row, buffer, length, result| unsafe { libc::getpwuid_r(uid, row, buffer, length, result) })
+        Self::found(2, &uid.to_string())
     }
 
-    fn found(
-        look: impl FnOnce(*mut libc::passwd, *mut libc::c_char, usize, *mut *mut libc::passwd) -> libc::c_int,
-    ) -> Option<Self> {
-        let mut row = MaybeUninit::<libc::passwd>::zeroed();
-        let mut buffer = Vec::with_capacity(ROW);
-        let mut result = ptr::null_mut();
-        if look(row.as_mut_ptr(), buffer.as_mut_ptr(), ROW, &raw mut result) != 0 || result.is_null() {
-            return None;
-        }
-        // SAFETY: all-zero bytes are a valid passwd, and the call has filled it.
-        let row = unsafe { row.assume_init() };
-        let home = if row.pw_dir.is_null() {
-            OsString::new()
-        } else {
-            // SAFETY: the strings of a row that was found are in `buffer`, each terminated by a zero byte.
-            OsStr::from_bytes(unsafe { CStr::from_ptr(row.pw_dir) }.to_bytes()).into()
-        };
-        Some(Self { user: User { uid: row.pw_uid, gid: row.pw_gid }, home: home.into() })
+    fn found(column: usize, value: &str) -> Option<Self> {
+        let text = fs::read("/etc/passwd").ok()?;
+        let columns = row(&text, column, value)?;
+        let user = User { uid: id(&columns, 2)?, gid: id(&columns, 3)? };
+        Some(Self { user, home: OsStr::from_bytes(columns.get(5)?).into() })
     }
 }
 
-/// Looks up the id of the group called `name`; `None` if there is none.
+/// Looks up the id of the group called `name` in /etc/group (group(5)); `None` if there is none.
 pub fn group(name: &str) -> Option<u32> {
-    let name = CString::new(name).ok()?;
-    let mut row = MaybeUninit::<libc::group>::zeroed();
-    let mut buffer = Vec::with_capacity(ROW);
-    let mut result = ptr::null_mut();
-    // SAFETY: getgrnam_r fills the row and the buffer, and is passed the buffer's length.
-    let failed =
-        unsafe { libc::getgrnam_r(name.as_ptr(), row.as_mut_ptr(), buffer.as_mut_ptr(), ROW, &raw mut result) };
-    // SAFETY: all-zero bytes are a valid group, and a result that is not null means that it was filled.
-    (failed == 0 && !result.is_null()).then(|| unsafe { row.assume_init() }.gr_gid)
+    let text = fs::read("/etc/group").ok()?;
+    id(&row(&text, 0, name)?, 2)
+}
+
+/// Returns the columns of the first row in which a column has that value.
+fn row<'a>(text: &'a [u8], column: usize, value: &str) -> Option<Vec<&'a [u8]>> {
+    let mut rows = text.split(|&byte| byte == b'\n').map(|row| row.split(|&byte| byte == b':').collect());
+    rows.find(|columns: &Vec<&[u8]>| columns.get(column) == Some(&value.as_bytes()))
+}
+
+fn id(columns: &[&[u8]], column: usize) -> Option<u32> {
+    std::str::from_utf8(columns.get(column)?).ok()?.parse().ok()
 }
 
 /// Returns whether `uid` stands for the users outside the user namespace of this process (user_namespaces(7)). It does
@@ -263,5 +242,18 @@ mod tests {
         assert_eq!(root.user, User { uid: 0, gid: 0 });
         assert!(root.home.is_absolute());
         assert!(Account::named("no such account").is_none());
+        assert_eq!(group("root"), Some(0));
+        assert_eq!(group("no such group"), None);
+    }
+
+    #[test]
+    fn only_whole_rows_and_columns_are_found() {
+        let text = b"ann:x:1000:100::/home/ann:\n\n+\nbob:x:10:\xff";
+        let found = |column, value| row(text, column, value).map(|columns| id(&columns, 2));
+        assert_eq!(found(0, "ann"), Some(Some(1000)));
+        assert_eq!(found(0, "bob"), Some(Some(10)));
+        assert_eq!(found(2, "100"), None);
+        assert_eq!(found(0, "an"), None);
+        assert_eq!(found(0, ""), Some(None), "an empty row has no id");
     }
 }
