@@ -85,12 +85,13 @@ fn run_steps(
 }
 
 /// Tries to connect to `address` without a knock. Returns whether the port refuses connections; `None` if it accepts
-/// one.
+/// them.
 fn connect_without_knock(diagnosis: &mut Diagnosis, address: SocketAddr) -> Option<bool> {
     let port = address.port();
-    match TcpStream::connect_timeout(&address, UNKNOCKED) {
-        Ok(stream) => {
-            let _ = tcp::reset(&stream);
+    let connect = || TcpStream::connect_timeout(&address, UNKNOCKED).map(|stream| drop(tcp::reset(&stream)));
+    // The first connection may use the opening of an earlier knock.
+    match connect().and_then(|()| connect()) {
+        Ok(()) => {
             let why = format!("port {port} answers without a knock: it is not guarded");
             let advice = "on the server, as root: knockknock doctor";
             diagnosis.wrong("guard", &Error::refused(why).advise(advice));
@@ -134,13 +135,18 @@ fn explain(error: Error, port: u16, knock_port: u16, refused_before: bool) -> Er
             "if no program listens on port {port} there, the knock may have worked; otherwise another firewall rejects it"
         ),
         Some(ErrorKind::ConnectionRefused) => {
-            format!("the knock worked: start the program that should listen on port {port}")
+            format!(
+                "the knock worked: start the program that should listen on port {port}. If it runs, another firewall rejects connections: on the server, as root: knockknock doctor"
+            )
+        }
+        Some(ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => {
+            "see whether the server is up, and whether a router or firewall on the path rejects connections".to_owned()
         }
         Some(ErrorKind::TimedOut) => format!(
             "on the server, as root: knockknock doctor, then knockknock status. If the daemon needs a reload, reload it. \
-             If wrong codes grew, the keys differ, or a device on the path rewrites SYNs: knockknock rotate makes new \
-             keys. If replayed grew, this profile is an old copy: rotate. If opened grew, another firewall drops the \
-             connection. If none grew, see whether the knock arrives: tcpdump 'tcp dst port {knock_port}'"
+             If wrong codes grew, the keys differ: knockknock rotate makes new ones. If they still grow, a device on the \
+             path rewrites SYNs. If replayed grew, this profile is an old copy: rotate. If not allowed grew, add the \
+             port to \"ports\" of the profile there. If opened grew, another firewall drops the connection. If none grew, see whether the knock arrives: tcpdump 'tcp dst port {knock_port}'"
         ),
         _ => return error,
     };
