@@ -134,6 +134,15 @@ def test_a_rule_that_blocks_knocks_is_named_and_its_fix_works(stage, firewall, o
     assert not stage.connects()
 
 
+def test_the_command_for_more_ports_than_one_rule_takes_works(stage):
+    stage.set_up("iptables", guard="22, 7, " + ", ".join(map(str, range(1001, 1021))))
+    stage.server.run("sh", "-ec", "iptables -t raw -A PREROUTING -p tcp -j NOTRACK")
+    [fix] = findings(stage)[1]
+    stage.server.run("sh", "-ec", fix)
+    assert findings(stage)[1] == []
+    assert knock_opens(stage)
+
+
 @pytest.mark.parametrize("obstacle", ["a policy of nft", "no tracking by iptables"])
 def test_a_rule_that_blocks_knocks_is_named_at_the_start(stage, obstacle):
     breaks, [named, *_] = OBSTACLES[obstacle]
@@ -156,6 +165,9 @@ HARMLESS = {
     "knock ports are not tracked": "iptables -t raw -A PREROUTING -p tcp --dport 1024:65535 -j NOTRACK",
     "the loopback interface is not tracked": "iptables -t raw -A PREROUTING -i lo -j NOTRACK; iptables -t raw -A OUTPUT -o lo -j NOTRACK",
     "DNS is not tracked": nft("table inet other { chain pre { type filter hook prerouting priority raw; udp dport 53 notrack; }; }"),
+    "tables that see no port drop": nft("""table arp other { chain in { type filter hook input priority filter; policy drop;
+            arp operation { request, reply } accept; }; }
+        table bridge other { chain in { type filter hook input priority filter; policy drop; }; }"""),
     "other bits of the mark are changed": "iptables -t mangle -A PREROUTING -j CONNMARK --set-xmark 0x100/0xff00" + ADMITTING,
 }
 

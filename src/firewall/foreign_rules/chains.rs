@@ -99,7 +99,8 @@ fn of_nft<'a>(listing: &'a str, own: &Own, skip: impl Fn((&str, &str)) -> bool, 
         let opened = line.split(" {").next().unwrap_or_default();
         if let Some(name) = opened.strip_prefix("table ") {
             table = name.split_once(' ').unwrap_or_default();
-            ours = name == own.table || skip(table);
+            // In a bridge's tables no rule can use the connection mark, and ARP has no ports.
+            ours = name == own.table || skip(table) || ["bridge", "arp"].contains(&table.0);
         } else if let Some(name) = opened.strip_prefix("chain ") {
             within = !ours;
             if within {

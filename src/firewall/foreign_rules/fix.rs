@@ -12,6 +12,12 @@ pub(super) fn insert(chain: &Chain<'_>, packets: &str) -> String {
     }
 }
 
+/// Returns the commands for groups of ports, because a rule of iptables or ufw takes at most 15.
+pub(super) fn in_groups(ports: &Ports, command: &dyn Fn(&Ports) -> String) -> String {
+    let commands: Vec<String> = ports.as_slice().chunks(15).map(|ports| command(&ports.to_vec().into())).collect();
+    commands.join(" && ")
+}
+
 /// Returns the condition for knocked connections.
 pub(super) fn mark(chain: &Chain<'_>, bit: u32) -> String {
     match chain.program {

@@ -130,17 +130,19 @@ impl<'a> Analysis<'a> {
             let by_mark = harm == Harm::Drops && change.is_none();
             let guarded = ports.iter().all(|port| self.rules.guard.contains(port));
             let has = |name| self.chains.iter().any(|other| other.table == chain.table && other.name.starts_with(name));
+            let insert = |ports: &Ports| fix::insert(chain, &fix::port(chain, answer, ports));
+            let by_port = || fix::in_groups(&ports, &insert);
             let fix = match chain.table.1 {
-                _ if harm != Harm::Drops => fix::insert(chain, &fix::port(chain, answer, &ports)),
+                _ if harm != Harm::Drops => by_port(),
                 _ if chain.table.1 == "firewalld" || has("INPUT_ZONES") => fix::firewalld(guarded, &ports),
                 _ if guarded && (place.name.starts_with("ufw") || rule == POLICY && has("ufw")) => {
-                    format!("ufw allow {ports}/tcp")
+                    fix::in_groups(&ports, &|ports| format!("ufw allow {ports}/tcp"))
                 }
                 "fw4" if by_mark => format!(
                     "mkdir -p /usr/share/nftables.d/chain-pre/input && echo 'ct mark and {bit:#010x} != 0 accept' >/usr/share/nftables.d/chain-pre/input/knockknock.nft && fw4 reload"
                 ),
                 _ if by_mark => fix::insert(chain, &fix::mark(chain, bit)),
-                _ if guarded => fix::insert(chain, &fix::port(chain, answer, &ports)),
+                _ if guarded => by_port(),
                 _ => "choose another bit with \"mark\" in the config, or let that rule leave this one alone".to_owned(),
             };
             found.push(Finding { what, fix });
