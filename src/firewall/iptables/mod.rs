@@ -12,7 +12,7 @@ pub(super) use openings::{ListWriter, live_openings};
 use super::rules::Rules;
 use crate::error::{Error, Result};
 use crate::sys::child;
-use ruleset::{IpVersion, START, TRIAL, add_packets, has_chains, lines_in, own, removal, script, versions};
+use ruleset::{IpVersion, LOGGED, START, TRIAL, add_packets, has_chains, lines_in, own, removal, script, versions};
 use std::{fs, io};
 
 /// How often to make the chains if another program changes them before they are listed.
@@ -64,11 +64,13 @@ impl Chains {
     }
 }
 
-/// Returns whether chains like ours exist: with as many rules, and with the jumps to them first.
+/// Returns whether chains like ours exist: with as many rules, with the jumps to them first, and with what the log rule
+/// must log.
 pub(super) fn has_rules(rules: &Rules) -> bool {
     versions().iter().all(|&version| {
         let listed = list(version).unwrap_or_default();
-        own(&listed).lines().count() == lines_in(&script(version, rules, ""))
+        let logs = rules.group.is_some() || listed.contains(LOGGED);
+        logs && own(&listed).lines().count() == lines_in(&script(version, rules, ""))
     })
 }
 

@@ -14,6 +14,9 @@ const JUMPS: [(&str, &str); 3] = [
     ("-A FORWARD ", "-j KNOCKKNOCK-FORWARD\n"),
 ];
 
+/// The options of the log rule, as a listing has them too.
+pub(super) const LOGGED: &str = "--log-tcp-sequence --log-tcp-options";
+
 /// iptables or ip6tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum IpVersion {
@@ -164,7 +167,7 @@ fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>)
         // Headers are enough: 60 bytes of IPv4 or 40 of IPv6, and 60 of TCP.
         Some(group) => format!("NFLOG --nflog-group {group} --nflog-size 128 --nflog-threshold 1"),
         None => {
-            format!("LOG --log-prefix \"knockknock \" --log-level {} --log-tcp-sequence --log-tcp-options", rules.level)
+            format!("LOG --log-prefix \"knockknock \" --log-level {} {LOGGED}", rules.level)
         }
     };
     let values = [
