@@ -290,36 +290,44 @@ def test_only_root_sees_the_servers_status(gate):
     assert done.stdout == "profiles\n  none\n"
 
 
-def documented():
-    """Returns the example of the manual's server JSON."""
-    manual = (Path(__file__).parents[2] / "man/knockknock-status.1").read_text()
-    return json.loads(manual[manual.index('{"daemon"'):].split("\n.Ed", 1)[0])
+MANUAL = (Path(__file__).parents[2] / "man/knockknock-status.1").read_text()
+# The keys whose values may be null.
+NULLABLE = set(re.findall(r"^\.Va (\w+)", MANUAL[MANUAL.index(".Va configuration ,"):].split("if the profile", 1)[0], re.M))
+
+
+def documented(start):
+    """Returns the example in the manual that begins like this."""
+    return json.loads(MANUAL[MANUAL.index(start):].split("\n.Ed", 1)[0])
 
 
 def fits(value, example):
     """Returns whether a value has the keys and types of an example, in the same order."""
-    if value is None or example is None:
-        return True
     if isinstance(example, dict):
-        return isinstance(value, dict) and list(value) == list(example) and all(fits(value[key], example[key]) for key in value)
+        return isinstance(value, dict) and list(value) == list(example) and all(
+            fits(value[key], example[key]) or value[key] is None and key in NULLABLE for key in value)
     if isinstance(example, list):
         return isinstance(value, list) and all(fits(entry, example[0]) for entry in value)
     return type(value) is type(example)
 
 
-@pytest.mark.parametrize("state", ["no daemon", "on trial", "with an opening and a problem"])
+@pytest.mark.parametrize("state", ["no daemon", "on trial", "with an opening and a problem", "with a broken configuration"])
 def test_the_json_is_as_the_manual_says(stage, state):
     stage.set_up()
     if state != "with an opening and a problem":
         assert stage.daemon.stop() == 0
     if state == "on trial":
         stage.start_daemon("--trial", "10m")
-    elif state != "no daemon":
+    elif state == "with a broken configuration":
+        (stage.server_dir / "config").write_text("[main]\nguard = x\n")
+    elif state == "with an opening and a problem":
         stage.client.send(stage.gate.packet(0, 443))
         stage.daemon.wait_for("stays closed")
         stage.client.send(stage.gate.packet(1))
         stage.opened()
         wait_for_report(stage, lambda output: output["problem"] and output["openings"])
     output = report(stage)
-    assert fits(output, documented()), output
+    assert fits(output, {**documented('{"daemon"'), "configuration": documented('{"error"')}), output
     assert bool(output["trial"]) == (state == "on trial")
+    assert bool(output["configuration"]) == (state == "with a broken configuration")
+    client = stage.client.run(BINARY, "status", "--dir", stage.client_dir, "--json")
+    assert fits(json.loads(client.stdout), documented('{"profiles"')), client.stdout
