@@ -83,7 +83,9 @@ impl Trial {
 
     /// Logs the trial, and records it for `knockknock status`.
     pub(super) fn announce(self, directory: &Path) {
-        let left = self.left(Instant::now()).unwrap_or_default().as_secs();
+        let left = self.left(Instant::now()).unwrap_or_default();
+        // Rounded, because the trial has just begun.
+        let left = (left + Duration::from_millis(500)).as_secs();
         let state = match self {
             Self::None => return,
             Self::Until(_) => {
