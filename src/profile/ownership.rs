@@ -39,7 +39,7 @@ pub(super) fn check_owner(found: &Metadata, path: &Path, forbidden: u32) -> Resu
     let mode = found.mode() & 0o7777;
     if mode & forbidden != 0 {
         let (why, advice) = match forbidden {
-            OTHERS => ("read", ", and make new keys if somebody may have seen them"),
+            OTHERS => ("read", " # and make new keys if somebody may have seen them"),
             _ => ("change", ""),
         };
         let why = format!("others can {why} it (mode {mode:04o})");
@@ -49,7 +49,7 @@ pub(super) fn check_owner(found: &Metadata, path: &Path, forbidden: u32) -> Resu
     if !uids.contains(&found.uid()) {
         let why = format!("belongs to user {}, who could change it", found.uid());
         let advice = format!(
-            "if it is yours: chown {} {path:?}; otherwise run this as user {}",
+            "chown {} {path:?} # if it is yours; otherwise run this as user {}",
             privilege::effective_uid(),
             found.uid()
         );
@@ -58,11 +58,18 @@ pub(super) fn check_owner(found: &Metadata, path: &Path, forbidden: u32) -> Resu
     Ok(())
 }
 
-/// The error for a failed call on a profile's file. If permission was denied, the advice names the owner.
+/// The error for a failed call on a profile's file, with advice. If permission was denied, it names the owner.
 pub(super) fn failed(verb: &str, path: &Path, cause: io::Error) -> Error {
-    let denied = cause.kind() == io::ErrorKind::PermissionDenied;
+    let advice = match cause.kind() {
+        io::ErrorKind::PermissionDenied => advice(path),
+        io::ErrorKind::NotFound => Some("make a new profile on both sides".to_owned()),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some("see dmesg for errors of the disk, and mount it writable again".to_owned())
+        }
+        _ => None,
+    };
     let error = Error::path(verb, path, cause);
-    match denied.then(|| advice(path)).flatten() {
+    match advice {
         Some(advice) => error.advise(advice),
         None => error,
     }

@@ -44,7 +44,7 @@ def on_client(stage, *arguments, host=SERVER):
 
 
 def command(verb):
-    return f"{verb} the daemon: systemctl {verb} knockknock-daemon, or on OpenWrt /etc/init.d/knockknock {verb}"
+    return f"systemctl {verb} knockknock-daemon # on OpenWrt: /etc/init.d/knockknock {verb}"
 
 
 def wrong(found):
@@ -104,6 +104,16 @@ def break_server(stage, what):
         counter = (profile / "counter").read_text()
         (profile / "counter").write_text("many\n")
         return "profile", "counter", lambda: (profile / "counter").write_text(counter)
+    if what == "a missing key":
+        (profile / "mac.key").rename(profile.parent / "key")
+        return "profile", "mac.key", lambda: (profile.parent / "key").rename(profile / "mac.key")
+    if what == "a counter that is spent":
+        counter = (profile / "counter").read_text()
+        (profile / "counter").write_text("4294967296\n")
+        return "profile", "it was revoked, or its counter is spent", lambda: (profile / "counter").write_text(counter)
+    if what == "an empty guard":
+        config.write_text(text.replace("guard = 22, 7", "guard ="))
+        return "configuration", '"guard" is empty', lambda: config.write_text(text)
     if what == "a disk that is read-only":
         stage.server.run("mount", "--bind", profile, profile)
         stage.server.run("mount", "-o", "remount,ro,bind", profile)
@@ -124,17 +134,36 @@ def break_server(stage, what):
 
 @pytest.mark.parametrize("what", [
     "a wrong value", "a missing interface", "a guard without a key", "a readable key", "a doubled key", "a damaged counter",
-    "a disk that is read-only", "a daemon that does not run", "a log that is nowhere", "a knock port with a listener",
+    "a missing key", "a counter that is spent", "an empty guard", "a disk that is read-only", "a daemon that does not run", "a log that is nowhere", "a knock port with a listener",
 ])
 def test_doctor_names_what_is_broken_on_the_server(stage, what):
     stage.set_up()
     assert wrong(on_server(stage)) == []
     step, words, fix = break_server(stage, what)
     broken = wrong(on_server(stage))
-    assert any(at == step and words in found for at, found, _ in broken), broken
+    assert any(at == step and words in found and fix for at, found, fix in broken), broken
     fix()
     # On a slow machine the repair is seconds later than the daemon's start, so doctor asks for a reload.
     assert [at for at, found, _ in wrong(on_server(stage)) if at != "rules" and "since the daemon read it" not in found] == []
+
+
+@pytest.mark.parametrize("what", ["mode", "owner"])
+def test_the_command_against_a_wrong_mode_or_owner_works_as_it_is_printed(stage, what):
+    stage.set_up()
+    key = stage.gate.path / "mac.key"
+    key.chmod(0o644) if what == "mode" else os.chown(key, 12345, -1)
+    [fix] = [fix for step, _, fix in wrong(on_server(stage)) if step == "profile"]
+    stage.server.run("sh", "-ec", fix)
+    assert [step for step, *_ in wrong(on_server(stage)) if step == "profile"] == []
+
+
+def test_a_log_rule_without_its_flags_is_detected(stage):
+    stage.set_up("iptables")
+    assert stage.daemon.stop() == 0
+    stage.server.run("sh", "-ec", "iptables-save | sed 's/ --log-tcp-sequence//' | iptables-restore")
+    assert {step for step, *_ in wrong(on_server(stage))} == {"rules", "daemon"}
+    stage.start_daemon()
+    assert wrong(on_server(stage)) == []
 
 
 def test_removed_rules_are_detected(stage):
@@ -216,6 +245,12 @@ def test_doctor_finds_nothing_wrong_on_a_client_whose_knock_works(gate, wire):
     assert found["knock"] == [("ok", f"opened port 22: connected to {SERVER}:22", None)]
 
 
+def test_an_opening_of_an_earlier_knock_is_not_taken_for_a_missing_guard(gate):
+    gate.open_port()
+    found = on_client(gate)
+    assert wrong(found) == [] and found["guard"] == [("ok", "without a knock port 22 does not answer", None)]
+
+
 def break_client(stage, what):
     """Breaks one step of the client's; returns the step and words of the finding."""
     path = stage.gate.client_path
@@ -229,6 +264,12 @@ def break_client(stage, what):
         stage.client.run("ip", "route", "add", "unreachable", SERVER)
         stage.client.run("ip", "route", "flush", "cache")
         return "route", "find a route"
+    if what == "a host that is down":
+        for address in (stage.client, stage.server):
+            address.run("ip", "neigh", "flush", "dev", "eth0", "nud", "permanent")
+        stage.client.run("sysctl", "-qw", "net.ipv4.neigh.eth0.retrans_time_ms=50")
+        stage.server.run("ip", "link", "set", "eth0", "arp", "off")
+        return "knock", "no route to host"
     if what == "a server that does not run":
         assert stage.daemon.stop() == 0
         return "knock", "timed out"
@@ -247,7 +288,7 @@ def break_client(stage, what):
 
 
 @pytest.mark.parametrize("what", [
-    "no profile", "a readable key", "no route", "a server that does not run", "another key", "no guard", "no service"])
+    "no profile", "a readable key", "no route", "a host that is down", "a server that does not run", "another key", "no guard", "no service"])
 def test_doctor_names_what_is_broken_on_the_client(stage, what):
     stage.set_up()
     step, words = break_client(stage, what)
@@ -255,6 +296,8 @@ def test_doctor_names_what_is_broken_on_the_client(stage, what):
     assert at == step and words in found and fix, (at, found, fix)
     if what == "no service":
         assert "the knock worked" in fix
+    if what == "a host that is down":
+        assert "see whether the server is up" in fix
     if words == "timed out":
         assert f"tcpdump 'tcp dst port {stage.gate.knock_port}'" in fix and "knockknock doctor" in fix
 
@@ -285,7 +328,7 @@ def test_a_trial_that_failed_is_named_not_a_missing_reload(stage, firewall):
     assert stage.daemon.stop() == 0
     stage.start_daemon("--trial", "2s").wait_for("the trial has failed")
     [(step, what, fix)] = wrong(on_server(stage))
-    assert step == "rules" and "the trial has failed" in what and "restart the daemon" in fix
+    assert step == "rules" and "the trial has failed" in what and fix.startswith("systemctl restart knockknock-trial # ")
     assert stage.daemon.stop() == 0
     stage.start_daemon()
     assert wrong(on_server(stage)) == []

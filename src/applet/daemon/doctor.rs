@@ -1,13 +1,12 @@
 //! doctor without a host: checks everything that a knock needs on the server, step by step.
 
 use super::setup::{self, Setup, left_out};
-use super::trial::TRY_AGAIN;
 use super::{check, last_good, privileges, proof};
 use crate::config::{self, Log};
 use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result};
 use crate::klog;
-use crate::profile::{self, KeyIndex, Profile};
+use crate::profile::{self, KeyIndex, Profile, REPLACED, SPENT};
 use crate::status::{self, Status};
 use crate::sys::{clock, listeners};
 use std::fs::{self, File};
@@ -22,6 +21,9 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The number of SYNs that may be logged while the daemon starts: after it has made the log rule, before its watcher
 /// reads.
 const LOGGED_DURING_START: u64 = 2;
+
+/// What to do after a failed trial.
+const BEGIN_AGAIN: &str = "systemctl restart knockknock-trial # once the rest is right; without systemd: stop the daemon, and start it with --trial";
 
 /// Checks the daemon on `directory`. Changes nothing. Returns the exit code.
 pub fn run(directory: &Path, json: bool) -> Result<u8> {
@@ -71,7 +73,13 @@ fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
             // Loading only reads the counter.
             let path = profile.counter.path();
             File::options().write(true).open(path).map_err(|cause| Error::path("write", path, cause))?;
-            Ok(profile.counter.next())
+            let next = profile.counter.next();
+            if next >= SPENT && !found.name.ends_with(REPLACED) {
+                let name = &found.name;
+                return Err(Error::refused("it was revoked, or its counter is spent")
+                    .advise(format!("knockknock revoke {name} && knockknock invite {name} HOST")));
+            }
+            Ok(next)
         });
         match loaded {
             Ok(counter) => {
@@ -108,7 +116,7 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Opt
     diagnosis.ok("firewall", &format!("{} can be used: {}", backend.name(), backend.turnstile()));
     if trial == "failed" {
         let why = "the trial has failed: no knock has opened a port, and the guard was lifted";
-        diagnosis.wrong("rules", &Error::refused(why).advise(TRY_AGAIN));
+        diagnosis.wrong("rules", &Error::refused(why).advise(BEGIN_AGAIN));
     } else if backend.has_rules(rules) {
         diagnosis.ok("rules", "the guard and the log rule are in place");
     } else {
@@ -171,7 +179,8 @@ fn ports(diagnosis: &mut Diagnosis, setup: &Setup) {
     }
     for port in setup.rules.knock_ports.iter().filter(|&port| listeners::listens(port)) {
         let why = format!("{port}: a program listens, so a scan finds an open port there");
-        diagnosis.wrong("knock port", &Error::refused(why).advise("knockknock genprofile chooses a free port"));
+        diagnosis
+            .wrong("knock port", &Error::refused(why).advise("stop that program, or give the profiles another port"));
     }
 }
 
@@ -198,7 +207,7 @@ fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Op
     }
 }
 
-/// Returns the advice to `verb` the daemon.
+/// Returns the command to `verb` the daemon.
 fn command(verb: &str) -> String {
-    format!("{verb} the daemon: systemctl {verb} knockknock-daemon, or on OpenWrt /etc/init.d/knockknock {verb}")
+    format!("systemctl {verb} knockknock-daemon # on OpenWrt: /etc/init.d/knockknock {verb}")
 }

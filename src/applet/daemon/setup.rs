@@ -80,7 +80,8 @@ impl Setup {
             config_warnings.iter().map(|warning| Error::refused(format!("{path:?}, {warning}"))).collect();
         let index = ProfileIndex::read(directory)?;
         warnings.extend(index.left_out.iter().map(|(found, error)| left_out(found, error)));
-        warnings.extend(index.warnings(&config.guard).into_iter().map(Error::refused));
+        let of_guard = |why| Error::refused(why).advise("correct \"guard\" in the config, or \"ports\" in a profile's");
+        warnings.extend(index.warnings(&config.guard).into_iter().map(of_guard));
         config.log = klog::resolve(&config.log)?;
         warnings.extend(klog::check(&config.log)?.map(|warning| {
             Error::refused(warning)
@@ -121,7 +122,8 @@ impl Setup {
         let missing: Vec<String> = self.config.interfaces.iter().filter(gone).cloned().collect();
         for name in missing.iter().filter(|name| !self.missing.contains(name)) {
             let why = format!("interface {name:?} does not exist: the guard will apply to it when it appears");
-            self.warnings.push(Error::refused(why));
+            self.warnings
+                .push(Error::refused(why).advise("\"ip link\" shows the names for \"interfaces\" in the config"));
         }
         self.missing = missing;
         let (interfaces, pairs) = firewall::with_further_names(&self.config.interfaces, &links);
