@@ -67,8 +67,9 @@ impl RawSockets {
     }
 }
 
-/// A control message (cmsg(3)), laid out as in C: the content directly follows the header.
-#[repr(C)]
+/// A control message (cmsg(3)), laid out as in C: the content directly follows the header, and the next message begins at
+/// a multiple of the size of a `long`. The headers of musl are less aligned.
+#[repr(C, align(8))]
 struct Control<T> {
     header: libc::cmsghdr,
     content: T,
@@ -94,6 +95,15 @@ struct Controls {
     /// for another protocol, and refuse this message.
     protocol: Control<libc::c_int>,
 }
+
+/// The messages are where the kernel looks for them (CMSG_NXTHDR), with the headers of each C library.
+const _: () = {
+    const fn space<T>() -> usize {
+        (size_of::<libc::cmsghdr>() + size_of::<T>()).next_multiple_of(size_of::<libc::c_long>())
+    }
+    assert!(offset_of!(Controls, v6) == space::<libc::in_pktinfo>());
+    assert!(offset_of!(Controls, protocol) == offset_of!(Controls, v6) + space::<libc::in6_pktinfo>());
+};
 
 fn send(socket: BorrowedFd<'_>, packet: &[u8], to: SocketAddr, controls: &mut Controls) -> io::Result<()> {
     // A raw IPv6 socket takes the port for the protocol (ipv6(7)); one for IPv4 ignores it.
