@@ -46,11 +46,8 @@ impl StartTime {
 impl Fresh {
     /// Returns whether `line` was logged since the start; `None` if it has no readable timestamp.
     pub fn contains(&self, line: &[u8]) -> Option<bool> {
-        // Only the text before the fields is written by the kernel or syslog; a sender can influence the rest.
-        let fields = entry::fields_of(line).unwrap_or_default();
-        let head = line.get(..line.len() - fields.len()).unwrap_or_default();
-        let kernel = kernel_time(head).map(|time| self.kernel.contains(&time));
-        let wall = wall_time(head).map(|time| time >= self.wall);
+        let kernel = kernel_time(line).map(|time| self.kernel.contains(&time));
+        let wall = wall_time(line).map(|time| time >= self.wall);
         match (kernel, wall) {
             (Some(kernel), Some(wall)) => Some(kernel && wall),
             (kernel, wall) => kernel.or(wall),
@@ -86,7 +83,8 @@ impl Text<'_> {
     fn number(&mut self, digits: usize) -> Option<u64> {
         let (digits, rest) = self.0.split_at_checked(digits)?;
         self.0 = rest;
-        entry::number(digits).map(u64::from)
+        let (number, count) = entry::digits(search::eight(digits));
+        (count == digits.len()).then_some(number)
     }
 }
 
@@ -96,35 +94,42 @@ fn pair(tens: u8, ones: u8) -> Option<u32> {
     (tens < 10 && ones < 10).then_some(u32::from(tens) * 10 + u32::from(ones))
 }
 
-/// Parses the time since boot in `[ 1287.881436]`, as the kernel writes it.
-fn kernel_time(head: &[u8]) -> Option<Duration> {
-    let mut rest = head;
-    while let Some(at) = search::first_byte(rest, b'[') {
-        rest = rest.get(at + 1..)?;
-        let time = kernel_stamp(Text(rest));
+/// Parses the time since boot in `[ 1287.881436]`, as the kernel writes it before the first field. A sender can influence
+/// the fields.
+fn kernel_time(line: &[u8]) -> Option<Duration> {
+    let mut rest = line;
+    loop {
+        let at = search::first(rest, |eight| search::mark_byte(eight, b'[') | search::mark_byte(eight, b'='));
+        let (before, from) = rest.split_at_checked(at)?;
+        let time = match (before, from) {
+            ([.., b'I', b'N'], [b'=', ..]) => return None,
+            (_, [b'[', stamp @ ..]) => kernel_stamp(Text(stamp)),
+            _ => None,
+        };
         if time.is_some() {
             return time;
         }
+        rest = from.get(1..)?;
     }
-    None
 }
 
 /// Parses ` 1287.881436]`.
 fn kernel_stamp(mut text: Text<'_>) -> Option<Duration> {
     while text.take(b" ").is_some() {}
-    let seconds = entry::number(text.digits())?;
+    let mut seconds = 0;
+    text.0 = entry::number(text.0, &mut seconds)?;
     text.take(b".")?;
     let micros = text.number(6)?;
     text.take(b"]")?;
-    Some(Duration::from_secs(seconds.into()) + Duration::from_micros(micros))
+    Some(Duration::from_secs(seconds) + Duration::from_micros(micros))
 }
 
 /// Parses the time since 1970 in `2026-11-22T10:01:42.123456+01:00` at the start of the line (RFC 3339, or journalctl's
 /// short-iso). Without a fraction it returns the last nanosecond of that second.
 ///
 /// Syslog's `<7>` and version `1` may precede the time. A time without a zone is rejected, because it is ambiguous.
-fn wall_time(head: &[u8]) -> Option<Duration> {
-    let mut text = Text(head);
+fn wall_time(line: &[u8]) -> Option<Duration> {
+    let mut text = Text(line);
     if text.take(b"<").is_some() {
         text.0 = text.0.get(search::first_byte(text.0, b'>')? + 1..)?;
         text.0 = text.0.strip_prefix(b"1 ").unwrap_or(text.0);

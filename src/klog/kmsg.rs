@@ -5,6 +5,7 @@ use super::notice::Notice;
 use super::record::Record;
 use crate::error::{Error, Result};
 use crate::ports::Ports;
+use crate::search;
 use crate::wire::entry;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -103,7 +104,8 @@ pub fn line(record: &[u8]) -> Option<&[u8]> {
     let digits = !priority.is_empty() && priority.iter().all(u8::is_ascii_digit);
     let priority: u32 = std::str::from_utf8(priority).ok().filter(|_| digits)?.parse().ok()?;
     let text = text.get(1..)?;
-    (priority >> 3 == 0).then(|| text.split(|&byte| byte == b'\n').next())?
+    let end = search::first_byte(text, b'\n').unwrap_or(text.len());
+    text.get(..end).filter(|_| priority >> 3 == 0)
 }
 
 #[cfg(test)]

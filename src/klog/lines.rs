@@ -80,7 +80,7 @@ fn pass_syns(text: &[u8], ports: &Ports, each: &mut dyn FnMut(Record<'_>)) {
     while let Some(at) = text.get(from..).and_then(|rest| search::first_byte(rest, b'Y')) {
         let at = from + at;
         from = at + 1;
-        if text.get(at.saturating_sub(2)..at + 3) != Some(b" SYN ") {
+        if text.get(at.saturating_sub(2)..).and_then(<[u8]>::first_chunk) != Some(b" SYN ") {
             continue;
         }
         let (before, after) = text.split_at(at);
@@ -120,7 +120,7 @@ fn last_port(text: &[u8]) -> Option<usize> {
     let mut near = text.get(far..)?;
     // Between the two words only PSH has a P.
     while let Some(at) = search::last_byte(near, b'P') {
-        if near.get(at.saturating_sub(2)..at + 3) == Some(b" DPT=") {
+        if near.get(at.saturating_sub(2)..).and_then(<[u8]>::first_chunk) == Some(b" DPT=") {
             return Some(far + at - 2);
         }
         near = near.get(..at)?;

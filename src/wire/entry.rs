@@ -29,67 +29,56 @@ const fn text(bytes: &[u8]) -> u64 {
     text
 }
 
-// The last five bytes of the keys that follow a text of any length, as [`Words::key`] returns them.
-const OUT: u64 = text(b" OUT=");
-const MAC: u64 = text(b" MAC=");
-const PHYSICAL_INPUT: u64 = text(b"YSIN=");
-const PHYSICAL_OUTPUT: u64 = text(b"SOUT=");
-const MAC_SOURCE: u64 = text(b"CSRC=");
-const MAC_DESTINATION: u64 = text(b"CDST=");
-const VLAN: u64 = text(b" VID=");
-const TUNNEL: u64 = text(b"NNEL=");
-const SOURCE: u64 = text(b" SRC=");
-const LENGTH: u64 = text(b" LEN=");
-/// Also that of MACPROTO= and VPROTO=.
-const PROTOCOL: u64 = text(b"ROTO=");
+/// The words that may come between the interfaces and the source address.
+const LINK: [u64; 9] = [
+    text(b" MAC="),
+    text(b" PHYSIN="),
+    text(b" PHYSOUT"),
+    text(b" MACSRC="),
+    text(b" MACDST="),
+    text(b" MACPROT"),
+    text(b" VPROTO="),
+    text(b" VID="),
+    text(b" TUNNEL="),
+];
+/// The flags that may precede SYN.
+const FLAGS: [u64; 4] = [text(b" CWR"), text(b" ECE"), text(b" URG"), text(b" PSH")];
 
-/// A line, and the position up to which it has been read.
-struct Words<'a> {
-    line: &'a [u8],
-    /// The position in the line.
-    at: usize,
+// Each of these functions takes a part of a line from its start, and returns the rest of the line.
+
+/// Takes this text of at most eight bytes. At least eight follow each text in a complete line.
+#[inline(always)]
+fn take(line: &[u8], text: u64) -> Option<&[u8]> {
+    let unused = text.leading_zeros() & 56;
+    let (eight, _) = line.split_first_chunk()?;
+    let is = u64::from_le_bytes(*eight) << unused == text << unused;
+    line.get(8 - unused as usize / 8..).filter(|_| is)
 }
 
-impl<'a> Words<'a> {
-    #[inline(always)]
-    fn rest(&self) -> &'a [u8] {
-        self.line.get(self.at..).unwrap_or_default()
-    }
+/// Takes one of these texts.
+fn take_any<'a>(line: &'a [u8], texts: &[u64]) -> Option<&'a [u8]> {
+    texts.iter().find_map(|text| take(line, *text))
+}
 
-    /// Goes to the end of the next key, and returns its last five bytes.
-    fn key(&mut self) -> Option<u64> {
-        self.at += search::first(self.rest(), |eight| search::mark_byte(eight, b'=')) + 1;
-        let eight = self.line.get(..self.at)?.last_chunk()?;
-        Some(u64::from_le_bytes(*eight) >> 24)
-    }
+/// Takes the bytes up to a space.
+fn word(line: &[u8]) -> Option<&[u8]> {
+    line.get(search::first(line, |eight| search::mark_byte(eight, b' '))..)
+}
 
-    /// Takes the next bytes if they are this text.
-    fn take(&mut self, text: u64) -> Option<()> {
-        let unused = text.leading_zeros() & 56;
-        if search::eight(self.rest()) << unused != text << unused {
-            return None;
+/// Takes a decimal number of at most ten digits.
+pub fn number<'a>(line: &'a [u8], number: &mut u64) -> Option<&'a [u8]> {
+    let (value, count) = digits(u64::from_le_bytes(*line.first_chunk()?));
+    *number = value;
+    let mut rest = line.get(count..).filter(|_| count > 0)?;
+    if count == 8 {
+        for _ in 0..2 {
+            if let [digit @ b'0'..=b'9', after @ ..] = rest {
+                *number = *number * 10 + u64::from(digit - b'0');
+                rest = after;
+            }
         }
-        self.at += 8 - unused as usize / 8;
-        Some(())
     }
-
-    /// Takes a decimal number of at most ten digits, which a space ends, but not the space.
-    fn number(&mut self) -> Option<u64> {
-        let rest = self.rest();
-        let (mut number, mut count) = digits(search::eight(rest));
-        while let Some(byte @ b'0'..=b'9') = rest.get(count).filter(|_| count < 10) {
-            number = number * 10 + u64::from(byte - b'0');
-            count += 1;
-        }
-        self.at += count;
-        (count > 0 && rest.get(count) == Some(&b' ')).then_some(number)
-    }
-
-    /// Takes this text and the number behind it.
-    fn value(&mut self, text: u64) -> Option<u64> {
-        self.take(text)?;
-        self.number()
-    }
+    Some(rest)
 }
 
 impl Entry {
@@ -98,63 +87,67 @@ impl Entry {
     ///
     /// It never panics or allocates.
     pub fn parse(line: &[u8]) -> Option<Self> {
-        let line = fields_of(line)?;
-        let mut words = Words { line, at: 3 };
-        let no_input = words.rest().first() == Some(&b' ');
-        if words.key()? != OUT || no_input || words.rest().first() != Some(&b' ') {
-            return None;
-        }
-        let mut key = words.key()?;
-        while let MAC | PHYSICAL_INPUT | PHYSICAL_OUTPUT | MAC_SOURCE | MAC_DESTINATION | PROTOCOL | VLAN | TUNNEL = key
-        {
-            key = words.key()?;
-        }
-        if key != SOURCE {
-            return None;
-        }
-        let (source, length) = address(words.rest())?;
-        words.at += length;
-        words.take(const { text(b" DST=") })?;
-        let no_destination = words.rest().first() == Some(&b' ');
-        if words.key()? != LENGTH || no_destination {
-            return None;
-        }
-        words.number()?;
-        let id = if source.is_ipv4() {
-            words.take(const { text(b" TOS=0x") })?;
-            words.at += 2;
-            words.take(const { text(b" PREC=0x") })?;
-            words.at += 2;
-            words.value(const { text(b" TTL=") })?;
-            words.value(const { text(b" ID=") })?.try_into().ok()?
-        } else {
-            words.value(const { text(b" TC=") })?;
-            words.take(const { text(b" HOPLIM") })?;
-            words.value(const { text(b"IT=") })?;
-            words.take(const { text(b" FLOW") })?;
-            flow_id(words.value(const { text(b"LBL=") })?)?
+        let [mut id, mut source_port, mut knock_port, mut seq, mut ack, mut win] = [0; 6];
+        let name = fields_of(line)?.get(3..).filter(|name| name.first() != Some(&b' '))?;
+        let mut rest = take(word(name)?, const { text(b" OUT=") })?;
+        let (source, mut rest) = loop {
+            if let Some(after) = take(rest, const { text(b" SRC=") }) {
+                break address(after)?;
+            }
+            rest = word(take_any(rest, &LINK)?)?;
         };
+        rest = word(take(rest, const { text(b" DST=") })?)?;
+        rest = word(take(rest, const { text(b" LEN=") })?)?;
+        if source.is_ipv4() {
+            rest = take(rest, const { text(b" TOS=0x") })?.get(2..)?;
+            rest = take(rest, const { text(b" PREC=0x") })?.get(2..)?;
+            rest = word(take(rest, const { text(b" TTL=") })?)?;
+            rest = number(take(rest, const { text(b" ID=") })?, &mut id)?;
+        } else {
+            rest = word(take(rest, const { text(b" TC=") })?)?;
+            rest = take(rest, const { text(b" HOPLIM") })?;
+            rest = word(take(rest, const { text(b"IT=") })?)?;
+            rest = take(rest, const { text(b" FLOW") })?;
+            rest = number(take(rest, const { text(b"LBL=") })?, &mut id)?;
+        }
         // CE, DF, MF, FRAG: and IP options may precede the protocol. A bracket begins the header that an ICMP error
         // quotes, which is another packet's.
-        let before = words.at;
-        if words.key()? != PROTOCOL || search::first_byte(line.get(before..words.at)?, b'[').is_some() {
-            return None;
-        }
-        let source_port = words.value(const { text(b"TCP SPT=") })?.try_into().ok()?;
-        let knock_port = words.value(const { text(b" DPT=") })?.try_into().ok()?;
-        let seq = words.value(const { text(b" SEQ=") })?.try_into().ok()?;
-        let ack = words.value(const { text(b" ACK=") })?.try_into().ok()?;
-        let win = Some(words.value(const { text(b" WINDOW=") })?.try_into().ok()?);
-        words.take(const { text(b" RES=0x") })?;
-        words.at += 2;
+        rest = loop {
+            if let Some(after) = take(rest, const { text(b" PROTO=T") }) {
+                break after;
+            }
+            let after = word(take(rest, const { text(b" ") })?)?;
+            if rest.get(..rest.len() - after.len())?.iter().any(|byte| matches!(byte, b'[' | b'=')) {
+                return None;
+            }
+            rest = after;
+        };
+        rest = number(take(rest, const { text(b"CP SPT=") })?, &mut source_port)?;
+        rest = number(take(rest, const { text(b" DPT=") })?, &mut knock_port)?;
+        rest = number(take(rest, const { text(b" SEQ=") })?, &mut seq)?;
+        rest = number(take(rest, const { text(b" ACK=") })?, &mut ack)?;
+        rest = number(take(rest, const { text(b" WINDOW=") })?, &mut win)?;
+        rest = take(rest, const { text(b" RES=0x") })?.get(2..)?;
         // Without URGP= the line is truncated, and a flag may be missing.
-        while words.take(const { text(b" SYN URG") }).is_none() {
-            const { [text(b" CWR"), text(b" ECE"), text(b" URG"), text(b" PSH")] }
-                .iter()
-                .find_map(|flag| words.take(*flag))?;
+        loop {
+            if let Some(after) = take(rest, const { text(b" SYN URG") }) {
+                after.strip_prefix(b"P=")?;
+                break;
+            }
+            rest = take_any(rest, &FLAGS)?;
         }
-        words.take(const { text(b"P=") })?;
-        Some(Self { source, source_port, knock_port, fields: Fields { id, seq, ack, win } })
+        let id = if source.is_ipv4() { id.try_into().ok()? } else { flow_id(id)? };
+        Some(Self {
+            source,
+            source_port: source_port.try_into().ok()?,
+            knock_port: knock_port.try_into().ok()?,
+            fields: Fields {
+                id,
+                seq: seq.try_into().ok()?,
+                ack: ack.try_into().ok()?,
+                win: Some(win.try_into().ok()?),
+            },
+        })
     }
 
     /// Returns the ciphertext, if the entry carries one.
@@ -178,9 +171,8 @@ pub fn knock_port(line: &[u8]) -> Option<u16> {
             _ => 5,
         };
     }
-    let digits = line.get(at + 5..)?;
-    let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
-    short(digits.get(..end)?)
+    let (port, count) = digits(search::eight(line.get(at + 5..)?));
+    port.try_into().ok().filter(|_| count > 0)
 }
 
 /// Returns the low 16 bits of an IPv6 flow label, which has 20.
@@ -207,30 +199,34 @@ pub fn fields_of(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Parses an address, which a space ends. Returns its length too.
-fn address(text: &[u8]) -> Option<(IpAddr, usize)> {
-    v4(text).or_else(|| {
-        let (address, _) = text.split_at_checked(search::first_byte(text, b' ')?)?;
-        let v6 = std::str::from_utf8(address).ok()?.parse().ok()?;
-        Some((IpAddr::V6(v6), address.len()))
-    })
+/// Takes an address, which a space ends.
+fn address(line: &[u8]) -> Option<(IpAddr, &[u8])> {
+    let mut v4 = 0;
+    if let Some(rest) = ipv4(line, &mut v4) {
+        return Some((Ipv4Addr::from_bits(v4).into(), rest));
+    }
+    let (address, rest) = line.split_at_checked(search::first_byte(line, b' ')?)?;
+    Some((IpAddr::V6(std::str::from_utf8(address).ok()?.parse().ok()?), rest))
 }
 
-/// Parses an IPv4 address. The standard library takes four times as long, for every SYN of a flood.
-fn v4(text: &[u8]) -> Option<(IpAddr, usize)> {
-    let (mut at, mut bits) = (0, 0);
-    for end in *b"... " {
-        let rest = text.get(at..)?;
-        let (octet, count) = digits(search::eight(rest));
+/// Takes an IPv4 address, which a space ends. The standard library takes four times as long, for every SYN of a flood.
+fn ipv4<'a>(line: &'a [u8], bits: &mut u32) -> Option<&'a [u8]> {
+    let (mut rest, mut value) = (line, 0);
+    for end in b"... " {
+        let (octet, count) = digits(u64::from_le_bytes(*rest.first_chunk()?));
         // 01 may be meant as octal.
         let octal = count > 1 && rest.first() == Some(&b'0');
-        if count == 0 || octet > 255 || octal || rest.get(count) != Some(&end) {
+        rest = rest.get(count..)?;
+        if count == 0 || octet > 255 || octal || rest.first() != Some(end) {
             return None;
         }
-        bits = bits << 8 | octet as u32;
-        at += count + 1;
+        value = value << 8 | octet as u32;
+        if *end == b'.' {
+            rest = rest.get(1..)?;
+        }
     }
-    Some((Ipv4Addr::from_bits(bits).into(), at - 1))
+    *bits = value;
+    Some(rest)
 }
 
 /// Parses the decimal digits at the start of eight bytes, all at once: in a flood the branches of a loop would be
@@ -247,27 +243,6 @@ pub fn digits(eight: u64) -> (u64, usize) {
     let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
     let eights = fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff;
     (eights, count as usize)
-}
-
-/// Parses a decimal number of 32 bits and at most ten digits.
-pub fn number(digits: &[u8]) -> Option<u32> {
-    if !matches!(digits.len(), 1..=10) {
-        return None;
-    }
-    let mut number = 0;
-    for byte in digits {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        number = number * 10 + u64::from(digit);
-    }
-    number.try_into().ok()
-}
-
-/// Parses a decimal number of 16 bits.
-fn short(digits: &[u8]) -> Option<u16> {
-    number(digits)?.try_into().ok()
 }
 
 #[cfg(test)]

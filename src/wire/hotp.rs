@@ -16,7 +16,7 @@ const TCP: u8 = 6;
 
 /// A one-time code of 48 bits, as a SYN carries it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Code([u8; 6]);
+pub struct Code(u64);
 
 impl Keys {
     /// Computes the code that asks for `port` with `counter`.
@@ -30,30 +30,25 @@ impl Keys {
 }
 
 fn truncated(mac: Hmac<Sha1>) -> Code {
-    let bytes = mac.finalize().into_bytes();
-    let mut code = [0; 6];
-    code.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
-    Code(code)
+    Code(mac.finalize().into_bytes().iter().take(6).fold(0, |code, &byte| code << 8 | u64::from(byte)))
 }
 
 impl Code {
     /// Returns the header fields that carry the code. `None` if the identification is 0, which the sender's kernel
     /// would replace; the sender then skips the counter.
     pub fn fields(self) -> Option<Fields> {
-        let [i0, i1, s0, s1, s2, s3] = self.0;
-        let (id, seq) = (u16::from_be_bytes([i0, i1]), u32::from_be_bytes([s0, s1, s2, s3]));
+        let (id, seq) = ((self.0 >> 32) as u16, self.0 as u32);
         (id != 0).then_some(Fields { id, seq, ack: 0, win: None })
     }
 
     /// Reads the code from the fields of a received SYN; `None` if its acknowledgment number is not 0.
     pub fn from_fields(fields: &Fields) -> Option<Self> {
-        let ([i0, i1], [s0, s1, s2, s3]) = (fields.id.to_be_bytes(), fields.seq.to_be_bytes());
-        (fields.ack == 0).then_some(Self([i0, i1, s0, s1, s2, s3]))
+        (fields.ack == 0).then_some(Self(u64::from(fields.id) << 32 | u64::from(fields.seq)))
     }
 
     /// Returns the code as a number below 2^48.
     pub fn to_u64(self) -> u64 {
-        self.0.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
+        self.0
     }
 }
 

@@ -153,9 +153,10 @@ impl Ciphertext {
         (fields.ack != 0).then_some(Self([i0, i1, s0, s1, s2, s3, a0, a1, a2, a3, w0, w1]))
     }
 
-    /// Returns the bytes as one big-endian number.
-    pub fn to_u128(&self) -> u128 {
-        self.0.iter().fold(0, |number, &byte| number << 8 | u128::from(byte))
+    /// Returns the first eight bytes and the last four as big-endian numbers.
+    pub fn to_numbers(&self) -> (u64, u32) {
+        let [i0, i1, s0, s1, s2, s3, a0, a1, a2, a3, w0, w1] = self.0;
+        (u64::from_be_bytes([i0, i1, s0, s1, s2, s3, a0, a1]), u32::from_be_bytes([a2, a3, w0, w1]))
     }
 }
 

@@ -23,84 +23,74 @@ fuzz_target!(|line: &[u8]| {
     }
 });
 
-/// Splits the line at each `=`, and compares the keys with those that the kernel writes, in its order.
+/// Takes one part after the other from the start of the text, in the kernel's order.
 fn slow(line: &[u8]) -> Option<Entry> {
     let bytes = (0..line.len()).find(|&at| line[at..].starts_with(b" IN=")).map(|at| &line[at + 1..]);
     let bytes = bytes.or_else(|| (0..line.len()).find(|&at| line[at..].starts_with(b"IN=")).map(|at| &line[at..]))?;
     // One character for each byte.
     let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
-    let parts: Vec<&str> = text.split('=').collect();
-    let mut at = 0;
-    // The value of the last key, which ends before the next key.
-    let mut value = |key: &str| {
-        at += 1;
-        parts.get(at).filter(|_| at + 1 < parts.len())?.strip_suffix(key).map(str::to_owned)
-    };
-    let input = value(" OUT")?;
-    if input.starts_with(' ') || input.is_empty() {
+    let mut rest = Rest(&text);
+    if rest.word("IN=")?.is_empty() {
         return None;
     }
-    let mut output = text.split_once(" OUT=")?.1;
-    if !output.starts_with(' ') {
-        return None;
+    rest.take(" OUT=")?;
+    let links = [" MAC=", " PHYSIN=", " PHYSOUT", " MACSRC=", " MACDST=", " MACPROT", " VPROTO=", " VID=", " TUNNEL="];
+    while !rest.0.starts_with(" SRC=") {
+        links.iter().find_map(|link| rest.word(link))?;
     }
-    loop {
-        let (before, after) = output.split_once('=')?;
-        output = after;
-        if before.ends_with(" SRC") {
-            break;
-        }
-        ["YSIN", "SOUT", " MAC", "CSRC", "CDST", "ROTO", " VID", "NNEL"].iter().find(|key| before.ends_with(*key))?;
-    }
-    let (source, rest) = output.split_once(' ')?;
-    let rest = rest.strip_prefix("DST=")?;
-    let (destination, rest) = rest.split_once('=')?;
-    let destination = destination.strip_suffix(" LEN")?;
-    if destination.starts_with(' ') || destination.is_empty() {
-        return None;
-    }
-    let mut rest = rest;
-    // The text after the start: a word up to a space, or any two bytes.
-    let mut take = |start: &str, two: bool| {
-        rest = rest.strip_prefix(start)?;
-        let end = if two { rest.char_indices().nth(2)?.0 } else { rest.find(' ')? };
-        let (word, after) = rest.split_at(end);
-        rest = after;
-        Some(word.to_owned())
-    };
-    let ten = |digits: String| number(&digits, 9_999_999_999);
-    ten(take("", false)?)?;
+    let source = rest.word(" SRC=")?;
+    rest.word(" DST=")?;
+    rest.word(" LEN=")?;
     let (source, id) = if let Ok(source) = source.parse() {
-        take(" TOS=0x", true)?;
-        take(" PREC=0x", true)?;
-        ten(take(" TTL=", false)?)?;
-        (IpAddr::V4(source), number(&take(" ID=", false)?, 0xffff)?)
+        rest.two(" TOS=0x")?;
+        rest.two(" PREC=0x")?;
+        rest.word(" TTL=")?;
+        (IpAddr::V4(source), number(rest.word(" ID=")?, 0xffff)?)
     } else {
-        ten(take(" TC=", false)?)?;
-        ten(take(" HOPLIMIT=", false)?)?;
-        (IpAddr::V6(source.parse().ok()?), number(&take(" FLOWLBL=", false)?, 0xfffff)? & 0xffff)
+        rest.word(" TC=")?;
+        rest.word(" HOPLIMIT=")?;
+        (IpAddr::V6(source.parse().ok()?), number(rest.word(" FLOWLBL=")?, 0xfffff)? & 0xffff)
     };
-    let (words, after) = rest.split_once('=')?;
-    words.strip_suffix("ROTO").filter(|words| !words.contains('['))?;
-    let mut rest = after;
-    let mut take = |start: &str| {
-        rest = rest.strip_prefix(start)?;
-        let (word, after) = rest.split_at(rest.find(' ')?);
-        rest = after;
-        number(word, 0xffff_ffff)
-    };
-    let source_port = take("TCP SPT=").filter(|&port| port < 65536)? as u16;
-    let knock_port = take(" DPT=").filter(|&port| port < 65536)? as u16;
-    let seq = take(" SEQ=")? as u32;
-    let ack = take(" ACK=")? as u32;
-    let win = Some(take(" WINDOW=").filter(|&window| window < 65536)? as u16);
-    let rest = rest.strip_prefix(" RES=0x")?;
-    let mut flags = rest.char_indices().nth(2).map(|(at, _)| &rest[at..])?;
-    while let Some(after) = [" CWR", " ECE", " URG", " PSH"].iter().find_map(|flag| flags.strip_prefix(flag)) {
-        flags = after;
+    while !rest.0.starts_with(" PROTO=T") {
+        if rest.word(" ")?.contains(['[', '=']) {
+            return None;
+        }
     }
-    flags.strip_prefix(" SYN URGP=")?;
+    rest.take(" PROTO=TCP")?;
+    let source_port = number(rest.word(" SPT=")?, 0xffff)? as u16;
+    let knock_port = number(rest.word(" DPT=")?, 0xffff)? as u16;
+    let seq = number(rest.word(" SEQ=")?, 0xffff_ffff)? as u32;
+    let ack = number(rest.word(" ACK=")?, 0xffff_ffff)? as u32;
+    let win = Some(number(rest.word(" WINDOW=")?, 0xffff)? as u16);
+    rest.two(" RES=0x")?;
+    while [" CWR", " ECE", " URG", " PSH"].iter().any(|flag| rest.take(flag).is_some()) {}
+    rest.take(" SYN URGP=")?;
     Some(Entry { source, source_port, knock_port, fields: Fields { id: id as u16, seq, ack, win } })
+}
+
+/// The rest of the text.
+struct Rest<'a>(&'a str);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, start: &str) -> Option<()> {
+        self.0 = self.0.strip_prefix(start)?;
+        Some(())
+    }
+
+    /// Takes `start` and the text after it up to a space.
+    fn word(&mut self, start: &str) -> Option<&'a str> {
+        let after = self.0.strip_prefix(start)?;
+        let (word, rest) = after.split_at(after.find(' ')?);
+        self.0 = rest;
+        Some(word)
+    }
+
+    /// Takes `start` and two characters.
+    fn two(&mut self, start: &str) -> Option<()> {
+        let after = self.0.strip_prefix(start)?;
+        self.0 = after.char_indices().nth(2).map(|(at, _)| &after[at..])?;
+        Some(())
+    }
 }
 
 fn number(digits: &str, most: u64) -> Option<u64> {

@@ -90,13 +90,13 @@ impl CodeTable {
     pub fn candidates(&self, hash: u64) -> impl Iterator<Item = usize> {
         let wanted = self.fingerprint(hash);
         let bucket = self.bucket(hash);
-        let passes = self.mark(bucket) & self.filter_bit(wanted) != 0;
-        let mut at = if passes { self.link(bucket) } else { self.places };
+        let (first, filter) = self.word(bucket);
+        let mut at = if filter & self.filter_bit(wanted) != 0 { first } else { self.places };
         std::iter::from_fn(move || {
             while at < self.places {
-                let place = at;
-                at = self.link(place);
-                if self.mark(place) == wanted {
+                let (place, (after, fingerprint)) = (at, self.word(at));
+                at = after;
+                if fingerprint == wanted {
                     return Some(place);
                 }
             }
@@ -104,19 +104,20 @@ impl CodeTable {
         })
     }
 
-    fn word(&self, at: usize) -> u32 {
-        let from = at * self.layout.bytes;
-        let word = self.words[from..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        word & (u32::MAX >> (32 - self.layout.link_bits - self.layout.mark_bits))
+    /// Returns the link and the mark of a word. The mark is a place's fingerprint, or a bucket's filter.
+    fn word(&self, at: usize) -> (usize, u32) {
+        let Layout { bytes, link_bits, mark_bits, .. } = self.layout;
+        let word = self.words[at * bytes..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let bits = |number: u32| (1 << number) - 1;
+        ((word & bits(link_bits)) as usize, word >> link_bits & bits(mark_bits))
     }
 
     fn link(&self, at: usize) -> usize {
-        (self.word(at) & ((1 << self.layout.link_bits) - 1)) as usize
+        self.word(at).0
     }
 
-    /// Returns the mark of a word: a place's fingerprint, or a bucket's filter.
     fn mark(&self, at: usize) -> u32 {
-        self.word(at) >> self.layout.link_bits
+        self.word(at).1
     }
 
     fn set(&mut self, at: usize, link: usize, mark: u32) {

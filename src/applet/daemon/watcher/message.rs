@@ -23,13 +23,10 @@ impl Message {
 
     /// Hashes the message together with the knock port.
     pub fn hash(&self, knock_port: u16, secret: u64) -> u64 {
-        let (upper, lower) = match self {
-            Self::Stealth(code) => (0, code.to_u64()),
-            Self::Classic(ciphertext) => {
-                let number = ciphertext.to_u128();
-                ((number >> 64) as u64, number as u64)
-            }
+        let (first, rest) = match self {
+            Self::Stealth(code) => (code.to_u64(), 0),
+            Self::Classic(ciphertext) => ciphertext.to_numbers(),
         };
-        keyed_hash(secret, keyed_hash(secret, lower) ^ upper << 16 ^ u64::from(knock_port))
+        keyed_hash(secret, keyed_hash(secret, first) ^ u64::from(rest) << 16 ^ u64::from(knock_port))
     }
 }

@@ -29,9 +29,10 @@ impl Throttle {
     ///
     /// A guess without room is not counted. It could not have opened anything by itself.
     pub fn count(&mut self, codes: u32, now: Instant) -> bool {
-        let room = self.has_room(codes, now);
+        let after = self.after(codes, now);
+        let room = after <= now + DAY;
         if room {
-            self.empty_at = Some(self.after(codes, now));
+            self.empty_at = Some(after);
         }
         room
     }
