@@ -2,9 +2,12 @@
 //! recomputes the code of each place and compares.
 //!
 //! Each place and each bucket is one word. The places of a bucket form a chain that ends with the bucket itself, so a
-//! place can be removed from the middle of a chain without its hash. A word is a link and, above it, a mark. A place's
-//! mark is a fingerprint: some bits of its hash. A bucket's mark is a filter with one bit for each of its places, so
-//! most lookups of an absent hash end there. In a small table a word has three bytes.
+//! place can be removed from the middle of a chain without its hash. A word is a link and, above it, a mark. In a small
+//! table a word has three bytes. A place's mark is a fingerprint: some bits of its hash.
+//!
+//! Most lookups of an absent hash end at one of two filters, which have a bit for each place of a bucket. The first
+//! filter is a byte of its own, because the bytes of all buckets fit into a processor's cache, as the words of a large
+//! table do not. The second one is the mark of the bucket's word.
 
 /// The maximum number of places that a table can have.
 pub const MAX_PLACES: usize = 1 << 20;
@@ -14,8 +17,9 @@ pub(super) struct CodeTable {
     /// The words of the places, then those of the buckets, little-endian, and one more byte because four are read at
     /// once. An empty place and a bucket without places link to themselves.
     words: Box<[u8]>,
+    /// The first filters of the buckets.
+    filters: Box<[u8]>,
     places: usize,
-    buckets: usize,
     layout: Layout,
 }
 
@@ -30,8 +34,8 @@ struct Layout {
 }
 
 /// For up to 2^16 places and buckets: less than four bytes for each place.
-const SMALL: Layout = Layout { chain: 4, bytes: 3, link_bits: 16, mark_bits: 8 };
-/// For larger tables, which do not fit into the processor's cache: shorter chains, six bytes for each place.
+const SMALL: Layout = Layout { chain: 5, bytes: 3, link_bits: 16, mark_bits: 8 };
+/// For larger tables: shorter chains, six and a half bytes for each place.
 const LARGE: Layout = Layout { chain: 2, bytes: 4, link_bits: 21, mark_bits: 11 };
 
 #[allow(clippy::indexing_slicing, reason = "links are made here, and are numbers of places and buckets")]
@@ -47,7 +51,8 @@ impl CodeTable {
         // At least one, so that every hash has a bucket.
         let buckets = places / layout.chain + 1;
         let words = places + buckets;
-        let mut table = Self { words: vec![0; words * layout.bytes + 1].into(), places, buckets, layout };
+        let filters = vec![0; buckets].into();
+        let mut table = Self { words: vec![0; words * layout.bytes + 1].into(), filters, places, layout };
         (0..words).for_each(|at| table.set(at, at, 0));
         table
     }
@@ -56,8 +61,12 @@ impl CodeTable {
     pub fn insert(&mut self, place: usize, hash: u64) {
         debug_assert!(self.link(place) == place);
         let (bucket, fingerprint) = (self.bucket(hash), self.fingerprint(hash));
-        self.set(place, self.link(bucket), fingerprint);
-        self.set(bucket, place, self.mark(bucket) | self.filter_bit(fingerprint));
+        let (first, second) = self.filter_bits(fingerprint);
+        let start = self.places + bucket;
+        let (link, filter) = self.word(start);
+        self.set(place, link, fingerprint);
+        self.set(start, place, filter | second);
+        self.filters[bucket] |= first;
     }
 
     /// Empties a place.
@@ -66,32 +75,40 @@ impl CodeTable {
         if after == place {
             return;
         }
-        let mut bucket = after;
-        while bucket < self.places {
-            bucket = self.link(bucket);
+        let mut start = after;
+        while start < self.places {
+            start = self.link(start);
         }
-        // Walk the chain from its start, to unlink the place and recompute the filter.
-        let (mut before, mut filter) = (bucket, 0);
-        let mut at = self.link(bucket);
+        // Walk the chain from its start, to unlink the place and recompute the filters.
+        let (mut before, mut filters) = (start, (0, 0));
+        let mut at = self.link(start);
         while at < self.places {
+            let (next, fingerprint) = self.word(at);
             if at == place {
-                self.set(before, after, self.mark(before));
+                self.set(before, after, self.word(before).1);
             } else {
-                filter |= self.filter_bit(self.mark(at));
+                let (first, second) = self.filter_bits(fingerprint);
+                filters = (filters.0 | first, filters.1 | second);
                 before = at;
             }
-            at = self.link(at);
+            at = next;
         }
-        self.set(bucket, self.link(bucket), filter);
+        self.filters[start - self.places] = filters.0;
+        self.set(start, self.link(start), filters.1);
         self.set(place, place, 0);
     }
 
     /// Returns the places that may hold a code with this hash; few others have the same fingerprint.
     pub fn candidates(&self, hash: u64) -> impl Iterator<Item = usize> {
-        let wanted = self.fingerprint(hash);
-        let bucket = self.bucket(hash);
-        let (first, filter) = self.word(bucket);
-        let mut at = if filter & self.filter_bit(wanted) != 0 { first } else { self.places };
+        let (bucket, wanted) = (self.bucket(hash), self.fingerprint(hash));
+        let (first, second) = self.filter_bits(wanted);
+        let mut at = self.places;
+        if self.filters[bucket] & first != 0 {
+            let (link, filter) = self.word(self.places + bucket);
+            if filter & second != 0 {
+                at = link;
+            }
+        }
         std::iter::from_fn(move || {
             while at < self.places {
                 let (place, (after, fingerprint)) = (at, self.word(at));
@@ -104,7 +121,7 @@ impl CodeTable {
         })
     }
 
-    /// Returns the link and the mark of a word. The mark is a place's fingerprint, or a bucket's filter.
+    /// Returns the link and the mark of a word.
     fn word(&self, at: usize) -> (usize, u32) {
         let Layout { bytes, link_bits, mark_bits, .. } = self.layout;
         let word = self.words[at * bytes..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
@@ -116,10 +133,6 @@ impl CodeTable {
         self.word(at).0
     }
 
-    fn mark(&self, at: usize) -> u32 {
-        self.word(at).1
-    }
-
     fn set(&mut self, at: usize, link: usize, mark: u32) {
         let word = (mark << self.layout.link_bits | link as u32).to_le_bytes();
         let bytes = self.layout.bytes;
@@ -128,7 +141,7 @@ impl CodeTable {
 
     /// Maps the upper half of the hash to a bucket.
     fn bucket(&self, hash: u64) -> usize {
-        self.places + (((hash >> 32) * self.buckets as u64) >> 32) as usize
+        (((hash >> 32) * self.filters.len() as u64) >> 32) as usize
     }
 
     /// Returns the top bits of the lower half of the hash.
@@ -136,8 +149,9 @@ impl CodeTable {
         hash as u32 >> (32 - self.layout.mark_bits)
     }
 
-    fn filter_bit(&self, fingerprint: u32) -> u32 {
-        1 << ((fingerprint * self.layout.mark_bits) >> self.layout.mark_bits)
+    /// Returns a fingerprint's bits in the two filters, by its highest and its lowest three bits.
+    fn filter_bits(&self, fingerprint: u32) -> (u8, u32) {
+        (1 << (fingerprint >> (self.layout.mark_bits - 3)), 1 << (fingerprint & 7))
     }
 }
 
@@ -199,6 +213,6 @@ mod tests {
             assert!(table.candidates(hash).any(|found| found == place));
         }
         assert_eq!(CodeTable::new(0).candidates(7).count(), 0);
-        assert_eq!([52_427, 52_428, 52_429].map(|places| CodeTable::new(places).layout.bytes), [3, 3, 4]);
+        assert_eq!([54_612, 54_613, 54_614].map(|places| CodeTable::new(places).layout.bytes), [3, 3, 4]);
     }
 }
