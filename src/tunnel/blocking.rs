@@ -19,8 +19,8 @@ pub fn wait_for_turn(found: &Found) -> Result<Turn> {
         match knock_lock.try_lock()? {
             Some(turn) => return Ok(turn),
             None if Instant::now() > until => {
-                let why = format!("another process has held the knock lock of {:?} for a minute", found.name);
-                return Err(Error::refused(why).advise(format!("fuser -v {:?} lists it", found.path)));
+                let why = format!("another process has held a lock of {:?} for a minute", found.name);
+                return Err(Error::refused(why).advise(format!("fuser -v {0:?} {0:?}/counter lists it", found.path)));
             }
             None => thread::sleep(RETRY_LOCK),
         }

@@ -26,12 +26,16 @@ impl KnockLock {
         Self { directory: found.path.clone() }
     }
 
-    /// Takes the lock; `None` if another client or process holds it.
+    /// Takes the lock; `None` if another client or process holds it, or that of the counter, for which a knock would
+    /// wait.
     pub fn try_lock(&self) -> Result<Option<Turn>> {
         let file = File::open(&self.directory).map_err(|cause| Error::path("open", &self.directory, cause))?;
+        let counter = sys::file::open_small(&self.directory.join("counter"), false);
+        let busy = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
         match sys::file::try_lock(&file) {
+            Ok(()) if counter.is_ok_and(|counter| sys::file::try_lock(&counter).as_ref().is_err_and(busy)) => Ok(None),
             Ok(()) => Ok(Some(Turn { _locked: Some(file) })),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if busy(&error) => Ok(None),
             // NFS cannot lock directories. Then two clients may knock at the same time and one of them has to knock
             // again, which is better than refusing both.
             Err(_) => Ok(Some(Turn { _locked: None })),

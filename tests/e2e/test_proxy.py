@@ -656,6 +656,26 @@ def test_a_client_that_vanishes_while_another_program_knocks_blocks_nobody(door,
     clients[2].close()
 
 
+def test_a_stopped_program_that_holds_a_counter_does_not_stop_the_others_connections(door, proxy):
+    """As a knock would that is stopped between taking the counter and sending the packet."""
+    connected, _ = proxy.ask(SERVER, PLAIN)
+    with (door.gate.client_path / "counter").open() as counter:
+        fcntl.flock(counter, fcntl.LOCK_EX)
+        waiting = proxy.socket()
+        waiting.sendall(b"\x05\x01\x00" + request(SERVER, ECHO))
+        assert exactly(waiting, 2) == b"\x05\x00"
+        for _ in range(3):
+            connected.sendall(b"x")
+            assert exactly(connected, 1) == b"x"
+            client, answer = proxy.ask(SERVER, PLAIN)
+            assert answer == GRANTED
+            client.close()
+    assert reply(waiting) == GRANTED
+    assert door.gate.client_counter == 1
+    for client in (waiting, connected):
+        client.close()
+
+
 def test_a_connection_whose_opening_is_gone_is_reset(door, proxy):
     """As with connect: all attempts are established before the proxy goes on, and the opening is gone."""
     def send_all(number):
