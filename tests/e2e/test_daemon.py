@@ -510,7 +510,7 @@ def test_a_client_with_an_old_copy_of_its_profile_is_named_at_once(stage, wire, 
     (stage.gate.client_path / "counter").write_text("187\n")
     stage.knock()
     assert refusals(stage) == [f'knock from {CLIENT} for profile "gate" with an old counter, 113 behind']
-    assert "its profile is an old copy: create a new profile" in "".join(stage.daemon.lines)
+    assert "its profile is an old copy: knockknock rotate gives it new keys" in "".join(stage.daemon.lines)
 
 
 def test_no_secret_is_logged(gate):

@@ -142,7 +142,7 @@ def test_a_broken_disk_keeps_the_port_closed_until_it_works_again(disk, stage_on
     assert stage.connects()
     disk.break_down()
     stage.client.send(stage.gate.packet(1))
-    output = stage.daemon.wait_for("the port stays closed")
+    output = stage.daemon.wait_for("stays closed")
     assert "cannot store the counter" in output and str(stage.gate.path / "counter") in output
     assert not stage.connects()
     stage.client.send(stage.gate.packet(1))
@@ -161,7 +161,7 @@ def test_a_read_only_file_system_keeps_the_port_closed(disk, stage_on_disk):
     with pytest.raises(OSError):
         (disk.path / "one-more").write_bytes(b"x")
     stage.client.send(stage.gate.packet(0))
-    assert "read-only file system" in stage.daemon.wait_for("the port stays closed")
+    assert "read-only file system" in stage.daemon.wait_for("stays closed")
     assert not stage.connects()
     stage.client.send(stage.gate.packet(0))
     time.sleep(0.2)

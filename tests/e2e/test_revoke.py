@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from stage import BINARY, Profile
+from stage import BINARY, CLIENT, Profile
 from test_faults import process
 from test_genprofile import names, tree
 
@@ -37,7 +37,7 @@ def test_a_revoked_profile_opens_nothing_more_in_the_running_daemon(stage, firew
     for _ in range(3):
         stage.knock()
     assert stage.nothing_opened()
-    assert any("the profile was revoked; the port stays closed" in line for line in stage.daemon.lines)
+    assert any(line.endswith(f"the profile was revoked; the port stays closed to {CLIENT}") for line in stage.daemon.lines)
     stage.daemon.process.send_signal(signal.SIGHUP)
     stage.daemon.wait_for("1 profile")
     stage.knock()

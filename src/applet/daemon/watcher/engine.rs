@@ -40,7 +40,8 @@ pub struct Settings {
 /// An action that the caller must perform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Store at least this counter of a profile, then call [`Engine::stored`].
+    /// Store at least this counter of a profile, then call [`Engine::stored`]. If that fails, [`Engine::not_stored`]
+    /// returns a knock to report.
     Store {
         /// The profile's number.
         profile: usize,
@@ -356,6 +357,11 @@ impl Engine {
         self.profiles[profile].set_stored(next);
     }
 
+    /// Returns the first knock that opens nothing because the counter of `profile` could not be stored.
+    pub fn not_stored(&self, profile: usize) -> Option<Knock> {
+        self.accepted.iter().find(|(knock, _)| knock.profile == profile).map(|&(knock, _)| knock)
+    }
+
     /// Records the opener's reply to the last [`Action::Open`].
     pub fn answered(&mut self, reply: OpenReply) -> Option<Event> {
         self.asked.take().map(|knock| Event::Answered(knock, reply))
@@ -422,8 +428,9 @@ mod tests {
             match action {
                 Action::Store { profile, next } => {
                     done.push(format!("store {profile}: {next}"));
-                    if broken != Some(profile) {
-                        engine.stored(profile, next);
+                    match broken == Some(profile) {
+                        true => assert_eq!(engine.not_stored(profile).map(|knock| knock.profile), broken),
+                        false => engine.stored(profile, next),
                     }
                 }
                 Action::Open(request) => {

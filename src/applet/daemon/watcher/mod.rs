@@ -291,7 +291,7 @@ impl Watcher {
             }
             Err(cause) => {
                 counter.unlock();
-                self.report.not_stored(profile, counter.path(), &cause);
+                self.report.not_stored(profile, self.engine.not_stored(profile), counter.path(), &cause);
                 false
             }
         }

@@ -5,11 +5,14 @@ use super::engine::{Event, Knock};
 use super::publication::Publication;
 use super::refused_knocks::RefusedKnocks;
 use crate::applet::daemon::ipc::OpenReply;
+use crate::error::reason;
 use crate::profile::REPLACED;
 use crate::say;
 use crate::status::Count;
 use crate::wire::Entry;
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The interval of summaries.
@@ -78,7 +81,7 @@ impl Report {
                 }
                 self.knocked(knock);
             }
-            Event::Answered(knock, reply) => self.closed(knock, reason(*reply)),
+            Event::Answered(knock, reply) => self.closed(knock, why_denied(*reply)),
             Event::NeedsSecond(knock) => {
                 self.closed(knock, "a second knock is required while many wrong codes arrive");
             }
@@ -91,13 +94,13 @@ impl Report {
         }
     }
 
-    /// Logs that a profile's counter could not be stored.
-    pub fn not_stored(&mut self, profile: usize, path: &std::path::Path, cause: &std::io::Error) {
-        self.problem(format!(
-            "cannot store the counter of profile {:?} in {path:?}: {}; the port stays closed",
-            self.name(profile),
-            crate::error::reason(cause)
-        ));
+    /// Logs that a profile's counter could not be stored. `knock` is the reason to store it, unless its new keys have
+    /// knocked.
+    pub fn not_stored(&mut self, profile: usize, knock: Option<Knock>, path: &Path, cause: &io::Error) {
+        let name = self.name(profile);
+        let cause = reason(cause);
+        let to = knock.map_or_else(String::new, |Knock { source, .. }| format!("; the port stays closed to {source}"));
+        self.problem(format!("cannot store the counter of profile {name:?} in {path:?}: {cause}{to}"));
     }
 
     /// Logs that a counter file had lost its value.
@@ -174,16 +177,19 @@ impl Report {
         let whose = profile
             .map_or(format!("at knock port {knock_port}"), |profile| format!("for profile {:?}", self.name(profile)));
         let before = if known { ", after valid ones" } else { "" };
-        match behind {
+        let profile = match behind {
             Some(behind) => {
                 say::warn(format_args!("knock from {source} {whose} with an old counter, {behind} behind"));
-                say::warn("if it is from your client, its profile is an old copy: create a new profile");
+                "is an old copy"
             }
             None => {
                 say::warn(format_args!("knock from {source} {whose} with a wrong code{before}"));
-                say::warn("if it is from your client, its profile differs from the server's: copy it again");
+                "differs from the server's"
             }
-        }
+        };
+        say::warn(format_args!(
+            "if it is from your client, its profile {profile}: knockknock rotate gives it new keys"
+        ));
     }
 
     fn wrong_code(&mut self, too_many: bool, now: Instant) {
@@ -245,7 +251,7 @@ fn count_of(event: &Event) -> Option<Count> {
 }
 
 /// Describes why the opener did not open.
-fn reason(reply: OpenReply) -> &'static str {
+fn why_denied(reply: OpenReply) -> &'static str {
     match reply {
         OpenReply::Opened => "it is open",
         OpenReply::SetFull => "the set of openings is full",
