@@ -70,6 +70,10 @@ pub struct Status {
     pub profiles: u64,
     /// The [`checksum`] of the daemon's configuration.
     pub config: u64,
+    /// How many SYNs had been received when the watcher started with new rules, whose log rule counts from 0.
+    pub received_before: u64,
+    /// Whether the watcher has ended because the log has moved, so that the next one starts with the same rules.
+    pub log_moved: bool,
     /// How often each [`Count`] has happened since the daemon started.
     pub counts: [u64; COUNTS.len()],
     /// The last problem, and when it arose.
@@ -83,11 +87,15 @@ impl Status {
     /// the checksum `profiles`. It continues the status of an earlier watcher of the same daemon.
     pub fn start(earlier: Option<Self>, daemon: u32, config: &str, profiles: u64, now: u64) -> Self {
         let status = earlier.filter(|earlier| earlier.daemon == daemon);
-        Self {
-            profiles,
-            config: checksum(config.as_bytes()),
-            ..status.unwrap_or_else(|| Self { daemon, since: now, ..Self::default() })
-        }
+        let mut status = status.unwrap_or_else(|| Self { daemon, since: now, ..Self::default() });
+        status.received_before += if status.log_moved { 0 } else { status.received() };
+        Self { profiles, config: checksum(config.as_bytes()), log_moved: false, ..status }
+    }
+
+    /// Returns how many SYNs have been received since the rules were made.
+    pub fn received(&self) -> u64 {
+        let [received, ..] = self.counts;
+        received.saturating_sub(self.received_before)
     }
 
     /// Returns whether the daemon's program was replaced since it started.
@@ -119,7 +127,9 @@ impl Status {
     /// Returns the bytes of the record: a checksum, then text, then empty lines.
     pub fn encode(&self) -> Vec<u8> {
         let mut text = String::new();
-        for number in [self.daemon.into(), self.since, self.profiles, self.config].into_iter().chain(self.counts) {
+        let numbers =
+            [self.daemon.into(), self.since, self.profiles, self.config, self.received_before, self.log_moved.into()];
+        for number in numbers.into_iter().chain(self.counts) {
             push_number(&mut text, number);
         }
         let (time, why) = self.problem.as_ref().map_or((0, ""), |(time, why)| (*time, why));
@@ -157,6 +167,8 @@ impl Status {
             since: number(first)?,
             profiles: number(first)?,
             config: number(first)?,
+            received_before: number(first)?,
+            log_moved: number(first)? != 0,
             ..Self::default()
         };
         for count in &mut status.counts {
@@ -317,6 +329,22 @@ mod tests {
         status.knock(LastKnock { port: 443, ..knock(21, "phone") });
         let all: Vec<_> = status.knocks.iter().map(|knock| (knock.time, knock.profile.as_str(), knock.port)).collect();
         assert_eq!(all, [(21, "phone", 443), (20, "a laptop", 22), (9, "phone", 22)]);
+    }
+
+    #[test]
+    fn a_new_watcher_receives_0_unless_it_has_the_same_rules() {
+        let received = |status: Status| {
+            let mut status = Status::start(Some(Status::decode(&status.encode()).unwrap()), 77, "", 3, 50);
+            let before = status.received();
+            status.count(Count::Received);
+            (before, status.received(), status.counts[0])
+        };
+        let mut status = full();
+        status.count(Count::Received);
+        status.count(Count::Received);
+        assert_eq!(received(status.clone()), (0, 1, 3));
+        let again = Status { log_moved: true, received_before: 1, ..status };
+        assert_eq!(received(again), (1, 2, 3));
     }
 
     #[test]

@@ -461,13 +461,16 @@ def test_the_packets_that_the_rules_have_matched_are_counted(gate):
     assert wrong(found) == [] and packets(found)[:2] == [1, 1] and packets(found)[2] >= 1
     gate.daemon.process.send_signal(signal.SIGHUP)
     gate.daemon.wait_for(": ready")
-    assert packets(on_server(gate)) == [0, 1, 0], "the rules are new"
+    assert packets(on_server(gate)) == [0, 0, 0], "the rules are new"
 
 
 def test_a_log_that_delivers_nothing_is_detected_by_the_log_rule(stage, firewall):
     stage.set_up(firewall, log="file")
+    stage.open_port()
+    stage.daemon.process.send_signal(signal.SIGHUP)  # the daemon goes on counting, and the new rules begin with 0
+    stage.daemon.wait_for(": ready")
     stage.log.stop()
-    for number in range(3):
+    for number in range(1, 4):
         stage.client.send(stage.gate.packet(number))
     found = on_server(stage)
     [(_, what, fix)] = [entry for entry in wrong(found) if entry[0] == "log"]

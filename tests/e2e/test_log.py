@@ -15,6 +15,8 @@ import pytest
 
 import packets
 from stage import BINARY, CLIENT, SERVER, KernelLog, Profile
+from test_doctor import on_server, wrong
+from test_doctor import packets as packet_counts
 
 
 def line(profile, counter=0, port=22, source=CLIENT, stamp=None):
@@ -549,6 +551,8 @@ def test_a_log_that_only_root_can_read_is_followed_through_rotation(stage):
     os.chmod(path, 0o600)
     stage.daemon.wait_for("reopening it", timeout=5)
     time.sleep(0.5)
+    found = on_server(stage)
+    assert packet_counts(found)[:2] == [2, 2] and not wrong(found), "the new watcher continues to count"
     stage.open_port()
 
 

@@ -140,14 +140,13 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Opt
 /// Compares what the log rule has logged with what the daemon has read.
 fn packets(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Option<&Status>) {
     let (Some(status), Ok([logged, dropped])) = (status, setup.backend.packet_counts()) else { return };
-    let read = |status: &Status| status.counts.first().copied().unwrap_or(0);
-    let mut received = read(status);
+    let mut received = status.received();
     for _ in 0..RETRIES {
         if received >= logged {
             break;
         }
         thread::sleep(RETRY);
-        received = status::read(directory).as_ref().map_or(received, read);
+        received = status::read(directory).map_or(received, |status| status.received());
     }
     let text = format!("packets that the log rule has logged: {logged}; read by the daemon: {received}");
     if received >= logged {

@@ -96,7 +96,10 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     match watcher.follow(&mut log) {
         // The supervisor reports the cause.
         WatcherEnd::OpenerGone => Ok(1),
-        WatcherEnd::LogMoved => Ok(LOG_MOVED),
+        WatcherEnd::LogMoved => {
+            watcher.report.log_moved();
+            Ok(LOG_MOVED)
+        }
         WatcherEnd::Failed(error) => Err(error),
     }
 }

@@ -52,6 +52,12 @@ impl Publication {
         self.changed = true;
     }
 
+    /// Writes that the log has moved.
+    pub fn log_moved(&mut self) {
+        self.status.log_moved = true;
+        self.write_now();
+    }
+
     /// Returns the time until [`Publication::write`] has something to do.
     pub fn due(&self, now: Instant) -> Option<Duration> {
         let left = self.written.map_or(Duration::ZERO, |written| INTERVAL.saturating_sub(now.duration_since(written)));
@@ -64,6 +70,10 @@ impl Publication {
             return;
         }
         (self.changed, self.written) = (false, Some(now));
+        self.write_now();
+    }
+
+    fn write_now(&self) {
         // A full disk must not stop a knock.
         let _ = self.file.as_ref().map_or(Ok(()), |file| file.write_all_at(&self.status.encode(), 0));
     }

@@ -133,6 +133,11 @@ impl Report {
         self.publication.count(Count::LogOverruns);
     }
 
+    /// Records that the log has moved.
+    pub fn log_moved(&mut self) {
+        self.publication.log_moved();
+    }
+
     /// Returns the time until a summary or a write of the status is due.
     pub fn due(&self, now: Instant) -> Option<Duration> {
         [self.summary_due(now), self.publication.due(now)].into_iter().flatten().min()
