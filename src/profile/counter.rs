@@ -17,6 +17,9 @@ pub const REVOKED: u64 = SPENT + 1;
 /// The length of the counter's line in bytes: ten digits and a newline.
 const LINE: usize = 11;
 
+/// The file of a profile that was handed over but has not knocked. A knock stores ten digits.
+pub const UNUSED: &[u8; LINE] = b"1\n\n\n\n\n\n\n\n\n\n";
+
 /// A profile's counter file, held open.
 ///
 /// The file contains the next value to use, in decimal, and a newline. Values have 32 bits, with one exception: a
@@ -125,6 +128,18 @@ impl Counter {
     /// Releases the lock.
     pub fn unlock(&self) {
         let _ = sys::file::unlock(&self.file);
+    }
+
+    /// Stores 1, and marks the profile as handed over but unused.
+    pub fn hand_over(&mut self) -> io::Result<()> {
+        self.store(1)?;
+        self.file.write_all_at(UNUSED, 0)
+    }
+
+    /// Returns whether no knock has used the counter.
+    pub fn is_unused(&self) -> bool {
+        let mut bytes = [0; LINE];
+        self.next == 0 || self.file.read_exact_at(&mut bytes, 0).is_ok() && bytes == *UNUSED
     }
 
     /// Returns the path of the file, for messages.

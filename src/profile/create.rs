@@ -131,7 +131,8 @@ fn write_aside(aside: &Path, content: &Content<'_>) -> io::Result<()> {
         Base64::encode(key, text).map_err(|_| io::ErrorKind::InvalidData)?;
         create_private(&aside.join(name), &*line)?;
     }
-    create_private(&aside.join("counter"), format!("{:010}\n", content.counter).as_bytes())?;
+    // Without leading zeros, because the counter is unused, but as long as later.
+    create_private(&aside.join("counter"), format!("{:\n<11}", content.counter).as_bytes())?;
     create_private(&aside.join("config"), content.config.to_text().as_bytes())?;
     File::open(aside)?.sync_all()
 }

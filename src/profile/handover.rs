@@ -15,7 +15,7 @@ pub fn invite(found: &Found, host: &str, again: bool) -> Result<Invitation> {
     let Profile { config, mut counter, .. } = Profile::load(found)?;
     counter.lock()?;
     match counter.next() {
-        0 => drop(counter.store(1).map_err(|cause| Error::path("write", counter.path(), cause))?),
+        0 => counter.hand_over().map_err(|cause| Error::path("write", counter.path(), cause))?,
         _ if again => {}
         _ => {
             let name = &found.name;

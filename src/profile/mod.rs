@@ -16,7 +16,7 @@ mod set;
 
 pub use choose::{Wanted, choose};
 pub use config::ProfileConfig;
-pub use counter::{Counter, REVOKED, SPENT};
+pub use counter::{Counter, REVOKED, SPENT, UNUSED};
 pub use create::{check_host, create};
 pub use handover::{accept, invite};
 pub use home::{ProfileHome, drop_privileges};

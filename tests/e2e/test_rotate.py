@@ -1,6 +1,7 @@
 """rotate: new keys beside the old ones, until the new ones have knocked."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -37,6 +38,10 @@ def test_the_old_client_knocks_until_the_new_one_has(stage, firewall, wire):
     stage.client.run(BINARY, "accept", "--dir", new, input=done.stdout)
     stage.open_port()
     assert stage.connects(), "the old keys work until the new ones are used"
+    for machine, directory in (stage.server, stage.server_dir), (stage.client, new):
+        profiles = json.loads(machine.run(BINARY, "status", "--json", "--dir", directory).stdout)["profiles"]
+        [found] = [profile for profile in profiles if profile.get("name", "gate") == "gate"]
+        assert found["counter"] == 1 and found["last_knock"] is found.get("from") is None, "the new keys have not knocked"
     connected = stage.client.run(BINARY, "connect", "--dir", new, SERVER, stage.PORT, input="")
     assert connected.stdout == "welcome\n"
     stage.daemon.wait_for('profile "gate.replaced" is revoked: its new keys have knocked')

@@ -240,6 +240,10 @@ def test_a_clock_that_is_set_back_does_not_prolong_a_trial(stage, firewall):
 
 def test_the_hint_is_given_until_a_profile_has_knocked(stage):
     stage.set_up()
+    stage.daemon.stop()
+    stage.server.run(BINARY, "invite", "gate", SERVER, "--dir", stage.server_dir)  # which sets its counter to 1
+    (stage.gate.client_path / "counter").write_text("1\n")
+    stage.start_daemon()
     assert any("no profile has ever knocked" in line for line in stage.daemon.lines)
     stage.open_port()
     stage.daemon.stop()

@@ -2,7 +2,7 @@
 
 use super::table::{Output, Value};
 use crate::error::Result;
-use crate::profile::{self, Counter, Found, ProfileConfig};
+use crate::profile::{self, Counter, Found, ProfileConfig, UNUSED};
 use crate::say;
 use crate::sys::file;
 use std::path::Path;
@@ -39,12 +39,14 @@ fn rows(directory: &Path, from: &dyn Fn(&str) -> Option<String>) -> Result<Vec<V
 fn row(found: &Found, from: Option<String>) -> Result<Vec<Value>> {
     let config = ProfileConfig::load(&found.path)?;
     let path = found.path.join("counter");
-    let counter = file::read_small(&path).ok().and_then(|bytes| Counter::parse(&bytes));
+    let bytes = file::read_small(&path).unwrap_or_default();
+    let counter = Counter::parse(&bytes);
     // The counter file is written for each knock.
-    let knocked = match counter {
-        Some(0) => Value::Never,
-        Some(_) => file::modified(&path).map_or(Value::Nothing, Value::Time),
-        None => Value::Nothing,
+    let (knocked, from) = match counter {
+        // The daemon may remember a knock with the profile's old keys.
+        Some(next) if next == 0 || bytes == UNUSED => (Value::Never, None),
+        Some(_) => (file::modified(&path).map_or(Value::Nothing, Value::Time), from),
+        None => (Value::Nothing, from),
     };
     Ok(vec![
         Value::Text(found.name.clone()),

@@ -70,7 +70,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     // Before the profiles are read, so that a later change is noticed.
     let profiles_sum = profile::set_checksum(&directory.join("profiles"));
     let profiles = Profiles::load(directory)?;
-    let untried = profiles.counters.iter().all(|counter| counter.next() == 0) && !config.guard.is_empty();
+    let untried = profiles.counters.iter().all(Counter::is_unused) && !config.guard.is_empty();
     if untried && !profiles.counters.is_empty() && status::read_trial(directory, supervisor).is_none() {
         say::warn("no profile has ever knocked: if no knock gets through, nobody can reach the guarded ports");
         say::warn("to lift the guard unless a knock opens a port in time: knockknock-daemon --trial 10m");
