@@ -192,11 +192,11 @@ pub fn guard(directory: &Path) -> Result<Option<Ports>> {
     Ok(Some(config.guard).filter(|guard| !guard.is_empty()))
 }
 
-/// Prints a note if a daemon runs on `directory`, because it does not know a new profile yet.
+/// Prints a note if a daemon runs on `directory`, because it does not know new keys yet.
 pub fn mention_reload(directory: &Path) {
     if daemon_runs(directory) {
         say::note(
-            "the running daemon does not know the profile yet: systemctl reload knockknock-daemon, or send SIGHUP",
+            "the running daemon does not know these keys yet: systemctl reload knockknock-daemon, or send SIGHUP",
         );
     }
 }

@@ -144,9 +144,10 @@ fn explain(error: Error, port: u16, knock_port: u16, refused_before: bool) -> Er
         }
         Some(ErrorKind::TimedOut) => format!(
             "on the server, as root: knockknock doctor, then knockknock status. If the daemon needs a reload, reload it. \
-             If wrong codes grew, the keys differ: knockknock rotate makes new ones. If they still grow, a device on the \
-             path rewrites SYNs. If replayed grew, this profile is an old copy: rotate. If not allowed grew, add the \
-             port to \"ports\" of the profile there. If opened grew, another firewall drops the connection. If none grew, see whether the knock arrives: tcpdump 'tcp dst port {knock_port}'"
+             If opened grew, another firewall drops the connection. If not allowed grew, add the port to \"ports\" of the \
+             profile there. If replayed or wrong codes grew, this profile is an old copy or differs from the server's: \
+             knockknock rotate makes new keys. If they still grow, a device on the path rewrites SYNs. If none grew, see \
+             whether the knock arrives: tcpdump 'tcp dst port {knock_port}'"
         ),
         _ => return error,
     };

@@ -99,14 +99,15 @@ impl Stage {
             let advice = "correct this: the daemon on this machine may fail at its next start";
             return Err(self.failure("a daemon in a namespace of its own does not start").advise(advice));
         }
+        // The lines until here do not explain a later failure.
+        self.lines.clear();
         self.refuses(CLIENT, "without a knock")?;
         let mut profile = Profile::load(&self.found)?;
         let source = SocketAddr::from((CLIENT, 0));
         Knocker::open_as_is()?.knock(&mut profile, self.port, (SERVER, self.port).into(), Some(source))?;
         if !self.logs("opened port", REACTION) {
             let log = &self.log;
-            let advice =
-                format!("if the daemon logged nothing, the knock is missing in {log}: check that it is written");
+            let advice = format!("if it logged nothing, the knock is missing in {log}: check that it is written");
             return Err(self.failure("a knock opens nothing").advise(advice));
         }
         self.refuses(STRANGER, "from an address that has not knocked")?;
@@ -137,7 +138,7 @@ impl Stage {
     /// Returns an error that says what went wrong and what the daemon has logged.
     fn failure(&self, what: &str) -> Error {
         let log = self.lines.trim_ascii_end().replace("knockknock-daemon: ", "").replace('\n', "; ");
-        Error::refused(format!("{what}; its log: {log}"))
+        Error::refused(format!("{what}; its log: {log:?}"))
     }
 
     /// Returns an error if a connection from `source` reaches the listener.
