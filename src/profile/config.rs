@@ -31,8 +31,9 @@ impl ProfileConfig {
         let path = profile.join("config");
         let bytes = file::read_small(&path).map_err(|cause| failed("read", &path, cause))?;
         // Comments may be in any encoding, as in version 0.8.
-        Self::parse(&String::from_utf8_lossy(&bytes))
-            .map_err(|(line, why)| Error::content(&path, line, why).advise("correct it, or copy the profile again"))
+        Self::parse(&String::from_utf8_lossy(&bytes)).map_err(|(line, why)| {
+            Error::content(&path, line, why).advise("correct it, or make a new profile on both sides")
+        })
     }
 
     /// Parses the text of a `config`. The error is a line number, or 0, and a reason. An unknown key is an error,

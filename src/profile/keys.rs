@@ -46,7 +46,7 @@ fn read_one(path: &Path, key: &mut [u8; KEY]) -> Result<()> {
     let decoded = Base64::decode(line.trim_ascii(), key).map(<[u8]>::len);
     if decoded != Ok(KEY) {
         let why = format!("is not a key: {KEY} bytes in base64 are needed");
-        return Err(Error::content(path, 0, why).advise("copy the profile again, or make a new one on both sides"));
+        return Err(Error::content(path, 0, why).advise("make a new profile on both sides"));
     }
     Ok(())
 }

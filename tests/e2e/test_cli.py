@@ -274,7 +274,7 @@ def test_a_bad_profile_is_one_clear_error(profiles, file, content):
     assert is_one_error(done.stderr), done.stderr
     assert file in done.stderr
     if file == "config" and content is not None:
-        assert "copy the profile again" in done.stderr
+        assert "make a new profile on both sides" in done.stderr
     assert {each: each.read_bytes() for each in profile.iterdir()} == before
 
 
