@@ -61,6 +61,9 @@ OBSTACLES = {
     "a policy of iptables": (
         "iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables -P INPUT DROP",
         ["table ip filter, chain INPUT blocks knocked connections to ports 7,22: policy drop"]),
+    "a policy of iptables-legacy": (
+        "iptables-legacy -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables-legacy -P INPUT DROP",
+        ["table ip (legacy) filter, chain INPUT blocks knocked connections to ports 7,22: policy drop"]),
     "a rule for one interface": (
         "iptables -A INPUT -i eth0 -p tcp --dport 22 -m comment --comment 'not ACCEPT' -j DROP",
         ["blocks knocked connections to port 22: -i eth0"]),

@@ -3,8 +3,8 @@
 /// The output of `nft -t list ruleset`, iptables-save and ip6tables-save.
 pub(in crate::firewall) struct Listings {
     pub(in crate::firewall) nft: String,
-    /// Each with nft's name for its family.
-    pub(in crate::firewall) iptables: [(&'static str, String); 2],
+    /// Each with nft's name for its family, and ` (legacy)` if it is of iptables-legacy.
+    pub(in crate::firewall) iptables: Vec<(&'static str, String)>,
 }
 
 /// Identifies our own rules in listings.
@@ -22,7 +22,7 @@ pub(in crate::firewall) struct Own {
 /// A chain and the text of its rules.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Chain<'a> {
-    /// The program that changes the chain: nft, iptables or ip6tables.
+    /// The program that changes the chain: nft, iptables, ip6tables or one of the two with `-legacy`.
     pub(super) program: &'static str,
     /// The table's family and name, such as `inet filter`. The family of iptables' tables is `ip` or `ip6`.
     pub(super) table: (&'a str, &'a str),
@@ -68,7 +68,12 @@ pub(super) fn chains<'a>(listings: &'a Listings, own: &Own) -> Vec<Chain<'a>> {
 }
 
 fn of_iptables<'a>(family: &'static str, listing: &'a str, own: &Own, chains: &mut Vec<Chain<'a>>) {
-    let program = if family == "ip" { "iptables" } else { "ip6tables" };
+    let program = match family {
+        "ip" => "iptables",
+        "ip6" => "ip6tables",
+        "ip (legacy)" => "iptables-legacy",
+        _ => "ip6tables-legacy",
+    };
     let mut table = "";
     for line in listing.lines().map(str::trim_end) {
         if let Some(name) = line.strip_prefix('*') {
@@ -160,7 +165,7 @@ mod tests {
             -A KNOCKKNOCK -i lo -j RETURN\n-A other -j DROP\nCOMMIT\n";
         let nft = "table ip mangle {\n\tchain PREROUTING {\n\t\taccept\n\t}\n}\ntable inet knockknock { # progname knockknock\n\tflags owner\n\n\tchain admit {\n\t\tdrop\n\t}\n}\n\
             table inet filter {\n\tset s {\n\t\ttype mark\n\t}\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\t\taccept\n\t}\n}\n";
-        let listings = Listings { nft: nft.into(), iptables: [("ip", save.into()), ("ip6", String::new())] };
+        let listings = Listings { nft: nft.into(), iptables: vec![("ip", save.into())] };
         let own = Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };
         let found = chains(&listings, &own);
         let seen: Vec<_> = found.iter().map(|chain| (chain.program, chain.name, chain.rules.clone())).collect();

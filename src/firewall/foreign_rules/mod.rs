@@ -51,7 +51,7 @@ pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Po
     for (chain, rule) in all().filter(|(_, rule)| is_of_0_8(&words(rule))) {
         found.push(Finding {
             what: format!("{} has a rule that knockknock 0.8 left: {rule}", chain.place()),
-            fix: format!("iptables -D {} {rule}", chain.name),
+            fix: format!("{} -D {} {rule}", chain.program, chain.name),
         });
     }
     for chain in &chains {
@@ -216,7 +216,8 @@ mod tests {
     fn findings_in(name: &str, guard: &str, ports: &str) -> Vec<Finding> {
         let path = |extension| Path::new("tests/rulesets").join(format!("{name}.{extension}"));
         let read = |extension| fs::read_to_string(path(extension)).unwrap_or_default();
-        let listings = Listings { nft: read("nft"), iptables: [("ip", read("iptables")), ("ip6", read("ip6tables"))] };
+        let listings =
+            Listings { nft: read("nft"), iptables: vec![("ip", read("iptables")), ("ip6", read("ip6tables"))] };
         assert!(listings.nft.len() + listings.iptables[0].1.len() > 0, "no ruleset is called {name}");
         let own = Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };
         let guard = Ports::parse(guard).unwrap();

@@ -120,8 +120,20 @@ pub(super) fn exist() -> bool {
     list(IpVersion::V4).is_ok_and(|listed| has_chains(&listed))
 }
 
-/// Lists the rules of all programs, each listing with nft's name for its family.
-pub(super) fn list_all() -> [(&'static str, String); 2] {
-    [("ip", IpVersion::V4), ("ip6", IpVersion::V6)]
-        .map(|(family, version)| (family, child::run(version.save(), &[], "").unwrap_or_default()))
+/// Lists the rules of all programs, each listing with nft's name for its family. The rules of iptables-legacy apply
+/// too where iptables is iptables-nft, which does not list them.
+pub(super) fn list_all() -> Vec<(&'static str, String)> {
+    let mut listed = Vec::new();
+    for (family, program, legacy, legacy_program) in [
+        ("ip", "iptables-save", "ip (legacy)", "iptables-legacy-save"),
+        ("ip6", "ip6tables-save", "ip6 (legacy)", "ip6tables-legacy-save"),
+    ] {
+        let save = |program| child::run(program, &[], "").unwrap_or_default();
+        let text = save(program);
+        if text.is_empty() || text.contains("(nf_tables)") {
+            listed.push((legacy, save(legacy_program)));
+        }
+        listed.push((family, text));
+    }
+    listed
 }

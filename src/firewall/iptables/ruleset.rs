@@ -32,13 +32,6 @@ impl IpVersion {
         }
     }
 
-    pub(super) fn save(self) -> &'static str {
-        match self {
-            Self::V4 => "iptables-save",
-            Self::V6 => "ip6tables-save",
-        }
-    }
-
     pub(super) fn restore(self) -> &'static str {
         match self {
             Self::V4 => "iptables-restore",
