@@ -4,6 +4,7 @@ Each can be started on a network's server, and makes valid knocks for it as whol
 """
 
 import base64
+import json
 import os
 import shutil
 import tempfile
@@ -87,6 +88,10 @@ class Knockknock(Contestant):
     def knocks(self, n, source=CLIENT):
         fields = self.key.fields(PORT, n + n // 1000 + 2)
         return [packets.syn(source.format(i), SERVER, self.knock_port, next(fields)) for i in range(n)]
+
+    def count(self, name):
+        """Returns a count that the daemon has published."""
+        return json.loads(self.run(BINARY, "status", "--dir", self.directory, "--json"))["counts"][name]
 
     def client(self):
         """Returns the command line of one knock, and writes the client's profile."""

@@ -55,7 +55,8 @@ Memory, as above, while the daemon reads many lines and opens for many knocks fr
     "flood": ("Knocks during a flood", """\
 Valid knocks while SYNs arrive at a steady rate, from one address or from spoofed ones. A SYN to the knock port makes a log
 line with a wrong tag; a SYN to another port makes none. The time is that of the table "Knock to connection". knockd is
-flooded at another port, because it starts a process for each packet that it takes for a knock."""),
+flooded at another port, because it starts a process for each packet that it takes for a knock. The sender has real-time
+priority, as packets from the network arrive whatever the receiver's processes do."""),
     "crowd": ("Many knocks at once", """\
 All knocks arrive within one second, each from its own address. The time is from a knock's packet to the kernel's
 notification of the opening, because the connections follow at the end: one from each address, then a second one."""),
@@ -65,7 +66,9 @@ A log file of a busy machine without a knock in it, read from start to end, besi
 Log lines that look like a knock but fail authentication, which any host can cause. The rate is for one core. The last rows
 are lines that also start a search 10,000 counters ahead, which happens only while the log is silent and within a budget."""),
     "growth": ("More profiles, a larger window", """\
-The processor time of a line with a wrong tag, by the number of profiles and by `error_window`."""),
+The processor time of a line with a wrong tag, by the number of profiles and by `error_window`. The stealth rows are measured
+in turns: two running daemons read the same lines one after the other, several times, and the goal is compared with the median
+of the rounds' ratios."""),
     "proxy-latency": ("Request to first byte", """\
 The time from the SOCKS request to the server's first byte, beside a direct connection. "Without a knock" is a host without a
 profile. The link's round trip is 0 or 50 ms.

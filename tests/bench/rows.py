@@ -362,11 +362,12 @@ def flooding(network, port, rate, sources, seconds):
         time.sleep(0.3)
         yield figures
         sent, took, cpu = map(float, flood.communicate(timeout=60)[0].split())
-        figures.update(rate=sent / took, cost=cpu / sent * 1e6)
+        figures.update(sent=sent, rate=sent / took, cost=cpu / sent * 1e6)
 
 
 def under_flood(kind, to_knock_port, rate, sources, seconds, wait, **options):
-    """Returns (milliseconds of the knocks that opened, number of knocks, the daemon's share of a core, the flood's figures)."""
+    """Returns (milliseconds of the knocks that opened, number of knocks, the daemon's share of a core, the flood's figures).
+    Among the figures is the number of SYNs to a knock port that our daemon has read."""
     n = int(seconds / wait)
     with Network() as network, kind(network, **options) as contestant:
         port = kind.knock_port if to_knock_port and kind.authentic else 81
@@ -374,6 +375,9 @@ def under_flood(kind, to_knock_port, rate, sources, seconds, wait, **options):
             start, used = time.monotonic(), contestant.process.cpu_seconds()
             values = connected(contestant, n, wait)
             share = (contestant.process.cpu_seconds() - used) / (time.monotonic() - start)
+        if kind is Knockknock:
+            time.sleep(1.1)     # the daemon publishes its counts once a second
+            flood["read"] = contestant.count("received")
     return values, n, share, flood
 
 
@@ -399,6 +403,9 @@ def flood(section, quick):
                 section.row("knockknock", f"{'knock port' if to_knock_port else 'another port'}, {log.split(':')[0]}",
                             values, "ms", n, peers, None, f"{goal}, ≤ {most:.0%} of a core".replace("%", " %"), opened and share <= most,
                             {"daemon": f"{share * 100:.0f} % of a core, {share / figures['rate'] * 1e6:.1f} µs/SYN", "kernel and sender": f"{figures['cost']:.1f} µs/SYN"})
+                if to_knock_port and sources > 1 and figures["read"] < 0.99 * figures["sent"]:
+                    section.remark(f"{rate:,} SYN/s from {plural(sources, 'source')}, {log.split(':')[0]}: the daemon read "
+                                   f"{figures['read'] / figures['sent']:.0%} of them".replace("%", " %") + "; the log lost the others.")
                 if figures["rate"] < 0.99 * rate:
                     section.remark(f"Only {figures['rate']:,.0f} of {rate:,} SYN/s were reached.")
 
