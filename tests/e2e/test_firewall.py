@@ -164,7 +164,7 @@ class Race:
 
     def __init__(self, stage):
         shared = stage.directory / "race"
-        shared.write_bytes(b"\xff\xff")
+        shared.write_bytes(b"\xff\xff\xff")
         self._racers = [
             stage.client.start(sys.executable, "-B", Path(__file__).with_name("racer.py"), cpu, shared, SERVER, 22,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
