@@ -69,6 +69,7 @@ impl Error {
         self.advised(text.into())
     }
 
+    #[inline(never)]
     fn advised(mut self, text: String) -> Self {
         self.0.advice = text;
         self

@@ -53,12 +53,12 @@ pub fn use_journal() {
 
 /// Reports something that happened as it should.
 pub fn note(text: impl Display) {
-    line(Severity::Notice, &text.to_string());
+    line(Severity::Notice, &text);
 }
 
 /// Reports something that deserves attention.
 pub fn warn(text: impl Display) {
-    line(Severity::Warning, &text.to_string());
+    line(Severity::Warning, &text);
 }
 
 /// Reports an error and, on a second line, what to do about it.
@@ -72,9 +72,9 @@ pub fn warning(error: &Error) {
 }
 
 fn lines(severity: Severity, error: &Error) {
-    line(severity, &error.to_string());
+    line(severity, error);
     if let Some(advice) = error.advice() {
-        line(severity, advice);
+        line(severity, &advice);
     }
 }
 
@@ -104,8 +104,8 @@ pub fn terminal() -> Option<Terminal> {
     out.is_terminal().then(|| Terminal { columns: terminal::width(&*out).unwrap_or(80), colours })
 }
 
-fn line(severity: Severity, text: &str) {
-    let text = escaped(text);
+fn line(severity: Severity, text: &dyn Display) {
+    let text = escaped(&text.to_string());
     let name = NAME.get().unwrap_or(&"knockknock");
     let number = severity as u8;
     let mut line = format!("{name}: {text}\n");
