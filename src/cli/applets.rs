@@ -1,7 +1,7 @@
 //! The table of applets. Dispatch, usage, help and shell completions are generated from it.
 
 use super::arguments::Arguments;
-use super::start::{self, Outcome};
+use super::start;
 use crate::error::{Error, Result};
 use crate::sys::privilege;
 
@@ -43,8 +43,8 @@ pub struct Applet {
     pub letters: &'static str,
     /// The privileges that it starts with.
     pub privileges: Privileges,
-    /// Parses the arguments and runs it.
-    pub run: fn(&Arguments) -> Result<Outcome>,
+    /// Parses the arguments and runs it. Returns the exit code.
+    pub run: fn(&Arguments) -> Result<u8>,
 }
 
 impl Applet {
@@ -55,7 +55,7 @@ impl Applet {
 }
 
 /// Defines an applet that only the supervisor starts.
-const fn internal(name: &'static str, run: fn(&Arguments) -> Result<Outcome>) -> Applet {
+const fn internal(name: &'static str, run: fn(&Arguments) -> Result<u8>) -> Applet {
     Applet { name, alias: "", summary: "", usage: "", letters: "", privileges: Privileges::Root, run }
 }
 

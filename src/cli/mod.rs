@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::say;
 use applets::{APPLETS, Applet};
 use arguments::Arguments;
-use start::Outcome;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
@@ -110,10 +109,7 @@ fn run(applet: &Applet, command: &str, args: &[OsString]) -> Result<u8> {
         true => Arguments::split(command.into(), applet.letters, args)?,
         false => Arguments::raw(args),
     };
-    match (applet.run)(&arguments)? {
-        Outcome::Ran(code) => Ok(code),
-        Outcome::Help(text) => say::print(&text).map(|()| 0),
-    }
+    (applet.run)(&arguments)
 }
 
 fn unknown(name: &OsStr) -> Error {

@@ -9,19 +9,12 @@ use crate::error::{Error, Result};
 use crate::knocker::Family;
 use crate::ports::{self, Ports};
 use crate::profile::{ProfileHome, Wanted};
+use crate::say;
 use crate::wire::Wire;
 use argh::{EarlyExit, FromArgs};
 use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::Path;
-
-/// The outcome of an applet.
-pub enum Outcome {
-    /// The applet ran; its exit code.
-    Ran(u8),
-    /// Help was requested; the text to print.
-    Help(String),
-}
 
 /// Sends one SYN that opens a TCP port on a server for one connection. There must be a profile for the
 /// host.
@@ -240,18 +233,18 @@ impl argh::FromArgValue for Directory {
     }
 }
 
-/// Parses `arguments` into `T` and calls `start`, or returns the requested help.
-fn parsed<T: FromArgs>(arguments: &Arguments, start: impl FnOnce(T) -> Result<u8>) -> Result<Outcome> {
+/// Parses `arguments` into `T` and calls `start`, or prints the requested help.
+fn parsed<T: FromArgs>(arguments: &Arguments, start: impl FnOnce(T) -> Result<u8>) -> Result<u8> {
     match T::from_args(&[&arguments.command], &arguments.words()) {
-        Ok(args) => start(args).map(Outcome::Ran),
+        Ok(args) => start(args),
         Err(exit) => not_started(&exit),
     }
 }
 
-/// Returns the help that was requested, or an error for a wrong command line.
-fn not_started(exit: &EarlyExit) -> Result<Outcome> {
+/// Prints the help that was requested, or returns an error for a wrong command line.
+fn not_started(exit: &EarlyExit) -> Result<u8> {
     match exit.status {
-        Ok(()) => Ok(Outcome::Help(exit.output.replacen("Usage:", "usage:", 1))),
+        Ok(()) => say::print(&exit.output.replacen("Usage:", "usage:", 1)).map(|()| 0),
         Err(()) => Err(Error::usage(message(&exit.output))),
     }
 }
@@ -270,7 +263,7 @@ fn message(output: &str) -> String {
     text
 }
 
-pub fn knock(arguments: &Arguments) -> Result<Outcome> {
+pub fn knock(arguments: &Arguments) -> Result<u8> {
     parsed(arguments, |args: KnockArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         let options = knock::KnockOptions { port: args.port, family, wait: args.wait, verbose: args.verbose };
@@ -278,7 +271,7 @@ pub fn knock(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-pub fn daemon(arguments: &Arguments) -> Result<Outcome> {
+pub fn daemon(arguments: &Arguments) -> Result<u8> {
     parsed(arguments, |args: DaemonArgs| {
         let directory = server_directory(arguments, args.dir);
         let trial = args.trial.map(|typed| duration(&typed)).transpose()?;
@@ -292,7 +285,7 @@ pub fn daemon(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-pub fn genprofile(arguments: &Arguments) -> Result<Outcome> {
+pub fn genprofile(arguments: &Arguments) -> Result<u8> {
     parsed(arguments, |args: GenprofileArgs| {
         let (name, typed) = (&args.name, args.knockport.as_deref());
         if let Some(typed) = typed.filter(|typed| ports::port(name).is_some() && ports::port(typed).is_none()) {
@@ -304,7 +297,7 @@ pub fn genprofile(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-pub fn invite(arguments: &Arguments) -> Result<Outcome> {
+pub fn invite(arguments: &Arguments) -> Result<u8> {
     parsed(arguments, |args: InviteArgs| {
         let directory = server_directory(arguments, args.dir);
         let ports = args.ports.as_deref().map(port_list).transpose().map_err(Error::usage)?;
@@ -312,7 +305,7 @@ pub fn invite(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-pub fn accept(arguments: &Arguments) -> Result<Outcome> {
+pub fn accept(arguments: &Arguments) -> Result<u8> {
     // Not named in the error: it may be the line with the keys.
     if !arguments.operands().is_empty() {
         return Err(Error::usage("the line is read from standard input, not from the command line"));
@@ -322,24 +315,24 @@ pub fn accept(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-pub fn rotate(arguments: &Arguments) -> Result<Outcome> {
+pub fn rotate(arguments: &Arguments) -> Result<u8> {
     parsed(arguments, |args: RotateArgs| {
         invite::rotate(server_directory(arguments, args.dir), &args.name, &args.host).map(|()| 0)
     })
 }
 
-pub fn revoke(arguments: &Arguments) -> Result<Outcome> {
+pub fn revoke(arguments: &Arguments) -> Result<u8> {
     parsed(arguments, |args: RevokeArgs| revoke::run(server_directory(arguments, args.dir), &args.name).map(|()| 0))
 }
 
-pub fn connect(arguments: &Arguments) -> Result<Outcome> {
+pub fn connect(arguments: &Arguments) -> Result<u8> {
     parsed(arguments, |args: ConnectArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         connect::run(&client_home(arguments, args.dir)?, &args.host, args.port, family).map(|()| 0)
     })
 }
 
-pub fn doctor(arguments: &Arguments) -> Result<Outcome> {
+pub fn doctor(arguments: &Arguments) -> Result<u8> {
     parsed(arguments, |args: DoctorArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         let Some(host) = args.host else {
@@ -353,7 +346,7 @@ pub fn doctor(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-pub fn proxy(arguments: &Arguments) -> Result<Outcome> {
+pub fn proxy(arguments: &Arguments) -> Result<u8> {
     parsed(arguments, |args: ProxyArgs| {
         proxy::run(proxy::ProxyOptions {
             listen: (args.listen, args.listenport).into(),
@@ -366,7 +359,7 @@ pub fn proxy(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-pub fn status(arguments: &Arguments) -> Result<Outcome> {
+pub fn status(arguments: &Arguments) -> Result<u8> {
     parsed(arguments, |args: StatusArgs| {
         let options = status::StatusOptions { json: args.json, watch: args.watch };
         // Without `--dir` the arguments have no directory.
@@ -380,26 +373,26 @@ pub fn status(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-pub fn watcher(arguments: &Arguments) -> Result<Outcome> {
+pub fn watcher(arguments: &Arguments) -> Result<u8> {
     by_supervisor(arguments, |supervisor, log_target, directory| {
         daemon::watcher(supervisor, log_target, Path::new(directory))
     })
 }
 
-pub fn opener(arguments: &Arguments) -> Result<Outcome> {
+pub fn opener(arguments: &Arguments) -> Result<u8> {
     by_supervisor(arguments, |supervisor, log_target, backend| daemon::opener(supervisor, log_target, text(backend)?))
 }
 
 /// Runs the daemon of the doctor's proof.
-pub fn proof(arguments: &Arguments) -> Result<Outcome> {
+pub fn proof(arguments: &Arguments) -> Result<u8> {
     by_supervisor(arguments, |doctor, _, directory| daemon::proof(doctor, Path::new(directory)))
 }
 
 /// Runs a child of the supervisor. The arguments are the supervisor's process ID, the log target, and one more.
-fn by_supervisor(arguments: &Arguments, run: impl FnOnce(u32, LogTarget, &OsStr) -> Result<u8>) -> Result<Outcome> {
+fn by_supervisor(arguments: &Arguments, run: impl FnOnce(u32, LogTarget, &OsStr) -> Result<u8>) -> Result<u8> {
     if let [supervisor, log_target, last] = arguments.operands() {
         if let (Ok(supervisor), Some(log_target)) = (text(supervisor)?.parse(), LogTarget::named(text(log_target)?)) {
-            return run(supervisor, log_target, last).map(Outcome::Ran);
+            return run(supervisor, log_target, last);
         }
     }
     Err(Error::refused("only the daemon's supervisor starts this applet"))
