@@ -109,7 +109,7 @@ fn run(applet: &Applet, command: &str, args: &[OsString]) -> Result<u8> {
         true => Arguments::split(command.into(), applet.letters, args)?,
         false => Arguments::raw(args),
     };
-    (applet.run)(&arguments)
+    (applet.run)(&arguments, &arguments.words())
 }
 
 fn unknown(name: &OsStr) -> Error {

@@ -233,9 +233,9 @@ impl argh::FromArgValue for Directory {
     }
 }
 
-/// Parses `arguments` into `T` and calls `start`, or prints the requested help.
-fn parsed<T: FromArgs>(arguments: &Arguments, start: impl FnOnce(T) -> Result<u8>) -> Result<u8> {
-    match T::from_args(&[&arguments.command], &arguments.words()) {
+/// Parses `words`, those of `arguments` for argh, into `T` and calls `start`, or prints the requested help.
+fn parsed<T: FromArgs>(arguments: &Arguments, words: &[&str], start: impl FnOnce(T) -> Result<u8>) -> Result<u8> {
+    match T::from_args(&[&arguments.command], words) {
         Ok(args) => start(args),
         Err(exit) => not_started(&exit),
     }
@@ -263,16 +263,16 @@ fn message(output: &str) -> String {
     text
 }
 
-pub fn knock(arguments: &Arguments) -> Result<u8> {
-    parsed(arguments, |args: KnockArgs| {
+pub fn knock(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: KnockArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         let options = knock::KnockOptions { port: args.port, family, wait: args.wait, verbose: args.verbose };
         knock::run(&client_home(arguments, args.dir)?, &args.host, &options).map(|()| 0)
     })
 }
 
-pub fn daemon(arguments: &Arguments) -> Result<u8> {
-    parsed(arguments, |args: DaemonArgs| {
+pub fn daemon(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: DaemonArgs| {
         let directory = server_directory(arguments, args.dir);
         let trial = args.trial.map(|typed| duration(&typed)).transpose()?;
         match (args.check, args.unguard, args.background || trial.is_some()) {
@@ -285,8 +285,8 @@ pub fn daemon(arguments: &Arguments) -> Result<u8> {
     })
 }
 
-pub fn genprofile(arguments: &Arguments) -> Result<u8> {
-    parsed(arguments, |args: GenprofileArgs| {
+pub fn genprofile(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: GenprofileArgs| {
         let (name, typed) = (&args.name, args.knockport.as_deref());
         if let Some(typed) = typed.filter(|typed| ports::port(name).is_some() && ports::port(typed).is_none()) {
             return Err(Error::usage(format!("the name comes first, then the knock port: {typed} {name}")));
@@ -297,43 +297,45 @@ pub fn genprofile(arguments: &Arguments) -> Result<u8> {
     })
 }
 
-pub fn invite(arguments: &Arguments) -> Result<u8> {
-    parsed(arguments, |args: InviteArgs| {
+pub fn invite(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: InviteArgs| {
         let directory = server_directory(arguments, args.dir);
         let ports = args.ports.as_deref().map(port_list).transpose().map_err(Error::usage)?;
         invite::run(directory, &args.name, &args.host, ports, args.again).map(|()| 0)
     })
 }
 
-pub fn accept(arguments: &Arguments) -> Result<u8> {
+pub fn accept(arguments: &Arguments, words: &[&str]) -> Result<u8> {
     // Not named in the error: it may be the line with the keys.
     if !arguments.operands().is_empty() {
         return Err(Error::usage("the line is read from standard input, not from the command line"));
     }
-    parsed(arguments, |args: AcceptArgs| {
+    parsed(arguments, words, |args: AcceptArgs| {
         accept::run(&client_home(arguments, args.dir)?, args.host.as_deref()).map(|()| 0)
     })
 }
 
-pub fn rotate(arguments: &Arguments) -> Result<u8> {
-    parsed(arguments, |args: RotateArgs| {
+pub fn rotate(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: RotateArgs| {
         invite::rotate(server_directory(arguments, args.dir), &args.name, &args.host).map(|()| 0)
     })
 }
 
-pub fn revoke(arguments: &Arguments) -> Result<u8> {
-    parsed(arguments, |args: RevokeArgs| revoke::run(server_directory(arguments, args.dir), &args.name).map(|()| 0))
+pub fn revoke(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: RevokeArgs| {
+        revoke::run(server_directory(arguments, args.dir), &args.name).map(|()| 0)
+    })
 }
 
-pub fn connect(arguments: &Arguments) -> Result<u8> {
-    parsed(arguments, |args: ConnectArgs| {
+pub fn connect(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: ConnectArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         connect::run(&client_home(arguments, args.dir)?, &args.host, args.port, family).map(|()| 0)
     })
 }
 
-pub fn doctor(arguments: &Arguments) -> Result<u8> {
-    parsed(arguments, |args: DoctorArgs| {
+pub fn doctor(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: DoctorArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         let Some(host) = args.host else {
             if args.port.is_some() || family != Family::Any {
@@ -346,8 +348,8 @@ pub fn doctor(arguments: &Arguments) -> Result<u8> {
     })
 }
 
-pub fn proxy(arguments: &Arguments) -> Result<u8> {
-    parsed(arguments, |args: ProxyArgs| {
+pub fn proxy(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: ProxyArgs| {
         proxy::run(proxy::ProxyOptions {
             listen: (args.listen, args.listenport).into(),
             directory: args.dir.and(arguments.directory.clone()),
@@ -359,8 +361,8 @@ pub fn proxy(arguments: &Arguments) -> Result<u8> {
     })
 }
 
-pub fn status(arguments: &Arguments) -> Result<u8> {
-    parsed(arguments, |args: StatusArgs| {
+pub fn status(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: StatusArgs| {
         let options = status::StatusOptions { json: args.json, watch: args.watch };
         // Without `--dir` the arguments have no directory.
         let directory = server_directory(arguments, Some(Directory));
@@ -373,18 +375,18 @@ pub fn status(arguments: &Arguments) -> Result<u8> {
     })
 }
 
-pub fn watcher(arguments: &Arguments) -> Result<u8> {
+pub fn watcher(arguments: &Arguments, _: &[&str]) -> Result<u8> {
     by_supervisor(arguments, |supervisor, log_target, directory| {
         daemon::watcher(supervisor, log_target, Path::new(directory))
     })
 }
 
-pub fn opener(arguments: &Arguments) -> Result<u8> {
+pub fn opener(arguments: &Arguments, _: &[&str]) -> Result<u8> {
     by_supervisor(arguments, |supervisor, log_target, backend| daemon::opener(supervisor, log_target, text(backend)?))
 }
 
 /// Runs the daemon of the doctor's proof.
-pub fn proof(arguments: &Arguments) -> Result<u8> {
+pub fn proof(arguments: &Arguments, _: &[&str]) -> Result<u8> {
     by_supervisor(arguments, |doctor, _, directory| daemon::proof(doctor, Path::new(directory)))
 }
 
