@@ -7,97 +7,86 @@
 use crate::error::{Error, Result};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::Path;
+use std::slice::Iter;
 
 /// The long options that take a value. The next word is always the value, even if it starts with a dash.
 const VALUED: &[&str] = &["--as", "--dir", "--listen", "--port", "--ports", "--trial", "--user", "--wire"];
 
 /// An applet's arguments.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Arguments {
+pub struct Arguments<'a> {
     /// The command that was typed for the applet.
     pub command: String,
     /// The value of `--dir`.
-    pub directory: Option<PathBuf>,
-    options: Vec<String>,
-    operands: Vec<OsString>,
+    pub directory: Option<&'a Path>,
+    /// The operands.
+    pub operands: Vec<&'a OsStr>,
+    words: Vec<String>,
 }
 
-impl Arguments {
+impl<'a> Arguments<'a> {
     /// Splits `args`. `letters` are the one-letter options, with `:` after those that take a value.
-    pub fn split(command: String, letters: &str, args: &[OsString]) -> Result<Self> {
+    pub fn split(command: String, letters: &str, args: &'a [OsString]) -> Result<Self> {
         let mut split = Self { command, ..Self::default() };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match arg.as_bytes() {
-                b"--" => split.operands.extend(args.by_ref().cloned()),
+                b"--" => split.operands.extend(args.by_ref().map(OsString::as_os_str)),
                 [b'-', b'-', ..] => split.long(arg, &mut args)?,
                 [b'-', _, ..] => split.letters(letters, text(arg)?, &mut args)?,
-                _ => split.operands.push(arg.clone()),
+                _ => split.operands.push(arg),
             }
         }
-        split.operands.iter().try_for_each(|operand| text(operand).map(drop))?;
         // After `--`, argh treats no word as an option or a request for help.
-        split.options.push("--".into());
+        split.words.push("--".into());
+        for operand in &split.operands {
+            split.words.push(text(operand)?.into());
+        }
         Ok(split)
     }
 
     /// Treats all arguments as operands.
-    pub fn raw(args: &[OsString]) -> Self {
-        Self { operands: args.into(), ..Self::default() }
+    pub fn raw(args: &'a [OsString]) -> Self {
+        Self { operands: args.iter().map(OsString::as_os_str).collect(), ..Self::default() }
     }
 
     /// Returns the words for argh: names and values, options first.
     pub fn words(&self) -> Vec<&str> {
-        let operands = self.operands.iter().filter_map(|operand| operand.to_str());
-        self.options.iter().map(String::as_str).chain(operands).collect()
-    }
-
-    /// Returns the operands.
-    pub fn operands(&self) -> &[OsString] {
-        &self.operands
+        self.words.iter().map(String::as_str).collect()
     }
 
     /// Parses `--name`, `--name value` or `--name=value`.
-    fn long<'a>(&mut self, arg: &OsStr, following: &mut impl Iterator<Item = &'a OsString>) -> Result<()> {
+    fn long(&mut self, arg: &'a OsStr, following: &mut Iter<'a, OsString>) -> Result<()> {
         let mut parts = arg.as_bytes().splitn(2, |&byte| byte == b'=').map(OsStr::from_bytes);
         let name = text(parts.next().unwrap_or_default())?;
         match parts.next() {
             Some(value) => self.set(name, Some(value)),
             None if VALUED.contains(&name) => self.set(name, following.next().map(OsString::as_os_str)),
             None => {
-                self.options.push(name.into());
+                self.words.push(name.into());
                 Ok(())
             }
         }
     }
 
     /// Parses the letters after one dash.
-    fn letters<'a>(
-        &mut self,
-        known: &str,
-        word: &str,
-        following: &mut impl Iterator<Item = &'a OsString>,
-    ) -> Result<()> {
-        let mut rest = word.chars().skip(1);
+    fn letters(&mut self, known: &str, word: &'a str, following: &mut Iter<'a, OsString>) -> Result<()> {
+        let mut rest = word.chars();
+        rest.next();
         while let Some(letter) = rest.next() {
-            let valued = known.split_once(letter).is_some_and(|(_, behind)| behind.starts_with(':'));
-            match letter {
-                'h' => self.options.push("--help".into()),
-                _ if valued => {
-                    let attached: String = rest.by_ref().collect();
-                    let attached = Some(OsStr::new(&attached)).filter(|attached| !attached.is_empty());
-                    let value = attached.or_else(|| following.next().map(OsString::as_os_str));
-                    self.set(&format!("-{letter}"), value)?;
-                }
-                // argh refuses unknown letters.
-                _ => self.options.push(format!("-{letter}")),
+            let name = format!("-{letter}");
+            if known.split_once(letter).is_some_and(|(_, behind)| behind.starts_with(':')) {
+                let attached = Some(OsStr::new(rest.as_str())).filter(|attached| !attached.is_empty());
+                return self.set(&name, attached.or_else(|| following.next().map(OsString::as_os_str)));
             }
+            // argh refuses unknown letters.
+            self.words.push(if letter == 'h' { "--help".into() } else { name });
         }
         Ok(())
     }
 
-    fn set(&mut self, name: &str, value: Option<&OsStr>) -> Result<()> {
+    fn set(&mut self, name: &str, value: Option<&'a OsStr>) -> Result<()> {
         let wrong = |what: &str| Err(Error::usage(format!("option {name} {what}")));
         let Some(value) = value else { return wrong("needs a value") };
         // An empty path would mean the working directory. It usually comes from an unset variable.
@@ -106,12 +95,13 @@ impl Arguments {
         }
         let word = match name {
             "--dir" => {
-                self.directory = Some(value.into());
+                self.directory = Some(value.as_ref());
                 "given"
             }
             _ => text(value)?,
         };
-        self.options.extend([name.into(), word.into()]);
+        self.words.push(name.into());
+        self.words.push(word.into());
         Ok(())
     }
 }
@@ -125,9 +115,9 @@ pub fn text(argument: &OsStr) -> Result<&str> {
 mod tests {
     use super::*;
 
-    fn split(args: &[&str]) -> Result<Arguments> {
+    fn split(args: &[&str]) -> Result<Arguments<'static>> {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        Arguments::split("knockknock".into(), "p:46v", &args)
+        Arguments::split("knockknock".into(), "p:46v", args.leak())
     }
 
     #[test]
@@ -152,9 +142,9 @@ mod tests {
     fn a_value_may_start_with_a_dash() {
         let foo = split(&["-p", "-4", "--dir", "-foo", "host"]).unwrap();
         assert_eq!(foo.words().join(" "), "-p -4 --dir given -- host");
-        assert_eq!(foo.directory, Some("-foo".into()));
-        assert_eq!(split(&["--dir=--help"]).unwrap().directory, Some("--help".into()));
-        assert_eq!(split(&["--dir", "--"]).unwrap().directory, Some("--".into()));
+        assert_eq!(foo.directory, Some("-foo".as_ref()));
+        assert_eq!(split(&["--dir=--help"]).unwrap().directory, Some("--help".as_ref()));
+        assert_eq!(split(&["--dir", "--"]).unwrap().directory, Some("--".as_ref()));
     }
 
     #[test]
@@ -162,7 +152,7 @@ mod tests {
         let odd = OsStr::from_bytes(b"x\xff").to_owned();
         for args in [["--dir".into(), odd.clone()], ["host".into(), OsStr::from_bytes(b"--dir=x\xff").to_owned()]] {
             let found = Arguments::split(String::new(), "", &args).unwrap();
-            assert_eq!(found.directory, Some(odd.clone().into()));
+            assert_eq!(found.directory, Some(odd.as_ref()));
         }
         for args in [["--user".into(), odd.clone()], ["host".into(), odd]] {
             let error = Arguments::split(String::new(), "", &args).unwrap_err();

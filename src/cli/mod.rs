@@ -7,13 +7,25 @@ mod values;
 
 use crate::error::{Error, Result};
 use crate::say;
+use crate::sys::child;
 use applets::{APPLETS, Applet};
 use arguments::Arguments;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The exit code for an unknown applet, as of a shell for an unknown command.
 const NO_SUCH_APPLET: u8 = 127;
+
+const VERSION: &str = concat!(
+    "knockknock ",
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("KNOCKKNOCK_COMMIT"),
+    ", ",
+    env!("KNOCKKNOCK_TARGET"),
+    ")\n"
+);
 
 /// What the command line requests.
 enum Dispatch<'a> {
@@ -31,13 +43,13 @@ pub fn main(argv: Vec<OsString>) -> u8 {
         Some((program, args)) => (Path::new(program), args),
         None => (Path::new("knockknock"), &[][..]),
     };
-    let done = match dispatch(program, args) {
+    let (done, usage) = match dispatch(program, args) {
         Dispatch::Run(applet, command, args) => {
             say::set_name(if applet.is_public() { applet.alias } else { "knockknock-daemon" });
-            return exit_code(run(applet, &command, args), || applet_usage(applet, &command));
+            (run(applet, &command, args), applet_usage(applet, &command))
         }
-        Dispatch::Help => say::print(&help()),
-        Dispatch::Version => say::print(&version()),
+        Dispatch::Help => (say::print(&help()).map(|()| 0), usage()),
+        Dispatch::Version => (say::print(VERSION).map(|()| 0), usage()),
         Dispatch::Usage => {
             say::usage(&usage());
             return 2;
@@ -47,57 +59,60 @@ pub fn main(argv: Vec<OsString>) -> u8 {
             return NO_SUCH_APPLET;
         }
     };
-    exit_code(done.map(|()| 0), usage)
-}
-
-fn exit_code(done: Result<u8>, usage: impl FnOnce() -> String) -> u8 {
     let error = match done {
         Ok(code) => return code,
         Err(error) => error,
     };
     say::error(&error);
     if error.exit_code() == 2 {
-        say::usage(&usage());
+        say::usage(&usage);
     }
     error.exit_code()
 }
 
 fn dispatch<'a>(program: &'a Path, args: &'a [OsString]) -> Dispatch<'a> {
     let name = program.file_name().unwrap_or_default();
-    let by_alias = |name: &OsStr| APPLETS.iter().find(|applet| applet.is_public() && applet.alias == name);
-    match by_alias(name).or_else(|| through_links(program).and_then(|name| by_alias(&name))) {
+    match by_alias(name).or_else(|| through_links(program)) {
         Some(applet) if applet.name != "knock" => return Dispatch::Run(applet, applet.alias.into(), args),
-        None if name.to_string_lossy().starts_with("knockknock-") => return Dispatch::Unknown(name),
+        None if is_prefixed(name) => return Dispatch::Unknown(name),
         // Under any other name the binary acts as knockknock.
         _ => {}
     }
     let Some((first, rest)) = args.split_first() else { return Dispatch::Usage };
-    match &*first.to_string_lossy() {
-        "--help" | "-h" | "help" => Dispatch::Help,
-        "--version" | "-V" => Dispatch::Version,
-        option if option.starts_with('-') => by_alias("knockknock".as_ref())
+    match first.as_bytes() {
+        b"--help" | b"-h" | b"help" => Dispatch::Help,
+        b"--version" | b"-V" => Dispatch::Version,
+        [b'-', ..] => by_alias("knockknock".as_ref())
             .map_or(Dispatch::Usage, |knock| Dispatch::Run(knock, knock.alias.into(), args)),
-        name => match APPLETS.iter().find(|applet| applet.name == name) {
-            Some(applet) => Dispatch::Run(applet, format!("knockknock {name}"), rest),
+        _ => match APPLETS.iter().find(|applet| first == applet.name) {
+            Some(applet) => Dispatch::Run(applet, format!("knockknock {}", applet.name), rest),
             None => Dispatch::Unknown(first),
         },
     }
 }
 
-/// Returns the first alias in the chain of symbolic links that starts at `program`.
-fn through_links(program: &Path) -> Option<OsString> {
+fn by_alias(name: &OsStr) -> Option<&'static Applet> {
+    APPLETS.iter().find(|applet| applet.is_public() && applet.alias == name)
+}
+
+/// Returns whether `name` is like an alias. A user who types such a name does not want to knock at it.
+fn is_prefixed(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"knockknock-")
+}
+
+/// Returns the applet of the first alias in the chain of symbolic links that starts at `program`.
+fn through_links(program: &Path) -> Option<&'static Applet> {
     let mut link = if program.components().count() > 1 {
         program.to_owned()
     } else {
-        let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())?
+        child::find(program.as_os_str(), &std::env::var_os("PATH")?, Path::is_file)?
     };
     // The kernel's own limit (MAXSYMLINKS in linux/namei.h).
     for _ in 0..40 {
         let target = std::fs::read_link(&link).ok()?;
         link = link.parent()?.join(target);
-        if let Some(name) = link.file_name().filter(|name| APPLETS.iter().any(|applet| applet.alias == *name)) {
-            return Some(name.to_owned());
+        if let Some(applet) = link.file_name().and_then(by_alias) {
+            return Some(applet);
         }
     }
     None
@@ -113,8 +128,7 @@ fn run(applet: &Applet, command: &str, args: &[OsString]) -> Result<u8> {
 }
 
 fn unknown(name: &OsStr) -> Error {
-    // A name like knockknock-x is not a host that a user wants to knock at.
-    let host = name.to_str().filter(|name| !name.starts_with("knockknock-")).unwrap_or("HOST");
+    let host = name.to_str().filter(|_| !is_prefixed(name)).unwrap_or("HOST");
     let advice = format!("to knock: knockknock -p PORT {host}; to list the applets: knockknock --help");
     Error::refused(format!("unknown applet {name:?}")).advise(advice)
 }
@@ -137,8 +151,4 @@ fn help() -> String {
     }
     text.push_str("\nknockknock APPLET --help lists an applet's options; knockknock --version prints the version.\n");
     text
-}
-
-fn version() -> String {
-    format!("knockknock {} ({}, {})\n", env!("CARGO_PKG_VERSION"), env!("KNOCKKNOCK_COMMIT"), env!("KNOCKKNOCK_TARGET"))
 }

@@ -234,7 +234,7 @@ impl argh::FromArgValue for Directory {
 }
 
 /// Parses `words`, those of `arguments` for argh, into `T` and calls `start`, or prints the requested help.
-fn parsed<T: FromArgs>(arguments: &Arguments, words: &[&str], start: impl FnOnce(T) -> Result<u8>) -> Result<u8> {
+fn parsed<T: FromArgs>(arguments: &Arguments<'_>, words: &[&str], start: impl FnOnce(T) -> Result<u8>) -> Result<u8> {
     match T::from_args(&[&arguments.command], words) {
         Ok(args) => start(args),
         Err(exit) => not_started(&exit),
@@ -263,7 +263,7 @@ fn message(output: &str) -> String {
     text
 }
 
-pub fn knock(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn knock(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: KnockArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         let options = knock::KnockOptions { port: args.port, family, wait: args.wait, verbose: args.verbose };
@@ -271,7 +271,7 @@ pub fn knock(arguments: &Arguments, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn daemon(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn daemon(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: DaemonArgs| {
         let directory = server_directory(arguments, args.dir);
         let trial = args.trial.map(|typed| duration(&typed)).transpose()?;
@@ -285,7 +285,7 @@ pub fn daemon(arguments: &Arguments, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn genprofile(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn genprofile(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: GenprofileArgs| {
         let (name, typed) = (&args.name, args.knockport.as_deref());
         if let Some(typed) = typed.filter(|typed| ports::port(name).is_some() && ports::port(typed).is_none()) {
@@ -297,7 +297,7 @@ pub fn genprofile(arguments: &Arguments, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn invite(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn invite(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: InviteArgs| {
         let directory = server_directory(arguments, args.dir);
         let ports = args.ports.as_deref().map(port_list).transpose().map_err(Error::usage)?;
@@ -305,9 +305,9 @@ pub fn invite(arguments: &Arguments, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn accept(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn accept(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     // Not named in the error: it may be the line with the keys.
-    if !arguments.operands().is_empty() {
+    if !arguments.operands.is_empty() {
         return Err(Error::usage("the line is read from standard input, not from the command line"));
     }
     parsed(arguments, words, |args: AcceptArgs| {
@@ -315,26 +315,26 @@ pub fn accept(arguments: &Arguments, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn rotate(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn rotate(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: RotateArgs| {
         invite::rotate(server_directory(arguments, args.dir), &args.name, &args.host).map(|()| 0)
     })
 }
 
-pub fn revoke(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn revoke(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: RevokeArgs| {
         revoke::run(server_directory(arguments, args.dir), &args.name).map(|()| 0)
     })
 }
 
-pub fn connect(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn connect(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: ConnectArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         connect::run(&client_home(arguments, args.dir)?, &args.host, args.port, family).map(|()| 0)
     })
 }
 
-pub fn doctor(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn doctor(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: DoctorArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         let Some(host) = args.host else {
@@ -348,12 +348,12 @@ pub fn doctor(arguments: &Arguments, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn proxy(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn proxy(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: ProxyArgs| {
-        proxy::run(proxy::ProxyOptions {
+        proxy::run(&proxy::ProxyOptions {
             listen: (args.listen, args.listenport).into(),
-            directory: args.dir.and(arguments.directory.clone()),
-            user: args.user,
+            directory: args.dir.and(arguments.directory),
+            user: args.user.as_deref(),
             allow_remote: args.allow_remote,
             background: args.background,
         })
@@ -361,7 +361,7 @@ pub fn proxy(arguments: &Arguments, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn status(arguments: &Arguments, words: &[&str]) -> Result<u8> {
+pub fn status(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: StatusArgs| {
         let options = status::StatusOptions { json: args.json, watch: args.watch };
         // Without `--dir` the arguments have no directory.
@@ -375,35 +375,36 @@ pub fn status(arguments: &Arguments, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn watcher(arguments: &Arguments, _: &[&str]) -> Result<u8> {
-    by_supervisor(arguments, |supervisor, log_target, directory| {
-        daemon::watcher(supervisor, log_target, Path::new(directory))
-    })
+pub fn watcher(arguments: &Arguments<'_>, _: &[&str]) -> Result<u8> {
+    let (supervisor, log_target, directory) = from_supervisor(arguments)?;
+    daemon::watcher(supervisor, log_target, Path::new(directory))
 }
 
-pub fn opener(arguments: &Arguments, _: &[&str]) -> Result<u8> {
-    by_supervisor(arguments, |supervisor, log_target, backend| daemon::opener(supervisor, log_target, text(backend)?))
+pub fn opener(arguments: &Arguments<'_>, _: &[&str]) -> Result<u8> {
+    let (supervisor, log_target, backend) = from_supervisor(arguments)?;
+    daemon::opener(supervisor, log_target, text(backend)?)
 }
 
 /// Runs the daemon of the doctor's proof.
-pub fn proof(arguments: &Arguments, _: &[&str]) -> Result<u8> {
-    by_supervisor(arguments, |doctor, _, directory| daemon::proof(doctor, Path::new(directory)))
+pub fn proof(arguments: &Arguments<'_>, _: &[&str]) -> Result<u8> {
+    let (doctor, _, directory) = from_supervisor(arguments)?;
+    daemon::proof(doctor, Path::new(directory))
 }
 
-/// Runs a child of the supervisor. The arguments are the supervisor's process ID, the log target, and one more.
-fn by_supervisor(arguments: &Arguments, run: impl FnOnce(u32, LogTarget, &OsStr) -> Result<u8>) -> Result<u8> {
-    if let [supervisor, log_target, last] = arguments.operands() {
+/// Returns the arguments of a child of the supervisor: the supervisor's process ID, the log target, and one more.
+fn from_supervisor<'a>(arguments: &Arguments<'a>) -> Result<(u32, LogTarget, &'a OsStr)> {
+    if let [supervisor, log_target, last] = arguments.operands[..] {
         if let (Ok(supervisor), Some(log_target)) = (text(supervisor)?.parse(), LogTarget::named(text(log_target)?)) {
-            return run(supervisor, log_target, last);
+            return Ok((supervisor, log_target, last));
         }
     }
     Err(Error::refused("only the daemon's supervisor starts this applet"))
 }
 
-fn client_home(arguments: &Arguments, given: Option<Directory>) -> Result<ProfileHome> {
-    ProfileHome::for_caller(given.and(arguments.directory.as_deref()))
+fn client_home(arguments: &Arguments<'_>, given: Option<Directory>) -> Result<ProfileHome> {
+    ProfileHome::for_caller(given.and(arguments.directory))
 }
 
-fn server_directory(arguments: &Arguments, given: Option<Directory>) -> &Path {
-    given.and(arguments.directory.as_deref()).unwrap_or(Path::new(DIRECTORY))
+fn server_directory<'a>(arguments: &Arguments<'a>, given: Option<Directory>) -> &'a Path {
+    given.and(arguments.directory).unwrap_or(Path::new(DIRECTORY))
 }

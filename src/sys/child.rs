@@ -149,17 +149,22 @@ pub fn start_copy(args: &[&OsStr], output: BorrowedFd<'_>) -> io::Result<Child> 
 /// Directories of the system's administration programs, which a user's PATH may lack.
 const ADMINISTRATION: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
 
-/// Returns the first file of that name in the directories of `path`, a list like PATH.
-pub fn find(program: &OsStr, path: &OsStr) -> Option<PathBuf> {
-    // An empty entry means the working directory, where no system program is.
-    env::split_paths(path).map(|directory| directory.join(program)).find(|file| file.is_absolute() && file.is_file())
+/// Returns the first file of that name in the directories of `path`, a list like PATH, for which `accept` is true.
+pub fn find(program: &OsStr, path: &OsStr, accept: fn(&Path) -> bool) -> Option<PathBuf> {
+    env::split_paths(path).map(|directory| directory.join(program)).find(|file| accept(file))
+}
+
+/// Returns whether `file` may be a system program. An empty entry in PATH means the working directory, where none is.
+fn is_system_program(file: &Path) -> bool {
+    file.is_absolute() && file.is_file()
 }
 
 /// Runs a system program with `input` as its standard input, and returns its standard output. If it fails, the error
 /// is the first line of its standard error.
 pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     let (name, path) = (OsStr::new(program), env::var_os("PATH").unwrap_or_default());
-    let file = find(name, &path).or_else(|| find(name, ADMINISTRATION.as_ref())).ok_or(io::ErrorKind::NotFound)?;
+    let found = |path: &OsStr| find(name, path, is_system_program);
+    let file = found(&path).or_else(|| found(ADMINISTRATION.as_ref())).ok_or(io::ErrorKind::NotFound)?;
     let args: Vec<&OsStr> = [&program].into_iter().chain(args).map(OsStr::new).collect();
     let ((stdin, mut writer), (mut stdout, output)) = (pipe()?, pipe()?);
     let (stderr, errors) = UnixStream::pair()?;

@@ -23,7 +23,7 @@ use crate::sys::privilege;
 use crate::sys::process::{self, Background};
 use event_loop::{EventLoop, ProxyRules};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::Path;
 
 /// The descriptors of one connection: two sockets, and a pipe for each direction with buffered bytes.
 const FILES_EACH: u32 = 6;
@@ -33,13 +33,13 @@ const FILES_BESIDE: u32 = 512;
 const MOST: u32 = 4096;
 
 /// The proxy's command-line options.
-pub struct ProxyOptions {
+pub struct ProxyOptions<'a> {
     /// The address and port to listen on.
     pub listen: SocketAddr,
     /// The directory of the profiles; `None` means the user's home.
-    pub directory: Option<PathBuf>,
+    pub directory: Option<&'a Path>,
     /// The user to switch to; `None` means the user who started the proxy.
-    pub user: Option<String>,
+    pub user: Option<&'a str>,
     /// Whether to serve other machines too.
     pub allow_remote: bool,
     /// Whether to run in the background.
@@ -47,7 +47,7 @@ pub struct ProxyOptions {
 }
 
 /// Runs the proxy until a signal terminates it.
-pub fn run(options: ProxyOptions) -> Result<()> {
+pub fn run(options: &ProxyOptions<'_>) -> Result<()> {
     let listen = options.listen;
     let remote = !listen.ip().to_canonical().is_loopback();
     if remote && !options.allow_remote {
@@ -62,9 +62,9 @@ pub fn run(options: ProxyOptions) -> Result<()> {
             Error::refused("only root may switch to another user").advise("leave out --user, or start it as root")
         );
     }
-    let home = match &options.user {
-        Some(name) => ProfileHome::for_user(name, options.directory.as_deref())?,
-        None => ProfileHome::for_caller(options.directory.as_deref())?,
+    let home = match options.user {
+        Some(name) => ProfileHome::for_user(name, options.directory)?,
+        None => ProfileHome::for_caller(options.directory)?,
     };
     let background = options.background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("run in the background", cause))?;
