@@ -106,8 +106,13 @@ pub fn reason(cause: &io::Error) -> String {
         text.truncate(number);
         text.truncate(text.trim_ascii_end().len());
     }
+    lower_first(&mut text);
+    text
+}
+
+/// Makes the first letter lower case.
+pub fn lower_first(text: &mut str) {
     if let Some(first) = text.get_mut(..1) {
         first.make_ascii_lowercase();
     }
-    text
 }

@@ -5,7 +5,7 @@ use super::values::{address, duration, family, port, port_list, wire};
 use crate::applet::daemon::LogTarget;
 use crate::applet::{accept, connect, daemon, doctor, genprofile, invite, knock, proxy, revoke, status};
 use crate::config::DIRECTORY;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, lower_first};
 use crate::knocker::Family;
 use crate::ports::{self, Ports};
 use crate::profile::{ProfileHome, Wanted};
@@ -30,8 +30,8 @@ struct KnockArgs {
     #[argh(switch, short = '6')]
     ipv6: bool,
     /// directory of the profiles (default: ~/.knockknock)
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// return when the port has answered a test connection, after a second knock
     #[argh(switch)]
     wait: bool,
@@ -47,8 +47,8 @@ struct KnockArgs {
 #[derive(FromArgs)]
 struct DaemonArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d)
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// run in the background and log to syslog
     #[argh(switch)]
     background: bool,
@@ -67,8 +67,8 @@ struct DaemonArgs {
 #[derive(FromArgs)]
 struct GenprofileArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d)
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// the only ports that the profile may open, such as 22,443 (default: those in guard, or any port)
     #[argh(option, from_str_fn(port_list))]
     ports: Option<Ports>,
@@ -88,8 +88,8 @@ struct GenprofileArgs {
 #[derive(FromArgs)]
 struct InviteArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d)
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// the only ports that a new profile may open, such as 22,443 (default: those in guard, or any port)
     #[argh(option)]
     ports: Option<String>,
@@ -108,8 +108,8 @@ struct InviteArgs {
 #[derive(FromArgs)]
 struct AcceptArgs {
     /// directory of the profiles (default: ~/.knockknock)
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// the name to type for the server (default: the name in the line)
     #[argh(option, long = "as")]
     host: Option<String>,
@@ -120,8 +120,8 @@ struct AcceptArgs {
 #[derive(FromArgs)]
 struct RotateArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d)
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// the name of the profile
     #[argh(positional)]
     name: String,
@@ -134,8 +134,8 @@ struct RotateArgs {
 #[derive(FromArgs)]
 struct RevokeArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d)
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// the name of the profile
     #[argh(positional)]
     name: String,
@@ -152,8 +152,8 @@ struct ConnectArgs {
     #[argh(switch, short = '6')]
     ipv6: bool,
     /// directory of the profiles (default: ~/.knockknock)
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// the server, by the name of its profile
     #[argh(positional)]
     host: String,
@@ -176,8 +176,8 @@ struct DoctorArgs {
     #[argh(switch, short = '6')]
     ipv6: bool,
     /// directory of the profiles (default: ~/.knockknock, or /etc/knockknock.d without a host)
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// print JSON, one object a line
     #[argh(switch)]
     json: bool,
@@ -194,8 +194,8 @@ struct ProxyArgs {
     #[argh(option, default = "IpAddr::from([127, 0, 0, 1])", from_str_fn(address))]
     listen: IpAddr,
     /// directory of the profiles (default: ~/.knockknock)
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// the user to run as (default: the user who called sudo)
     #[argh(option)]
     user: Option<String>,
@@ -214,8 +214,8 @@ struct ProxyArgs {
 #[derive(FromArgs)]
 struct StatusArgs {
     /// directory of the config and the profiles (default: /etc/knockknock.d), or of a client's profiles
-    #[argh(option)]
-    dir: Option<Directory>,
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
     /// print JSON
     #[argh(switch)]
     json: bool,
@@ -237,29 +237,27 @@ impl argh::FromArgValue for Directory {
 fn parsed<T: FromArgs>(arguments: &Arguments<'_>, words: &[&str], start: impl FnOnce(T) -> Result<u8>) -> Result<u8> {
     match T::from_args(&[&arguments.command], words) {
         Ok(args) => start(args),
-        Err(exit) => not_started(&exit),
+        Err(exit) => not_started(exit),
     }
 }
 
 /// Prints the help that was requested, or returns an error for a wrong command line.
-fn not_started(exit: &EarlyExit) -> Result<u8> {
-    match exit.status {
-        Ok(()) => say::print(&exit.output.replacen("Usage:", "usage:", 1)).map(|()| 0),
-        Err(()) => Err(Error::usage(message(&exit.output))),
+fn not_started(EarlyExit { mut output, status }: EarlyExit) -> Result<u8> {
+    if status.is_ok() {
+        lower_first(&mut output);
+        return say::print(&output).map(|()| 0);
     }
+    Err(Error::usage(message(&output)))
 }
 
-/// Converts argh's message to our format: one line that starts in lower case, without the advice to run --help, which
-/// the usage line gives.
+/// Converts argh's message to our format: one line that starts in lower case.
 fn message(output: &str) -> String {
-    let lines = output.lines().map(str::trim_ascii).filter(|line| !line.is_empty() && !line.starts_with("Run "));
-    let mut text = lines.collect::<Vec<_>>().join(" ");
+    // argh puts each missing argument on a line of its own, indented.
+    let mut text = output.trim_ascii().replace("\n    ", "\n").replace('\n', " ");
     if let Some(option) = text.strip_prefix("Unrecognized argument: ") {
         return format!("unknown option {option:?}");
     }
-    if let Some(first) = text.get_mut(..1) {
-        first.make_ascii_lowercase();
-    }
+    lower_first(&mut text);
     text
 }
 
@@ -267,13 +265,13 @@ pub fn knock(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: KnockArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         let options = knock::KnockOptions { port: args.port, family, wait: args.wait, verbose: args.verbose };
-        knock::run(&client_home(arguments, args.dir)?, &args.host, &options).map(|()| 0)
+        at_home(arguments, &|home| knock::run(home, &args.host, &options).map(|()| 0))
     })
 }
 
 pub fn daemon(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: DaemonArgs| {
-        let directory = server_directory(arguments, args.dir);
+        let directory = server_directory(arguments);
         let trial = args.trial.map(|typed| duration(&typed)).transpose()?;
         match (args.check, args.unguard, args.background || trial.is_some()) {
             (true, false, false) => daemon::check(directory)?,
@@ -293,13 +291,13 @@ pub fn genprofile(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
         }
         let knock_port = typed.map(port).transpose().map_err(Error::usage)?;
         let wanted = Wanted { knock_port, ports: args.ports, wire: args.wire };
-        genprofile::run(server_directory(arguments, args.dir), name, wanted).map(|()| 0)
+        genprofile::run(server_directory(arguments), name, wanted).map(|()| 0)
     })
 }
 
 pub fn invite(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: InviteArgs| {
-        let directory = server_directory(arguments, args.dir);
+        let directory = server_directory(arguments);
         let ports = args.ports.as_deref().map(port_list).transpose().map_err(Error::usage)?;
         invite::run(directory, &args.name, &args.host, ports, args.again).map(|()| 0)
     })
@@ -311,26 +309,24 @@ pub fn accept(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
         return Err(Error::usage("the line is read from standard input, not from the command line"));
     }
     parsed(arguments, words, |args: AcceptArgs| {
-        accept::run(&client_home(arguments, args.dir)?, args.host.as_deref()).map(|()| 0)
+        at_home(arguments, &|home| accept::run(home, args.host.as_deref()).map(|()| 0))
     })
 }
 
 pub fn rotate(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: RotateArgs| {
-        invite::rotate(server_directory(arguments, args.dir), &args.name, &args.host).map(|()| 0)
+        invite::rotate(server_directory(arguments), &args.name, &args.host).map(|()| 0)
     })
 }
 
 pub fn revoke(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: RevokeArgs| {
-        revoke::run(server_directory(arguments, args.dir), &args.name).map(|()| 0)
-    })
+    parsed(arguments, words, |args: RevokeArgs| revoke::run(server_directory(arguments), &args.name).map(|()| 0))
 }
 
 pub fn connect(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: ConnectArgs| {
         let family = family(args.ipv4, args.ipv6)?;
-        connect::run(&client_home(arguments, args.dir)?, &args.host, args.port, family).map(|()| 0)
+        at_home(arguments, &|home| connect::run(home, &args.host, args.port, family).map(|()| 0))
     })
 }
 
@@ -341,10 +337,10 @@ pub fn doctor(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
             if args.port.is_some() || family != Family::Any {
                 return Err(Error::usage("-p, -4 and -6 need a host"));
             }
-            return daemon::doctor(server_directory(arguments, args.dir), args.json);
+            return daemon::doctor(server_directory(arguments), args.json);
         };
         let options = doctor::DoctorOptions { port: args.port, family, json: args.json };
-        doctor::run(&client_home(arguments, args.dir)?, &host, &options)
+        at_home(arguments, &|home| doctor::run(home, &host, &options))
     })
 }
 
@@ -352,7 +348,7 @@ pub fn proxy(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: ProxyArgs| {
         proxy::run(&proxy::ProxyOptions {
             listen: (args.listen, args.listenport).into(),
-            directory: args.dir.and(arguments.directory),
+            directory: arguments.directory,
             user: args.user.as_deref(),
             allow_remote: args.allow_remote,
             background: args.background,
@@ -364,14 +360,12 @@ pub fn proxy(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
 pub fn status(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: StatusArgs| {
         let options = status::StatusOptions { json: args.json, watch: args.watch };
-        // Without `--dir` the arguments have no directory.
-        let directory = server_directory(arguments, Some(Directory));
+        let directory = server_directory(arguments);
         if status::is_server(directory) {
-            status::server(directory, &options)?;
+            status::server(directory, &options).map(|()| 0)
         } else {
-            status::client(&client_home(arguments, args.dir)?, &options)?;
+            at_home(arguments, &|home| status::client(home, &options).map(|()| 0))
         }
-        Ok(0)
     })
 }
 
@@ -401,10 +395,11 @@ fn from_supervisor<'a>(arguments: &Arguments<'a>) -> Result<(u32, LogTarget, &'a
     Err(Error::refused("only the daemon's supervisor starts this applet"))
 }
 
-fn client_home(arguments: &Arguments<'_>, given: Option<Directory>) -> Result<ProfileHome> {
-    ProfileHome::for_caller(given.and(arguments.directory))
+/// Runs a client's applet with the caller's profiles.
+fn at_home(arguments: &Arguments<'_>, run: &dyn Fn(&ProfileHome) -> Result<u8>) -> Result<u8> {
+    run(&ProfileHome::for_caller(arguments.directory)?)
 }
 
-fn server_directory<'a>(arguments: &Arguments<'a>, given: Option<Directory>) -> &'a Path {
-    given.and(arguments.directory).unwrap_or(Path::new(DIRECTORY))
+fn server_directory<'a>(arguments: &Arguments<'a>) -> &'a Path {
+    arguments.directory.unwrap_or(Path::new(DIRECTORY))
 }
