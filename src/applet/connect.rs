@@ -113,7 +113,7 @@ where
                     Some(rest) => (&*to).write(rest),
                     None => pipe.drain(to, held - moved),
                 },
-                || poll::writable(to.as_fd()),
+                || poll::writable(to.as_fd(), None).map(drop),
             )?;
         }
     }

@@ -8,7 +8,7 @@ use crate::profile::{Found, Profile, ProfileHome};
 use crate::sys::{poll, tcp};
 use crate::tunnel::{self, KnockSetup, OpeningDelay};
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -88,10 +88,15 @@ fn run_steps(
 /// them.
 fn connect_without_knock(diagnosis: &mut Diagnosis, address: SocketAddr) -> Option<bool> {
     let port = address.port();
-    let connect = || TcpStream::connect_timeout(&address, UNKNOCKED).map(|stream| drop(tcp::reset(&stream)));
+    let connect = || {
+        let stream = tcp::connect(address, None)?;
+        let [answered] = poll::writable(stream.as_fd(), Some(UNKNOCKED))?;
+        let _ = tcp::complete(&stream).and_then(|()| tcp::reset(&stream));
+        stream.take_error()?.map_or(Ok(answered), Err)
+    };
     // The first connection may use the opening of an earlier knock.
-    match connect().and_then(|()| connect()) {
-        Ok(()) => {
+    match connect().and_then(|answered| if answered { connect() } else { Ok(false) }) {
+        Ok(true) => {
             let why = format!("port {port} answers without a knock: it is not guarded");
             let advice = "on the server, as root: knockknock doctor";
             diagnosis.wrong("guard", &Error::refused(why).advise(advice));
@@ -102,7 +107,7 @@ fn connect_without_knock(diagnosis: &mut Diagnosis, address: SocketAddr) -> Opti
             diagnosis.note("guard", &text);
             Some(true)
         }
-        Err(_) => {
+        _ => {
             diagnosis.ok("guard", &format!("without a knock port {port} does not answer"));
             Some(false)
         }

@@ -36,7 +36,10 @@ impl Child {
         environment: Option<&[CString]>,
         descriptors: [Option<BorrowedFd<'_>>; 4],
     ) -> io::Result<Self> {
-        let strings = args.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+        let mut strings = Vec::new();
+        for arg in args {
+            strings.push(CString::new(arg.as_bytes())?);
+        }
         let (program, args) = (CString::new(program.as_os_str().as_bytes())?, pointers(&strings));
         let environment = environment.map(pointers);
         let (mut id, mut actions, mut attributes) = (0, MaybeUninit::uninit(), MaybeUninit::uninit());
@@ -119,7 +122,9 @@ impl Child {
 
 /// Returns the strings' addresses followed by a null pointer, as execve(2) expects.
 fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
-    strings.iter().map(|string| string.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+    let mut pointers: Vec<_> = strings.iter().map(|string| string.as_ptr().cast_mut()).collect();
+    pointers.push(ptr::null_mut());
+    pointers
 }
 
 /// Starts this same binary as a child with `args`. `input`, `output` and `further` become its descriptors 0, 1 and 3;

@@ -30,9 +30,9 @@ pub fn readable_or_mounted(
     poll([(Some(fd), libc::POLLIN), (mounts, libc::POLLPRI)], timeout)
 }
 
-/// Waits until `fd` is writable or hung up.
-pub fn writable(fd: BorrowedFd<'_>) -> io::Result<()> {
-    poll([(Some(fd), libc::POLLOUT)], None).map(drop)
+/// Waits until `fd` is writable or hung up, or `timeout` expires. Returns whether it is ready.
+pub fn writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<[bool; 1]> {
+    poll([(Some(fd), libc::POLLOUT)], timeout)
 }
 
 fn poll<const N: usize>(

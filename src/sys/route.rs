@@ -6,8 +6,8 @@ use super::sockopt::{get, set};
 use super::tcp_timestamp::{Reading, TimestampClock, Unit};
 use super::{sysctl, tcp};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// The route of a connection to one destination.
 pub struct Route {
@@ -40,41 +40,38 @@ impl Route {
         let source = source.map(without_port);
         if let Some(prepared) = prepare(destination, source) {
             let local = prepared.local_addr()?;
-            let mut route = Self::of(&prepared, local, destination);
+            let mut route = Self::of(prepared.as_fd(), local, destination);
             let unit = if route.metrics.counts_microseconds() { Unit::Microseconds } else { Unit::Milliseconds };
             let reading = Reading::take(&prepared, unit).ok();
             (route.port, route.prepared) = (Some(local.port()), Some((prepared, reading)));
             return Ok(route);
         }
         // Connecting a UDP socket sends nothing either.
-        let any = match destination {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
-        let socket = UdpSocket::bind(source.unwrap_or(any))?;
-        socket.connect(destination)?;
-        Ok(Self::of(&socket, socket.local_addr()?, destination))
+        let socket = tcp::socket(libc::SOCK_DGRAM, destination, source)?;
+        tcp::begin(&socket, destination)?;
+        let socket = UdpSocket::from(socket);
+        Ok(Self::of(socket.as_fd(), socket.local_addr()?, destination))
     }
 
     /// Collects the route's properties from a connected socket.
-    fn of(socket: &impl AsRawFd, source: SocketAddr, destination: SocketAddr) -> Self {
-        let bound = get(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).unwrap_or(0);
+    fn of(socket: BorrowedFd<'_>, source: SocketAddr, destination: SocketAddr) -> Self {
+        let bound = get(&socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).unwrap_or(0);
         let metrics = metrics(source, destination, bound).unwrap_or_default();
         let (mtu, ttl) = match destination {
             SocketAddr::V4(_) => {
-                (get(socket, libc::IPPROTO_IP, libc::IP_MTU), get(socket, libc::IPPROTO_IP, libc::IP_TTL))
+                (get(&socket, libc::IPPROTO_IP, libc::IP_MTU), get(&socket, libc::IPPROTO_IP, libc::IP_TTL))
             }
             SocketAddr::V6(_) => {
-                let hops = get(socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS);
-                (get(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU), hops)
+                let hops = get(&socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS);
+                (get(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU), hops)
             }
         };
         let ttl = if metrics.hop_limit == 0 { ttl.unwrap_or(USUAL_TTL) } else { metrics.hop_limit as libc::c_int };
-        let discovery = get(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER).unwrap_or(libc::IP_PMTUDISC_WANT);
+        let discovery = get(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER).unwrap_or(libc::IP_PMTUDISC_WANT);
         let locked = metrics.locks_mtu();
         // The kernel limits the value to rmem_max, and doubles it (socket(7)).
-        let _ = set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, libc::c_int::MAX);
-        let buffer = get(socket, libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap_or(0);
+        let _ = set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, libc::c_int::MAX);
+        let buffer = get(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap_or(0);
         Self {
             source: without_port(source),
             port: None,
@@ -101,7 +98,7 @@ fn prepare(destination: SocketAddr, source: Option<SocketAddr>) -> Option<TcpStr
     if may_be_disabled() {
         return None;
     }
-    let socket = tcp::socket(destination, source).ok()?;
+    let socket = tcp::socket(libc::SOCK_STREAM, destination, source).ok()?;
     // Without this option the kernel would first send a SYN to request a cookie from the server.
     set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_NO_COOKIE, 1).ok()?;
     set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1).ok()?;
@@ -117,9 +114,9 @@ fn may_be_disabled() -> bool {
         && sysctl::netstat("TCPFastOpenBlackhole") != Some(0)
 }
 
-/// Looks up the metrics of the route from `source` to `destination`. `bound` is the interface to which `ip vrf exec`, or
-/// another program of the control group, has bound the process's sockets, or 0.
-fn metrics(source: SocketAddr, destination: SocketAddr, bound: libc::c_int) -> io::Result<RtaMetrics> {
+/// Looks up the metrics of the route from `source` to `destination`; `None` if that fails. `bound` is the interface to
+/// which `ip vrf exec`, or another program of the control group, has bound the process's sockets, or 0.
+fn metrics(source: SocketAddr, destination: SocketAddr, bound: libc::c_int) -> Option<RtaMetrics> {
     let interface = match destination {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => v6.scope_id(),
         _ => bound.unsigned_abs(),
@@ -127,8 +124,7 @@ fn metrics(source: SocketAddr, destination: SocketAddr, bound: libc::c_int) -> i
     let interface = Some(interface).filter(|&index| index != 0);
     // If the source of an IPv6 route is given, the kernel takes the interface for a mere preference.
     let source = Some(source.ip()).filter(|source| source.is_ipv4() || bound == 0);
-    let answer = RouteSocket::open()?.get(destination.ip(), source, interface)?;
-    Ok(answer.unwrap_or_default().metrics)
+    Some(RouteSocket::open().ok()?.get(destination.ip(), source, interface).ok()??.metrics)
 }
 
 fn without_port(mut address: SocketAddr) -> SocketAddr {

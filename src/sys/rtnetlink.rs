@@ -67,15 +67,15 @@ impl RouteSocket {
         source: Option<IpAddr>,
         interface: Option<u32>,
     ) -> io::Result<Option<RouteAnswer>> {
-        let (to, from) = (octets(destination), source.map(octets).unwrap_or_default());
         let family = if destination.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let bits = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
         let mut header = [0; RTMSG];
-        header[..3].copy_from_slice(&[family as u8, to.len() as u8 * 8, from.len() as u8 * 8]);
+        header[..3].copy_from_slice(&[family as u8, bits(destination), source.map_or(0, bits)]);
         let mut request = Writer::default();
         request.message(libc::RTM_GETROUTE, libc::NLM_F_REQUEST as u16, 1, &header, |body| {
-            body.attribute(RTA_DST, &to);
-            if !from.is_empty() {
-                body.attribute(RTA_SRC, &from);
+            address(body, RTA_DST, destination);
+            if let Some(source) = source {
+                address(body, RTA_SRC, source);
             }
             if let Some(index) = interface {
                 body.attribute(RTA_OIF, &index.to_ne_bytes());
@@ -134,9 +134,9 @@ impl RtaMetrics {
     }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+fn address(body: &mut Writer, kind: u16, address: IpAddr) {
     match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
+        IpAddr::V4(v4) => body.attribute(kind, &v4.octets()),
+        IpAddr::V6(v6) => body.attribute(kind, &v6.octets()),
     }
 }

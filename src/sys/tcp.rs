@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 ///
 /// The kernel delays the ACK that completes the handshake, by at most 0.2 s, until [`complete`] sends it.
 pub fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
-    let socket = socket(to, from)?;
+    let socket = socket(libc::SOCK_STREAM, to, from)?;
     set(&socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)?;
     begin(&socket, to)?;
     Ok(socket.into())
@@ -25,10 +25,21 @@ pub fn complete(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
-/// Creates a non-blocking socket for a connection to `to`, bound to the address of `from` if given. The port of
-/// `from` is ignored.
-pub(super) fn socket(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<OwnedFd> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+/// Listens on `address` with a non-blocking socket. The backlog is as long as the system allows, `net.core.somaxconn`
+/// (std sets 128).
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(libc::SOCK_STREAM, address, None)?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    bind(&socket, address)?;
+    // SAFETY: listen takes two numbers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), libc::c_int::MAX) })?;
+    Ok(socket.into())
+}
+
+/// Creates a non-blocking socket of a type such as SOCK_STREAM for a connection to `to`, bound to the address of `from`
+/// if given. The port of `from` is ignored.
+pub(super) fn socket(kind: libc::c_int, to: SocketAddr, from: Option<SocketAddr>) -> io::Result<OwnedFd> {
+    let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket takes three numbers and returns a new descriptor.
     let fd = check(unsafe { libc::socket(family(to), kind, 0) })?;
     // SAFETY: `fd` was just opened and nothing else owns it.
@@ -38,12 +49,16 @@ pub(super) fn socket(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<Own
         // Lets connect() choose the port, as it does for any other connection. A kernel without this option chooses it
         // in bind().
         let _ = set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
-        let from = Address::from(from);
-        let (name, size) = from.parts();
-        // SAFETY: the address is valid for reads of the size given.
-        check(unsafe { libc::bind(socket.as_raw_fd(), name, size) })?;
+        bind(&socket, from)?;
     }
     Ok(socket)
+}
+
+fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let address = Address::from(address);
+    let (name, size) = address.parts();
+    // SAFETY: the address is valid for reads of the size given.
+    check(unsafe { libc::bind(socket.as_raw_fd(), name, size) }).map(drop)
 }
 
 /// Starts the connect of a non-blocking socket; EINPROGRESS is success.
@@ -55,12 +70,6 @@ pub(super) fn begin(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Raises the listen backlog to the system's limit, `net.core.somaxconn` (std sets 128).
-pub fn raise_backlog(listener: &TcpListener) -> io::Result<()> {
-    // SAFETY: listen takes two numbers.
-    check(unsafe { libc::listen(listener.as_raw_fd(), libc::c_int::MAX) }).map(drop)
 }
 
 /// Makes closing the stream send an RST (SO_LINGER with 0 s), so that the peer does not mistake a failure for the

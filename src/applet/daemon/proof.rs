@@ -170,7 +170,7 @@ fn connect(name: &str, port: u16, config: &str) -> io::Result<(PathBuf, File, Tc
     links::add_address(STRANGER)?;
     namespace::enter(&server)?;
     links::add_address(SERVER)?;
-    let listener = TcpListener::bind((SERVER, port))?;
+    let listener = tcp::listen((SERVER, port).into())?;
     let directory = home.join("proof");
     DirBuilder::new().mode(0o700).create(&directory)?;
     file::create_private(&directory.join("config"), config.as_bytes())?;

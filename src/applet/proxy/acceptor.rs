@@ -1,6 +1,5 @@
 //! Accepts clients, and copes with running out of descriptors.
 
-use crate::sys::tcp;
 use std::io;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -18,11 +17,9 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Creates an acceptor that never blocks.
-    pub fn new(listener: TcpListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        tcp::raise_backlog(&listener)?;
-        Ok(Self { listener, ready: true, paused: None })
+    /// Creates an acceptor for a socket that does not block.
+    pub fn new(listener: TcpListener) -> Self {
+        Self { listener, ready: true, paused: None }
     }
 
     /// Returns the socket, for epoll.

@@ -60,7 +60,7 @@ impl EventLoop {
     pub fn new(listener: TcpListener, knocker: Knocker, rules: ProxyRules) -> Result<Self> {
         let hosts = Hosts::new(rules.directory.clone(), rules.profiles_only)?;
         let waiting = || {
-            let (epoll, acceptor) = (Epoll::new()?, Acceptor::new(listener)?);
+            let (epoll, acceptor) = (Epoll::new()?, Acceptor::new(listener));
             epoll.add(acceptor.listener(), LISTENER)?;
             epoll.add(hosts.wakeup(), RESOLVER)?;
             Ok((epoll, acceptor))

@@ -19,10 +19,10 @@ use crate::error::{Error, Result};
 use crate::knocker::Knocker;
 use crate::profile::ProfileHome;
 use crate::say;
-use crate::sys::privilege;
 use crate::sys::process::{self, Background};
+use crate::sys::{privilege, tcp};
 use event_loop::{EventLoop, ProxyRules};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 
 /// The descriptors of one connection: two sockets, and a pipe for each direction with buffered bytes.
@@ -68,7 +68,7 @@ pub fn run(options: &ProxyOptions<'_>) -> Result<()> {
     };
     let background = options.background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("run in the background", cause))?;
-    let listener = TcpListener::bind(listen).map_err(|cause| Error::system(format!("listen on {listen}"), cause))?;
+    let listener = tcp::listen(listen).map_err(|cause| Error::system(format!("listen on {listen}"), cause))?;
     let files = process::raise_file_limit_up_to(FILES_BESIDE + MOST * FILES_EACH);
     let files = files.map_err(|cause| Error::system("read the limit of open files", cause))?;
     let most = (files.saturating_sub(FILES_BESIDE) / FILES_EACH).clamp(16, MOST) as usize;
