@@ -28,15 +28,16 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts `program` with `args`, the first of which is its name. `descriptors` become its descriptors 0 to 3;
-    /// `None` inherits ours, except for 3. Without an `environment` it inherits ours too.
+    /// Starts `program` by the name `name` with `args`. `descriptors` become its descriptors 0 to 3; `None` inherits
+    /// ours, except for 3. Without an `environment` it inherits ours too.
     fn start(
         program: &Path,
-        args: &[&OsStr],
+        name: &str,
+        args: &mut dyn Iterator<Item = &OsStr>,
         environment: Option<&[CString]>,
         descriptors: [Option<BorrowedFd<'_>>; 4],
     ) -> io::Result<Self> {
-        let mut strings = Vec::new();
+        let mut strings = vec![CString::new(name)?];
         for arg in args {
             strings.push(CString::new(arg.as_bytes())?);
         }
@@ -127,6 +128,10 @@ fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
     pointers
 }
 
+/// This same binary, and its name as a child.
+const SELF: &str = "/proc/self/exe";
+const NAME: &str = "knockknock";
+
 /// Starts this same binary as a child with `args`. `input`, `output` and `further` become its descriptors 0, 1 and 3;
 /// it inherits standard error, and standard input if `input` is `None`, and has an empty environment.
 pub fn restart_self(
@@ -141,14 +146,13 @@ pub fn restart_self(
     for (name, value) in env::vars().filter(|(name, _)| name.starts_with("KNOCKKNOCK_")) {
         environment.push(CString::new(format!("{name}={value}"))?);
     }
-    let args = [&[OsStr::new("knockknock")], args].concat();
-    Child::start("/proc/self/exe".as_ref(), &args, Some(&environment), [input, Some(output), None, further])
+    let descriptors = [input, Some(output), None, further];
+    Child::start(SELF.as_ref(), NAME, &mut args.iter().copied(), Some(&environment), descriptors)
 }
 
 /// Starts this same binary as a child with `args` and our environment. Its output and its errors go to `output`.
 pub fn start_copy(args: &[&OsStr], output: BorrowedFd<'_>) -> io::Result<Child> {
-    let args = [&[OsStr::new("knockknock")], args].concat();
-    Child::start("/proc/self/exe".as_ref(), &args, None, [None, Some(output), Some(output), None])
+    Child::start(SELF.as_ref(), NAME, &mut args.iter().copied(), None, [None, Some(output), Some(output), None])
 }
 
 /// Directories of the system's administration programs, which a user's PATH may lack.
@@ -170,13 +174,12 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     let (name, path) = (OsStr::new(program), env::var_os("PATH").unwrap_or_default());
     let found = |path: &OsStr| find(name, path, is_system_program);
     let file = found(&path).or_else(|| found(ADMINISTRATION.as_ref())).ok_or(io::ErrorKind::NotFound)?;
-    let args: Vec<&OsStr> = [&program].into_iter().chain(args).map(OsStr::new).collect();
     let ((stdin, mut writer), (mut stdout, output)) = (pipe()?, pipe()?);
     let (stderr, errors) = UnixStream::pair()?;
     // Only the beginning is read, at the end. Output beyond the pipe's buffer is lost, but does not block the program.
     errors.set_nonblocking(true)?;
-    let mut child =
-        Child::start(&file, &args, None, [Some(stdin.as_fd()), Some(output.as_fd()), Some(errors.as_fd()), None])?;
+    let descriptors = [Some(stdin.as_fd()), Some(output.as_fd()), Some(errors.as_fd()), None];
+    let mut child = Child::start(&file, program, &mut args.iter().map(OsStr::new), None, descriptors)?;
     drop((stdin, output, errors));
     // A write fails when the program exits before it has read everything; its standard error says why.
     let _ = writer.write_all(input.as_bytes());
@@ -228,7 +231,8 @@ mod tests {
     #[test]
     fn a_child_is_reaped_once() {
         let mut child =
-            Child::start("/bin/sleep".as_ref(), &["sleep", "100"].map(OsStr::new), None, [None; 4]).unwrap();
+            Child::start("/bin/sleep".as_ref(), "sleep", &mut [OsStr::new("100")].into_iter(), None, [None; 4])
+                .unwrap();
         assert_eq!(child.try_wait(), None);
         child.kill();
         assert_eq!(child.try_wait().map(|status| status.signal()), Some(Some(libc::SIGKILL)));
