@@ -20,11 +20,6 @@ impl<T> ById<T> {
         self.0.iter()
     }
 
-    /// Returns the value of a session.
-    pub fn get(&self, id: u64) -> Option<&T> {
-        self.find(id).ok().and_then(|at| self.0.get(at)).map(|(_, value)| value)
-    }
-
     /// Returns the value of a session for changing.
     pub fn get_mut(&mut self, id: u64) -> Option<&mut T> {
         self.find(id).ok().and_then(|at| self.0.get_mut(at)).map(|(_, value)| value)

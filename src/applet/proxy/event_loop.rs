@@ -135,17 +135,15 @@ impl EventLoop {
     }
 
     /// Returns the time of the next action without an event.
-    fn next_deadline(&mut self) -> Option<Instant> {
+    fn next_deadline(&self) -> Option<Instant> {
         let now = Instant::now();
-        let timer = self.sessions.next_timer().map(|(at, _)| at);
         let accept = self.acceptor.due(now).filter(|_| self.has_room());
-        let timer = timer.into_iter().chain(self.relays.due(now));
-        timer.chain(self.turns.due(now)).chain(self.hosts.due(now)).chain(accept).min()
+        let times = [self.sessions.due(), self.relays.due(now), self.turns.due(now), self.hosts.due(now), accept];
+        times.into_iter().flatten().min()
     }
 
     fn expire(&mut self) {
-        let now = Instant::now();
-        while let Some((_, id)) = self.sessions.next_timer().filter(|(at, _)| *at <= now) {
+        for id in self.sessions.expired(Instant::now()) {
             match self.sessions.take(id) {
                 Some(session) if session.race.is_some() => self.race(id, session),
                 Some(session) => self.proceed(id, session, ClientEvent::Expired),

@@ -4,16 +4,12 @@ use super::by_id::ById;
 use super::client::{Client, ClientAction};
 use super::socks::{LONGEST, WELCOME};
 use crate::tunnel::{Race, Turn};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::Instant;
 
 /// How many reads of a refused client's bytes are discarded before other clients get their turn.
 const DRAINS: usize = 16;
-/// How many outdated timers are tolerated, besides two for each session.
-const SPARE_TIMERS: usize = 1024;
 
 /// A client with its socket.
 pub struct Session {
@@ -31,14 +27,12 @@ pub struct Session {
     pub race: Option<(Box<Race>, Instant)>,
     /// The connection to the server, until the relay has it.
     pub server: Option<TcpStream>,
-    /// The deadline of its timer.
-    timer: Option<Instant>,
 }
 
 impl Session {
     /// Creates a session for a client that has just connected from `source`.
     pub fn new(client: Client, stream: TcpStream, source: IpAddr) -> Self {
-        Self { client, stream, source, queue: None, turn: None, race: None, server: None, timer: None }
+        Self { client, stream, source, queue: None, turn: None, race: None, server: None }
     }
 
     /// Returns when the session must act without an event.
@@ -85,12 +79,10 @@ impl Session {
     }
 }
 
-/// All sessions by number, with a timer for each.
+/// All sessions by number.
 #[derive(Default)]
 pub struct Sessions {
     sessions: ById<Box<Session>>,
-    /// The deadlines. An outdated one is dropped when it reaches the top.
-    timers: BinaryHeap<Reverse<(Instant, u64)>>,
     /// The number of idle clients.
     idle: usize,
 }
@@ -122,29 +114,19 @@ impl Sessions {
     }
 
     /// Adds a session, or puts it back.
-    pub fn keep(&mut self, id: u64, mut session: Box<Session>) {
-        let deadline = session.deadline();
-        if session.timer != Some(deadline) {
-            session.timer = Some(deadline);
-            self.timers.push(Reverse((deadline, id)));
-        }
+    pub fn keep(&mut self, id: u64, session: Box<Session>) {
         self.idle += usize::from(session.client.is_idle());
         self.sessions.insert(id, session);
-        // Clients that leave early leave outdated timers behind.
-        let Self { sessions, timers, .. } = self;
-        if timers.len() > 2 * sessions.len() + SPARE_TIMERS {
-            timers.retain(|Reverse((at, id))| sessions.get(*id).is_some_and(|session| session.deadline() == *at));
-        }
     }
 
-    /// Returns the next deadline and its session.
-    pub fn next_timer(&mut self) -> Option<(Instant, u64)> {
-        while let Some(&Reverse((at, id))) = self.timers.peek() {
-            if self.sessions.get(id).is_some_and(|session| session.deadline() == at) {
-                return Some((at, id));
-            }
-            self.timers.pop();
-        }
-        None
+    /// Returns the next deadline.
+    pub fn due(&self) -> Option<Instant> {
+        self.sessions.iter().map(|(_, session)| session.deadline()).min()
+    }
+
+    /// Returns the sessions whose deadlines have passed.
+    pub fn expired(&self, now: Instant) -> Vec<u64> {
+        let expired = self.sessions.iter().filter(|(_, session)| session.deadline() <= now);
+        expired.map(|(id, _)| *id).collect()
     }
 }
