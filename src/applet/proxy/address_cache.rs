@@ -34,11 +34,15 @@ impl AddressCache {
     /// Begins a refresh for these profiles. Returns the names to resolve; pass the result to [`AddressCache::fill`]. A
     /// profile named by an address needs no resolver.
     pub fn refresh(&mut self, profiles: Vec<String>, now: Instant) -> Vec<String> {
-        let is_address = |name: &String| name.parse::<IpAddr>().is_ok();
-        let (addresses, names): (Vec<_>, Vec<_>) = profiles.into_iter().partition(is_address);
+        let (mut literal, mut names) = (Vec::new(), Vec::new());
+        for profile in profiles {
+            match profile.parse() {
+                Ok(address) => literal.push((scoped(SocketAddr::new(address, 0)), profile)),
+                Err(_) => names.push(profile),
+            }
+        }
         self.entries.retain(|(_, name)| names.contains(name));
-        let entry = |name: String| Some((scoped(SocketAddr::new(name.parse().ok()?, 0)), name));
-        self.entries.extend(addresses.into_iter().filter_map(entry));
+        self.entries.append(&mut literal);
         self.refreshing = !names.is_empty();
         if names.is_empty() {
             self.filled = Some(now);
@@ -48,10 +52,13 @@ impl AddressCache {
 
     /// Stores the addresses of all names. A name that was not resolved keeps its old addresses.
     pub fn fill(&mut self, found: Addresses, now: Instant) {
-        let answered = |name: &String| found.iter().any(|(other, addresses)| other == name && !addresses.is_empty());
-        self.entries.retain(|(_, name)| !answered(name));
         for (name, addresses) in found {
-            self.entries.extend(addresses.into_iter().map(|address| (scoped(address), name.clone())));
+            if !addresses.is_empty() {
+                self.entries.retain(|(_, known)| *known != name);
+            }
+            for address in addresses {
+                self.entries.push((scoped(address), name.clone()));
+            }
         }
         self.refreshing = false;
         self.filled = Some(now);
@@ -59,11 +66,17 @@ impl AddressCache {
 
     /// Returns the first profile that has one of `addresses`, and those that it has.
     pub fn find(&self, addresses: &[SocketAddr]) -> Option<(&str, Vec<SocketAddr>)> {
-        let has = |name: &str, address: &SocketAddr| {
-            self.entries.iter().any(|(known, other)| *known == scoped(*address) && other == name)
+        let has = |name: &str, address: SocketAddr| {
+            self.entries.iter().any(|(known, other)| *known == scoped(address) && other == name)
         };
-        let (_, name) = self.entries.iter().find(|(_, name)| addresses.iter().any(|address| has(name, address)))?;
-        Some((name, addresses.iter().copied().filter(|address| has(name, address)).collect()))
+        let (_, name) = self.entries.iter().find(|(_, name)| addresses.iter().any(|&address| has(name, address)))?;
+        let mut found = Vec::new();
+        for &address in addresses {
+            if has(name, address) {
+                found.push(address);
+            }
+        }
+        Some((name, found))
     }
 }
 
