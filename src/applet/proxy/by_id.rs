@@ -1,4 +1,4 @@
-//! Values by session number.
+//! Lists by session number.
 
 /// Values by session number, as a sorted list. The proxy numbers its sessions upwards, so a new one goes to the end.
 pub struct ById<T>(Vec<(u64, T)>);
@@ -41,4 +41,9 @@ impl<T> ById<T> {
     fn find(&self, id: u64) -> Result<usize, usize> {
         self.0.binary_search_by_key(&id, |(id, _)| *id)
     }
+}
+
+/// Removes a session number from a list.
+pub fn forget(ids: &mut Vec<u64>, id: u64) {
+    ids.retain(|other| *other != id);
 }

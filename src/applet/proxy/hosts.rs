@@ -1,6 +1,7 @@
 //! Finds the addresses and profiles of hosts.
 
 use super::address_cache::AddressCache;
+use super::by_id::forget;
 use super::client::ClientEvent;
 use super::lookups::{Lookups, TooManyNames};
 use super::resolver::{Question, Resolver};
@@ -60,7 +61,7 @@ impl Hosts {
     /// Records that a client is gone or waits for something else.
     pub fn leave(&mut self, client: u64) {
         self.lookups.leave(client);
-        self.cache_waiters.retain(|waiter| *waiter != client);
+        forget(&mut self.cache_waiters, client);
     }
 
     /// Starts the lookups that may start now.

@@ -6,6 +6,7 @@
 //! from blocking the others: on names, on running lookups, and on fresh lookups. A waiting lookup is dropped with its
 //! last client.
 
+use super::by_id::forget;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -73,7 +74,7 @@ impl Lookups {
     /// Records that a client is gone. A waiting lookup without clients is dropped.
     pub fn leave(&mut self, client: u64) {
         self.lookups.retain_mut(|lookup| {
-            lookup.clients.retain(|other| *other != client);
+            forget(&mut lookup.clients, client);
             lookup.began.is_some() || !lookup.clients.is_empty()
         });
     }

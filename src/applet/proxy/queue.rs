@@ -1,9 +1,8 @@
 //! The queue for one profile's knock lock. It is a pure value that decides whose turn it is and when to back off. The
 //! event loop takes the lock and connects.
 
+use super::by_id::forget;
 use crate::tunnel::OpeningDelay;
-use std::collections::VecDeque;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 /// How often to retry the knock lock while another process holds it.
@@ -21,7 +20,7 @@ const MOST_WAITING: usize = 512;
 /// The clients that wait to knock for one profile.
 pub struct Queue {
     profile: String,
-    waiting: VecDeque<u64>,
+    waiting: Vec<u64>,
     /// The client that has the turn.
     connecting: Option<u64>,
     /// When to retry the lock, if another process holds it.
@@ -32,7 +31,8 @@ pub struct Queue {
     budget_full: Option<Instant>,
     /// Whether it has been logged that the budget is used up; reset when the budget is full.
     limited: bool,
-    notice: Option<QueueNotice>,
+    /// A warning for the user.
+    notice: Option<String>,
 }
 
 /// The back-off after unanswered knocks.
@@ -55,35 +55,15 @@ pub enum NextTurn {
     Refuse(u64),
 }
 
-/// A condition of a queue that the user should know about.
-#[derive(Debug, PartialEq, Eq)]
-pub enum QueueNotice {
-    /// Clients are refused for a while.
-    BacksOff {
-        /// The profile's name.
-        profile: String,
-        /// For how long.
-        seconds: u64,
-        /// The number of unanswered knocks in a row.
-        knocks: usize,
-    },
-    /// The budget of knocks is used up.
-    Limited {
-        /// The profile's name.
-        profile: String,
-    },
-}
-
 impl Queue {
     /// Creates an empty queue.
     pub fn new(profile: String) -> Self {
-        let (waiting, opening_delay) = (VecDeque::new(), OpeningDelay::default());
         Self {
             profile,
-            waiting,
+            waiting: Vec::new(),
             connecting: None,
             retry: None,
-            opening_delay,
+            opening_delay: OpeningDelay::default(),
             back_off: None,
             budget_full: None,
             limited: false,
@@ -100,14 +80,14 @@ impl Queue {
     pub fn join(&mut self, client: u64) -> bool {
         let room = self.waiting.len() < MOST_WAITING;
         if room {
-            self.waiting.push_back(client);
+            self.waiting.push(client);
         }
         room
     }
 
     /// Removes a client that is connected, refused or gone. `knocks` were sent for it.
     pub fn leave(&mut self, client: u64, knocks: usize, now: Instant) {
-        self.waiting.retain(|waiting| *waiting != client);
+        forget(&mut self.waiting, client);
         self.connecting = self.connecting.filter(|connecting| *connecting != client);
         if knocks > 0 {
             let full = self.budget_full.map_or(now, |full| full.max(now));
@@ -116,7 +96,7 @@ impl Queue {
     }
 
     /// Removes and returns the notice, if there is one.
-    pub fn take_notice(&mut self) -> Option<QueueNotice> {
+    pub fn take_notice(&mut self) -> Option<String> {
         self.notice.take()
     }
 
@@ -133,12 +113,16 @@ impl Queue {
 
     /// Decides what to do with the first client.
     pub fn next(&mut self, now: Instant) -> NextTurn {
-        let (Some(&client), None) = (self.waiting.front(), self.connecting) else { return NextTurn::Wait };
+        let (Some(&client), None) = (self.waiting.first(), self.connecting) else { return NextTurn::Wait };
         if let Some(back_off) = self.back_off.as_mut().filter(|back_off| now < back_off.until) {
             if !std::mem::replace(&mut back_off.announced, true) {
-                let seconds = (back_off.until - now).as_secs_f32().ceil() as u64;
-                let (profile, knocks) = (self.profile.clone(), back_off.knocks);
-                self.notice = Some(QueueNotice::BacksOff { profile, seconds, knocks });
+                // Rounded up.
+                let seconds = (back_off.until - now + Duration::from_nanos(999_999_999)).as_secs();
+                let knocks = if back_off.knocks == 1 { "knock" } else { &format!("{} knocks", back_off.knocks) };
+                self.notice = Some(format!(
+                    "not knocking for {:?} for another {seconds} s: its last {knocks} went unanswered",
+                    self.profile
+                ));
             }
             return NextTurn::Refuse(client);
         }
@@ -155,7 +139,12 @@ impl Queue {
         let some = self.affordable().is_none_or(|affordable| affordable <= now);
         if !some && !self.limited {
             self.limited = true;
-            self.notice = Some(QueueNotice::Limited { profile: self.profile.clone() });
+            self.notice = Some(format!(
+                "knocks for {:?} are limited to {} a second: {BUDGET} were sent within a few minutes, \
+                 by a program or web page that connects again and again",
+                self.profile,
+                1000 / INTERVAL.as_millis() as u64
+            ));
         }
         some
     }
@@ -168,7 +157,9 @@ impl Queue {
     /// Begins the turn of the first client, which now holds the lock. Returns the delay from its knock to the first
     /// attempt.
     pub fn begin_turn(&mut self) -> Duration {
-        self.connecting = self.waiting.pop_front();
+        if !self.waiting.is_empty() {
+            self.connecting = Some(self.waiting.remove(0));
+        }
         self.opening_delay.get()
     }
 
@@ -185,23 +176,6 @@ impl Queue {
         let until = now + Duration::from_secs(seconds);
         let (failures, knocks) = (failures.saturating_add(1).min(u64::BITS), before + knocks);
         self.back_off = Some(KnockBackOff { until, failures, knocks, announced: false });
-    }
-}
-
-impl fmt::Display for QueueNotice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BacksOff { profile, seconds, knocks } => {
-                let knocks = if *knocks == 1 { "knock".to_owned() } else { format!("{knocks} knocks") };
-                write!(f, "not knocking for {profile:?} for another {seconds} s: its last {knocks} went unanswered")
-            }
-            Self::Limited { profile } => write!(
-                f,
-                "knocks for {profile:?} are limited to {} a second: {BUDGET} were sent within a few minutes, \
-                 by a program or web page that connects again and again",
-                1000 / INTERVAL.as_millis() as u64
-            ),
-        }
     }
 }
 
@@ -260,10 +234,11 @@ mod tests {
         for _ in 0..8 {
             queue.lost(3, now);
             assert_eq!(queue.next(now), NextTurn::Refuse(1));
-            let Some(QueueNotice::BacksOff { seconds, .. }) = queue.take_notice() else { panic!("it backs off") };
+            assert!(queue.take_notice().is_some());
+            let pause = queue.back_off.as_ref().unwrap().until - now;
             assert_eq!((queue.next(now), queue.take_notice()), (NextTurn::Refuse(1), None), "one notice each");
-            pauses.push(seconds);
-            now += Duration::from_secs(seconds);
+            pauses.push(pause.as_secs());
+            now += pause;
             assert_eq!(queue.next(now), NextTurn::Take(1));
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
@@ -279,12 +254,12 @@ mod tests {
             queue.lost(3, now);
         }
         queue.next(now + Duration::from_millis(3500));
-        let notice = queue.take_notice().unwrap().to_string();
+        let notice = queue.take_notice().unwrap();
         assert_eq!(notice, "not knocking for \"x\" for another 5 s: its last 12 knocks went unanswered");
         queue.won(true);
         queue.lost(1, now);
         queue.next(now);
-        let notice = queue.take_notice().unwrap().to_string();
+        let notice = queue.take_notice().unwrap();
         assert_eq!(notice, "not knocking for \"x\" for another 1 s: its last knock went unanswered");
     }
 
@@ -320,7 +295,7 @@ mod tests {
             queue.join(client);
         }
         assert_eq!(queue.next(now), NextTurn::Wait);
-        let notice = queue.take_notice().unwrap().to_string();
+        let notice = queue.take_notice().unwrap();
         assert!(notice.starts_with("knocks for \"x\" are limited to 2 a second: 1000 were sent"), "{notice}");
     }
 
