@@ -31,14 +31,14 @@ pub enum ClientEvent {
     Resolved(Vec<SocketAddr>),
     /// The address cache has been filled.
     CacheFilled,
-    /// The host has this profile and these addresses.
-    Profile(Found, Vec<SocketAddr>),
+    /// The host has this profile.
+    Profile(Found),
     /// The host has a profile that does not open this port.
-    NoKnockNeeded(Vec<SocketAddr>),
+    NoKnockNeeded,
     /// The host has no profile.
-    NoProfile(Vec<SocketAddr>),
+    NoProfile,
     /// The address cache has not been filled yet.
-    CacheNotFilled(String, Vec<SocketAddr>),
+    CacheNotFilled,
     /// It has the knock lock.
     Turn,
     /// It is connected; the local address of the connection.
@@ -62,21 +62,17 @@ pub enum ClientAction {
         /// As in [`ClientAction::Parse`].
         ended: bool,
     },
-    /// Resolve this name.
-    Resolve(String),
-    /// Find the profile of a host.
+    /// Resolve its host.
+    Resolve,
+    /// Find the profile of its host, and keep only addresses that the profile is for.
     FindProfile {
-        /// The host as requested.
-        host: String,
-        /// Its addresses.
-        addresses: Vec<SocketAddr>,
         /// Whether to wait for the address cache.
         wait: bool,
     },
-    /// Join the queue for the profile's knock lock.
-    JoinQueue(Found),
+    /// Join the queue for its profile's knock lock.
+    JoinQueue,
     /// Connect, after a knock if there is a profile.
-    Connect(Option<Found>, Vec<SocketAddr>),
+    Connect,
     /// Send these bytes, then relay.
     Relay(Vec<u8>),
     /// Send these bytes, then wait for the client to close.
@@ -95,22 +91,31 @@ pub struct Client {
     deadline: Instant,
     /// Whether it may connect only to hosts with profiles.
     profiles_only: bool,
+    /// The requested host.
+    pub host: String,
+    /// The requested port.
+    port: u16,
+    /// The addresses of the host, with the port.
+    pub addresses: Vec<SocketAddr>,
+    /// The profile to knock with.
+    pub found: Option<Found>,
 }
 
 /// The state of a client.
+#[derive(Clone, Copy)]
 enum Stage {
     /// It has sent nothing yet.
     Greeting,
     /// Its greeting (version 5) was accepted.
     Request,
     /// Its host is being resolved.
-    Resolving { host: String, port: u16 },
+    Resolving,
     /// The address cache is being filled.
-    WaitingForCache { host: String, addresses: Vec<SocketAddr> },
+    WaitingForCache,
     /// The event loop is finding its profile or connecting.
     Busy,
     /// It waits for its turn to knock.
-    Waiting { found: Found, addresses: Vec<SocketAddr> },
+    Waiting,
     /// It has been refused, or is closing.
     Leaving,
 }
@@ -118,7 +123,16 @@ enum Stage {
 impl Client {
     /// Creates the state of a new client.
     pub fn new(profiles_only: bool, now: Instant) -> Self {
-        Self { version: Version::Five, stage: Stage::Greeting, deadline: now + REQUEST, profiles_only }
+        Self {
+            version: Version::Five,
+            stage: Stage::Greeting,
+            deadline: now + REQUEST,
+            profiles_only,
+            host: String::new(),
+            port: 0,
+            addresses: Vec::new(),
+            found: None,
+        }
     }
 
     /// Returns when to report [`ClientEvent::Expired`], unless it is connecting.
@@ -133,52 +147,40 @@ impl Client {
 
     /// Handles an event.
     pub fn on(&mut self, event: ClientEvent, now: Instant) -> ClientAction {
-        match (self.take_stage(), event) {
-            (stage @ (Stage::Greeting | Stage::Request), ClientEvent::Readable { ended }) => {
-                self.stage = stage;
-                ClientAction::Parse { ended }
-            }
+        match (self.stage, event) {
+            (Stage::Greeting | Stage::Request, ClientEvent::Readable { ended }) => ClientAction::Parse { ended },
             (Stage::Greeting | Stage::Request, ClientEvent::Expired) => self.leave(Vec::new(), now),
             (Stage::Leaving, ClientEvent::Readable { .. }) => ClientAction::Drain,
             (Stage::Leaving, ClientEvent::Expired) => ClientAction::Close,
             // Do not knock for a client that has already closed.
             (_, ClientEvent::Readable { ended: true }) => self.refuse(Reply::Failed, now),
-            (Stage::Resolving { .. }, ClientEvent::Expired) => self.refuse(Reply::HostUnreachable, now),
-            (Stage::Resolving { .. }, ClientEvent::Resolved(addresses)) if addresses.is_empty() => {
+            (Stage::Resolving, ClientEvent::Expired) => self.refuse(Reply::HostUnreachable, now),
+            (Stage::Resolving, ClientEvent::Resolved(addresses)) if addresses.is_empty() => {
                 self.refuse(Reply::HostUnreachable, now)
             }
-            (Stage::Resolving { host, port }, ClientEvent::Resolved(mut addresses)) => {
-                addresses.iter_mut().for_each(|address| address.set_port(port));
-                self.find_profile(host, addresses, true)
+            (Stage::Resolving, ClientEvent::Resolved(addresses)) => {
+                self.addresses = addresses;
+                self.addresses.iter_mut().for_each(|address| address.set_port(self.port));
+                self.busy(ClientAction::FindProfile { wait: true })
             }
-            (Stage::WaitingForCache { host, addresses }, ClientEvent::CacheFilled | ClientEvent::Expired) => {
-                self.find_profile(host, addresses, false)
+            (Stage::WaitingForCache, ClientEvent::CacheFilled | ClientEvent::Expired) => {
+                self.busy(ClientAction::FindProfile { wait: false })
             }
-            (Stage::Busy, ClientEvent::CacheNotFilled(host, addresses)) => {
-                self.wait(Stage::WaitingForCache { host, addresses }, now + CACHE)
+            (Stage::Busy, ClientEvent::CacheNotFilled) => self.wait(Stage::WaitingForCache, now + CACHE),
+            (Stage::Busy, ClientEvent::Profile(found)) => {
+                self.found = Some(found);
+                self.wait(Stage::Waiting, now + TURN);
+                ClientAction::JoinQueue
             }
-            (Stage::Busy, ClientEvent::Profile(found, addresses)) => {
-                self.wait(Stage::Waiting { found: found.clone(), addresses }, now + TURN);
-                ClientAction::JoinQueue(found)
-            }
-            (Stage::Busy, ClientEvent::NoProfile(_)) if self.profiles_only => self.refuse(Reply::NotAllowed, now),
-            (Stage::Busy, ClientEvent::NoProfile(addresses) | ClientEvent::NoKnockNeeded(addresses)) => {
-                self.busy(ClientAction::Connect(None, addresses))
-            }
-            (Stage::Waiting { found, addresses }, ClientEvent::Turn) => {
-                self.busy(ClientAction::Connect(Some(found), addresses))
-            }
-            (Stage::Waiting { .. }, ClientEvent::Expired) => self.refuse(Reply::TimedOut, now),
+            (Stage::Busy, ClientEvent::NoProfile) if self.profiles_only => self.refuse(Reply::NotAllowed, now),
+            (Stage::Busy, ClientEvent::NoProfile | ClientEvent::NoKnockNeeded)
+            | (Stage::Waiting, ClientEvent::Turn) => self.busy(ClientAction::Connect),
+            (Stage::Waiting, ClientEvent::Expired) => self.refuse(Reply::TimedOut, now),
             (Stage::Busy, ClientEvent::Connected(local)) => {
                 ClientAction::Relay(socks::answer(self.version, Reply::Succeeded, local))
             }
-            (Stage::Busy | Stage::Waiting { .. } | Stage::Resolving { .. }, ClientEvent::Failed(reply)) => {
-                self.refuse(reply, now)
-            }
-            (stage, _) => {
-                self.stage = stage;
-                ClientAction::Wait
-            }
+            (Stage::Busy | Stage::Waiting | Stage::Resolving, ClientEvent::Failed(reply)) => self.refuse(reply, now),
+            _ => ClientAction::Wait,
         }
     }
 
@@ -198,25 +200,24 @@ impl Client {
                 (length, ClientAction::Welcome { ended })
             }
             Ok((Hello::Request(SocksRequest { version, host, port }), length)) => {
-                self.version = version;
+                (self.version, self.port) = (version, port);
                 let action = match host {
                     _ if ended || full => self.refuse(Reply::Failed, now),
                     _ if port == 0 => self.refuse(Reply::Refused, now),
                     Host::Address(address) => {
-                        self.find_profile(address.to_string(), vec![SocketAddr::new(address, port)], true)
+                        self.host = address.to_string();
+                        self.addresses.push(SocketAddr::new(address, port));
+                        self.busy(ClientAction::FindProfile { wait: true })
                     }
                     Host::Name(host) => {
-                        self.wait(Stage::Resolving { host: host.clone(), port }, now + LOOKUP);
-                        ClientAction::Resolve(host)
+                        self.host = host;
+                        self.wait(Stage::Resolving, now + LOOKUP);
+                        ClientAction::Resolve
                     }
                 };
                 (length, action)
             }
         }
-    }
-
-    fn take_stage(&mut self) -> Stage {
-        std::mem::replace(&mut self.stage, Stage::Leaving)
     }
 
     fn wait(&mut self, stage: Stage, deadline: Instant) -> ClientAction {
@@ -227,10 +228,6 @@ impl Client {
     fn busy(&mut self, action: ClientAction) -> ClientAction {
         self.stage = Stage::Busy;
         action
-    }
-
-    fn find_profile(&mut self, host: String, addresses: Vec<SocketAddr>, wait: bool) -> ClientAction {
-        self.busy(ClientAction::FindProfile { host, addresses, wait })
     }
 
     fn refuse(&mut self, reply: Reply, now: Instant) -> ClientAction {
@@ -261,12 +258,9 @@ mod tests {
     fn asked(profiles_only: bool, now: Instant) -> Client {
         let mut client = welcomed(profiles_only, now);
         let (taken, action) = client.parse(REQUEST_BY_ADDRESS, false, false, now);
-        assert_eq!((taken, action), (10, find("10.9.0.1", true)));
+        assert_eq!((taken, action), (10, ClientAction::FindProfile { wait: true }));
+        assert_eq!((&*client.host, &client.addresses), ("10.9.0.1", &addresses()));
         client
-    }
-
-    fn find(host: &str, wait: bool) -> ClientAction {
-        ClientAction::FindProfile { host: host.into(), addresses: addresses(), wait }
     }
 
     fn refused(reply: Reply) -> ClientAction {
@@ -286,12 +280,13 @@ mod tests {
         let now = Instant::now();
         let mut client = welcomed(false, now);
         let bytes = [REQUEST_BY_NAME, b"payload"].concat();
-        assert_eq!(client.parse(&bytes, false, false, now), (11, ClientAction::Resolve("host".into())));
+        assert_eq!(client.parse(&bytes, false, false, now), (11, ClientAction::Resolve));
         let resolved = ClientEvent::Resolved(vec!["10.9.0.1:0".parse().unwrap()]);
-        assert_eq!(client.on(resolved, now), find("host", true));
-        let action = client.on(ClientEvent::Profile(found(), addresses()), now);
-        assert_eq!(action, ClientAction::JoinQueue(found()));
-        assert_eq!(client.on(ClientEvent::Turn, now), ClientAction::Connect(Some(found()), addresses()));
+        assert_eq!(client.on(resolved, now), ClientAction::FindProfile { wait: true });
+        assert_eq!((&*client.host, &client.addresses), ("host", &addresses()));
+        assert_eq!(client.on(ClientEvent::Profile(found()), now), ClientAction::JoinQueue);
+        assert_eq!(client.on(ClientEvent::Turn, now), ClientAction::Connect);
+        assert_eq!(client.found, Some(found()));
         let local = Some("10.9.0.2:258".parse().unwrap());
         let action = client.on(ClientEvent::Connected(local), now);
         assert_eq!(action, ClientAction::Relay(vec![5, 0, 0, 1, 10, 9, 0, 2, 1, 2]));
@@ -302,7 +297,8 @@ mod tests {
         let now = Instant::now();
         let mut client = Client::new(false, now);
         let bytes = b"\x04\x01\x00\x16\x0a\x09\x00\x01user\x00";
-        assert_eq!(client.parse(bytes, false, false, now), (13, find("10.9.0.1", true)));
+        assert_eq!(client.parse(bytes, false, false, now), (13, ClientAction::FindProfile { wait: true }));
+        assert_eq!(client.addresses, addresses());
         let action = client.on(ClientEvent::Failed(Reply::TimedOut), now);
         assert_eq!(action, ClientAction::Leave(vec![0, 91, 0, 0, 0, 0, 0, 0]));
     }
@@ -312,20 +308,20 @@ mod tests {
         let now = Instant::now();
         for event in [ClientEvent::CacheFilled, ClientEvent::Expired] {
             let mut client = asked(false, now);
-            let action = client.on(ClientEvent::CacheNotFilled("10.9.0.1".into(), addresses()), now);
+            let action = client.on(ClientEvent::CacheNotFilled, now);
             assert_eq!((action, client.deadline()), (ClientAction::Wait, now + CACHE));
-            assert_eq!(client.on(event, now + CACHE), find("10.9.0.1", false));
+            assert_eq!(client.on(event, now + CACHE), ClientAction::FindProfile { wait: false });
         }
     }
 
     #[test]
     fn without_a_profile_it_connects_without_a_knock_or_is_refused() {
         let now = Instant::now();
-        let action = asked(false, now).on(ClientEvent::NoProfile(addresses()), now);
-        assert_eq!(action, ClientAction::Connect(None, addresses()));
-        assert_eq!(asked(true, now).on(ClientEvent::NoProfile(addresses()), now), refused(Reply::NotAllowed));
-        let action = asked(true, now).on(ClientEvent::NoKnockNeeded(addresses()), now);
-        assert_eq!(action, ClientAction::Connect(None, addresses()));
+        assert_eq!(asked(false, now).on(ClientEvent::NoProfile, now), ClientAction::Connect);
+        assert_eq!(asked(true, now).on(ClientEvent::NoProfile, now), refused(Reply::NotAllowed));
+        let mut client = asked(true, now);
+        assert_eq!(client.on(ClientEvent::NoKnockNeeded, now), ClientAction::Connect);
+        assert_eq!(client.found, None);
     }
 
     #[test]
@@ -334,9 +330,9 @@ mod tests {
         let mut resolving = welcomed(false, now);
         resolving.parse(REQUEST_BY_NAME, false, false, now);
         let mut waiting_for_cache = asked(false, now);
-        waiting_for_cache.on(ClientEvent::CacheNotFilled("host".into(), addresses()), now);
+        waiting_for_cache.on(ClientEvent::CacheNotFilled, now);
         let mut waiting = asked(false, now);
-        waiting.on(ClientEvent::Profile(found(), addresses()), now);
+        waiting.on(ClientEvent::Profile(found()), now);
         for mut client in [resolving, waiting_for_cache, waiting, asked(false, now)] {
             assert_eq!(client.on(ended(), now), refused(Reply::Failed));
             assert_eq!(client.on(ClientEvent::Turn, now), ClientAction::Wait, "no knock is spent on it");
@@ -361,7 +357,7 @@ mod tests {
         assert_eq!(client.on(ClientEvent::Expired, now), refused(Reply::HostUnreachable));
         assert_eq!(client.deadline(), now + LEAVING);
         let mut client = asked(false, now);
-        client.on(ClientEvent::Profile(found(), addresses()), now);
+        client.on(ClientEvent::Profile(found()), now);
         assert_eq!(client.deadline(), now + TURN);
         assert_eq!(client.on(ClientEvent::Expired, now), refused(Reply::TimedOut));
     }
@@ -370,12 +366,12 @@ mod tests {
     fn late_events_change_nothing() {
         let now = Instant::now();
         let mut client = asked(false, now);
-        client.on(ClientEvent::Profile(found(), addresses()), now);
+        client.on(ClientEvent::Profile(found()), now);
         for late in [ClientEvent::Resolved(addresses()), ClientEvent::CacheFilled, ClientEvent::Connected(None)] {
             assert_eq!(client.on(late, now), ClientAction::Wait);
         }
         assert_eq!(client.on(ClientEvent::Readable { ended: false }, now), ClientAction::Wait);
-        assert_eq!(client.on(ClientEvent::Turn, now), ClientAction::Connect(Some(found()), addresses()));
+        assert_eq!(client.on(ClientEvent::Turn, now), ClientAction::Connect);
     }
 
     #[test]

@@ -9,12 +9,12 @@ use super::socks::Reply;
 use super::turns::Turns;
 use crate::error::{Error, Result};
 use crate::knocker::Knocker;
-use crate::profile::{Found, Profile};
+use crate::profile::Profile;
 use crate::say;
 use crate::sys::epoll::{Epoll, EpollEvent};
 use crate::tunnel::{KnockSetup, Progress, Race, Side};
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
@@ -173,21 +173,22 @@ impl EventLoop {
                     action = ClientAction::Parse { ended };
                     continue;
                 }
-                ClientAction::Resolve(name) => match self.hosts.look_up(id, session.source, &name) {
+                ClientAction::Resolve => match self.hosts.look_up(id, session.source, &session.client.host) {
                     None => return self.sessions.keep(id, session),
                     Some(event) => event,
                 },
-                ClientAction::FindProfile { host, addresses, wait } => {
+                ClientAction::FindProfile { wait } => {
+                    let Client { host, addresses, .. } = &mut session.client;
                     self.hosts.find_profile(id, host, addresses, wait)
                 }
-                ClientAction::JoinQueue(found) => {
-                    session.queue = self.turns.join(id, &found);
+                ClientAction::JoinQueue => {
+                    session.queue = session.client.found.as_ref().and_then(|found| self.turns.join(id, found));
                     match session.queue {
                         Some(_) => return self.sessions.keep(id, session),
                         None => ClientEvent::Failed(Reply::Failed),
                     }
                 }
-                ClientAction::Connect(found, addresses) => match self.start_race(&mut session, found, &addresses) {
+                ClientAction::Connect => match self.start_race(&mut session) {
                     Ok(()) => return self.race(id, session),
                     Err(error) => failed(&error),
                 },
@@ -252,14 +253,14 @@ impl EventLoop {
     }
 
     /// Starts connecting, with a knock if there is a profile.
-    fn start_race(&mut self, session: &mut Session, found: Option<Found>, addresses: &[SocketAddr]) -> Result<()> {
+    fn start_race(&mut self, session: &mut Session) -> Result<()> {
         let mut setup = None;
         let queue = self.turns.queue(session.queue);
-        if let (Some(found), Some(turn), Some(queue)) = (found, session.turn.take(), queue) {
-            let (profile, first_delay) = (Profile::load(&found)?, queue.begin_turn());
+        if let (Some(found), Some(turn), Some(queue)) = (&session.client.found, session.turn.take(), queue) {
+            let (profile, first_delay) = (Profile::load(found)?, queue.begin_turn());
             setup = Some(KnockSetup { knocker: Rc::clone(&self.knocker), profile, turn, first_delay });
         }
-        session.race = Some((Box::new(Race::new(addresses, setup)), Instant::now()));
+        session.race = Some((Box::new(Race::new(&session.client.addresses, setup)), Instant::now()));
         Ok(())
     }
 

@@ -97,12 +97,13 @@ impl Hosts {
         events
     }
 
-    /// Finds the profile of a host by its name or its addresses. Returns the client's next event.
+    /// Finds the profile of a host by its name or its addresses, and keeps only `addresses` that the profile is for.
+    /// Returns the client's next event.
     pub fn find_profile(
         &mut self,
         client: u64,
-        host: String,
-        mut addresses: Vec<SocketAddr>,
+        host: &str,
+        addresses: &mut Vec<SocketAddr>,
         wait: bool,
     ) -> ClientEvent {
         // Otherwise whoever controls the DNS of a profile's name could open this machine's own services.
@@ -120,34 +121,27 @@ impl Hosts {
         address.is_unspecified() || local_addresses.is_local(address).unwrap_or(true)
     }
 
-    fn find(&mut self, client: u64, host: String, addresses: Vec<SocketAddr>, wait: bool) -> Result<ClientEvent> {
+    fn find(&mut self, client: u64, host: &str, addresses: &mut Vec<SocketAddr>, wait: bool) -> Result<ClientEvent> {
         let now = Instant::now();
-        if let Some(found) = profile::find(&self.directory, &host)? {
-            return self.decide(found, addresses);
+        let mut found = profile::find(&self.directory, host)?;
+        if found.is_none() {
+            if self.address_cache.is_stale(now) {
+                self.refresh(now)?;
+            }
+            if wait && !self.address_cache.is_usable(now) {
+                self.cache_waiters.push(client);
+                return Ok(ClientEvent::CacheNotFilled);
+            }
+            if let Some((name, known)) = self.address_cache.find(addresses) {
+                found = profile::find(&self.directory, name)?;
+                if found.is_some() {
+                    *addresses = known;
+                }
+            }
         }
-        if self.address_cache.is_stale(now) {
-            self.refresh(now)?;
-        }
-        if wait && !self.address_cache.is_usable(now) {
-            self.cache_waiters.push(client);
-            return Ok(ClientEvent::CacheNotFilled(host, addresses));
-        }
-        let Some((name, known)) = self.address_cache.find(&addresses) else {
-            return Ok(ClientEvent::NoProfile(addresses));
-        };
-        match profile::find(&self.directory, name)? {
-            Some(found) => self.decide(found, known),
-            None => Ok(ClientEvent::NoProfile(addresses)),
-        }
-    }
-
-    /// Decides whether to knock: not if the profile may not open the port.
-    fn decide(&self, found: profile::Found, addresses: Vec<SocketAddr>) -> Result<ClientEvent> {
+        let Some(found) = found else { return Ok(ClientEvent::NoProfile) };
         let port = addresses.first().map_or(0, SocketAddr::port);
-        Ok(match tunnel::opens(&found, port)? {
-            true => ClientEvent::Profile(found, addresses),
-            false => ClientEvent::NoKnockNeeded(addresses),
-        })
+        Ok(if tunnel::opens(&found, port)? { ClientEvent::Profile(found) } else { ClientEvent::NoKnockNeeded })
     }
 
     fn refresh(&mut self, now: Instant) -> Result<()> {
