@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::knocker::Knocker;
 use crate::profile::Profile;
 use crate::say;
-use crate::sys::epoll::{Epoll, EpollEvent};
+use crate::sys::epoll::{Epoll, EpollEvent, earlier};
 use crate::tunnel::{KnockSetup, Progress, Race, Side};
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -139,7 +139,7 @@ impl EventLoop {
         let now = Instant::now();
         let accept = self.acceptor.due(now).filter(|_| self.has_room());
         let times = [self.sessions.due(), self.relays.due(now), self.turns.due(now), self.hosts.due(now), accept];
-        times.into_iter().flatten().min()
+        times.into_iter().fold(None, earlier)
     }
 
     fn expire(&mut self) {

@@ -7,6 +7,7 @@
 //! last client.
 
 use super::by_id::forget;
+use crate::sys::epoll::earlier;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -81,14 +82,13 @@ impl Lookups {
 
     /// Returns the next lookup to start, if one may start.
     pub fn next(&mut self, now: Instant) -> Option<String> {
-        if !self.is_room(now, |_| true, LOOKUPS.all, FRESH_LOOKUPS.all) {
+        if !self.is_room(now, None, LOOKUPS.all, FRESH_LOOKUPS.all) {
             return None;
         }
         let mut full = None;
         let first = self.lookups.iter().position(|Lookup { source, began, .. }| {
             let candidate = began.is_none() && full != Some(*source);
-            let room =
-                candidate && self.is_room(now, |lookup| lookup.source == *source, LOOKUPS.source, FRESH_LOOKUPS.source);
+            let room = candidate && self.is_room(now, Some(*source), LOOKUPS.source, FRESH_LOOKUPS.source);
             if candidate && !room {
                 full = Some(*source);
             }
@@ -99,17 +99,22 @@ impl Lookups {
         Some(lookup.name.clone())
     }
 
-    /// Returns whether fewer than `all` lookups are running and fewer than `fresh` of them are fresh.
-    fn is_room(&self, now: Instant, of: impl Fn(&Lookup) -> bool, all: usize, fresh: usize) -> bool {
-        let began = || self.lookups.iter().filter(|lookup| of(lookup)).filter_map(|lookup| lookup.began);
-        began().count() < all && began().filter(|began| now < *began + FRESH).count() < fresh
+    /// Returns whether fewer than `all` lookups, of `source` if given, are running and fewer than `fresh` of them are
+    /// fresh.
+    fn is_room(&self, now: Instant, source: Option<IpAddr>, all: usize, fresh: usize) -> bool {
+        let (mut running, mut running_fresh) = (0, 0);
+        for lookup in self.lookups.iter().filter(|lookup| source.is_none_or(|source| lookup.source == source)) {
+            running += usize::from(lookup.began.is_some());
+            running_fresh += usize::from(lookup.began.is_some_and(|began| now < began + FRESH));
+        }
+        running < all && running_fresh < fresh
     }
 
     /// Returns when another lookup may start even if no running one finishes.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let waiting = self.lookups.iter().any(|lookup| lookup.began.is_none());
-        let began = self.lookups.iter().filter_map(|lookup| lookup.began);
-        began.map(|began| began + FRESH).filter(|due| waiting && *due > now).min()
+        let began = self.lookups.iter().map(|lookup| lookup.began);
+        began.map(|began| Some(began? + FRESH).filter(|due| waiting && *due > now)).fold(None, earlier)
     }
 
     /// Records that a lookup has finished. Returns the clients that waited for it.

@@ -6,6 +6,7 @@ use super::queue::{NextTurn, Queue};
 use super::socks::Reply;
 use crate::profile::Found;
 use crate::say;
+use crate::sys::epoll::earlier;
 use crate::tunnel::{KnockLock, Turn};
 use std::time::Instant;
 
@@ -34,7 +35,7 @@ impl Turns {
 
     /// Returns when to call [`Turns::next`].
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        self.0.iter().filter_map(|(_, queue)| queue.due(now)).min()
+        self.0.iter().map(|(_, queue)| queue.due(now)).fold(None, earlier)
     }
 
     /// Returns the next client that has its turn.
