@@ -42,7 +42,8 @@ pub struct ProxyRules {
 
 /// The state of the running proxy.
 pub struct EventLoop {
-    rules: ProxyRules,
+    most: usize,
+    profiles_only: bool,
     knocker: Rc<Knocker>,
     epoll: Epoll,
     acceptor: Acceptor,
@@ -58,7 +59,8 @@ pub struct EventLoop {
 impl EventLoop {
     /// Creates a proxy for the clients of `listener`.
     pub fn new(listener: TcpListener, knocker: Knocker, rules: ProxyRules) -> Result<Self> {
-        let hosts = Hosts::new(rules.directory.clone(), rules.profiles_only)?;
+        let ProxyRules { directory, most, profiles_only } = rules;
+        let hosts = Hosts::new(directory, profiles_only)?;
         let waiting = || {
             let (epoll, acceptor) = (Epoll::new()?, Acceptor::new(listener));
             epoll.add(acceptor.listener(), LISTENER)?;
@@ -67,7 +69,8 @@ impl EventLoop {
         };
         let (epoll, acceptor) = waiting().map_err(|cause| Error::system("wait for connections", cause))?;
         Ok(Self {
-            rules,
+            most,
+            profiles_only,
             knocker: Rc::new(knocker),
             epoll,
             acceptor,
@@ -115,20 +118,20 @@ impl EventLoop {
 
     /// Returns whether another client can be accepted.
     fn has_room(&self) -> bool {
-        self.sessions.busy() + self.relays.len() < self.rules.most + EXTRA_CLIENTS
+        self.sessions.busy() + self.relays.len() < self.most + EXTRA_CLIENTS
     }
 
     /// Accepts some clients. If necessary it closes an idle one to make room.
     fn accept(&mut self) {
         for _ in 0..ACCEPTS {
             let Some((stream, source)) = self.has_room().then(|| self.acceptor.accept()).flatten() else { return };
-            if self.sessions.len() + self.relays.len() >= self.rules.most + EXTRA_CLIENTS {
+            if self.sessions.len() + self.relays.len() >= self.most + EXTRA_CLIENTS {
                 self.sessions.close_oldest_idle();
             }
             self.last_session += 1;
             let id = self.last_session;
             if self.epoll.add(&stream, id << 1).is_ok() {
-                let client = Client::new(self.rules.profiles_only, Instant::now());
+                let client = Client::new(self.profiles_only, Instant::now());
                 self.sessions.keep(id, Box::new(Session::new(client, stream, source)));
             }
         }
@@ -218,9 +221,9 @@ impl EventLoop {
 
     /// Returns whether all connections are in use, and logs each time they become so.
     fn is_full(&mut self) -> bool {
-        let full = self.sessions.busy() + self.relays.len() >= self.rules.most;
+        let full = self.sessions.busy() + self.relays.len() >= self.most;
         if full && !self.full {
-            say::warn(format_args!("all {} connections are in use: further clients are refused", self.rules.most));
+            say::warn(format_args!("all {} connections are in use: further clients are refused", self.most));
         }
         self.full = full;
         full

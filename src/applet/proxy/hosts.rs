@@ -83,14 +83,16 @@ impl Hosts {
             match question {
                 Question::Host => {
                     for (name, addresses) in found {
-                        let clients = self.lookups.answered(&name).into_iter();
-                        events.extend(clients.map(|client| (client, ClientEvent::Resolved(addresses.clone()))));
+                        for client in self.lookups.answered(&name) {
+                            events.push((client, ClientEvent::Resolved(addresses.clone())));
+                        }
                     }
                 }
                 Question::Profiles => {
                     self.address_cache.fill(found, Instant::now());
-                    let waiters = std::mem::take(&mut self.cache_waiters);
-                    events.extend(waiters.into_iter().map(|client| (client, ClientEvent::CacheFilled)));
+                    for client in std::mem::take(&mut self.cache_waiters) {
+                        events.push((client, ClientEvent::CacheFilled));
+                    }
                 }
             }
         }
@@ -145,8 +147,11 @@ impl Hosts {
     }
 
     fn refresh(&mut self, now: Instant) -> Result<()> {
-        let profiles = profile::list(&self.directory)?.profiles;
-        let names = self.address_cache.refresh(profiles.into_iter().map(|found| found.name).collect(), now);
+        let mut profiles = Vec::new();
+        for found in profile::list(&self.directory)?.profiles {
+            profiles.push(found.name);
+        }
+        let names = self.address_cache.refresh(profiles, now);
         if !names.is_empty() {
             self.resolver.ask(Question::Profiles, names);
         }

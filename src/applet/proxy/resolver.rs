@@ -49,11 +49,11 @@ impl Resolver {
     pub fn ask(&self, question: Question, names: Vec<String>) {
         let (shared, asked) = (Arc::clone(&self.shared), names.clone());
         let resolve = move || {
-            shared.answer(question, asked.into_iter().map(resolved).collect());
+            shared.answer(question, asked, |name| knocker::addresses(name, 0).unwrap_or_default());
             Ok(())
         };
         if Thread::start(STACK, Box::new(resolve)).is_err() {
-            self.shared.answer(question, names.into_iter().map(|name| (name, Vec::new())).collect());
+            self.shared.answer(question, names, |_| Vec::new());
         }
     }
 
@@ -70,16 +70,16 @@ impl Shared {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, question: Question, addresses: Addresses) {
+    fn answer(&self, question: Question, names: Vec<String>, resolve: fn(&str) -> Vec<SocketAddr>) {
+        let mut addresses = Vec::new();
+        for name in names {
+            let found = resolve(&name);
+            addresses.push((name, found));
+        }
         self.lock().push((question, addresses));
         // If the socket is full, the event loop has not read it yet and will find this answer too.
         let _ = (&self.waker).write(&[0]);
     }
-}
-
-fn resolved(name: String) -> (String, Vec<SocketAddr>) {
-    let addresses = knocker::addresses(&name, 0).unwrap_or_default();
-    (name, addresses)
 }
 
 #[cfg(test)]
