@@ -34,7 +34,8 @@ def test_the_commands_of_the_readme_work(root):  # noqa: F811
     tasks = day_two()
     [add, accept], [listing] = tasks["add a client"], tasks["list clients, openings and counts"]
     [revoke], [rotate, put_aside, _] = tasks["revoke a client, at once"], tasks["replace keys"]
-    reload, [upgrade], [uninstall, forget] = tasks["reload"][0], tasks["upgrade"], tasks["uninstall"]
+    reload, [upgrade], [uninstall, forget] = tasks["reload"][0], tasks["upgrade"], tasks["uninstall"][:2]
+    client_forget = tasks["uninstall"][-1]
     assert upgrade.startswith("git pull && make && ")  # no network in there, and nothing to pull
     upgrade = upgrade.removeprefix("git pull && make && ")
 
@@ -71,6 +72,7 @@ def test_the_commands_of_the_readme_work(root):  # noqa: F811
               "client 'ssh server.example.org true'",
               f"server {quoted(uninstall)}", "check 'port 22 is open again' connects 22",
               "check 'the program is gone' not command -v knockknock", f"server {quoted(forget)}",
+              f"client {quoted(client_forget)}",
               'echo "$passed passed, $failed failed"']
     machines = (HERE / "readme.sh").read_text()
     Path("/proc/sys/net/netfilter/nf_log_all_netns").write_text("1")  # log rules speak from a namespace
