@@ -188,7 +188,10 @@ fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Op
         let why = "it is not running: knocks open nothing";
         return diagnosis.wrong("daemon", &Error::refused(why).advise(command("start")));
     };
-    diagnosis.ok("daemon", &format!("it is running as process {}; see knockknock status", status.daemon));
+    let minutes = clock::uptime().saturating_sub(status.since) / 60;
+    let watcher = privileges::watcher_user(&setup.config).map_or(0, |user| user.uid);
+    let text = format!("it is running as process {} for {minutes} min, its watcher as uid {watcher}", status.daemon);
+    diagnosis.ok("daemon", &text);
     if status.is_replaced() {
         let why = "its program was replaced since it started";
         diagnosis.wrong("daemon", &Error::refused(why).advise(command("restart")));
