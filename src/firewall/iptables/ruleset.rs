@@ -15,7 +15,7 @@ const JUMPS: [(&str, &str); 3] = [
 ];
 
 /// The options of the log rule, as a listing has them too.
-pub(super) const LOGGED: &str = "--log-tcp-sequence --log-tcp-options";
+pub(super) const LOGGED: &str = "--log-tcp-sequence";
 
 /// iptables or ip6tables.
 #[derive(Clone, Copy, PartialEq, Eq)]

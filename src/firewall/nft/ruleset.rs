@@ -87,7 +87,7 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
     let log = match rules.group {
         // Headers are enough: 60 bytes of IPv4 or 40 of IPv6, and 60 of TCP.
         Some(group) => format!("log group {group} snaplen 128 queue-threshold 1"),
-        None => format!("log prefix \"knockknock \" level {} flags tcp sequence,options", rules.level),
+        None => format!("log prefix \"knockknock \" level {} flags tcp sequence", rules.level),
     };
     let values = [
         ("<table>", vec![table.to_owned()]),
