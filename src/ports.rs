@@ -56,7 +56,10 @@ impl From<Vec<u16>> for Ports {
 
 impl FromIterator<u16> for Ports {
     fn from_iter<I: IntoIterator<Item = u16>>(ports: I) -> Self {
-        Vec::from_iter(ports).into()
+        // `Vec::from_iter` would be 250 bytes of code for each kind of iterator.
+        let mut list = Vec::new();
+        ports.into_iter().for_each(|port| list.push(port));
+        list.into()
     }
 }
 
