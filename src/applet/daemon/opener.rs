@@ -38,9 +38,11 @@ pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> 
         Some(backend) => (backend, Some(process::inherited(3))),
         None => (backend, None),
     };
-    let replacement = backend.ends_with(" again");
-    let backend = Backend::named(backend.trim_end_matches(" again"))
-        .ok_or_else(|| Error::usage("the supervisor starts the opener"))?;
+    let (backend, replacement) = match backend.strip_suffix(" again") {
+        Some(backend) => (backend, true),
+        None => (backend, false),
+    };
+    let backend = Backend::named(backend).ok_or_else(|| Error::usage("the supervisor starts the opener"))?;
     let (channel, mut supervisor_end) = (Channel::from(process::inherited(0)), File::from(process::inherited(1)));
     process::leave_signals_to_supervisor().map_err(|cause| Error::system("set the signal mask", cause))?;
 

@@ -4,7 +4,6 @@ use crate::firewall::{Admitter, Opening};
 use crate::say;
 use crate::sys::poll;
 use crate::sys::socketpair::Channel;
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -14,21 +13,21 @@ const MOST: usize = 64;
 
 /// Openings that may still be unused, with the times to check them, in order.
 #[derive(Default)]
-pub(super) struct UnusedOpenings(VecDeque<(Instant, Opening)>);
+pub(super) struct UnusedOpenings(Vec<(Instant, Opening)>);
 
 impl UnusedOpenings {
     /// Tracks an opening. Openings beyond the limit are never reported.
     pub(super) fn track(&mut self, opening: Opening, admitter: &Admitter) {
         self.0.retain(|(_, other)| (other.source, other.port) != (opening.source, opening.port));
         if self.0.len() < MOST {
-            self.0.push_back((Instant::now() + admitter.time_to_check(&opening), opening));
+            self.0.push((Instant::now() + admitter.time_to_check(&opening), opening));
         }
     }
 
     /// Reports unused openings when their time is up. Returns when the watcher has sent a request or no opening is
     /// left.
     pub(super) fn report(&mut self, channel: &Channel, admitter: &Admitter) -> io::Result<()> {
-        while let Some(&(due, opening)) = self.0.front() {
+        while let Some(&(due, opening)) = self.0.first() {
             let left = due.saturating_duration_since(Instant::now());
             if !left.is_zero() {
                 match poll::readable([channel.as_fd()], Some(left))? {
@@ -36,7 +35,7 @@ impl UnusedOpenings {
                     [false] => continue,
                 }
             }
-            self.0.pop_front();
+            self.0.remove(0);
             let Opening { source, port, seconds } = opening;
             if admitter.withdraw(&opening).unwrap_or(false) {
                 say::warn(format_args!("no connection used the opening of port {port} to {source} within {seconds} s"));

@@ -75,7 +75,7 @@ fn of_iptables<'a>(family: &'static str, listing: &'a str, own: &Own, chains: &m
         _ => "ip6tables-legacy",
     };
     let mut table = "";
-    for line in listing.lines().map(str::trim_end) {
+    for line in listing.lines().map(str::trim_ascii_end) {
         if let Some(name) = line.strip_prefix('*') {
             table = name;
         } else if let Some((name, policy)) = line.strip_prefix(':').and_then(|line| line.split_once(' ')) {
