@@ -79,7 +79,8 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
     let of = |wanted: bool| settings.iter().filter(move |(in_main, _)| *in_main == wanted).map(|(_, setting)| setting);
     let (main, mut defaults) = (joined(of(true), lists)?, joined(of(false), lists)?);
     defaults.retain(|default| !main.iter().any(|setting| setting.key == default.key));
-    Ok((defaults.into_iter().chain(main).collect(), warnings))
+    defaults.extend(main);
+    Ok((defaults, warnings))
 }
 
 /// Merges duplicate keys.

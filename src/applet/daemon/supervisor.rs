@@ -158,8 +158,8 @@ impl Supervisor<'_> {
     /// Returns how long to wait for events.
     fn timeout(&self) -> Option<Duration> {
         let start = self.children.is_none().then(|| self.pause.left(Instant::now()));
-        let trial = self.trial.left(Instant::now());
-        start.into_iter().chain(self.installed.must_retry().then_some(RETRY_RULES)).chain(trial).min()
+        let (retry, trial) = (self.installed.must_retry().then_some(RETRY_RULES), self.trial.left(Instant::now()));
+        [start, retry, trial].into_iter().flatten().min()
     }
 
     /// Handles a message from the opener: both children are ready, a knock has opened a port, or the opener has exited.

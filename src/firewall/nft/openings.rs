@@ -77,8 +77,9 @@ impl SetWriter {
 
 /// Returns the openings in the table; an error if there is no table.
 pub(in crate::firewall) fn live_openings() -> io::Result<Vec<LiveOpening>> {
-    let elements = [elements("open4\0")?, elements("open6\0")?].concat();
-    Ok(elements.iter().filter_map(|element| live_opening(element)).collect())
+    let mut found = elements("open4\0")?;
+    found.append(&mut elements("open6\0")?);
+    Ok(found.iter().filter_map(|element| live_opening(element)).collect())
 }
 
 /// Returns the ports in a set of ports.

@@ -30,9 +30,12 @@ struct Numbers(Vec<(u16, usize)>);
 
 impl Numbers {
     fn select(profiles: &[LoadedProfile], wanted: impl Fn(&LoadedProfile) -> bool) -> Self {
-        let numbered = profiles.iter().enumerate();
-        let wanted = numbered.filter(|(_, profile)| profile.wire() == Wire::Classic && wanted(profile));
-        let mut numbers: Vec<_> = wanted.map(|(number, profile)| (profile.knock_port(), number)).collect();
+        let mut numbers = Vec::new();
+        for (number, profile) in profiles.iter().enumerate() {
+            if profile.wire() == Wire::Classic && wanted(profile) {
+                numbers.push((profile.knock_port(), number));
+            }
+        }
         numbers.sort_unstable();
         Self(numbers)
     }
