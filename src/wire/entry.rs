@@ -60,9 +60,16 @@ fn take_any<'a>(line: &'a [u8], texts: &[u64]) -> Option<&'a [u8]> {
     texts.iter().find_map(|text| take(line, *text))
 }
 
-/// Takes the bytes up to a space.
+/// Takes the bytes up to a space. At least eight follow it in a complete line.
 fn word(line: &[u8]) -> Option<&[u8]> {
-    line.get(search::first(line, |eight| search::mark_byte(eight, b' '))..)
+    let mut rest = line;
+    loop {
+        let spaces = search::mark_byte(u64::from_le_bytes(*rest.first_chunk()?), b' ');
+        if spaces != 0 {
+            return rest.get(spaces.trailing_zeros() as usize / 8..);
+        }
+        rest = rest.get(8..)?;
+    }
 }
 
 /// Takes a decimal number of at most ten digits.
