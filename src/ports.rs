@@ -9,11 +9,18 @@ pub struct Ports(Vec<u16>);
 impl Ports {
     /// Parses `22,443` or `22 443`. The error is the first word that is not a port from 1 to 65535.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut ports = Vec::new();
+        let mut ports = Self::default();
         for word in text.split([',', ' ', '\t']).filter(|word| !word.is_empty()) {
-            ports.push(port(word).ok_or(word)?);
+            ports.insert(port(word).ok_or(word)?);
         }
-        Ok(ports.into_iter().collect())
+        Ok(ports)
+    }
+
+    /// Adds `port` to the list.
+    pub fn insert(&mut self, port: u16) {
+        if let Err(place) = self.0.binary_search(&port) {
+            self.0.insert(place, port);
+        }
     }
 
     /// Whether `port` is in the list.
@@ -46,20 +53,11 @@ impl Ports {
     }
 }
 
-impl From<Vec<u16>> for Ports {
-    fn from(mut ports: Vec<u16>) -> Self {
-        ports.sort_unstable();
-        ports.dedup();
-        Self(ports)
-    }
-}
-
 impl FromIterator<u16> for Ports {
     fn from_iter<I: IntoIterator<Item = u16>>(ports: I) -> Self {
-        // `Vec::from_iter` would be 250 bytes of code for each kind of iterator.
-        let mut list = Vec::new();
-        ports.into_iter().for_each(|port| list.push(port));
-        list.into()
+        let mut list = Self::default();
+        ports.into_iter().for_each(|port| list.insert(port));
+        list
     }
 }
 

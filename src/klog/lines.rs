@@ -160,7 +160,7 @@ mod tests {
 
     /// The wanted lines of `text`, read in steps of `step` bytes.
     fn read(text: &[u8], step: usize) -> Vec<String> {
-        let ports = Ports::from(vec![666]);
+        let ports = Ports::from_iter([666]);
         let (mut lines, mut found) = (Lines::new(), Vec::new());
         for mut piece in text.chunks(step) {
             while !piece.is_empty() {

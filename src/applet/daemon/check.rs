@@ -57,7 +57,7 @@ pub fn run(directory: &Path) -> Result<()> {
     }
     say::print(&text)?;
     setup.log_findings();
-    for port in unguarded_udp(&setup.rules.guard) {
+    for port in unguarded_udp(&setup.rules.guard).iter() {
         say::warn(format_args!(
             "a UDP socket listens on guarded port {port}, which stays reachable: the guard covers TCP only"
         ));
@@ -71,20 +71,25 @@ pub fn run(directory: &Path) -> Result<()> {
 }
 
 /// Returns the guarded ports on which a UDP socket listens.
-pub(super) fn unguarded_udp(guard: &Ports) -> Vec<u16> {
-    let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    let listening: Ports = tables.iter().flat_map(|table| udp_listeners(table)).collect();
-    listening.iter().filter(|&port| guard.contains(port)).collect()
+pub(super) fn unguarded_udp(guard: &Ports) -> Ports {
+    let mut found = Ports::default();
+    for path in ["/proc/net/udp", "/proc/net/udp6"] {
+        for line in fs::read_to_string(path).unwrap_or_default().lines() {
+            if let Some(port) = udp_listener(line).filter(|&port| guard.contains(port)) {
+                found.insert(port);
+            }
+        }
+    }
+    found
 }
 
-/// Parses the local ports of unconnected sockets from /proc/net/udp. The columns are number, local address, remote
-/// address and state; addresses and ports are hexadecimal.
-fn udp_listeners(table: &str) -> impl Iterator<Item = u16> {
-    table.lines().filter_map(|line| {
-        let [_, local, remote, ..] = line.split_ascii_whitespace().collect::<Vec<_>>()[..] else { return None };
-        let (_, port) = local.rsplit_once(':').filter(|_| remote.ends_with(":0000"))?;
-        u16::from_str_radix(port, 16).ok()
-    })
+/// Parses the local port of an unconnected socket from a line of /proc/net/udp. The columns are number, local address,
+/// remote address and state; addresses and ports are hexadecimal.
+fn udp_listener(line: &str) -> Option<u16> {
+    let mut words = line.split_ascii_whitespace();
+    let (local, remote) = (words.nth(1)?, words.next()?);
+    let (_, port) = local.rsplit_once(':').filter(|_| remote.ends_with(":0000"))?;
+    u16::from_str_radix(port, 16).ok()
 }
 
 #[cfg(test)]
@@ -97,6 +102,6 @@ mod tests {
             1: 00000000:CA6C 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0\n\
             2: 0100007F:0035 0200007F:1234 01 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0\n\
             3: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 07 0:0 0:0 0 0 0 1 2 0 0\n";
-        assert_eq!(udp_listeners(table).collect::<Vec<_>>(), [51820, 443]);
+        assert_eq!(table.lines().filter_map(udp_listener).collect::<Vec<_>>(), [51820, 443]);
     }
 }

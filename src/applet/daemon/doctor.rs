@@ -173,7 +173,7 @@ fn ports(diagnosis: &mut Diagnosis, setup: &Setup) {
             ),
         }
     }
-    for port in check::unguarded_udp(&setup.rules.guard) {
+    for port in check::unguarded_udp(&setup.rules.guard).iter() {
         diagnosis.note("guarded port", &format!("{port}: a UDP socket listens, and the guard covers TCP only"));
     }
     for port in setup.rules.knock_ports.iter().filter(|&port| listeners::listens(port)) {

@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn limits_and_replies_survive_the_socket() {
-        for allowed in [None, Some(Ports::default()), Some(vec![1, 22, 65535].into())] {
+        for allowed in [None, Some(Ports::default()), Some(Ports::from_iter([1, 22, 65535]))] {
             let limits = OpenerLimits { allowed, guard: Ports::parse("22,443").unwrap() };
             let read = OpenerLimits::from_bytes(limits.to_bytes()[..].try_into().unwrap());
             assert_eq!((read.allowed, read.guard), (limits.allowed, limits.guard));

@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn the_opener_is_limited_to_the_ports_that_profiles_list() {
         let two = [("ann", "knock_port = 7\nports = 22"), ("bob", "knock_port = 8\nports = 443")];
-        assert_eq!(index(&two).allowed(), Some(vec![22, 443].into()));
+        assert_eq!(index(&two).allowed(), Some(Ports::from_iter([22, 443])));
         assert_eq!(index(&[two[0], ("old", "knock_port = 9")]).allowed(), None, "a profile without a list");
         assert_eq!(index(&[]).allowed(), Some(Ports::default()));
     }
