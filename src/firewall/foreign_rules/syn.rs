@@ -84,66 +84,106 @@ pub(super) fn elements(words: Vec<&str>) -> Vec<Vec<&str>> {
         let length = if matches!(after.first(), Some(&("jump" | "goto"))) { 2 } else { 1 };
         let (verdict, after) = after.split_at_checked(length).unwrap_or_default();
         rule.extend(verdict);
-        rules.push(std::mem::replace(&mut rule, before.to_vec()));
+        rules.push(rule);
+        rule = before.to_vec();
         rest = after;
     }
     rules
 }
 
+/// Returns the words after one of the spellings, which are separated by `|`, if `words` starts with it.
+fn after<'a, 'b>(words: &'b [&'a str], spellings: &str) -> Option<&'b [&'a str]> {
+    spellings.split('|').find_map(|spelling| {
+        let mut rest = words;
+        for wanted in spelling.split(' ') {
+            let (word, after) = rest.split_first()?;
+            if *word != wanted {
+                return None;
+            }
+            rest = after;
+        }
+        Some(rest)
+    })
+}
+
+/// The spellings of verdicts. A chain's name follows those of the last two.
+const VERDICTS: [(&str, Verdict<'_>); 6] = [
+    ("accept|-j ACCEPT", Verdict::Accept),
+    ("drop|reject|-j DROP|-j REJECT", Verdict::Drop),
+    ("notrack|-j NOTRACK|-j CT --notrack", Verdict::Untrack),
+    ("return|-j RETURN", Verdict::Return),
+    ("jump|-j", Verdict::Jump("")),
+    ("goto|-g", Verdict::Goto("")),
+];
+
 /// Returns what a rule does. A rule with a verdict map has several verdicts.
 pub(super) fn verdicts<'a>(words: &[&'a str]) -> Vec<Verdict<'a>> {
-    (0..words.len()).filter_map(|at| verdict(words.get(at..)?)).collect()
+    let (mut verdicts, mut rest) = (Vec::new(), words);
+    while let [_, after @ ..] = rest {
+        if let Some(verdict) = verdict(rest) {
+            verdicts.push(verdict);
+        }
+        rest = after;
+    }
+    verdicts
 }
 
 fn verdict<'a>(words: &[&'a str]) -> Option<Verdict<'a>> {
-    Some(match words {
-        ["accept", ..] | ["-j", "ACCEPT", ..] => Verdict::Accept,
-        ["drop" | "reject", ..] | ["-j", "DROP" | "REJECT", ..] => Verdict::Drop,
-        ["notrack", ..] | ["-j", "NOTRACK", ..] | ["-j", "CT", "--notrack", ..] => Verdict::Untrack,
-        ["return", ..] | ["-j", "RETURN", ..] => Verdict::Return,
-        ["jump" | "-j", chain, ..] => Verdict::Jump(chain),
-        ["goto" | "-g", chain, ..] => Verdict::Goto(chain),
-        _ => return None,
-    })
+    for (spellings, verdict) in VERDICTS {
+        if let Some(rest) = after(words, spellings) {
+            return match verdict {
+                Verdict::Jump(_) => rest.first().map(|chain| Verdict::Jump(chain)),
+                Verdict::Goto(_) => rest.first().map(|chain| Verdict::Goto(chain)),
+                _ => Some(verdict),
+            };
+        }
+    }
+    None
+}
+
+/// The spellings of the words before a condition's values.
+const CONDITIONS: [(&str, Condition); 7] = [
+    ("tcp dport|th dport|--dport|--dports", Condition::Port { source: false }),
+    ("tcp sport|th sport|--sport|--sports", Condition::Port { source: true }),
+    ("meta l4proto|ip protocol|-p", Condition::Protocol),
+    ("ct state|--ctstate|--state", Condition::State),
+    ("iif|iifname|oif|oifname|-i|-o", Condition::Interface),
+    ("fib daddr type|--dst-type", Condition::AddressType),
+    ("ct mark|meta mark|--mark", Condition::Mark(u32::MAX)),
+];
+
+/// Returns the condition that `words` starts with, and the words after it.
+fn condition<'a, 'b>(words: &'b [&'a str]) -> Option<(Condition, &'b [&'a str])> {
+    let found = |(spellings, condition)| Some((condition, after(words, spellings)?));
+    match CONDITIONS.into_iter().find_map(found)? {
+        (Condition::Mark(_), ["&" | "and", mask, rest @ ..]) => Some((Condition::Mark(number(mask)), rest)),
+        (Condition::Mark(_), ["set", ..]) => None,
+        found => Some(found),
+    }
 }
 
 /// Returns how far the conditions of a rule match, or `None` if one of them does not hold.
 pub(super) fn fit(words: &[&str], syn: &Syn<'_>) -> Option<Fit> {
-    use Condition::{AddressType, Interface, Mark, Port, Protocol, State};
+    use Condition::{Interface, Mark, Port};
     let (mut certain, mut named, mut by_interface, mut negated) = (true, false, false, false);
     let mut rest = words;
-    while verdict(rest).is_none() {
-        let condition;
-        (condition, rest) = match rest {
-            [] => break,
-            ["tcp" | "th", "dport", rest @ ..] | ["--dport" | "--dports", rest @ ..] => (Port { source: false }, rest),
-            ["tcp" | "th", "sport", rest @ ..] | ["--sport" | "--sports", rest @ ..] => (Port { source: true }, rest),
-            ["meta", "l4proto", rest @ ..] | ["ip", "protocol", rest @ ..] | ["-p", rest @ ..] => (Protocol, rest),
-            ["ct", "state", rest @ ..] | ["--ctstate" | "--state", rest @ ..] => (State, rest),
-            ["iif" | "iifname" | "oif" | "oifname" | "-i" | "-o", rest @ ..] => (Interface, rest),
-            ["fib", "daddr", "type", rest @ ..] | ["--dst-type", rest @ ..] => (AddressType, rest),
-            ["ct" | "meta", "mark", "&" | "and", mask, rest @ ..] => (Mark(number(mask)), rest),
-            ["ct" | "meta", "mark", rest @ ..] | ["--mark", rest @ ..] if rest.first() != Some(&"set") => {
-                (Mark(u32::MAX), rest)
-            }
-            ["--tcp-flags", _, "SYN", ..] if negated => return None,
-            ["udp" | "icmp" | "icmpv6" | "sctp" | "igmp", ..] => return None,
-            [word, after @ ..] => {
-                // Words that are not conditions, and how many words belong to them. All others are unknown.
-                let (nothing, value) = match *word {
-                    "!" | "counter" | "log" => (true, 0),
-                    "packets" | "bytes" | "prefix" | "level" | "flags" | "-m" | "--comment" => (true, 1),
-                    "--tcp-flags" => (after.get(1) == Some(&"SYN"), 2),
-                    _ => (false, 0),
-                };
-                negated = *word == "!";
-                certain &= nothing;
-                rest = after.get(value..).unwrap_or_default();
-                continue;
-            }
+    while let ([word, unknown @ ..], None) = (rest, verdict(rest)) {
+        let Some((condition, after_condition)) = condition(rest) else {
+            // Words that are not conditions. All others are unknown.
+            let nothing = match rest {
+                _ if after(rest, "udp|icmp|icmpv6|sctp|igmp").is_some() => return None,
+                ["--tcp-flags", _, "SYN", ..] if negated => return None,
+                ["--tcp-flags", _, "SYN", rest @ ..] => Some(rest),
+                _ => after(rest, "!|counter|log")
+                    .or_else(|| after(rest, "packets|bytes|prefix|level|flags|-m|--comment")?.get(1..)),
+            };
+            negated = *word == "!";
+            certain &= nothing.is_some();
+            rest = nothing.unwrap_or(unknown);
+            continue;
         };
         let (is_not, values);
-        (is_not, values, rest) = split_values(rest);
+        (is_not, values, rest) = split_values(after_condition);
         let (mut holds, mut unknown) = (false, false);
         for value in values.iter().flat_map(|word| word.split([',', '{', '}'])).filter(|value| !value.is_empty()) {
             match asks_for(condition, value, syn) {
