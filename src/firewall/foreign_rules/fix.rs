@@ -39,7 +39,10 @@ pub(super) fn port(chain: &Chain<'_>, answer: bool, ports: &Ports) -> String {
 
 /// Returns firewalld's command, whose rules cannot match the connection mark.
 pub(super) fn firewalld(guarded: bool, ports: &Ports) -> String {
-    let ports: String = ports.iter().map(|port| format!("--add-port={port}/tcp ")).collect();
     let first = if guarded { "" } else { "guard these ports, then: " };
-    format!("{first}firewall-cmd --permanent {ports}&& firewall-cmd --reload")
+    let mut command = format!("{first}firewall-cmd --permanent ");
+    for port in ports.iter() {
+        command.push_str(&format!("--add-port={port}/tcp "));
+    }
+    command + "&& firewall-cmd --reload"
 }
