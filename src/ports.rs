@@ -23,6 +23,11 @@ impl Ports {
         }
     }
 
+    /// Removes the ports for which `keep` is false.
+    pub fn retain(&mut self, keep: impl Fn(u16) -> bool) {
+        self.0.retain(|&port| keep(port));
+    }
+
     /// Whether `port` is in the list.
     pub fn contains(&self, port: u16) -> bool {
         self.0.binary_search(&port).is_ok()
@@ -53,10 +58,16 @@ impl Ports {
     }
 }
 
+impl Extend<u16> for Ports {
+    fn extend<I: IntoIterator<Item = u16>>(&mut self, ports: I) {
+        ports.into_iter().for_each(|port| self.insert(port));
+    }
+}
+
 impl FromIterator<u16> for Ports {
     fn from_iter<I: IntoIterator<Item = u16>>(ports: I) -> Self {
         let mut list = Self::default();
-        ports.into_iter().for_each(|port| list.insert(port));
+        list.extend(ports);
         list
     }
 }

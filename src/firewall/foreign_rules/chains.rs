@@ -20,23 +20,25 @@ pub(in crate::firewall) struct Own {
 }
 
 /// A chain and the text of its rules.
-#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Chain<'a> {
     /// The program that changes the chain: nft, iptables, ip6tables or one of the two with `-legacy`.
     pub(super) program: &'static str,
     /// The table's family and name, such as `inet filter`. The family of iptables' tables is `ip` or `ip6`.
     pub(super) table: (&'a str, &'a str),
     pub(super) name: &'a str,
-    /// The hook. Chains that are only jumped to have none.
+    /// The hook, if it is one of [`HOOKS`]. Chains that are only jumped to have none.
     pub(super) base: Option<Base>,
     pub(super) rules: Vec<&'a str>,
 }
 
+/// The hooks that packets pass on their way to this machine, and that of its replies.
+const HOOKS: [&str; 4] = ["ingress", "prerouting", "input", "output"];
+
 /// The hook of a base chain.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Base {
-    /// The hook's name, such as `prerouting`.
-    pub(super) hook: String,
+    /// One of [`HOOKS`].
+    pub(super) hook: &'static str,
     /// Whether packets pass this chain before they reach our rules.
     pub(super) before: bool,
     /// Whether the policy is to drop.
@@ -46,6 +48,11 @@ pub(super) struct Base {
 impl<'a> Chain<'a> {
     fn new(program: &'static str, table: (&'a str, &'a str), name: &'a str) -> Self {
         Self { program, table, name, base: None, rules: Vec::new() }
+    }
+
+    /// Returns whether this is the same chain as `other`.
+    pub(super) fn is(&self, other: &Chain<'_>) -> bool {
+        self.table == other.table && self.name == other.name
     }
 
     /// Returns the chain's name for a message.
@@ -61,9 +68,7 @@ pub(super) fn chains<'a>(listings: &'a Listings, own: &Own) -> Vec<Chain<'a>> {
     for (family, listing) in &listings.iptables {
         of_iptables(family, listing, own, &mut chains);
     }
-    // nft also lists the tables of iptables-nft.
-    let theirs: Vec<_> = chains.iter().map(|chain| chain.table).collect();
-    of_nft(&listings.nft, own, |table| theirs.contains(&table), &mut chains);
+    of_nft(&listings.nft, own, &mut chains);
     chains
 }
 
@@ -79,13 +84,12 @@ fn of_iptables<'a>(family: &'static str, listing: &'a str, own: &Own, chains: &m
         if let Some(name) = line.strip_prefix('*') {
             table = name;
         } else if let Some((name, policy)) = line.strip_prefix(':').and_then(|line| line.split_once(' ')) {
-            let mut chain = Chain::new(program, (family, table), name);
-            let hook = name.to_ascii_lowercase();
-            let before = table == "raw" && hook == "prerouting";
-            if !policy.starts_with('-') && table != "nat" {
-                chain.base = Some(Base { hook, before, drops: policy.starts_with("DROP") });
-            }
             if !name.starts_with(own.chains) {
+                let mut chain = Chain::new(program, (family, table), name);
+                if let Some(hook) = hook(name).filter(|_| !policy.starts_with('-') && table != "nat") {
+                    let before = table == "raw" && hook == "prerouting";
+                    chain.base = Some(Base { hook, before, drops: policy.starts_with("DROP") });
+                }
                 chains.push(chain);
             }
         } else if let Some((name, rule)) = line.strip_prefix("-A ").and_then(|line| line.split_once(' ')) {
@@ -97,15 +101,18 @@ fn of_iptables<'a>(family: &'static str, listing: &'a str, own: &Own, chains: &m
     }
 }
 
-fn of_nft<'a>(listing: &'a str, own: &Own, skip: impl Fn((&str, &str)) -> bool, chains: &mut Vec<Chain<'a>>) {
+fn of_nft<'a>(listing: &'a str, own: &Own, chains: &mut Vec<Chain<'a>>) {
     let (mut table, mut ours, mut within) = (("", ""), false, false);
     for line in listing.lines().map(str::trim_ascii) {
         // After the brace of an owned table comes a comment with its owner's name.
         let opened = line.split(" {").next().unwrap_or_default();
         if let Some(name) = opened.strip_prefix("table ") {
             table = name.split_once(' ').unwrap_or_default();
-            // In a bridge's tables no rule can use the connection mark, and ARP has no ports.
-            ours = name == own.table || skip(table) || ["bridge", "arp"].contains(&table.0);
+            // nft also lists the tables of iptables-nft. In a bridge's tables no rule can use the connection mark, and ARP
+            // has no ports.
+            ours = name == own.table
+                || ["bridge", "arp"].contains(&table.0)
+                || chains.iter().any(|chain| chain.program != "nft" && chain.table == table);
         } else if let Some(name) = opened.strip_prefix("chain ") {
             within = !ours;
             if within {
@@ -125,8 +132,8 @@ fn of_nft<'a>(listing: &'a str, own: &Own, skip: impl Fn((&str, &str)) -> bool, 
 
 /// Parses a chain's hook, such as `input priority filter + 10; policy drop;`.
 fn base(text: &str, own: i32) -> Option<Base> {
-    let hook = text.split(' ').next()?.to_owned();
-    let before = match hook.as_str() {
+    let hook = hook(text.split(' ').next()?)?;
+    let before = match hook {
         "ingress" => true,
         "prerouting" => priority(text.split_once("priority ")?.1.split(';').next()?) < own,
         _ => false,
@@ -134,16 +141,21 @@ fn base(text: &str, own: i32) -> Option<Base> {
     Some(Base { hook, before, drops: text.ends_with("policy drop;") })
 }
 
+/// Returns the hook with that name, in letters of any case.
+fn hook(name: &str) -> Option<&'static str> {
+    HOOKS.into_iter().find(|hook| name.eq_ignore_ascii_case(hook))
+}
+
+/// Parses a priority, such as `filter + 10`.
 fn priority(text: &str) -> i32 {
-    let mut words = text.split(' ');
-    let start = match words.next().unwrap_or_default() {
+    let (name, number) = text.split_once(' ').unwrap_or((text, ""));
+    let start = match name {
         "raw" => -300,
         "mangle" => -150,
         "dstnat" => -100,
         number => number.parse().unwrap_or(0),
     };
-    let number = words.collect::<String>();
-    start + number.trim_start_matches('+').parse::<i32>().unwrap_or(0)
+    start + number.replace(' ', "").parse::<i32>().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -177,6 +189,6 @@ mod tests {
                 ("nft", "input", vec!["accept"])
             ]
         );
-        assert_eq!(found[2].base, Some(Base { hook: "input".into(), before: false, drops: true }));
+        assert_eq!(found[2].base, Some(Base { hook: "input", before: false, drops: true }));
     }
 }

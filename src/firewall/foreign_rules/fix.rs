@@ -14,8 +14,12 @@ pub(super) fn insert(chain: &Chain<'_>, packets: &str) -> String {
 
 /// Returns the commands for groups of ports, because a rule of iptables or ufw takes at most 15.
 pub(super) fn in_groups(ports: &Ports, command: &dyn Fn(&Ports) -> String) -> String {
-    let commands: Vec<String> = ports.as_slice().chunks(15).map(|ports| command(&ports.to_vec().into())).collect();
-    commands.join(" && ")
+    let mut commands = String::new();
+    for ports in ports.as_slice().chunks(15) {
+        commands += if commands.is_empty() { "" } else { " && " };
+        commands += &command(&ports.iter().copied().collect());
+    }
+    commands
 }
 
 /// Returns the condition for knocked connections.

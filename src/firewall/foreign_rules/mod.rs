@@ -40,23 +40,38 @@ type Place<'a> = (&'a Chain<'a>, &'a str);
 /// Returns the rules that drop knocks, or knocked connections to `ports`.
 pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Ports) -> Vec<Finding> {
     let chains = chains(listings, own);
-    let all = || chains.iter().flat_map(|chain| chain.rules.iter().map(move |&rule| (chain, rule)));
-    let change = all().find(|(_, rule)| mark::changed(&words(rule)) & rules.mark != 0);
-    let analysis = Analysis { chains: &chains, rules, change };
-    // Without ports, use one that no rule names.
-    let ports = ports.iter().chain(ports.is_empty().then_some(0));
-    let ports: Ports = ports.filter(|&port| !all().any(|(_, rule)| analysis.redirects(rule, port))).collect();
-    let with_knock_ports: Ports = ports.iter().chain(rules.knock_ports.iter()).collect();
-    let mut found: Vec<Finding> = Vec::new();
-    for (chain, rule) in all().filter(|(_, rule)| is_of_0_8(&words(rule))) {
-        found.push(Finding {
-            what: format!("{} has a rule that knockknock 0.8 left: {rule}", chain.place()),
-            fix: format!("{} -D {} {rule}", chain.program, chain.name),
-        });
-    }
+    let mut analysis = Analysis { chains: &chains, rules, change: None };
+    let mut found = Vec::new();
+    let mut redirects = Vec::new();
     for chain in &chains {
-        let Some(base) = &chain.base else { continue };
-        match base.hook.as_str() {
+        for &rule in &chain.rules {
+            let words = words(rule);
+            if analysis.change.is_none() && mark::changed(&words) & rules.mark != 0 {
+                analysis.change = Some((chain, rule));
+            }
+            if is_of_0_8(&words) {
+                found.push(Finding {
+                    what: format!("{} has a rule that knockknock 0.8 left: {rule}", chain.place()),
+                    fix: format!("{} -D {} {rule}", chain.program, chain.name),
+                });
+            }
+            if words.iter().any(|word| ["dnat", "redirect", "DNAT", "REDIRECT"].contains(word)) {
+                redirects.push(words);
+            }
+        }
+    }
+    // Without ports, use one that no rule names.
+    let mut ports = if ports.is_empty() { Ports::from_iter([0]) } else { ports.clone() };
+    // Connections to a redirected port reach another port or host.
+    ports.retain(|port| {
+        let syn = analysis.syn(port, false, false);
+        !redirects.iter().any(|words| fit(words, &syn).is_some_and(|fit| fit.named))
+    });
+    let mut with_knock_ports = ports.clone();
+    with_knock_ports.extend(rules.knock_ports.iter());
+    for chain in &chains {
+        let Some(base) = chain.base else { continue };
+        match base.hook {
             "ingress" | "prerouting" if base.before => {
                 analysis.add_findings(chain, Harm::DropsKnocks, &with_knock_ports, &mut found);
                 analysis.add_findings(chain, Harm::Untracks, &ports, &mut found);
@@ -88,62 +103,54 @@ impl<'a> Analysis<'a> {
         Syn { port, answer, bit: self.rules.mark, marked, interfaces: &self.rules.interfaces }
     }
 
-    /// Returns whether a rule redirects connections from `port` to another port or host.
-    fn redirects(&self, rule: &str, port: u16) -> bool {
-        let words = words(rule);
-        words.iter().any(|word| ["dnat", "redirect", "DNAT", "REDIRECT"].contains(word))
-            && fit(&words, &self.syn(port, false, false)).is_some_and(|fit| fit.named)
-    }
-
     /// Adds a finding for each rule by which the base chain `chain` harms packets to `ports`.
     fn add_findings(&self, chain: &'a Chain<'a>, harm: Harm, ports: &Ports, found: &mut Vec<Finding>) {
-        let answer = chain.base.as_ref().is_some_and(|base| base.hook == "output");
+        let answer = chain.base.is_some_and(|base| base.hook == "output");
         let change = self.change.filter(|_| harm == Harm::Drops);
-        let mut stopped: Vec<(Place<'_>, bool, Vec<u16>)> = Vec::new();
+        let mut stopped: Vec<(Place<'_>, bool, Ports)> = Vec::new();
         for port in ports.iter() {
             let stop = |marked| Some((self.stopping_rule(chain, &self.syn(port, answer, marked), harm)?, marked));
             let found = stop(harm == Harm::Drops).or_else(|| change.and_then(|_| stop(false)));
             let Some((place, marked)) = found else { continue };
-            match stopped.iter_mut().find(|(same, with, _)| (*same, *with) == (place, marked)) {
-                Some((.., ports)) => ports.push(port),
-                None => stopped.push((place, marked, vec![port])),
+            match stopped.iter_mut().find(|(same, with, _)| same.0.is(place.0) && (same.1, *with) == (place.1, marked))
+            {
+                Some((.., ports)) => ports.insert(port),
+                None => stopped.push((place, marked, Ports::from_iter([port]))),
             }
         }
         for ((place, rule), marked, ports) in stopped {
-            let ports: Ports = ports.into_iter().collect();
-            let to = match ports.as_slice() {
-                [0, ..] => String::new(),
-                _ => format!(" to {}", ports.describe()),
+            let bit = self.rules.mark;
+            let changes = format!("changes the mark {bit:#010x}, by which other rules admit knocked connections");
+            let cause = change.filter(|_| !marked);
+            let (harms, end) = match harm {
+                Harm::DropsKnocks => ("drops packets", " before knockknock sees them"),
+                Harm::Untracks => ("exempts connections", " from tracking, so no knock opens them"),
+                Harm::Drops if cause.is_some() => (&*changes, ""),
+                Harm::Drops => ("blocks knocked connections", ""),
             };
-            let (at, bit) = (place.place(), self.rules.mark);
-            let what = match (harm, change.filter(|_| !marked)) {
-                (Harm::DropsKnocks, _) => format!("{at} drops packets{to} before knockknock sees them: {rule}"),
-                (Harm::Untracks, _) => {
-                    format!("{at} exempts connections{to} from tracking, so no knock opens them: {rule}")
-                }
-                (Harm::Drops, None) => format!("{at} blocks knocked connections{to}: {rule}"),
-                (Harm::Drops, Some((other, rule))) => format!(
-                    "{} changes the mark {bit:#010x}, by which other rules admit knocked connections{to}: {rule}",
-                    other.place()
-                ),
-            };
-            let by_mark = harm == Harm::Drops && change.is_none();
+            let to = if ports.contains(0) { String::new() } else { format!(" to {}", ports.describe()) };
+            let (at, text) = cause.unwrap_or((place, rule));
+            let what = format!("{} {harms}{to}{end}: {text}", at.place());
+
+            let drops = harm == Harm::Drops;
+            let by_mark = drops && change.is_none();
             let guarded = ports.iter().all(|port| self.rules.guard.contains(port));
+            let table = chain.table.1;
             let has = |name| self.chains.iter().any(|other| other.table == chain.table && other.name.starts_with(name));
-            let insert = |ports: &Ports| fix::insert(chain, &fix::port(chain, answer, ports));
-            let by_port = || fix::in_groups(&ports, &insert);
-            let fix = match chain.table.1 {
-                _ if harm != Harm::Drops => by_port(),
-                _ if chain.table.1 == "firewalld" || has("INPUT_ZONES") => fix::firewalld(guarded, &ports),
-                _ if guarded && (place.name.starts_with("ufw") || rule == POLICY && has("ufw")) => {
-                    fix::in_groups(&ports, &|ports| format!("ufw allow {ports}/tcp"))
-                }
-                "fw4" if by_mark => format!(
+            let fix = if drops && (table == "firewalld" || has("INPUT_ZONES")) {
+                fix::firewalld(guarded, &ports)
+            } else if drops && guarded && (place.name.starts_with("ufw") || rule == POLICY && has("ufw")) {
+                fix::in_groups(&ports, &|ports| format!("ufw allow {ports}/tcp"))
+            } else if by_mark && table == "fw4" {
+                format!(
                     "mkdir -p /usr/share/nftables.d/chain-pre/input && echo 'ct mark and {bit:#010x} != 0 accept' >/usr/share/nftables.d/chain-pre/input/knockknock.nft && fw4 reload"
-                ),
-                _ if by_mark => fix::insert(chain, &fix::mark(chain, bit)),
-                _ if guarded => by_port(),
-                _ => "choose another bit with \"mark\" in the config, or let that rule leave this one alone".to_owned(),
+                )
+            } else if by_mark {
+                fix::insert(chain, &fix::mark(chain, bit))
+            } else if guarded || !drops {
+                fix::in_groups(&ports, &|ports| fix::insert(chain, &fix::port(chain, answer, ports)))
+            } else {
+                "choose another bit with \"mark\" in the config, or let that rule leave this one alone".to_owned()
             };
             found.push(Finding { what, fix });
         }
@@ -154,40 +161,39 @@ impl<'a> Analysis<'a> {
         match self.walk(chain, syn, harm, 0) {
             ChainExit::Stopped(place) => Some(place),
             ChainExit::Accepted { .. } => None,
-            ChainExit::Left => {
-                chain.base.as_ref().filter(|base| base.drops && harm != Harm::Untracks).map(|_| (chain, POLICY))
-            }
+            ChainExit::Left => chain.base.filter(|base| base.drops && harm != Harm::Untracks).map(|_| (chain, POLICY)),
         }
     }
 
     /// Follows the SYN through a chain.
     fn walk(&self, chain: &'a Chain<'a>, syn: &Syn<'_>, harm: Harm, depth: usize) -> ChainExit<'a> {
-        let rules = chain.rules.iter().copied();
-        for (rule, words) in rules.flat_map(|rule| elements(words(rule)).into_iter().map(move |words| (rule, words))) {
-            let Some(fit) = fit(&words, syn).filter(|_| !is_of_0_8(&words)) else { continue };
-            let verdicts = verdicts(&words);
-            let certain = fit.certain && verdicts.len() == 1;
-            for verdict in verdicts {
-                let end = match verdict {
-                    Verdict::Accept => ChainExit::Accepted { named: fit.named },
-                    Verdict::Drop if harm == Harm::Untracks => ChainExit::Accepted { named: false },
-                    Verdict::Drop => ChainExit::Stopped((chain, rule)),
-                    Verdict::Untrack if harm == Harm::Untracks => ChainExit::Stopped((chain, rule)),
-                    Verdict::Untrack => continue,
-                    Verdict::Return => ChainExit::Left,
-                    Verdict::Jump(name) | Verdict::Goto(name) => {
-                        let mut chains = self.chains.iter().filter(|other| other.table == chain.table);
-                        let Some(next) = chains.find(|other| other.name == name).filter(|_| depth < DEPTH) else {
-                            continue;
-                        };
-                        match self.walk(next, syn, harm, depth + 1) {
-                            ChainExit::Left if matches!(verdict, Verdict::Jump(_)) => continue,
-                            end => end,
+        for &rule in &chain.rules {
+            for words in elements(words(rule)) {
+                let Some(fit) = fit(&words, syn).filter(|_| !is_of_0_8(&words)) else { continue };
+                let verdicts = verdicts(&words);
+                let certain = fit.certain && verdicts.len() == 1;
+                for verdict in verdicts {
+                    let end = match verdict {
+                        Verdict::Accept => ChainExit::Accepted { named: fit.named },
+                        Verdict::Drop if harm == Harm::Untracks => ChainExit::Accepted { named: false },
+                        Verdict::Drop => ChainExit::Stopped((chain, rule)),
+                        Verdict::Untrack if harm == Harm::Untracks => ChainExit::Stopped((chain, rule)),
+                        Verdict::Untrack => continue,
+                        Verdict::Return => ChainExit::Left,
+                        Verdict::Jump(name) | Verdict::Goto(name) => {
+                            let mut chains = self.chains.iter().filter(|other| other.table == chain.table);
+                            let Some(next) = chains.find(|other| other.name == name).filter(|_| depth < DEPTH) else {
+                                continue;
+                            };
+                            match self.walk(next, syn, harm, depth + 1) {
+                                ChainExit::Left if matches!(verdict, Verdict::Jump(_)) => continue,
+                                end => end,
+                            }
                         }
+                    };
+                    if certain || matches!(end, ChainExit::Accepted { named: true }) {
+                        return end;
                     }
-                };
-                if certain || matches!(end, ChainExit::Accepted { named: true }) {
-                    return end;
                 }
             }
         }
