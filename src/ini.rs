@@ -76,24 +76,22 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
             settings.push((in_main, Setting { key: key.trim_ascii().to_ascii_lowercase(), value, line: number }));
         }
     }
-    let of = |wanted: bool| settings.iter().filter(move |(in_main, _)| *in_main == wanted).map(|(_, setting)| setting);
-    let (main, mut defaults) = (joined(of(true), lists)?, joined(of(false), lists)?);
-    defaults.retain(|default| !main.iter().any(|setting| setting.key == default.key));
-    defaults.extend(main);
-    Ok((defaults, warnings))
-}
-
-/// Merges duplicate keys.
-fn joined<'a>(settings: impl Iterator<Item = &'a Setting>, lists: &[&str]) -> Result<Vec<Setting>, BadLine> {
-    let mut once: Vec<Setting> = Vec::new();
-    for Setting { key, value, line } in settings.cloned() {
-        match once.iter_mut().find(|first| first.key == key) {
-            None => once.push(Setting { key, value, line }),
-            Some(first) if lists.contains(&key.as_str()) => first.value = format!("{}, {value}", first.value),
+    let (mut defaults, mut main): (Vec<Setting>, Vec<Setting>) = (Vec::new(), Vec::new());
+    for (in_main, setting) in settings {
+        let section = if in_main { &mut main } else { &mut defaults };
+        let (key, line) = (&setting.key, setting.line);
+        match section.iter_mut().find(|first| first.key == *key) {
+            None => section.push(setting),
+            Some(first) if lists.contains(&key.as_str()) => {
+                first.value.push_str(", ");
+                first.value.push_str(&setting.value);
+            }
             Some(first) => return Err((line, format!("{key:?} is already set on line {}", first.line))),
         }
     }
-    Ok(once)
+    defaults.retain(|default| !main.iter().any(|setting| setting.key == default.key));
+    defaults.append(&mut main);
+    Ok((defaults, warnings))
 }
 
 #[cold]
