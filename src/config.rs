@@ -106,52 +106,54 @@ impl Config {
     pub fn parse(text: &str) -> std::result::Result<(Self, Vec<String>), (usize, String)> {
         let (settings, warnings) = ini::settings(text, &["guard", "interfaces"])?;
         let mut config = Self::default();
-        for ini::Setting { key, value, line } in settings {
-            let wrong = |wanted: String| (line, format!("{key} = {value:?}: {wanted}"));
-            let number = |from: u32, to: u32| {
-                let number = value.parse().ok().filter(|number| (from..=to).contains(number));
-                let others = if from == 1 { "; knockknock 0.8 accepted others" } else { "" };
-                number.ok_or_else(|| wrong(format!("expected a number from {from} to {to}{others}")))
-            };
-            match key.as_str() {
-                "delay" => config.delay = number(1, MAX_DELAY.into())? as u16,
-                "error_window" => config.window = number(1, 10_000)?,
-                "resync_window" => config.resync_window = number(0, 1_000_000)?,
-                "log" => {
-                    config.log =
-                        log(&value).ok_or_else(|| wrong("expected auto, kmsg, a path, - or nflog:GROUP".into()))?
-                }
-                "firewall" => {
-                    config.firewall = match value.as_str() {
-                        "auto" => Firewall::Auto,
-                        "nft" | "nftables" => Firewall::Nft,
-                        "iptables" => Firewall::Iptables,
-                        _ => return Err(wrong("expected auto, nft or iptables".into())),
-                    }
-                }
-                "guard" => {
-                    config.guard = Ports::parse(&value)
-                        .map_err(|word| wrong(format!("{word:?} is not a port from 1 to 65535")))?;
-                }
-                "interfaces" => {
-                    let names = value.split([',', ' ']).filter(|name| !name.is_empty());
-                    config.interfaces = names.map(str::to_owned).collect();
-                    if config.interfaces.is_empty() {
-                        return Err(wrong("an empty list would guard every interface".into()));
-                    }
-                    if let Some(bad) = config.interfaces.iter().find(|name| !is_interface(name)) {
-                        return Err(wrong(format!("{bad:?} is not a valid interface name")));
-                    }
-                }
-                "mark" => {
-                    config.mark = mark(&value).ok_or_else(|| wrong("expected one bit, such as 0x08000000".into()))?
-                }
-                "user" if value.is_empty() => return Err(wrong("expected a user name".into())),
-                "user" => config.user = Some(value),
-                _ => return Err((line, format!("unknown key {key:?}"))),
-            }
+        for ini::Setting { key, value, line } in &settings {
+            config.set(key, value).map_err(|why| (*line, why))?;
         }
         Ok((config, warnings))
+    }
+
+    /// Sets one key. The error is the reason why that is not possible.
+    fn set(&mut self, key: &str, value: &str) -> std::result::Result<(), String> {
+        let wrong = |wanted: &str| format!("{key} = {value:?}: {wanted}");
+        let number = |from: u32, to: u32| {
+            let number = value.parse().ok().filter(|number| (from..=to).contains(number));
+            let others = if from == 1 { "; knockknock 0.8 accepted others" } else { "" };
+            number.ok_or_else(|| wrong(&format!("expected a number from {from} to {to}{others}")))
+        };
+        match key {
+            "delay" => self.delay = number(1, MAX_DELAY.into())? as u16,
+            "error_window" => self.window = number(1, 10_000)?,
+            "resync_window" => self.resync_window = number(0, 1_000_000)?,
+            "log" => self.log = log(value).ok_or_else(|| wrong("expected auto, kmsg, a path, - or nflog:GROUP"))?,
+            "firewall" => {
+                self.firewall = match value {
+                    "auto" => Firewall::Auto,
+                    "nft" | "nftables" => Firewall::Nft,
+                    "iptables" => Firewall::Iptables,
+                    _ => return Err(wrong("expected auto, nft or iptables")),
+                }
+            }
+            "guard" => {
+                self.guard =
+                    Ports::parse(value).map_err(|word| wrong(&format!("{word:?} is not a port from 1 to 65535")))?;
+            }
+            "interfaces" => {
+                for name in value.split([',', ' ']).filter(|name| !name.is_empty()) {
+                    if !is_interface(name) {
+                        return Err(wrong(&format!("{name:?} is not a valid interface name")));
+                    }
+                    self.interfaces.push(name.to_owned());
+                }
+                if self.interfaces.is_empty() {
+                    return Err(wrong("an empty list would guard every interface"));
+                }
+            }
+            "mark" => self.mark = mark(value).ok_or_else(|| wrong("expected one bit, such as 0x08000000"))?,
+            "user" if value.is_empty() => return Err(wrong("expected a user name")),
+            "user" => self.user = Some(value.to_owned()),
+            _ => return Err(format!("unknown key {key:?}")),
+        }
+        Ok(())
     }
 }
 
