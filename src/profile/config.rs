@@ -41,26 +41,28 @@ impl ProfileConfig {
     pub fn parse(text: &str) -> std::result::Result<Self, (usize, String)> {
         let (settings, _) = ini::settings(text, &["ports"])?;
         let (mut knock_port, mut allowed, mut wire) = (None, None, None);
-        for ini::Setting { key, value, line } in settings {
+        for ini::Setting { key, value, line } in &settings {
+            let mut wrong = None;
             match key.as_str() {
                 "knock_port" => {
-                    let port = ports::port(&value);
-                    knock_port = Some(port.ok_or_else(|| (line, format!("{value:?} is not a port from 1 to 65535")))?);
+                    knock_port = ports::port(value);
+                    wrong = knock_port.is_none().then(|| not_a_port(value));
                 }
-                "ports" => {
-                    let list = Ports::parse(&value)
-                        .map_err(|word| (line, format!("{word:?} is not a port from 1 to 65535")))?;
-                    if list.is_empty() {
-                        return Err((line, "\"ports\" is empty: such a profile could open nothing".into()));
+                "ports" => match Ports::parse(value) {
+                    Err(word) => wrong = Some(not_a_port(&word)),
+                    Ok(list) if list.is_empty() => {
+                        wrong = Some("\"ports\" is empty: such a profile could open nothing".to_owned());
                     }
-                    allowed = Some(list);
-                }
+                    Ok(list) => allowed = Some(list),
+                },
                 "wire" => {
-                    let named = Wire::named(&value);
-                    wire =
-                        Some(named.ok_or_else(|| (line, format!("{value:?} is not a wire: use classic or stealth")))?);
+                    wire = Wire::named(value);
+                    wrong = wire.is_none().then(|| format!("{value:?} is not a wire: use classic or stealth"));
                 }
-                _ => return Err((line, format!("unknown key {key:?}"))),
+                _ => wrong = Some(format!("unknown key {key:?}")),
+            }
+            if let Some(why) = wrong {
+                return Err((*line, why));
             }
         }
         let knock_port = knock_port.ok_or_else(|| (0, "\"knock_port\" is missing".to_owned()))?;
@@ -87,6 +89,10 @@ impl ProfileConfig {
         }
         text
     }
+}
+
+fn not_a_port(word: &str) -> String {
+    format!("{word:?} is not a port from 1 to 65535")
 }
 
 #[cfg(test)]
