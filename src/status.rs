@@ -60,7 +60,7 @@ pub struct LastKnock {
 }
 
 /// The status of a running daemon.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// The process ID of the supervisor.
     pub daemon: u32,
@@ -86,10 +86,15 @@ impl Status {
     /// Creates the status of a watcher that starts at `now` and has read the configuration `config` and profiles with
     /// the checksum `profiles`. It continues the status of an earlier watcher of the same daemon.
     pub fn start(earlier: Option<Self>, daemon: u32, config: &str, profiles: u64, now: u64) -> Self {
-        let status = earlier.filter(|earlier| earlier.daemon == daemon);
-        let mut status = status.unwrap_or_else(|| Self { daemon, since: now, ..Self::default() });
+        let mut status = match earlier {
+            Some(earlier) if earlier.daemon == daemon => earlier,
+            _ => Self { daemon, since: now, ..Self::default() },
+        };
         status.received_before += if status.log_moved { 0 } else { status.received() };
-        Self { profiles, config: checksum(config.as_bytes()), log_moved: false, ..status }
+        status.log_moved = false;
+        status.profiles = profiles;
+        status.config = checksum(config.as_bytes());
+        status
     }
 
     /// Returns how many SYNs have been received since the rules were made.
@@ -113,8 +118,12 @@ impl Status {
 
     /// Records an accepted knock.
     pub fn knock(&mut self, knock: LastKnock) {
-        let key = |knock: &LastKnock| (knock.source, knock.port);
-        self.knocks.retain(|other| key(other) != key(&knock) || other.profile != knock.profile);
+        let same = |other: &LastKnock| {
+            other.port == knock.port && other.source == knock.source && other.profile == knock.profile
+        };
+        if let Some(place) = self.knocks.iter().position(same) {
+            self.knocks.remove(place);
+        }
         self.knocks.insert(0, knock);
         self.knocks.truncate(KNOCKS);
     }
@@ -127,9 +136,12 @@ impl Status {
     /// Returns the bytes of the record: a checksum, then text, then empty lines.
     pub fn encode(&self) -> Vec<u8> {
         let mut text = String::new();
-        let numbers =
-            [self.daemon.into(), self.since, self.profiles, self.config, self.received_before, self.log_moved.into()];
-        for number in numbers.into_iter().chain(self.counts) {
+        for number in
+            [self.daemon.into(), self.since, self.profiles, self.config, self.received_before, self.log_moved.into()]
+        {
+            push_number(&mut text, number);
+        }
+        for number in self.counts {
             push_number(&mut text, number);
         }
         let (time, why) = self.problem.as_ref().map_or((0, ""), |(time, why)| (*time, why));
@@ -149,18 +161,12 @@ impl Status {
                 break;
             }
         }
-        let mut text = text.into_bytes();
-        text.resize(BYTES - CHECKSUM, b'\n');
-        [&checksum(&text).to_be_bytes()[..], &text].concat()
+        with_checksum(text, BYTES)
     }
 
     /// Parses a record; `None` if it is damaged or being rewritten.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (sum, text) = bytes.split_at_checked(CHECKSUM)?;
-        if sum != checksum(text).to_be_bytes() || bytes.len() != BYTES {
-            return None;
-        }
-        let mut lines = std::str::from_utf8(text).ok()?.split('\n');
+        let mut lines = checked(bytes)?.split('\n');
         let first = &mut lines.next()?;
         let mut status = Self {
             daemon: number(first)? as u32,
@@ -207,6 +213,19 @@ pub fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// Returns a record of `length` bytes: a checksum, the text, and empty lines.
+fn with_checksum(text: String, length: usize) -> Vec<u8> {
+    let mut text = text.into_bytes();
+    text.resize(length - CHECKSUM, b'\n');
+    [&checksum(&text).to_be_bytes()[..], &text].concat()
+}
+
+/// Returns the text of a record; `None` if its checksum is wrong.
+fn checked(record: &[u8]) -> Option<&str> {
+    let (sum, text) = record.split_at_checked(CHECKSUM)?;
+    if sum == checksum(text).to_be_bytes() { std::str::from_utf8(text).ok() } else { None }
+}
+
 /// Returns the directory of the records.
 fn home() -> PathBuf {
     let run = if Path::new("/run").is_dir() { "/run" } else { "/var/run" };
@@ -237,19 +256,16 @@ const TRIAL: usize = 64;
 
 /// Records the state of the trial of the daemon that runs on `directory`, and when it ends.
 pub fn write_trial(directory: &Path, daemon: u32, state: &str, end: u64) -> io::Result<()> {
-    let mut text = format!("{daemon} {end} {state}\n").into_bytes();
-    text.resize(TRIAL - CHECKSUM, b'\n');
-    open(directory)?.write_all_at(&[&checksum(&text).to_be_bytes()[..], &text].concat(), BYTES as u64)
+    let record = with_checksum(format!("{daemon} {end} {state}\n"), TRIAL);
+    open(directory)?.write_all_at(&record, BYTES as u64)
 }
 
 /// Reads the state of the trial of a daemon, and when it ends; `None` if there is no trial.
 pub fn read_trial(directory: &Path, daemon: u32) -> Option<(String, u64)> {
     let bytes = file::read_small(&path(directory).ok()?).ok()?;
-    let (sum, text) = bytes.get(BYTES..BYTES + TRIAL)?.split_at_checked(CHECKSUM)?;
-    let line = &mut std::str::from_utf8(text).ok()?.split('\n').next()?;
-    let same = sum == checksum(text).to_be_bytes() && number(line) == Some(daemon.into());
-    let end = number(line)?;
-    same.then(|| ((*line).to_owned(), end))
+    let line = &mut checked(bytes.get(BYTES..BYTES + TRIAL)?)?.split('\n').next()?;
+    let (writer, end) = (number(line)?, number(line)?);
+    (writer == daemon.into()).then(|| ((*line).to_owned(), end))
 }
 
 /// Reads the record of the daemon that runs on `directory`, or has run there since boot; `None` if there is none.
