@@ -38,7 +38,7 @@ pub fn server(directory: &Path, options: &StatusOptions) -> Result<()> {
 pub fn client(home: &ProfileHome, options: &StatusOptions) -> Result<()> {
     profile::drop_privileges(home.user)?;
     home.remarks()?.iter().for_each(say::warn);
-    print(&|output| profiles::add_of_client(&home.directory, output), options)
+    print(&|output| profiles::add(&home.directory, profiles::OF_CLIENT, &|_| None, output), options)
 }
 
 fn print(add: &dyn Fn(&mut Output) -> Result<()>, options: &StatusOptions) -> Result<()> {

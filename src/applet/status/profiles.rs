@@ -7,33 +7,27 @@ use crate::say;
 use crate::sys::file;
 use std::path::Path;
 
-/// Adds a client's profiles.
-pub(super) fn add_of_client(directory: &Path, output: &mut Output) -> Result<()> {
-    let keys = ["host", "knock_port", "wire", "ports", "counter", "last_knock"];
-    output.list("profiles", &keys, &rows(directory, &|_| None)?);
-    Ok(())
-}
+/// The keys of a client's profiles.
+pub(super) const OF_CLIENT: &[&str] = &["host", "knock_port", "wire", "ports", "counter", "last_knock"];
+/// The keys of a server's profiles.
+pub(super) const OF_SERVER: &[&str] = &["name", "knock_port", "wire", "ports", "counter", "last_knock", "from"];
 
-/// Adds a server's profiles, each with the source of its last knock.
-pub(super) fn add_of_server(
+/// Adds profiles with those keys. `from` returns the source of a profile's last knock.
+pub(super) fn add(
     directory: &Path,
+    keys: &[&str],
     from: &dyn Fn(&str) -> Option<String>,
     output: &mut Output,
 ) -> Result<()> {
-    let keys = ["name", "knock_port", "wire", "ports", "counter", "last_knock", "from"];
-    output.list("profiles", &keys, &rows(directory, from)?);
-    Ok(())
-}
-
-fn rows(directory: &Path, from: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Vec<Value>>> {
     let mut rows = Vec::new();
-    for found in profile::list(directory)?.profiles {
-        match row(&found, from(&found.name)) {
+    for found in &profile::list(directory)?.profiles {
+        match row(found, from(&found.name)) {
             Ok(row) => rows.push(row),
             Err(error) => say::error(&error),
         }
     }
-    Ok(rows)
+    output.list("profiles", keys, &rows);
+    Ok(())
 }
 
 fn row(found: &Found, from: Option<String>) -> Result<Vec<Value>> {
