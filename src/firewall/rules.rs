@@ -118,20 +118,39 @@ pub struct Finding {
     pub fix: String,
 }
 
-/// Replaces names in `<…>` in `template`. A line whose name has several values is repeated for each of them; a line
-/// whose name has none is left out.
-pub(super) fn fill(template: &str, values: &[(&str, Vec<String>)]) -> String {
-    let mut text = String::new();
-    template.lines().for_each(|line| fill_line(line, values, &mut text));
-    text
-}
+/// The values of the names in a template, such as `<mark>`.
+#[derive(Default)]
+pub(super) struct Values(Vec<(&'static str, Vec<String>)>);
 
-fn fill_line(line: &str, values: &[(&str, Vec<String>)], text: &mut String) {
-    match values.iter().find(|(name, _)| search::contains(line.as_bytes(), name.as_bytes())) {
-        Some((name, each)) => each.iter().for_each(|value| fill_line(&line.replace(name, value), values, text)),
-        None => {
-            text.push_str(line);
-            text.push('\n');
+impl Values {
+    /// Adds a name with several values, or none.
+    pub(super) fn each(&mut self, name: &'static str, values: Vec<String>) {
+        self.0.push((name, values));
+    }
+
+    /// Adds a name with one value, which may be empty.
+    pub(super) fn one(&mut self, name: &'static str, value: &str) {
+        self.each(name, vec![value.to_owned()]);
+    }
+
+    /// Adds a name with one value, or with none if it is empty.
+    pub(super) fn optional(&mut self, name: &'static str, value: &str) {
+        if value.is_empty() { self.each(name, Vec::new()) } else { self.one(name, value) }
+    }
+
+    /// Adds `template` with the values in place of the names to `text`. A line whose name has several values is
+    /// repeated for each of them; a line whose name has none is left out.
+    pub(super) fn fill(&self, template: &str, text: &mut String) {
+        template.lines().for_each(|line| self.fill_line(line, text));
+    }
+
+    fn fill_line(&self, line: &str, text: &mut String) {
+        match self.0.iter().find(|(name, _)| search::contains(line.as_bytes(), name.as_bytes())) {
+            Some((name, each)) => each.iter().for_each(|value| self.fill_line(&line.replace(name, value), text)),
+            None => {
+                text.push_str(line);
+                text.push('\n');
+            }
         }
     }
 }

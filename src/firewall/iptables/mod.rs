@@ -11,6 +11,7 @@ pub(super) use openings::{ListWriter, live_openings};
 
 use super::rules::Rules;
 use crate::error::{Error, Result};
+use crate::search;
 use crate::sys::child;
 use ruleset::{IpVersion, LOGGED, START, TRIAL, add_packets, has_chains, lines_in, own, removal, script, versions};
 use std::{fs, io};
@@ -60,7 +61,8 @@ impl Chains {
 
     /// Returns whether our chains are as they were made, and the jumps to them come first.
     pub(in crate::firewall) fn is_intact(&self) -> bool {
-        versions().iter().zip(&self.0).all(|(&version, made)| list(version).is_ok_and(|listed| own(&listed) == *made))
+        let is_intact = |version, made: &str| list(version).is_ok_and(|listed| own(&listed) == made);
+        versions().iter().zip(&self.0).all(|(&version, made)| is_intact(version, made))
     }
 }
 
@@ -130,7 +132,7 @@ pub(super) fn list_all() -> Vec<(&'static str, String)> {
     ] {
         let save = |program| child::run(program, &[], "").unwrap_or_default();
         let text = save(program);
-        if text.is_empty() || text.contains("(nf_tables)") {
+        if text.is_empty() || search::contains(text.as_bytes(), b"(nf_tables)") {
             listed.push((legacy, save(legacy_program)));
         }
         listed.push((family, text));

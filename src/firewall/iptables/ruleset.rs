@@ -1,6 +1,6 @@
 //! The text of our chains, as `iptables-restore` takes it: mangle.rules, with values in place of the names in `<…>`.
 
-use crate::firewall::rules::{Rules, fill};
+use crate::firewall::rules::{Rules, Values};
 use crate::ports::Ports;
 use crate::search;
 use std::path::{Path, PathBuf};
@@ -101,14 +101,25 @@ pub(super) fn has_chains(listed: &str) -> bool {
 
 /// Returns the text that removes our chains from the table; `None` if there are none.
 pub(super) fn removal(listed: &str) -> Option<String> {
-    has_chains(listed).then(|| fill(REMOVAL, &[("<jump>", jumps(listed))]))
+    if !has_chains(listed) {
+        return None;
+    }
+    let (mut values, mut text) = (Values::default(), String::new());
+    values.each("<jump>", jumps(listed));
+    values.fill(REMOVAL, &mut text);
+    Some(text)
 }
 
 /// Returns the listed rules of other chains that jump to ours.
 fn jumps(listed: &str) -> Vec<String> {
-    let jumps =
-        listed.lines().filter(|line| search::contains(line.as_bytes(), b" -j KNOCKKNOCK") && !line.starts_with(OURS));
-    jumps.filter_map(|line| line.strip_prefix("-A ")).map(str::to_owned).collect()
+    let mut jumps = Vec::new();
+    for line in listed.lines().filter(|line| !line.starts_with(OURS)) {
+        if let Some(rule) = line.strip_prefix("-A ").filter(|rule| search::contains(rule.as_bytes(), b" -j KNOCKKNOCK"))
+        {
+            jumps.push(rule.to_owned());
+        }
+    }
+    jumps
 }
 
 /// Returns our part of a listed table: the rules of our chains, and the jumps to them that come first.
@@ -124,7 +135,7 @@ pub(super) fn add_packets(listed: &str, packets: &mut [u64; 2]) {
     let [logged, dropped] = packets;
     for line in listed.lines() {
         let number = line.split_once(" -c ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap_or(0);
-        if line.starts_with("-A KNOCKKNOCK-KNOCK ") && line.contains("LOG ") {
+        if line.starts_with("-A KNOCKKNOCK-KNOCK ") && search::contains(line.as_bytes(), b"LOG ") {
             *logged += number;
         } else if line.starts_with("-A KNOCKKNOCK ") && line.ends_with(" -j DROP") {
             *dropped += number;
@@ -139,13 +150,12 @@ pub(super) fn lines_in(script: &str) -> usize {
 
 fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>) -> String {
     let v6 = version == IpVersion::V6;
-    let one = |value: &str| vec![value.to_owned()];
     let ports = |ports: &Ports| ports.iter().map(|port| port.to_string()).collect();
     // The interfaces of the guard. Knocks are logged on all.
-    let mut on = match rules.interfaces.is_empty() {
-        true => one(""),
-        false => rules.interfaces.iter().map(|name| format!("-i {name} ")).collect(),
-    };
+    let mut on: Vec<String> = rules.interfaces.iter().map(|name| format!("-i {name} ")).collect();
+    if on.is_empty() {
+        on.push(String::new());
+    }
     // The kernel ends a guard on trial by itself.
     match rules.seconds_of_guard() {
         None => {}
@@ -163,21 +173,23 @@ fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>)
             format!("LOG --log-prefix \"knockknock \" --log-level {} {LOGGED}", rules.level)
         }
     };
-    let values = [
-        ("<jump>", jumps),
-        ("<on>", on),
-        ("<port>", ports(&rules.guard)),
-        ("<knock_port>", ports(&rules.knock_ports)),
-        ("<mark>", vec![format!("{0:#010x}/{0:#010x}", rules.mark)]),
-        ("<bit>", vec![format!("{:#010x}", rules.mark)]),
-        ("<delay>", vec![rules.delay.to_string()]),
-        ("<log>", vec![log]),
-        ("<none>", one(version.unspecified())),
-        ("<v6>", one(version.suffix())),
-        ("<6>", one(if v6 { "6" } else { "" })),
-        ("<network>", one(if v6 { " --hashlimit-srcmask 64" } else { "" })),
-    ];
-    fill(template, &values)
+    let mut values = Values::default();
+    values.each("<jump>", jumps);
+    values.each("<on>", on);
+    values.each("<port>", ports(&rules.guard));
+    values.each("<knock_port>", ports(&rules.knock_ports));
+    let bit = format!("{:#010x}", rules.mark);
+    values.one("<mark>", &format!("{bit}/{bit}"));
+    values.one("<bit>", &bit);
+    values.one("<delay>", &rules.delay.to_string());
+    values.one("<log>", &log);
+    values.one("<none>", version.unspecified());
+    values.one("<v6>", version.suffix());
+    values.one("<6>", if v6 { "6" } else { "" });
+    values.one("<network>", if v6 { " --hashlimit-srcmask 64" } else { "" });
+    let mut text = String::new();
+    values.fill(template, &mut text);
+    text
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The text of our table, as `nft -f` takes it: the .nft files here, with values in place of the names in `<…>`.
 
-use crate::firewall::rules::{Rules, Turnstile, fill};
+use crate::firewall::rules::{Rules, Turnstile, Values};
 
 /// The name of our table, of family inet.
 pub(in crate::firewall) const TABLE: &str = "knockknock";
@@ -68,16 +68,20 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
     let mark = format!("{:#010x}", rules.mark);
     // The ACK of a SYN cookie belongs to a listener (wildcard 1), so it does not pass as a packet of an older
     // connection.
+    let marked = format!("ct mark & {mark} == {mark}");
     let (prerouting, admitted, older, ended) = match turnstile {
-        Turnstile::AtSyn => (at_syn, format!("ct mark & {mark} == {mark}"), "", Vec::new()),
-        Turnstile::AtAck => (at_ack, "ct label 60".to_owned(), "socket wildcard 0 ", ENDED.map(str::to_owned).into()),
+        Turnstile::AtSyn => (at_syn, &*marked, "", Vec::new()),
+        Turnstile::AtAck => (at_ack, "ct label 60", "socket wildcard 0 ", ENDED.map(str::to_owned).into()),
     };
-    let some = |text: String| if text.is_empty() { Vec::new() } else { vec![text] };
     let mut guarded = rules.guard.to_string();
     // The kernel ends a guard on trial by itself.
-    if let Some(seconds) = rules.seconds_of_guard().filter(|_| !guarded.is_empty()) {
-        let timeout = format!(" timeout {seconds}s");
-        guarded = if seconds == 0 { String::new() } else { guarded.replace(',', &(timeout.clone() + ",")) + &timeout };
+    match rules.seconds_of_guard() {
+        Some(0) => guarded.clear(),
+        Some(seconds) if !guarded.is_empty() => {
+            guarded.push_str(&format!(" timeout {seconds}s"));
+            guarded = guarded.replace(',', &format!(" timeout {seconds}s,"));
+        }
+        _ => {}
     }
     // The interfaces of the guard. Knocks are logged on all.
     let on = match rules.interfaces.is_empty() {
@@ -89,24 +93,27 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
         Some(group) => format!("log group {group} snaplen 128 queue-threshold 1"),
         None => format!("log prefix \"knockknock \" level {} flags tcp sequence", rules.level),
     };
-    let values = [
-        ("<table>", vec![table.to_owned()]),
-        ("<syn>", vec!["tcp flags & (fin | syn | rst | ack) == syn".to_owned()]),
-        ("<other>", vec!["tcp flags & (fin | syn | rst | ack) != syn".to_owned()]),
-        ("<state>", some(state.to_owned())),
-        ("<limit>", vec![limit.to_owned()]),
-        ("<knock_ports>", some(rules.knock_ports.to_string())),
-        ("<guarded>", some(guarded)),
-        ("<mark>", vec![mark]),
-        ("<unmark>", vec![format!("{:#010x}", !rules.mark)]),
-        ("<admitted>", vec![admitted]),
-        ("<older>", vec![older.to_owned()]),
-        ("<ended>", ended),
-        ("<on>", vec![on]),
-        ("<log>", vec![log]),
-        ("<seed>", vec![format!("{seed:#010x}")]),
-    ];
-    [sets, prerouting, chains].map(|part| fill(part, &values)).concat()
+    let mut values = Values::default();
+    values.one("<table>", table);
+    values.one("<syn>", "tcp flags & (fin | syn | rst | ack) == syn");
+    values.one("<other>", "tcp flags & (fin | syn | rst | ack) != syn");
+    values.optional("<state>", state);
+    values.one("<limit>", limit);
+    values.optional("<knock_ports>", &rules.knock_ports.to_string());
+    values.optional("<guarded>", &guarded);
+    values.one("<mark>", &mark);
+    values.one("<unmark>", &format!("{:#010x}", !rules.mark));
+    values.one("<admitted>", admitted);
+    values.one("<older>", older);
+    values.each("<ended>", ended);
+    values.one("<on>", &on);
+    values.one("<log>", &log);
+    values.one("<seed>", &format!("{seed:#010x}"));
+    let mut text = String::new();
+    for part in [sets, prerouting, chains] {
+        values.fill(part, &mut text);
+    }
+    text
 }
 
 /// Returns two scripts for `nft -c`. The first passes if the kernel supports the table. The second has a set with a
