@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::say;
+use std::fmt;
 
 /// Prints findings and counts those that are wrong.
 pub struct Diagnosis {
@@ -18,24 +19,30 @@ impl Diagnosis {
     }
 
     /// Prints that `step` works.
-    pub fn ok(&mut self, step: &str, what: &str) {
+    pub fn ok(&mut self, step: &str, what: fmt::Arguments<'_>) {
         self.print("ok", step, what, None);
     }
 
     /// Prints a note on `step`: something that may be intended.
-    pub fn note(&mut self, step: &str, what: &str) {
+    pub fn note(&mut self, step: &str, what: fmt::Arguments<'_>) {
         self.print("note", step, what, None);
     }
 
     /// Prints what is wrong with `step`, and what to do.
-    pub fn wrong(&mut self, step: &str, error: &Error) {
+    pub fn wrong(&mut self, step: &str, what: fmt::Arguments<'_>, fix: &str) {
         self.wrong += 1;
-        self.print("wrong", step, &error.to_string(), error.advice());
+        self.print("wrong", step, what, Some(fix));
+    }
+
+    /// Prints the error of `step`.
+    pub fn error(&mut self, step: &str, error: &Error) {
+        self.wrong += 1;
+        self.print("wrong", step, format_args!("{error}"), error.advice());
     }
 
     /// Returns the value of a step that worked, or prints the error.
     pub fn value<T>(&mut self, step: &str, result: Result<T>) -> Option<T> {
-        result.map_err(|error| self.wrong(step, &error)).ok()
+        result.map_err(|error| self.error(step, &error)).ok()
     }
 
     /// Returns the exit code: 0 if nothing is wrong.
@@ -43,17 +50,19 @@ impl Diagnosis {
         self.printed.map(|()| u8::from(self.wrong > 0))
     }
 
-    fn print(&mut self, word: &str, step: &str, what: &str, fix: Option<&str>) {
-        let line = match (self.json, fix) {
-            (true, _) => {
-                let fix = fix.map_or_else(|| "null".to_owned(), say::json_string);
-                let [word, step, what] = [word, step, what].map(say::json_string);
-                format!("{{\"finding\":{word},\"step\":{step},\"what\":{what},\"fix\":{fix}}}\n")
+    fn print(&mut self, word: &str, step: &str, what: fmt::Arguments<'_>, fix: Option<&str>) {
+        let what = what.to_string();
+        let line = if self.json {
+            let fix = fix.map_or_else(|| "null".to_owned(), say::json_string);
+            let what = say::json_string(&what);
+            // The other words need no escaping.
+            format!("{{\"finding\":\"{word}\",\"step\":\"{step}\",\"what\":{what},\"fix\":{fix}}}\n")
+        } else {
+            let mut line = format!("{word:<6} {step:<14} {}\n", say::escaped(&what));
+            if let Some(fix) = fix {
+                line += &format!("{:<21} to fix it: {}\n", "", say::escaped(fix));
             }
-            (false, None) => format!("{word:<6} {step:<14} {}\n", say::escaped(what)),
-            (false, Some(fix)) => {
-                format!("{word:<6} {step:<14} {}\n{:<21} to fix it: {}\n", say::escaped(what), "", say::escaped(fix))
-            }
+            line
         };
         if self.printed.is_ok() {
             self.printed = say::print(&line);

@@ -50,37 +50,36 @@ fn run_steps(
     let (profile, found) = diagnosis.value("profile", loaded)?;
     let config = &profile.config;
     let opens = config.ports.as_ref().map_or("any port".to_owned(), Ports::describe);
-    let (knock_port, wire, counter) = (config.knock_port, config.wire.name(), profile.counter.next());
-    let text = format!("{:?}: knock port {knock_port}, {wire} wire, opens {opens}, counter {counter}", found.path);
-    diagnosis.ok("profile", &text);
+    diagnosis.ok("profile", format_args!("{:?}: {}", found.path, profile.describe(&opens)));
+    let knock_port = config.knock_port;
     let listed = config.ports.as_ref().filter(|ports| !ports.contains(SSH)).and_then(|ports| ports.iter().next());
     let port = options.port.or(listed).unwrap_or(SSH);
 
     let knocker = diagnosis.value("privileges", knocker)?;
-    diagnosis.ok("privileges", "a raw socket can be opened");
+    diagnosis.ok("privileges", format_args!("a raw socket can be opened"));
 
     let mut addresses = diagnosis.value("name", knocker::resolve(host, port, options.family))?;
     if config.legacy {
         addresses = knocker::ipv4_first(addresses);
     }
     let list: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    diagnosis.ok("name", &format!("{host:?} is {}", list.join(", then ")));
+    diagnosis.ok("name", format_args!("{host:?} is {}", list.join(", then ")));
 
     // An address without a route is skipped, as connections do.
     let mut routes: Vec<_> = addresses.iter().map(|&address| (address, knocker::describe_route(address))).collect();
     let with_route = routes.iter().position(|(_, route)| route.is_ok()).unwrap_or(0);
     let (address, route) = routes.swap_remove(with_route);
     let (route, differs) = diagnosis.value("route", route)?;
-    diagnosis.ok("route", &format!("to {} {route}", address.ip()));
+    diagnosis.ok("route", format_args!("to {} {route}", address.ip()));
     if let Some(differs) = differs {
-        diagnosis.note("route", differs);
+        diagnosis.note("route", format_args!("{differs}"));
     }
 
     let refused_before = connect_without_knock(diagnosis, address)?;
     let opened =
         knock(knocker, profile, &found, &addresses).map_err(|error| explain(error, port, knock_port, refused_before));
     let address = diagnosis.value("knock", opened)?;
-    diagnosis.ok("knock", &format!("opened port {port}: connected to {address}"));
+    diagnosis.ok("knock", format_args!("opened port {port}: connected to {address}"));
     Some(())
 }
 
@@ -97,18 +96,17 @@ fn connect_without_knock(diagnosis: &mut Diagnosis, address: SocketAddr) -> Opti
     // The first connection may use the opening of an earlier knock.
     match connect().and_then(|answered| if answered { connect() } else { Ok(false) }) {
         Ok(true) => {
-            let why = format!("port {port} answers without a knock: it is not guarded");
-            let advice = "on the server, as root: knockknock doctor";
-            diagnosis.wrong("guard", &Error::refused(why).advise(advice));
+            let what = format_args!("port {port} answers without a knock: it is not guarded");
+            diagnosis.wrong("guard", what, "on the server, as root: knockknock doctor");
             None
         }
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            let text = format!("without a knock port {port} refuses connections; a guard would drop them");
-            diagnosis.note("guard", &text);
+            let what = format_args!("without a knock port {port} refuses connections; a guard would drop them");
+            diagnosis.note("guard", what);
             Some(true)
         }
         _ => {
-            diagnosis.ok("guard", &format!("without a knock port {port} does not answer"));
+            diagnosis.ok("guard", format_args!("without a knock port {port} does not answer"));
             Some(false)
         }
     }

@@ -61,6 +61,12 @@ impl Profile {
             counter: Counter::open(&path.join("counter"))?,
         })
     }
+
+    /// Describes the profile, which opens the ports that `opens` describes.
+    pub fn describe(&self, opens: &str) -> String {
+        let (knock_port, wire, counter) = (self.config.knock_port, self.config.wire.name(), self.counter.next());
+        format!("knock port {knock_port}, {wire} wire, opens {opens}, counter {counter}")
+    }
 }
 
 /// Messages that the loaded profiles compute from the same input, to find profiles with the same keys.

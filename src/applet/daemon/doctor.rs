@@ -5,6 +5,7 @@ use super::{check, last_good, privileges, proof};
 use crate::config::{self, Log};
 use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result};
+use crate::firewall::Finding;
 use crate::klog;
 use crate::profile::{self, KeyIndex, Profile, REPLACED, SPENT};
 use crate::status::{self, Status};
@@ -53,18 +54,18 @@ fn configuration(diagnosis: &mut Diagnosis, directory: &Path) -> Option<Setup> {
         privileges::watcher_user(&setup.config)?;
         Ok(setup)
     });
-    let mut setup = diagnosis.value("configuration", read)?;
+    let setup = diagnosis.value("configuration", read)?;
     let path = directory.join("config");
-    diagnosis.ok("configuration", &format!("{path:?} can be used"));
-    for warning in setup.warnings.drain(..) {
-        diagnosis.wrong("configuration", &warning);
+    diagnosis.ok("configuration", format_args!("{path:?} can be used"));
+    for warning in &setup.warnings {
+        diagnosis.error("configuration", warning);
     }
     Some(setup)
 }
 
 fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
     for found in &setup.index.disabled {
-        diagnosis.note("profile", &format!("{:?} is disabled by its name", found.name));
+        diagnosis.note("profile", format_args!("{:?} is disabled by its name", found.name));
     }
     let mut keys = KeyIndex::default();
     for (found, config) in &setup.index.profiles {
@@ -73,23 +74,16 @@ fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
             // Loading only reads the counter.
             let path = profile.counter.path();
             File::options().write(true).open(path).map_err(|cause| Error::path("write", path, cause))?;
-            let next = profile.counter.next();
-            if next >= SPENT && !found.name.ends_with(REPLACED) {
+            if profile.counter.next() >= SPENT && !found.name.ends_with(REPLACED) {
                 let name = &found.name;
                 return Err(Error::refused("it was revoked, or its counter is spent")
                     .advise(format!("knockknock revoke {name} && knockknock invite {name} HOST")));
             }
-            Ok(next)
+            Ok(profile.describe(&setup.backend.opens(&setup.rules, config.ports.as_ref())))
         });
         match loaded {
-            Ok(counter) => {
-                let opens = setup.backend.opens(&setup.rules, config.ports.as_ref());
-                let (knock_port, wire) = (config.knock_port, config.wire.name());
-                let text =
-                    format!("{:?}: knock port {knock_port}, {wire} wire, opens {opens}, counter {counter}", found.name);
-                diagnosis.ok("profile", &text);
-            }
-            Err(error) => diagnosis.wrong("profile", &left_out(found, &error)),
+            Ok(text) => diagnosis.ok("profile", format_args!("{:?}: {text}", found.name)),
+            Err(error) => diagnosis.error("profile", &left_out(found, &error)),
         }
     }
 }
@@ -97,15 +91,15 @@ fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
 fn log(diagnosis: &mut Diagnosis, setup: &Setup) {
     let log = &setup.config.log;
     // Reading the configuration has opened it.
-    diagnosis.ok("log", &format!("{} can be read", klog::describe(log)));
+    diagnosis.ok("log", format_args!("{} can be read", klog::describe(log)));
     // Log rules write nothing for an address family without a logger (nf_log_proc_dostring in net/netfilter/nf_log.c).
     let silent = |family: &str| {
         let logger = fs::read_to_string(Path::new("/proc/sys/net/netfilter/nf_log").join(family));
         logger.is_ok_and(|name| name.trim_ascii() == "NONE")
     };
     if !matches!(log, Log::Nflog(_)) && ["2", "10"].iter().any(|family| silent(family)) {
-        let why = "the kernel has no logger for IPv4 or IPv6: log rules write nothing";
-        diagnosis.wrong("log", &Error::refused(why).advise("modprobe nf_log_syslog"));
+        let what = format_args!("the kernel has no logger for IPv4 or IPv6: log rules write nothing");
+        diagnosis.wrong("log", what, "modprobe nf_log_syslog");
     }
 }
 
@@ -113,27 +107,27 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Opt
     let trial = status.and_then(|status| status::read_trial(directory, status.daemon));
     let (trial, end) = trial.unwrap_or_default();
     let (backend, rules) = (setup.backend, &setup.rules);
-    diagnosis.ok("firewall", &format!("{} can be used: {}", backend.name(), backend.turnstile()));
+    diagnosis.ok("firewall", format_args!("{} can be used: {}", backend.name(), backend.turnstile()));
     if trial == "failed" {
-        let why = "the trial has failed: no knock has opened a port, and the guard was lifted";
-        diagnosis.wrong("rules", &Error::refused(why).advise(BEGIN_AGAIN));
+        let what = format_args!("the trial has failed: no knock has opened a port, and the guard was lifted");
+        diagnosis.wrong("rules", what, BEGIN_AGAIN);
     } else if backend.has_rules(rules) {
-        diagnosis.ok("rules", "the guard and the log rule are in place");
+        diagnosis.ok("rules", format_args!("the guard and the log rule are in place"));
     } else {
-        let why = "the guard and the log rule are missing or differ from the configuration";
+        let what = format_args!("the guard and the log rule are missing or differ from the configuration");
         let verb = if status.is_none() { "start" } else { "reload" };
-        diagnosis.wrong("rules", &Error::refused(why).advise(command(verb)));
+        diagnosis.wrong("rules", what, &command(verb));
     }
     if trial == "running" {
         let left = end.saturating_sub(clock::uptime()).div_ceil(60);
-        diagnosis.note("rules", &format!("on trial: lifted in {left} min unless a knock opens a port"));
+        diagnosis.note("rules", format_args!("on trial: lifted in {left} min unless a knock opens a port"));
     }
     let findings = setup.findings();
     if findings.is_empty() {
-        diagnosis.ok("other rules", "no known conflict");
+        diagnosis.ok("other rules", format_args!("no known conflict"));
     }
-    for finding in findings {
-        diagnosis.wrong("other rules", &Error::refused(finding.what).advise(finding.fix));
+    for Finding { what, fix } in &findings {
+        diagnosis.wrong("other rules", format_args!("{what}"), fix);
     }
 }
 
@@ -148,64 +142,62 @@ fn packets(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: O
         thread::sleep(RETRY);
         received = status::read(directory).map_or(received, |status| status.received());
     }
-    let text = format!("packets that the log rule has logged: {logged}; read by the daemon: {received}");
+    let text = format_args!("packets that the log rule has logged: {logged}; read by the daemon: {received}");
     if received >= logged {
-        diagnosis.ok("log", &text);
+        diagnosis.ok("log", text);
     } else if received > 0 || logged <= LOGGED_DURING_START {
-        diagnosis.note("log", &text);
+        diagnosis.note("log", text);
     } else {
         let advice = format!(
             "see whether lines with \"knockknock \" arrive in {}; if not, set log = nflog:5 in the config, and reload",
             klog::describe(&setup.config.log)
         );
-        diagnosis.wrong("log", &Error::refused(text).advise(advice));
+        diagnosis.wrong("log", text, &advice);
     }
-    diagnosis.ok("rules", &format!("packets that the guard has dropped: {dropped}"));
+    diagnosis.ok("rules", format_args!("packets that the guard has dropped: {dropped}"));
 }
 
 fn ports(diagnosis: &mut Diagnosis, setup: &Setup) {
     for port in setup.rules.guard.iter() {
         match listeners::listens(port) {
-            true => diagnosis.ok("guarded port", &format!("{port}: a program listens")),
+            true => diagnosis.ok("guarded port", format_args!("{port}: a program listens")),
             false => diagnosis.note(
                 "guarded port",
-                &format!("{port}: no program listens here; ignore this if the port is forwarded"),
+                format_args!("{port}: no program listens here; ignore this if the port is forwarded"),
             ),
         }
     }
     for port in check::unguarded_udp(&setup.rules.guard).iter() {
-        diagnosis.note("guarded port", &format!("{port}: a UDP socket listens, and the guard covers TCP only"));
+        diagnosis.note("guarded port", format_args!("{port}: a UDP socket listens, and the guard covers TCP only"));
     }
     for port in setup.rules.knock_ports.iter().filter(|&port| listeners::listens(port)) {
-        let why = format!("{port}: a program listens, so a scan finds an open port there");
-        diagnosis
-            .wrong("knock port", &Error::refused(why).advise("stop that program, or give the profiles another port"));
+        let what = format_args!("{port}: a program listens, so a scan finds an open port there");
+        diagnosis.wrong("knock port", what, "stop that program, or give the profiles another port");
     }
 }
 
 fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Option<&Status>) {
     let Some(status) = status else {
-        let why = "it is not running: knocks open nothing";
-        return diagnosis.wrong("daemon", &Error::refused(why).advise(command("start")));
+        let what = format_args!("it is not running: knocks open nothing");
+        return diagnosis.wrong("daemon", what, &command("start"));
     };
     let minutes = clock::uptime().saturating_sub(status.since) / 60;
     let watcher = privileges::watcher_user(&setup.config).map_or(0, |user| user.uid);
-    let text = format!("it is running as process {} for {minutes} min, its watcher as uid {watcher}", status.daemon);
-    diagnosis.ok("daemon", &text);
+    let process = status.daemon;
+    let what = format_args!("it is running as process {process} for {minutes} min, its watcher as uid {watcher}");
+    diagnosis.ok("daemon", what);
     if status.is_replaced() {
-        let why = "its program was replaced since it started";
-        diagnosis.wrong("daemon", &Error::refused(why).advise(command("restart")));
+        let what = format_args!("its program was replaced since it started");
+        diagnosis.wrong("daemon", what, &command("restart"));
     }
-    let changed = [
-        ("the configuration was changed", status.config != status::checksum(setup.text.as_bytes())),
-        (
-            "a profile was made, removed or changed",
-            status.profiles != profile::set_checksum(&directory.join("profiles")),
-        ),
-    ];
-    for (what, _) in changed.iter().filter(|(_, is_changed)| *is_changed) {
-        let why = format!("{what} since the daemon read it");
-        diagnosis.wrong("daemon", &Error::refused(why).advise(command("reload")));
+    let reload = command("reload");
+    if status.config != status::checksum(setup.text.as_bytes()) {
+        let what = format_args!("the configuration was changed since the daemon read it");
+        diagnosis.wrong("daemon", what, &reload);
+    }
+    if status.profiles != profile::set_checksum(&directory.join("profiles")) {
+        let what = format_args!("a profile was made, removed or changed since the daemon read it");
+        diagnosis.wrong("daemon", what, &reload);
     }
 }
 

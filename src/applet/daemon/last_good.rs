@@ -34,7 +34,7 @@ fn write(directory: &Path, text: &str) -> Result<()> {
     if file::read_small(&path).is_ok_and(|kept| kept == text) {
         return Ok(());
     }
-    let new = path.with_extension("new");
+    let new = path.with_file_name("config.new");
     // Never write to what is there: it may be a link or a FIFO.
     let _ = fs::remove_file(&new);
     file::create_private(&new, text)

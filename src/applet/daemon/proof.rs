@@ -41,7 +41,7 @@ const REFUSED: Duration = Duration::from_millis(100);
 /// Runs the proof. It moves this process into other namespaces.
 pub(super) fn run(diagnosis: &mut Diagnosis, setup: &Setup) {
     match Stage::set_up(setup) {
-        Err(error) => diagnosis.note("proof", &format!("not tried: {error}")),
+        Err(error) => diagnosis.note("proof", format_args!("not tried: {error}")),
         Ok(mut stage) => {
             let proved = stage.prove().map_err(|error| match error.advice() {
                 Some(_) => error,
@@ -50,8 +50,13 @@ pub(super) fn run(diagnosis: &mut Diagnosis, setup: &Setup) {
             stage.daemon.kill();
             if diagnosis.value("proof", proved).is_some() {
                 let Stage { port, log, .. } = stage;
-                let text = format!("a knock opens port {port} for its own address only, and one connection enters");
-                diagnosis.ok("proof", &format!("{text} (in a network namespace, with {log})"));
+                diagnosis.ok(
+                    "proof",
+                    format_args!(
+                        "a knock opens port {port} for its own address only, and one connection enters (in a network \
+                         namespace, with {log})"
+                    ),
+                );
             }
         }
     }
