@@ -1,10 +1,11 @@
 //! A client's profiles: their owner, their directory, and the profile for a host. All programs that knock use this
 //! module.
 
-use super::set::{Found, Listing, find, is_same_host, list};
+use super::set::{Found, find, is_same_host, list};
 use crate::error::{Error, Result};
 use crate::sys::privilege::{self, Account, User};
 use std::env;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The directory of profiles in a home directory.
@@ -26,14 +27,14 @@ impl ProfileHome {
         let user = caller()?;
         let directory = match (directory, user) {
             (Some(directory), _) => return Ok(Self::at(user, directory.into())),
-            (None, Some(user)) => home(Account::with_uid(user.uid), &format!("user {}", user.uid))?,
+            (None, Some(user)) => home_of(user.uid)?,
             (None, None) => own_home()?,
         };
         let mut found = Self::at(user, directory);
         // A set-uid program must not reveal which profiles root has.
         if found.user.is_some() && privilege::real_uid() == 0 {
             let of_root = Account::with_uid(0).map_or("/root".into(), |root| root.home).join(NAME);
-            found.root_profiles = list(&of_root).map_or_else(|_| Vec::new(), |listing| listing.profiles);
+            found.root_profiles = list(&of_root).unwrap_or_default().profiles;
         }
         Ok(found)
     }
@@ -42,8 +43,11 @@ impl ProfileHome {
     pub fn for_user(name: &str, directory: Option<&Path>) -> Result<Self> {
         let account = Account::named(name).ok_or_else(|| Error::usage(format!("there is no user {name:?}")))?;
         let user = Some(account.user);
-        let at_home = || home(Some(account), &format!("user {name:?}"));
-        Ok(Self::at(user, directory.map_or_else(at_home, |directory| Ok(directory.into()))?))
+        let directory = match directory {
+            Some(directory) => directory.into(),
+            None => home(Some(account), format_args!("user {name:?}"))?,
+        };
+        Ok(Self::at(user, directory))
     }
 
     fn at(user: Option<User>, directory: PathBuf) -> Self {
@@ -69,7 +73,7 @@ impl ProfileHome {
     pub fn missing(&self, host: &str) -> Error {
         let error = Error::refused(format!("no profile for {host:?} in {:?}", self.directory));
         let disabled = list(&self.directory).unwrap_or_default().disabled;
-        if let Some(found) = disabled.into_iter().find(|found| is_same_host(found.enabled_name(), host)) {
+        if let Some(found) = disabled.iter().find(|found| is_same_host(found.enabled_name(), host)) {
             let enabled = self.directory.join(found.enabled_name());
             return error.advise(format!("it is disabled by its name; to enable it: mv {:?} {enabled:?}", found.path));
         }
@@ -81,18 +85,23 @@ impl ProfileHome {
     /// Returns remarks for a program that starts with these profiles: that there are none, which are ignored because of
     /// their names, and which are in root's home.
     pub fn remarks(&self) -> Result<Vec<String>> {
-        let Listing { profiles, disabled, left_out } = list(&self.directory)?;
+        let listing = list(&self.directory)?;
         let mut remarks = Vec::new();
-        if profiles.is_empty() {
+        if listing.profiles.is_empty() {
             remarks.push(format!("no profiles in {:?}: no connection will start with a knock", self.directory));
         }
-        remarks.extend(disabled.iter().map(|found| format!("profile {:?} is disabled by its name", found.name)));
-        remarks.extend(left_out.iter().map(|(found, error)| format!("profile {:?} is ignored: {error}", found.name)));
-        let forgotten = self.root_profiles.iter().filter(|found| profiles.iter().all(|own| own.name != found.name));
-        remarks.extend(forgotten.map(|found| {
-            let error = self.root_has_it(&found.path, &format!("profile {:?} is ignored", found.name));
-            format!("{error}; {}", error.advice().unwrap_or_default())
-        }));
+        for found in &listing.disabled {
+            remarks.push(format!("profile {:?} is disabled by its name", found.name));
+        }
+        for (found, error) in &listing.left_out {
+            remarks.push(format!("profile {:?} is ignored: {error}", found.name));
+        }
+        for found in &self.root_profiles {
+            if listing.profiles.iter().all(|own| own.name != found.name) {
+                let error = self.root_has_it(&found.path, &format!("profile {:?} is ignored", found.name));
+                remarks.push(format!("{error}; {}", error.advice().unwrap_or_default()));
+            }
+        }
         Ok(remarks)
     }
 
@@ -124,11 +133,14 @@ fn caller() -> Result<Option<User>> {
     if real != 0 {
         return Ok(None);
     }
-    let user = match (variable("SUDO_UID"), variable("DOAS_USER"), variable("PKEXEC_UID")) {
-        (Some(uid), _, _) => user("SUDO_UID", &uid, variable("SUDO_GID"))?,
-        (None, Some(name), _) => Account::named(&name).ok_or_else(|| unknown("DOAS_USER", &name))?.user,
-        (None, None, Some(uid)) => user("PKEXEC_UID", &uid, None)?,
-        (None, None, None) => return Ok(None),
+    let user = if let Some(uid) = variable("SUDO_UID") {
+        user("SUDO_UID", &uid, variable("SUDO_GID"))?
+    } else if let Some(name) = variable("DOAS_USER") {
+        Account::named(&name).ok_or_else(|| unknown("DOAS_USER", &name))?.user
+    } else if let Some(uid) = variable("PKEXEC_UID") {
+        user("PKEXEC_UID", &uid, None)?
+    } else {
+        return Ok(None);
     };
     Ok(Some(user).filter(|user| user.uid != 0))
 }
@@ -156,11 +168,15 @@ fn variable(name: &str) -> Option<String> {
 fn own_home() -> Result<PathBuf> {
     match env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
         Some(home) => Ok(home.join(NAME)),
-        None => home(Account::with_uid(privilege::real_uid()), &format!("user {}", privilege::real_uid())),
+        None => home_of(privilege::real_uid()),
     }
 }
 
-fn home(account: Option<Account>, who: &str) -> Result<PathBuf> {
+fn home_of(uid: u32) -> Result<PathBuf> {
+    home(Account::with_uid(uid), format_args!("user {uid}"))
+}
+
+fn home(account: Option<Account>, who: fmt::Arguments<'_>) -> Result<PathBuf> {
     let home = account.map(|account| account.home).filter(|home| home.is_absolute());
     home.map(|home| home.join(NAME)).ok_or_else(|| {
         Error::refused(format!("{who} has no home directory")).advise("name the directory of the profiles with --dir")

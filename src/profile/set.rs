@@ -95,9 +95,12 @@ pub fn list(directory: &Path) -> Result<Listing> {
     }
     // Old keys are disabled with the profile that replaces them. If there is no such profile, a rotation was
     // interrupted.
-    let enabled = |name: &str| listing.profiles.iter().any(|found| found.name == name);
-    let names = listing.disabled.iter().map(Found::enabled_name).filter(|name| !enabled(name));
-    let replaced: Vec<String> = names.map(|name| format!("{name}{REPLACED}")).collect();
+    let mut replaced = Vec::new();
+    for name in listing.disabled.iter().map(Found::enabled_name) {
+        if listing.profiles.iter().all(|found| found.name != name) {
+            replaced.push(format!("{name}{REPLACED}"));
+        }
+    }
     for name in replaced {
         if let Some(index) = listing.profiles.iter().position(|found| found.name == name) {
             listing.disabled.push(listing.profiles.swap_remove(index));
@@ -123,7 +126,7 @@ pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
 /// Returns whether two names mean the same host: they differ only in case or a final dot, or are spellings of one
 /// address.
 pub fn is_same_host(one: &str, other: &str) -> bool {
-    let [one, other] = [one, other].map(|name| name.strip_suffix('.').unwrap_or(name));
+    let (one, other) = (one.strip_suffix('.').unwrap_or(one), other.strip_suffix('.').unwrap_or(other));
     let address = |name: &str| name.parse::<IpAddr>().ok().map(|address| address.to_canonical());
     one.eq_ignore_ascii_case(other) || address(one).is_some_and(|one| address(other) == Some(one))
 }
