@@ -5,11 +5,11 @@ use crate::sys::links::{self, Link};
 
 /// Returns a warning for each interface in a VRF. The rules for iptables do not find its addresses local.
 pub fn vrf_warnings() -> Vec<String> {
-    let links = links::list().unwrap_or_default();
-    let in_vrf = links.iter().filter(|link| link.in_vrf);
-    in_vrf
-        .map(|link| format!("interface {:?} is in a VRF: with iptables, knocks are not detected there", link.name))
-        .collect()
+    let mut warnings = Vec::new();
+    for link in links::list().unwrap_or_default().iter().filter(|link| link.in_vrf) {
+        warnings.push(format!("interface {:?} is in a VRF: with iptables, knocks are not detected there", link.name));
+    }
+    warnings
 }
 
 /// Returns whether `name` is one of the interface's names.

@@ -45,7 +45,7 @@ pub fn choose(directory: &Path, wanted: Wanted) -> Result<ProfileConfig> {
         return Err(error.advise("choose a port on which nothing listens"));
     }
     let ports = allowed.or(guard);
-    let hides = ports.as_ref().is_some_and(|ports| (1..=MAX_STEALTH_PORTS).contains(&ports.iter().count()));
+    let hides = ports.as_ref().is_some_and(|ports| (1..=MAX_STEALTH_PORTS).contains(&ports.as_slice().len()));
     let wire = wanted.wire.unwrap_or(if hides { Wire::Stealth } else { Wire::Classic });
     if wire == Wire::Stealth && !hides {
         let why = format!("a stealth profile must list the ports that it opens, at most {MAX_STEALTH_PORTS}");

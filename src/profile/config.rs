@@ -26,6 +26,11 @@ pub struct ProfileConfig {
 }
 
 impl ProfileConfig {
+    /// The ports that `ports` lists; none means all.
+    pub fn listed(&self) -> &[u16] {
+        self.ports.as_ref().map_or(&[], Ports::as_slice)
+    }
+
     /// Reads the file `config` in `profile`.
     pub fn load(profile: &Path) -> Result<Self> {
         let path = profile.join("config");
@@ -67,14 +72,14 @@ impl ProfileConfig {
         }
         let knock_port = knock_port.ok_or_else(|| (0, "\"knock_port\" is missing".to_owned()))?;
         let (legacy, wire) = (wire.is_none(), wire.unwrap_or(Wire::Classic));
-        let listed = allowed.as_ref().map_or(0, |ports| ports.iter().count());
-        match (wire, listed) {
+        let config = Self { knock_port, ports: allowed, wire, legacy };
+        match (wire, config.listed().len()) {
             (Wire::Stealth, 0) => Err((0, "\"wire = stealth\" needs \"ports\": the list of ports to open".into())),
             (Wire::Stealth, listed) if listed > MAX_STEALTH_PORTS => Err((
                 0,
                 format!("\"wire = stealth\" allows at most {MAX_STEALTH_PORTS} ports, and {listed} are listed"),
             )),
-            _ => Ok(Self { knock_port, ports: allowed, wire, legacy }),
+            _ => Ok(config),
         }
     }
 

@@ -71,22 +71,29 @@ impl Setup {
     /// Parses the configuration `text` of `directory`, and reads the config of each profile.
     pub(super) fn from_text(directory: &Path, text: String) -> Result<Self> {
         // The conversion to UTF-8 replaces each invalid byte by three.
+        let path = directory.join("config");
         if text.len() > CONFIG {
-            return Err(Error::content(&directory.join("config"), 0, format!("is longer than {CONFIG} bytes")));
+            return Err(Error::content(&path, 0, format!("is longer than {CONFIG} bytes")));
         }
         let (mut config, config_warnings) = Config::from_text(directory, &text)?;
-        let path = directory.join("config");
-        let mut warnings: Vec<Error> =
-            config_warnings.iter().map(|warning| Error::refused(format!("{path:?}, {warning}"))).collect();
+        let mut warnings = Vec::new();
+        for warning in config_warnings {
+            warnings.push(Error::refused(format!("{path:?}, {warning}")));
+        }
         let index = ProfileIndex::read(directory)?;
-        warnings.extend(index.left_out.iter().map(|(found, error)| left_out(found, error)));
-        let of_guard = |why| Error::refused(why).advise("correct \"guard\" in the config, or \"ports\" in a profile's");
-        warnings.extend(index.warnings(&config.guard).into_iter().map(of_guard));
+        for (found, error) in &index.left_out {
+            warnings.push(left_out(found, error));
+        }
+        for warning in index.warnings(&config.guard) {
+            let advice = "correct \"guard\" in the config, or \"ports\" in a profile's";
+            warnings.push(Error::refused(warning).advise(advice));
+        }
         config.log = klog::resolve(&config.log)?;
-        warnings.extend(klog::check(&config.log)?.map(|warning| {
-            Error::refused(warning)
-                .advise("check that \"log\" in the config names the file to which syslogd writes the kernel's messages")
-        }));
+        if let Some(warning) = klog::check(&config.log)? {
+            let advice =
+                "check that \"log\" in the config names the file to which syslogd writes the kernel's messages";
+            warnings.push(Error::refused(warning).advise(advice));
+        }
         let rules = Rules::new(&config, index.knock_ports());
         let backend = Backend::choose(config.firewall, &rules)?;
         if config.guard.is_empty() && !backend.can_open_any() {
@@ -107,7 +114,9 @@ impl Setup {
             Self { text, config, backend, rules, limits, index, watch, links, missing, warnings, fallback: None };
         setup.follow_links()?;
         if !backend.can_open_any() {
-            setup.warnings.extend(firewall::vrf_warnings().into_iter().map(Error::refused));
+            for warning in firewall::vrf_warnings() {
+                setup.warnings.push(Error::refused(warning));
+            }
         }
         Ok(setup)
     }
@@ -118,12 +127,17 @@ impl Setup {
         let Some(watch) = &self.links else { return Ok(false) };
         watch.drain();
         let links = links::list().map_err(|cause| Error::system("list the network interfaces", cause))?;
-        let gone = |name: &&String| !links.iter().any(|link| firewall::is_called(link, name));
-        let missing: Vec<String> = self.config.interfaces.iter().filter(gone).cloned().collect();
-        for name in missing.iter().filter(|name| !self.missing.contains(name)) {
-            let why = format!("interface {name:?} does not exist: the guard will apply to it when it appears");
-            self.warnings
-                .push(Error::refused(why).advise("\"ip link\" shows the names for \"interfaces\" in the config"));
+        let mut missing = Vec::new();
+        for name in &self.config.interfaces {
+            if links.iter().any(|link| firewall::is_called(link, name)) {
+                continue;
+            }
+            if !self.missing.contains(name) {
+                let why = format!("interface {name:?} does not exist: the guard will apply to it when it appears");
+                let advice = "\"ip link\" shows the names for \"interfaces\" in the config";
+                self.warnings.push(Error::refused(why).advise(advice));
+            }
+            missing.push(name.clone());
         }
         self.missing = missing;
         let (interfaces, pairs) = firewall::with_further_names(&self.config.interfaces, &links);
@@ -142,14 +156,14 @@ impl Setup {
 
     /// Returns the rules of other programs that conflict with ours, each with advice.
     pub(super) fn findings(&self) -> Vec<Finding> {
-        let listed = self.index.profiles.iter().flat_map(|(_, config)| config.ports.iter().flat_map(Ports::iter));
-        let ports = listed.chain(self.rules.guard.iter()).collect();
+        let mut ports = self.index.listed_ports();
+        ports.extend(self.rules.guard.iter());
         self.backend.foreign_findings(&self.rules, &ports)
     }
 
     /// Logs the conflicting rules of other programs.
     pub(super) fn log_findings(&self) {
-        for Finding { what, fix } in self.findings() {
+        for Finding { what, fix } in &self.findings() {
             say::warn(what);
             say::warn(format_args!("to fix it: {fix}"));
         }
@@ -204,29 +218,29 @@ impl ProfileIndex {
         if directory.exists() {
             profile::check_path(&directory)?;
         }
-        let Listing { profiles, disabled, left_out } = profile::list(&directory)?;
-        let mut index = Self::sorted(profiles.into_iter().map(|found| {
+        let Listing { profiles, disabled, mut left_out } = profile::list(&directory)?;
+        let mut index = Self { profiles: Vec::new(), left_out: Vec::new(), disabled };
+        for found in profiles {
             let config = profile::check_path(&found.path).and_then(|()| ProfileConfig::load(&found.path));
-            (found, config)
-        }));
-        index.left_out.extend(left_out);
-        index.disabled = disabled;
+            index.add(found, config);
+        }
+        index.left_out.append(&mut left_out);
+        index.sort();
         Ok(index)
     }
 
-    /// Sorts the profiles by knock port, which several may share.
-    fn sorted(read: impl Iterator<Item = (Found, Result<ProfileConfig>)>) -> Self {
-        let (mut profiles, mut left_out) = (Vec::new(), Vec::new());
-        for (found, config) in read {
-            match config {
-                Ok(config) => profiles.push((found, config)),
-                Err(error) => left_out.push((found, error)),
-            }
+    fn add(&mut self, found: Found, config: Result<ProfileConfig>) {
+        match config {
+            Ok(config) => self.profiles.push((found, config)),
+            Err(error) => self.left_out.push((found, error)),
         }
-        profiles.sort_unstable_by(|one: &(Found, ProfileConfig), other| {
-            (one.1.knock_port, &one.0.name).cmp(&(other.1.knock_port, &other.0.name))
+    }
+
+    /// Sorts the profiles by knock port, which several may share.
+    fn sort(&mut self) {
+        self.profiles.sort_unstable_by(|(one, config), (other, other_config)| {
+            (config.knock_port, &one.name).cmp(&(other_config.knock_port, &other.name))
         });
-        Self { profiles, left_out, disabled: Vec::new() }
     }
 
     fn knock_ports(&self) -> Ports {
@@ -240,7 +254,11 @@ impl ProfileIndex {
 
     /// Returns the ports that profiles list.
     pub(super) fn listed_ports(&self) -> Ports {
-        self.profiles.iter().filter_map(|(_, config)| config.ports.as_ref()).flat_map(Ports::iter).collect()
+        let mut ports = Ports::default();
+        for (_, config) in &self.profiles {
+            ports.extend(config.listed().iter().copied());
+        }
+        ports
     }
 
     /// Refuses a directory without profiles, valid or damaged, because the guard would lock everybody out.
@@ -262,19 +280,21 @@ impl ProfileIndex {
             warnings.push("\"guard\" is empty: no port is closed, unless by another firewall".to_owned());
         }
         if !closed.is_empty() {
-            let stay = if closed.iter().count() == 1 { "it stays" } else { "they stay" };
+            let stay = if closed.as_slice().len() == 1 { "it stays" } else { "they stay" };
             warnings.push(format!("no profile may open guarded {}: {stay} closed", closed.describe()));
         }
         warnings
     }
 
     /// Returns the listed ports that cannot be opened, with their profiles.
-    fn unopenable(&self, can_open: impl Fn(u16) -> bool) -> impl Iterator<Item = (&Found, u16)> {
-        let listed = self
-            .profiles
-            .iter()
-            .flat_map(|(found, config)| config.ports.iter().flat_map(Ports::iter).map(move |port| (found, port)));
-        listed.filter(move |&(_, port)| !can_open(port))
+    fn unopenable(&self, can_open: impl Fn(u16) -> bool) -> Vec<(&Found, u16)> {
+        let mut ports = Vec::new();
+        for (found, config) in &self.profiles {
+            for &port in config.listed().iter().filter(|&&port| !can_open(port)) {
+                ports.push((found, port));
+            }
+        }
+        ports
     }
 }
 
@@ -294,10 +314,14 @@ mod tests {
     use super::*;
 
     fn index(profiles: &[(&str, &str)]) -> ProfileIndex {
-        ProfileIndex::sorted(profiles.iter().map(|(name, config)| {
+        let mut index = ProfileIndex { profiles: Vec::new(), left_out: Vec::new(), disabled: Vec::new() };
+        for (name, config) in profiles {
             let config = ProfileConfig::parse(&format!("[main]\n{config}"));
-            (Found { name: (*name).into(), path: name.into() }, config.map_err(|(_, why)| Error::refused(why)))
-        }))
+            let found = Found { name: (*name).into(), path: name.into() };
+            index.add(found, config.map_err(|(_, why)| Error::refused(why)));
+        }
+        index.sort();
+        index
     }
 
     fn names<T>(list: &[(Found, T)]) -> Vec<&str> {
@@ -348,7 +372,7 @@ mod tests {
     fn listed_ports_that_cannot_be_opened_are_found() {
         let index = index(&[("ann", "knock_port = 7\nports = 22,443"), ("old", "knock_port = 9")]);
         let unopenable: Vec<_> =
-            index.unopenable(|port| port == 22).map(|(found, port)| (found.name.as_str(), port)).collect();
+            index.unopenable(|port| port == 22).into_iter().map(|(found, port)| (found.name.as_str(), port)).collect();
         assert_eq!(unopenable, [("ann", 443)]);
     }
 }

@@ -17,7 +17,7 @@ pub(in crate::firewall) struct ListWriter {
 
 impl ListWriter {
     pub(in crate::firewall) fn new(guard: &Ports) -> Result<Self> {
-        let files = versions().len() * guard.iter().count() + 64;
+        let files = versions().len() * guard.as_slice().len() + 64;
         process::raise_file_limit(files as u32)
             .map_err(|cause| Error::system("allow enough open files for the lists", cause))?;
         let mut lists = Vec::new();
