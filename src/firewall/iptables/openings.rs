@@ -40,7 +40,7 @@ impl ListWriter {
         let Some(mut file) = self.list(opening) else { return Ok(Admission::PortNotGuarded) };
         // The kernel takes a write at the file's start only, and no pwrite.
         file.seek(SeekFrom::Start(0))?;
-        file.write_all(format!("+{}\n", opening.source).as_bytes())?;
+        add(file, &opening.source.to_string())?;
         Ok(Admission::Admitted)
     }
 
@@ -63,8 +63,12 @@ impl ListWriter {
 /// Starts the time of the list [`START`](super::ruleset::START) or [`TRIAL`](super::ruleset::TRIAL): writes the
 /// unspecified address to it. The rules that search the list match until their number of seconds has passed.
 pub(super) fn start_time(version: IpVersion, list: &str) -> io::Result<()> {
-    let mut file = File::options().write(true).open(version.list_path(list))?;
-    file.write_all(format!("+{}\n", version.unspecified()).as_bytes())
+    add(&File::options().write(true).open(version.list_path(list))?, version.unspecified())
+}
+
+/// Writes an address to a list.
+fn add(mut list: &File, address: &str) -> io::Result<()> {
+    list.write_all(format!("+{address}\n").as_bytes())
 }
 
 /// Returns the file of a port's list.
@@ -79,7 +83,9 @@ pub(in crate::firewall) fn live_openings(guard: &Ports) -> Vec<LiveOpening> {
     for port in guard.iter() {
         for &version in versions() {
             let list = fs::read_to_string(port_path(version, port)).unwrap_or_default();
-            found.extend(addresses(&list).map(|source| LiveOpening { source, port, left: None }));
+            for source in addresses(&list) {
+                found.push(LiveOpening { source, port, left: None });
+            }
         }
     }
     found

@@ -4,6 +4,7 @@
 //! transaction, so that this process can own the table, and compare it with the one in the kernel.
 
 use super::ruleset::{CHAIN_PREROUTING, TABLE};
+use crate::search;
 use crate::sys::netlink::{Socket, Writer, attribute, attributes};
 use crate::sys::nf_tables::*;
 use std::io;
@@ -64,14 +65,14 @@ impl Contents {
         let mut contents = Self { flags, messages: Batch::default(), guard: Batch::default(), rules: 0 };
         // Anonymous sets and counters, by name.
         let mut parts = Vec::new();
-        for (list, kind, wanted) in KINDS {
-            for object in socket.ask(list, libc::NLM_F_DUMP, &NFGENMSG_INET, table_attribute(table).bytes())? {
+        for &(list, kind, wanted) in &KINDS {
+            for object in &socket.ask(list, libc::NLM_F_DUMP, &NFGENMSG_INET, table_attribute(table).bytes())? {
                 // The kernel lists the chains of all tables.
-                if attribute_of(&object, NFTA_TABLE) != c_string(table) {
+                if attribute_of(object, NFTA_TABLE) != c_string(table) {
                     continue;
                 }
                 let mut message = table_attribute(TABLE);
-                for (kind, value) in attributes(after_header(&object)) {
+                for (kind, value) in attributes(after_header(object)) {
                     if wanted.contains(&kind) {
                         message.attribute(kind, value);
                     }
@@ -88,24 +89,25 @@ impl Contents {
                     made.add(NFT_MSG_DELOBJ, 0, message.bytes());
                 }
                 made.add(kind, libc::NLM_F_CREATE | libc::NLM_F_APPEND, message.bytes());
-                match kind {
-                    NFT_MSG_NEWOBJ => parts.push((attribute_of(&object, NFTA_OBJ_NAME).to_vec(), made.clone())),
-                    NFT_MSG_NEWSET if read_elements(&mut made, socket, table, &object)? => {
-                        parts.push((attribute_of(&object, NFTA_SET_NAME).to_vec(), made.clone()));
-                    }
-                    NFT_MSG_NEWRULE => {
-                        contents.rules += 1;
-                        if attribute_of(&object, NFTA_RULE_CHAIN) == c_string(CHAIN_PREROUTING) {
-                            contents.guard = Batch::default();
-                            let named = |name: &[u8]| message.bytes().windows(name.len()).any(|part| part == name);
-                            parts
-                                .iter()
-                                .filter(|(name, _)| named(name))
-                                .for_each(|(_, part)| contents.guard.append(part));
-                            contents.guard.append(&made);
+                let part = match kind {
+                    NFT_MSG_NEWOBJ => Some(NFTA_OBJ_NAME),
+                    NFT_MSG_NEWSET => read_elements(&mut made, socket, table, object)?.then_some(NFTA_SET_NAME),
+                    _ => None,
+                };
+                if let Some(name) = part {
+                    parts.push((attribute_of(object, name).to_vec(), made.clone()));
+                }
+                if kind == NFT_MSG_NEWRULE {
+                    contents.rules += 1;
+                    if attribute_of(object, NFTA_RULE_CHAIN) == c_string(CHAIN_PREROUTING) {
+                        contents.guard = Batch::default();
+                        for (name, part) in &parts {
+                            if search::contains(message.bytes(), name) {
+                                contents.guard.append(part);
+                            }
                         }
+                        contents.guard.append(&made);
                     }
-                    _ => {}
                 }
                 contents.messages.append(&made);
             }
@@ -157,8 +159,8 @@ impl Contents {
         wait_for_evaluations()?;
         let mut openings = Batch::default();
         for set in ["open4\0", "open6\0", "starting\0"] {
-            for elements in element_lists(socket, TABLE, set.as_bytes())? {
-                openings.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, after_header(&elements));
+            for elements in &element_lists(socket, TABLE, set.as_bytes())? {
+                openings.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, after_header(elements));
             }
         }
         Ok(openings)
@@ -201,7 +203,10 @@ fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> 
     if !anonymous {
         made.add(NFT_MSG_DELSETELEM, 0, set_attributes(TABLE, name).bytes());
     }
-    let mut elements: Vec<Vec<u8>> = elements(socket, table, name)?.iter().map(|element| lasting(element)).collect();
+    let mut elements = elements(socket, table, name)?;
+    for element in &mut elements {
+        *element = lasting(element);
+    }
     // A hash lists elements in any order.
     elements.sort_unstable();
     for some in elements.chunks(ELEMENTS) {
@@ -216,9 +221,13 @@ fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> 
 
 /// Returns the attributes of each element of a set.
 pub(super) fn elements(socket: &Socket, table: &str, set: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let lists = element_lists(socket, table, set)?;
-    let lists = lists.iter().map(|list| attribute_of(list, NFTA_SET_ELEM_LIST_ELEMENTS));
-    Ok(lists.flat_map(attributes).map(|(_, element)| element.to_vec()).collect())
+    let mut elements = Vec::new();
+    for list in &element_lists(socket, table, set)? {
+        for (_, element) in attributes(attribute_of(list, NFTA_SET_ELEM_LIST_ELEMENTS)) {
+            elements.push(element.to_vec());
+        }
+    }
+    Ok(elements)
 }
 
 /// Returns the messages that list a set's elements.

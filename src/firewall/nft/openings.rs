@@ -77,15 +77,22 @@ impl SetWriter {
 
 /// Returns the openings in the table; an error if there is no table.
 pub(in crate::firewall) fn live_openings() -> io::Result<Vec<LiveOpening>> {
-    let mut found = elements("open4\0")?;
-    found.append(&mut elements("open6\0")?);
-    Ok(found.iter().filter_map(|element| live_opening(element)).collect())
+    let mut openings = Vec::new();
+    for set in ["open4\0", "open6\0"] {
+        for element in &elements(set)? {
+            openings.extend(live_opening(element));
+        }
+    }
+    Ok(openings)
 }
 
 /// Returns the ports in a set of ports.
 pub(super) fn ports(set: &str) -> io::Result<Ports> {
-    let port = |element: &Vec<u8>| key(element).first_chunk().map(|port| u16::from_be_bytes(*port));
-    Ok(elements(set)?.iter().filter_map(port).collect())
+    let mut ports = Ports::default();
+    for element in &elements(set)? {
+        ports.extend(key(element).first_chunk().map(|port| u16::from_be_bytes(*port)));
+    }
+    Ok(ports)
 }
 
 /// Returns the attributes of each element of a set.
