@@ -105,7 +105,7 @@ fn of_nft<'a>(listing: &'a str, own: &Own, chains: &mut Vec<Chain<'a>>) {
     let (mut table, mut ours, mut within) = (("", ""), false, false);
     for line in listing.lines().map(str::trim_ascii) {
         // After the brace of an owned table comes a comment with its owner's name.
-        let opened = line.split(" {").next().unwrap_or_default();
+        let opened = line.split_once(" {").map_or(line, |(opened, _)| opened);
         if let Some(name) = opened.strip_prefix("table ") {
             table = name.split_once(' ').unwrap_or_default();
             // nft also lists the tables of iptables-nft. In a bridge's tables no rule can use the connection mark, and ARP

@@ -118,7 +118,7 @@ impl<'a> Analysis<'a> {
                 None => stopped.push((place, marked, Ports::from_iter([port]))),
             }
         }
-        for ((place, rule), marked, ports) in stopped {
+        for &((place, rule), marked, ref ports) in &stopped {
             let bit = self.rules.mark;
             let changes = format!("changes the mark {bit:#010x}, by which other rules admit knocked connections");
             let cause = change.filter(|_| !marked);
@@ -138,9 +138,9 @@ impl<'a> Analysis<'a> {
             let table = chain.table.1;
             let has = |name| self.chains.iter().any(|other| other.table == chain.table && other.name.starts_with(name));
             let fix = if drops && (table == "firewalld" || has("INPUT_ZONES")) {
-                fix::firewalld(guarded, &ports)
+                fix::firewalld(guarded, ports)
             } else if drops && guarded && (place.name.starts_with("ufw") || rule == POLICY && has("ufw")) {
-                fix::in_groups(&ports, &|ports| format!("ufw allow {ports}/tcp"))
+                fix::in_groups(ports, &|ports| format!("ufw allow {ports}/tcp"))
             } else if by_mark && table == "fw4" {
                 format!(
                     "mkdir -p /usr/share/nftables.d/chain-pre/input && echo 'ct mark and {bit:#010x} != 0 accept' >/usr/share/nftables.d/chain-pre/input/knockknock.nft && fw4 reload"
@@ -148,7 +148,7 @@ impl<'a> Analysis<'a> {
             } else if by_mark {
                 fix::insert(chain, &fix::mark(chain, bit))
             } else if guarded || !drops {
-                fix::in_groups(&ports, &|ports| fix::insert(chain, &fix::port(chain, answer, ports)))
+                fix::in_groups(ports, &|ports| fix::insert(chain, &fix::port(chain, answer, ports)))
             } else {
                 "choose another bit with \"mark\" in the config, or let that rule leave this one alone".to_owned()
             };
@@ -168,11 +168,11 @@ impl<'a> Analysis<'a> {
     /// Follows the SYN through a chain.
     fn walk(&self, chain: &'a Chain<'a>, syn: &Syn<'_>, harm: Harm, depth: usize) -> ChainExit<'a> {
         for &rule in &chain.rules {
-            for words in elements(words(rule)) {
-                let Some(fit) = fit(&words, syn).filter(|_| !is_of_0_8(&words)) else { continue };
-                let verdicts = verdicts(&words);
+            for words in &elements(words(rule)) {
+                let Some(fit) = fit(words, syn).filter(|_| !is_of_0_8(words)) else { continue };
+                let verdicts = verdicts(words);
                 let certain = fit.certain && verdicts.len() == 1;
-                for verdict in verdicts {
+                for &verdict in &verdicts {
                     let end = match verdict {
                         Verdict::Accept => ChainExit::Accepted { named: fit.named },
                         Verdict::Drop if harm == Harm::Untracks => ChainExit::Accepted { named: false },

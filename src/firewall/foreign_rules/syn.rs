@@ -56,13 +56,17 @@ enum Condition {
 /// Returns the words of a rule, with `_` instead of its comment and its log prefix.
 pub(super) fn words(rule: &str) -> Vec<&str> {
     let mut words: Vec<&str> = Vec::new();
-    for (at, part) in rule.split('"').enumerate() {
-        match words.last() {
-            Some(&("comment" | "prefix" | "--comment" | "--log-prefix")) if at % 2 == 1 => words.push("_"),
-            _ => words.extend(part.split_ascii_whitespace().map(|word| word.trim_end_matches([',', ';']))),
+    let mut quoted = false;
+    for part in rule.split('"') {
+        let of = words.last().copied().unwrap_or_default();
+        if quoted && ["comment", "prefix", "--comment", "--log-prefix"].contains(&of) {
+            words.push("_");
+        } else {
+            let trimmed = part.split_ascii_whitespace().map(|word| word.trim_end_matches([',', ';']));
+            trimmed.filter(|word| !word.is_empty()).for_each(|word| words.push(word));
         }
+        quoted = !quoted;
     }
-    words.retain(|word| !word.is_empty());
     words
 }
 
@@ -185,10 +189,12 @@ pub(super) fn fit(words: &[&str], syn: &Syn<'_>) -> Option<Fit> {
         let (is_not, values);
         (is_not, values, rest) = split_values(after_condition);
         let (mut holds, mut unknown) = (false, false);
-        for value in values.iter().flat_map(|word| word.split([',', '{', '}'])).filter(|value| !value.is_empty()) {
-            match asks_for(condition, value, syn) {
-                Some(asked) => holds |= asked,
-                None => unknown = true,
+        for word in values {
+            for value in word.split([',', '{', '}']).filter(|value| !value.is_empty()) {
+                match asks_for(condition, value, syn) {
+                    Some(asked) => holds |= asked,
+                    None => unknown = true,
+                }
             }
         }
         if holds == (negated || is_not) && (holds || !unknown) {
