@@ -8,7 +8,7 @@ pub struct Ports(Vec<u16>);
 
 impl Ports {
     /// Parses `22,443` or `22 443`. The error is the first word that is not a port from 1 to 65535.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, &str> {
         let mut ports = Self::default();
         for word in text.split([',', ' ', '\t']).filter(|word| !word.is_empty()) {
             ports.insert(port(word).ok_or(word)?);
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn an_invalid_port_is_named_in_the_error() {
         for bad in ["0", "65536", "-1", "+1", "ssh", "22;23"] {
-            assert_eq!(Ports::parse(&format!("22,{bad}")), Err(bad.into()));
+            assert_eq!(Ports::parse(&format!("22,{bad}")), Err(bad));
         }
     }
 }

@@ -54,7 +54,7 @@ impl ProfileConfig {
                     wrong = knock_port.is_none().then(|| not_a_port(value));
                 }
                 "ports" => match Ports::parse(value) {
-                    Err(word) => wrong = Some(not_a_port(&word)),
+                    Err(word) => wrong = Some(not_a_port(word)),
                     Ok(list) if list.is_empty() => {
                         wrong = Some("\"ports\" is empty: such a profile could open nothing".to_owned());
                     }

@@ -77,17 +77,14 @@ impl Setup {
         }
         let (mut config, config_warnings) = Config::from_text(directory, &text)?;
         let mut warnings = Vec::new();
-        for warning in config_warnings {
+        for warning in &config_warnings {
             warnings.push(Error::refused(format!("{path:?}, {warning}")));
         }
         let index = ProfileIndex::read(directory)?;
         for (found, error) in &index.left_out {
             warnings.push(left_out(found, error));
         }
-        for warning in index.warnings(&config.guard) {
-            let advice = "correct \"guard\" in the config, or \"ports\" in a profile's";
-            warnings.push(Error::refused(warning).advise(advice));
-        }
+        warnings.append(&mut index.warnings(&config.guard));
         config.log = klog::resolve(&config.log)?;
         if let Some(warning) = klog::check(&config.log)? {
             let advice =
@@ -114,9 +111,7 @@ impl Setup {
             Self { text, config, backend, rules, limits, index, watch, links, missing, warnings, fallback: None };
         setup.follow_links()?;
         if !backend.can_open_any() {
-            for warning in firewall::vrf_warnings() {
-                setup.warnings.push(Error::refused(warning));
-            }
+            setup.warnings.append(&mut firewall::vrf_warnings());
         }
         Ok(setup)
     }
@@ -141,7 +136,7 @@ impl Setup {
         }
         self.missing = missing;
         let (interfaces, pairs) = firewall::with_further_names(&self.config.interfaces, &links);
-        for (name, relation, further) in pairs {
+        for (name, relation, further) in &pairs {
             if !self.rules.interfaces.iter().any(|on| on == further) {
                 let why =
                     format!("interface {name:?} is {relation} of {further:?}: the guard also applies to {further:?}");
@@ -271,17 +266,20 @@ impl ProfileIndex {
     }
 
     /// Returns warnings about combinations of guard and profiles that are probably unintended.
-    fn warnings(&self, guard: &Ports) -> Vec<String> {
+    fn warnings(&self, guard: &Ports) -> Vec<Error> {
         let closed = self
             .allowed()
             .map_or_else(Ports::default, |allowed| guard.iter().filter(|&port| !allowed.contains(port)).collect());
         let mut warnings = Vec::new();
+        let advice = "correct \"guard\" in the config, or \"ports\" in a profile's";
         if guard.is_empty() {
-            warnings.push("\"guard\" is empty: no port is closed, unless by another firewall".to_owned());
+            let why = "\"guard\" is empty: no port is closed, unless by another firewall";
+            warnings.push(Error::refused(why).advise(advice));
         }
         if !closed.is_empty() {
             let stay = if closed.as_slice().len() == 1 { "it stays" } else { "they stay" };
-            warnings.push(format!("no profile may open guarded {}: {stay} closed", closed.describe()));
+            let why = format!("no profile may open guarded {}: {stay} closed", closed.describe());
+            warnings.push(Error::refused(why).advise(advice));
         }
         warnings
     }
@@ -356,8 +354,8 @@ mod tests {
         let web = index(&[("web", "knock_port = 7\nports = 443")]);
         let warned = |guard: &str| web.warnings(&Ports::parse(guard).unwrap());
         assert!(warned("443").is_empty());
-        assert!(warned("22,443")[0].contains("port 22:"));
-        assert!(warned("")[0].contains("is empty"));
+        assert!(warned("22,443")[0].to_string().contains("port 22:"));
+        assert!(warned("")[0].to_string().contains("is empty"));
         assert!(index(&[("old", "knock_port = 9")]).warnings(&Ports::parse("22").unwrap()).is_empty());
         assert!(!index(&[("bad", "")]).warnings(&Ports::parse("22").unwrap()).is_empty());
     }
