@@ -29,7 +29,7 @@ pub fn revoke(directory: &Path, name: &str) -> Result<()> {
 
 /// Lists the profiles that are revoked with `name`.
 fn of_name(directory: &Path, name: &str) -> Result<Vec<Found>> {
-    let Listing { mut profiles, mut disabled, .. } = list(directory)?;
+    let Listing { mut profiles, mut disabled, .. } = *list(directory)?;
     let enabled = enabled_name(name);
     let is_enabled = profiles.iter().any(|found| found.name == enabled);
     if name != enabled {

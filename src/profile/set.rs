@@ -68,13 +68,13 @@ pub fn set_checksum(directory: &Path) -> u64 {
 
 /// Lists the profiles in `directory`. A directory that does not exist has none. Any other failure is an error, because
 /// a program that continued without a profile would connect without a knock.
-pub fn list(directory: &Path) -> Result<Listing> {
+pub fn list(directory: &Path) -> Result<Box<Listing>> {
     let unreadable = |cause| failed("read", directory, cause);
     let entries = match fs::read_dir(directory) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Box::default()),
         entries => entries.map_err(unreadable)?,
     };
-    let mut listing = Listing::default();
+    let mut listing = Box::<Listing>::default();
     for entry in entries {
         let path = entry.map_err(unreadable)?.path();
         // An entry that cannot be stat'ed, such as a dead link, counts as a profile: reading it reports the reason.

@@ -213,7 +213,7 @@ impl ProfileIndex {
         if directory.exists() {
             profile::check_path(&directory)?;
         }
-        let Listing { profiles, disabled, mut left_out } = profile::list(&directory)?;
+        let Listing { profiles, disabled, mut left_out } = *profile::list(&directory)?;
         let mut index = Self { profiles: Vec::new(), left_out: Vec::new(), disabled };
         for found in profiles {
             let config = profile::check_path(&found.path).and_then(|()| ProfileConfig::load(&found.path));
