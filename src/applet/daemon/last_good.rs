@@ -73,7 +73,7 @@ fn text(directory: &Path) -> Result<String> {
 pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Setup> {
     let kept = path(directory).ok().and_then(|path| file::read_small(&path).ok());
     let kept = kept.map(|text| String::from_utf8_lossy(&text).into_owned());
-    let kept = kept.and_then(|text| Config::from_text(directory, &text).ok().map(|(config, _)| (config, text)));
+    let kept = kept.filter(|text| Config::from_text(directory, text).is_ok());
     let tried = |text| {
         let setup = Setup::from_text(directory, text)?;
         // Removing the last profile of a working daemon must not open the ports.
@@ -89,9 +89,10 @@ pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Setup> {
         setup => return setup,
     };
     let (text, fallback) = match &kept {
-        Some((_, kept)) => (kept.clone(), "using the last one that worked"),
+        Some(kept) => (kept.clone(), "using the last one that worked"),
         None => {
-            let listed = ProfileIndex::read(directory).map_or_else(|_| Ports::default(), |index| index.listed_ports());
+            let Ok(index) = ProfileIndex::read(directory) else { return Err(error) };
+            let listed = index.listed_ports();
             if listed.is_empty() {
                 return Err(error);
             }
@@ -103,7 +104,8 @@ pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Setup> {
         setup.fallback = Some(fallback);
         return Ok(setup);
     }
-    if let Some((config, _)) = kept.filter(|_| !on_trial) {
+    if let Some(text) = kept.filter(|_| !on_trial) {
+        let (config, _) = Config::from_text(directory, &text)?;
         let rules = Rules::new(&config, Ports::default());
         let (backend, mut installed) = (Backend::choose(config.firewall, &rules)?, InstalledRules::default());
         installed.make(backend, &rules, &mut || {})?;
