@@ -60,7 +60,7 @@ pub struct LastKnock {
 }
 
 /// The status of a running daemon.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// The process ID of the supervisor.
     pub daemon: u32,
@@ -240,7 +240,7 @@ pub fn make_home() -> io::Result<PathBuf> {
 
 /// Returns the path of the record of the daemon on `directory`.
 pub fn path(directory: &Path) -> io::Result<PathBuf> {
-    let name = fs::canonicalize(directory)?.to_string_lossy().replace('/', "-");
+    let name = fs::canonicalize(directory)?.to_string_lossy().replace("/", "-");
     Ok(home().join(format!("status{name}")))
 }
 

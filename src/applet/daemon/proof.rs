@@ -142,7 +142,7 @@ impl Stage {
 
     /// Returns an error that says what went wrong and what the daemon has logged.
     fn failure(&self, what: &str) -> Error {
-        let log = self.lines.trim_ascii_end().replace("knockknock-daemon: ", "").replace('\n', "; ");
+        let log = self.lines.trim_ascii_end().replace("knockknock-daemon: ", "").replace("\n", "; ");
         Error::refused(format!("{what}; its log: {log:?}"))
     }
 

@@ -58,7 +58,7 @@ impl Output {
         for (key, value) in keys.iter().zip(values) {
             let is_bad = matches!(value, Value::Flag(value, good) if value != good);
             let mut line = String::from("  ");
-            push_padded(&mut line, &key.replace('_', " "), 14);
+            push_padded(&mut line, &key.replace("_", " "), 14);
             line.push_str(&self.render(value));
             self.line(&line, if is_bad { RED } else { "" });
         }
@@ -81,7 +81,7 @@ impl Output {
         }
         let mut lines = vec![String::new(); rows.len() + 1];
         for (at, key) in keys.iter().enumerate() {
-            let mut cells = vec![key.replace('_', " ")];
+            let mut cells = vec![key.replace("_", " ")];
             for row in rows {
                 cells.push(self.render(row.get(at).unwrap_or(&Value::Nothing)));
             }

@@ -155,7 +155,7 @@ fn priority(text: &str) -> i32 {
         "dstnat" => -100,
         number => number.parse().unwrap_or(0),
     };
-    start + number.replace(' ', "").parse::<i32>().unwrap_or(0)
+    start + number.replace(" ", "").parse::<i32>().unwrap_or(0)
 }
 
 #[cfg(test)]

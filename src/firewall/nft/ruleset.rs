@@ -79,7 +79,7 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
         Some(0) => guarded.clear(),
         Some(seconds) if !guarded.is_empty() => {
             guarded.push_str(&format!(" timeout {seconds}s"));
-            guarded = guarded.replace(',', &format!(" timeout {seconds}s,"));
+            guarded = guarded.replace(",", &format!(" timeout {seconds}s,"));
         }
         _ => {}
     }
