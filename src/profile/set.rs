@@ -87,7 +87,9 @@ pub fn list(directory: &Path) -> Result<Box<Listing>> {
             listing.left_out.push((found, misnamed("is not UTF-8")));
         } else if !found.name.starts_with('.') {
             let disabled = found.name != found.enabled_name();
-            if disabled { &mut listing.disabled } else { &mut listing.profiles }.push(found);
+            let list = if disabled { &mut listing.disabled } else { &mut listing.profiles };
+            // Sorted by name.
+            list.insert(list.partition_point(|other| other.name < found.name), found);
         // Other hidden directories belong to other programs, or to a genprofile that has not finished.
         } else if path.join("cipher.key").exists() && !found.name.ends_with(UNFINISHED) {
             listing.left_out.push((found, misnamed("starts with \".\"")));
@@ -103,10 +105,9 @@ pub fn list(directory: &Path) -> Result<Box<Listing>> {
     }
     for name in replaced {
         if let Some(index) = listing.profiles.iter().position(|found| found.name == name) {
-            listing.disabled.push(listing.profiles.swap_remove(index));
+            listing.disabled.push(listing.profiles.remove(index));
         }
     }
-    listing.profiles.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     Ok(listing)
 }
 

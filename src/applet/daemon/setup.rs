@@ -220,22 +220,18 @@ impl ProfileIndex {
             index.add(found, config);
         }
         index.left_out.append(&mut left_out);
-        index.sort();
         Ok(index)
     }
 
+    /// Adds a profile, behind those whose knock port is not higher. Several may share one.
     fn add(&mut self, found: Found, config: Result<ProfileConfig>) {
         match config {
-            Ok(config) => self.profiles.push((found, config)),
+            Ok(config) => {
+                let place = self.profiles.partition_point(|(_, other)| other.knock_port <= config.knock_port);
+                self.profiles.insert(place, (found, config));
+            }
             Err(error) => self.left_out.push((found, error)),
         }
-    }
-
-    /// Sorts the profiles by knock port, which several may share.
-    fn sort(&mut self) {
-        self.profiles.sort_unstable_by(|(one, config), (other, other_config)| {
-            (config.knock_port, &one.name).cmp(&(other_config.knock_port, &other.name))
-        });
     }
 
     fn knock_ports(&self) -> Ports {
@@ -318,7 +314,6 @@ mod tests {
             let found = Found { name: (*name).into(), path: name.into() };
             index.add(found, config.map_err(|(_, why)| Error::refused(why)));
         }
-        index.sort();
         index
     }
 
