@@ -62,8 +62,12 @@ fn run_steps(
     if config.legacy {
         addresses = knocker::ipv4_first(addresses);
     }
-    let list: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    diagnosis.ok("name", format_args!("{host:?} is {}", list.join(", then ")));
+    let mut list = String::new();
+    for address in &addresses {
+        list += if list.is_empty() { "" } else { ", then " };
+        list += &address.ip().to_string();
+    }
+    diagnosis.ok("name", format_args!("{host:?} is {list}"));
 
     // An address without a route is skipped, as connections do.
     let mut routes: Vec<_> = addresses.iter().map(|&address| (address, knocker::describe_route(address))).collect();

@@ -48,6 +48,11 @@ impl Rules {
         }
     }
 
+    /// Returns the names of the guard's interfaces with `separator` between them.
+    pub fn join_interfaces(&self, separator: &str) -> String {
+        self.interfaces.iter().map(String::as_str).collect::<Vec<_>>().join(separator)
+    }
+
     /// Returns how many seconds the kernel keeps a guard that ends; 0 if it has ended, `None` if it stays.
     ///
     /// The kernel measures them by a clock that cannot be set.

@@ -26,7 +26,7 @@ pub fn run(directory: &Path) -> Result<()> {
     let _ = writeln!(text, "firewall       {}", setup.backend.name());
     let _ = writeln!(text, "turnstile      {}", setup.backend.turnstile());
     let _ = writeln!(text, "guarded ports  {}", ports(&setup.rules.guard));
-    let interfaces = setup.rules.interfaces.join(", ");
+    let interfaces = setup.rules.join_interfaces(", ");
     let _ =
         writeln!(text, "guarded on     {}", if interfaces.is_empty() { "every interface but lo" } else { &interfaces });
     let _ = writeln!(text, "knock ports    {}", ports(&setup.rules.knock_ports));

@@ -213,8 +213,8 @@ fn config_text(setup: &Setup, log: &Log, port: u16) -> String {
     };
     let (backend, mark) = (setup.backend.name(), config.mark);
     let mut text = format!("[main]\nfirewall = {backend}\nlog = {log}\nguard = {port}\nmark = {mark}\n");
-    if !config.interfaces.is_empty() {
-        text += &format!("interfaces = {}\n", config.interfaces.join(","));
+    for name in &config.interfaces {
+        text += &format!("interfaces = {name}\n");
     }
     if let Some(user) = &config.user {
         text += &format!("user = {user}\n");

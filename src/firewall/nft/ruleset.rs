@@ -86,7 +86,7 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
     // The interfaces of the guard. Knocks are logged on all.
     let on = match rules.interfaces.is_empty() {
         true => String::new(),
-        false => format!("iifname {{ \"{}\" }} ", rules.interfaces.join("\", \"")),
+        false => format!("iifname {{ \"{}\" }} ", rules.join_interfaces("\", \"")),
     };
     let log = match rules.group {
         // Headers are enough: 60 bytes of IPv4 or 40 of IPv6, and 60 of TCP.
