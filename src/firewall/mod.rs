@@ -50,18 +50,24 @@ impl Backend {
 
     /// Chooses the backend for `rules`: the configured one, or with `auto` the first that works here.
     pub fn choose(wanted: config::Firewall, rules: &Rules) -> Result<Self> {
-        let nft = || nft::works(rules).map(Self::Nft).map_err(|cause| format!("nft: {}", reason(&cause)));
-        let iptables =
-            || iptables::works().map(|()| Self::Iptables).map_err(|cause| format!("iptables: {}", reason(&cause)));
-        let chosen = match wanted {
-            config::Firewall::Nft => nft(),
-            config::Firewall::Iptables => iptables(),
-            config::Firewall::Auto => nft().or_else(|nft| iptables().map_err(|iptables| format!("{nft}; {iptables}"))),
-        };
-        chosen.map_err(|why| {
-            Error::refused(format!("no usable firewall: {why}"))
-                .advise("install nftables (or iptables) with the kernel's modules for it, and run as root")
-        })
+        let mut why = "no usable firewall".to_owned();
+        if wanted != config::Firewall::Iptables {
+            match nft::works(rules) {
+                Ok(turnstile) => return Ok(Self::Nft(turnstile)),
+                Err(cause) => why += &format!(": nft: {}", reason(&cause)),
+            }
+        }
+        if wanted != config::Firewall::Nft {
+            match iptables::works() {
+                Ok(()) => return Ok(Self::Iptables),
+                Err(cause) => {
+                    let and = if wanted == config::Firewall::Auto { ';' } else { ':' };
+                    why += &format!("{and} iptables: {}", reason(&cause));
+                }
+            }
+        }
+        Err(Error::refused(why)
+            .advise("install nftables (or iptables) with the kernel's modules for it, and run as root"))
     }
 
     /// Describes which packet of a connection uses the opening up.
