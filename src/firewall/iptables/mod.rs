@@ -83,10 +83,11 @@ fn make(version: IpVersion, rules: &Rules) -> io::Result<String> {
         let text = script(version, rules, &before);
         let loaded = child::run(version.restore(), &["-w", WAIT, "--noflush"], &text);
         let after = list(version)?;
+        let made = own(&after);
         match loaded {
             // The jumps that it deletes may have been deleted since they were listed.
             Err(error) if after == before => return Err(error),
-            Ok(_) if own(&after).lines().count() == lines_in(&text) => return Ok(own(&after)),
+            Ok(_) if made.lines().count() == lines_in(&text) => return Ok(made),
             _ => {}
         }
     }

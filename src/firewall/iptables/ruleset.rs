@@ -124,10 +124,16 @@ fn jumps(listed: &str) -> Vec<String> {
 
 /// Returns our part of a listed table: the rules of our chains, and the jumps to them that come first.
 pub(super) fn own(listed: &str) -> String {
-    let rules = listed.split_inclusive('\n').filter(|line| line.starts_with(OURS));
-    let is_first =
-        |(chain, jump): &(&str, &str)| listed.split_once(chain).is_some_and(|(_, rest)| rest.starts_with(jump));
-    rules.chain(JUMPS.iter().filter(|jump| is_first(jump)).map(|(_, jump)| *jump)).collect()
+    let mut own = String::new();
+    for line in listed.split_inclusive('\n').filter(|line| line.starts_with(OURS)) {
+        own.push_str(line);
+    }
+    for (chain, jump) in JUMPS {
+        if listed.split_once(chain).is_some_and(|(_, rest)| rest.starts_with(jump)) {
+            own.push_str(jump);
+        }
+    }
+    own
 }
 
 /// Adds the packets of the log rule and of the guards in PREROUTING, as `-v -S` lists them: `… -c PACKETS BYTES …`.

@@ -122,8 +122,8 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
 /// The table to check has a name of its own, because our real table may have sets of another type. So may a table that
 /// another program left under this name; it is replaced.
 pub(super) fn checks(rules: &Rules, turnstile: Turnstile) -> [String; 2] {
-    ["1/day", "18446744073709551615/second"]
-        .map(|limit| replacing(CHECK, &filled(TEMPLATE, [CHECK, limit, ""], rules, turnstile, 0)))
+    let check = |limit| replacing(CHECK, &filled(TEMPLATE, [CHECK, limit, ""], rules, turnstile, 0));
+    [check("1/day"), check("18446744073709551615/second")]
 }
 
 #[cfg(test)]
