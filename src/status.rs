@@ -60,7 +60,7 @@ pub struct LastKnock {
 }
 
 /// The status of a running daemon.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// The process ID of the supervisor.
     pub daemon: u32,
@@ -85,10 +85,10 @@ pub struct Status {
 impl Status {
     /// Creates the status of a watcher that starts at `now` and has read the configuration `config` and profiles with
     /// the checksum `profiles`. It continues the status of an earlier watcher of the same daemon.
-    pub fn start(earlier: Option<Self>, daemon: u32, config: &str, profiles: u64, now: u64) -> Self {
+    pub fn start(earlier: Option<Box<Self>>, daemon: u32, config: &str, profiles: u64, now: u64) -> Box<Self> {
         let mut status = match earlier {
             Some(earlier) if earlier.daemon == daemon => earlier,
-            _ => Self { daemon, since: now, ..Self::default() },
+            _ => Box::new(Self { daemon, since: now, ..Self::default() }),
         };
         status.received_before += if status.log_moved { 0 } else { status.received() };
         status.log_moved = false;
@@ -165,10 +165,10 @@ impl Status {
     }
 
     /// Parses a record; `None` if it is damaged or being rewritten.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub fn decode(bytes: &[u8]) -> Option<Box<Self>> {
         let mut lines = checked(bytes)?.split('\n');
         let first = &mut lines.next()?;
-        let mut status = Self {
+        let mut status = Box::new(Self {
             daemon: number(first)? as u32,
             since: number(first)?,
             profiles: number(first)?,
@@ -176,7 +176,7 @@ impl Status {
             received_before: number(first)?,
             log_moved: number(first)? != 0,
             ..Self::default()
-        };
+        });
         for count in &mut status.counts {
             *count = number(first)?;
         }
@@ -269,7 +269,7 @@ pub fn read_trial(directory: &Path, daemon: u32) -> Option<(String, u64)> {
 }
 
 /// Reads the record of the daemon that runs on `directory`, or has run there since boot; `None` if there is none.
-pub fn read(directory: &Path) -> Option<Status> {
+pub fn read(directory: &Path) -> Option<Box<Status>> {
     let path = path(directory).ok()?;
     for _ in 0..ATTEMPTS {
         let bytes = file::read_small(&path).ok()?;
@@ -289,7 +289,7 @@ mod tests {
         LastKnock { time, source: "2001:db8::7".parse().unwrap(), port: 22, profile: profile.into() }
     }
 
-    fn full() -> Status {
+    fn full() -> Box<Status> {
         let mut status = Status::start(None, 77, "", 3, 5);
         status.count(Count::Opened);
         status.count(Count::LogOverruns);
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_new_watcher_receives_0_unless_it_has_the_same_rules() {
-        let received = |status: Status| {
+        let received = |status: &Status| {
             let mut status = Status::start(Some(Status::decode(&status.encode()).unwrap()), 77, "", 3, 50);
             let before = status.received();
             status.count(Count::Received);
@@ -358,17 +358,17 @@ mod tests {
         let mut status = full();
         status.count(Count::Received);
         status.count(Count::Received);
-        assert_eq!(received(status.clone()), (0, 1, 3));
-        let again = Status { log_moved: true, received_before: 1, ..status };
-        assert_eq!(received(again), (1, 2, 3));
+        assert_eq!(received(&status), (0, 1, 3));
+        let again = Status { log_moved: true, received_before: 1, ..*status };
+        assert_eq!(received(&again), (1, 2, 3));
     }
 
     #[test]
     fn counts_continue_after_a_restart_of_the_watcher_and_start_from_0_with_the_daemon() {
         let again = Status::start(Some(full()), 77, "", 4, 50);
-        assert_eq!(again, Status { profiles: 4, ..full() });
+        assert_eq!(again, Box::new(Status { profiles: 4, ..*full() }));
         let config = checksum(b"x");
-        let new_daemon = Status { daemon: 78, since: 50, profiles: 4, config, ..Status::default() };
+        let new_daemon = Box::new(Status { daemon: 78, since: 50, profiles: 4, config, ..Status::default() });
         assert_eq!(Status::start(Some(full()), 78, "x", 4, 50), new_daemon);
     }
 }

@@ -38,10 +38,10 @@ pub fn run(directory: &Path, json: bool) -> Result<u8> {
         let status = config::daemon_runs(directory).then(|| status::read(directory).unwrap_or_default());
         profiles(&mut diagnosis, &setup);
         log(&mut diagnosis, &setup);
-        rules(&mut diagnosis, directory, &setup, status.as_ref());
-        packets(&mut diagnosis, directory, &setup, status.as_ref());
+        rules(&mut diagnosis, directory, &setup, status.as_deref());
+        packets(&mut diagnosis, directory, &setup, status.as_deref());
         ports(&mut diagnosis, &setup);
-        daemon(&mut diagnosis, directory, &setup, status.as_ref());
+        daemon(&mut diagnosis, directory, &setup, status.as_deref());
         // Last, because it moves this process into other namespaces.
         proof::run(&mut diagnosis, &setup);
     }

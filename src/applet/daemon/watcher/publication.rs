@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The status of the daemon, and the file of its record.
 #[derive(Default)]
 pub(super) struct Publication {
-    status: Status,
+    status: Box<Status>,
     file: Option<File>,
     /// Whether the status has changed since the last write.
     changed: bool,
