@@ -95,7 +95,7 @@ impl Config {
     }
 
     /// Parses the text of `DIR/config`. Keys that are missing have their defaults. Also returns warnings.
-    pub fn from_text(directory: &Path, text: &str) -> Result<(Self, Vec<String>)> {
+    pub fn from_text(directory: &Path, text: &str) -> Result<(Box<Self>, Vec<String>)> {
         Self::parse(text).map_err(|(line, why)| {
             let path = directory.join("config");
             Error::content(&path, line, why).advise("see knockknock.conf(5) for the keys and their values")
@@ -103,9 +103,9 @@ impl Config {
     }
 
     /// Parses the text of a config. The error is a line number, or 0, and a reason.
-    pub fn parse(text: &str) -> std::result::Result<(Self, Vec<String>), (usize, String)> {
+    pub fn parse(text: &str) -> std::result::Result<(Box<Self>, Vec<String>), (usize, String)> {
         let (settings, warnings) = ini::settings(text, &["guard", "interfaces"])?;
-        let mut config = Self::default();
+        let mut config = Box::<Self>::default();
         for ini::Setting { key, value, line } in &settings {
             config.set(key, value).map_err(|why| (*line, why))?;
         }
@@ -241,7 +241,7 @@ mod tests {
         let (config, warnings) = Config::parse(text).unwrap();
         assert!(warnings.is_empty());
         assert_eq!(
-            config,
+            *config,
             Config {
                 delay: 30,
                 window: 5,
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn an_empty_config_has_the_defaults() {
-        assert_eq!(Config::parse("").unwrap().0, Config::default());
+        assert_eq!(*Config::parse("").unwrap().0, Config::default());
     }
 
     #[test]
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(Config::parse("guard = 22\n").unwrap_err().0, 1);
         assert_eq!(Config::parse("\n[Main]\nguard = 22\n").unwrap_err().0, 2);
         let (config, warnings) = Config::parse("\n[other]\nguard = 22\n").unwrap();
-        assert_eq!(config, Config::default());
+        assert_eq!(*config, Config::default());
         assert_eq!(warnings, ["line 2: section \"other\" is ignored; only [main] is read"]);
     }
 

@@ -50,7 +50,7 @@ pub(super) fn lock(directory: &Path) -> Result<File> {
 pub(super) struct Setup {
     /// The text of the configuration, which is sent to the watcher.
     pub(super) text: String,
-    pub(super) config: Config,
+    pub(super) config: Box<Config>,
     pub(super) backend: Backend,
     pub(super) rules: Rules,
     pub(super) limits: OpenerLimits,
