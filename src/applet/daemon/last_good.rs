@@ -43,7 +43,7 @@ fn write(directory: &Path, text: &str) -> Result<()> {
 }
 
 /// Reads the configuration in `directory` and the config of each profile.
-pub(super) fn read(directory: &Path) -> Result<Setup> {
+pub(super) fn read(directory: &Path) -> Result<Box<Setup>> {
     Setup::from_text(directory, text(directory)?)
 }
 
@@ -70,7 +70,7 @@ fn text(directory: &Path) -> Result<String> {
 ///
 /// If the last one that worked is unusable too, its guard is made before the error is returned, unless the guard is to
 /// be `on_trial`.
-pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Setup> {
+pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Box<Setup>> {
     let kept = path(directory).ok().and_then(|path| file::read_small(&path).ok());
     let kept = kept.map(|text| String::from_utf8_lossy(&text).into_owned());
     let kept = kept.filter(|text| Config::from_text(directory, text).is_ok());

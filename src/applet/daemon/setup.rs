@@ -69,7 +69,7 @@ pub(super) struct Setup {
 
 impl Setup {
     /// Parses the configuration `text` of `directory`, and reads the config of each profile.
-    pub(super) fn from_text(directory: &Path, text: String) -> Result<Self> {
+    pub(super) fn from_text(directory: &Path, text: String) -> Result<Box<Self>> {
         // The conversion to UTF-8 replaces each invalid byte by three.
         let path = directory.join("config");
         if text.len() > CONFIG {
@@ -107,8 +107,19 @@ impl Setup {
         let watched = (!config.interfaces.is_empty()).then(LinkWatch::new).transpose();
         let links = watched.map_err(|cause| Error::system("watch the network interfaces", cause))?;
         let (watch, missing) = (RuleWatch::new()?, Vec::new());
-        let mut setup =
-            Self { text, config, backend, rules, limits, index, watch, links, missing, warnings, fallback: None };
+        let mut setup = Box::new(Self {
+            text,
+            config,
+            backend,
+            rules,
+            limits,
+            index,
+            watch,
+            links,
+            missing,
+            warnings,
+            fallback: None,
+        });
         setup.follow_links()?;
         if !backend.can_open_any() {
             setup.warnings.append(&mut firewall::vrf_warnings());

@@ -94,7 +94,7 @@ type MakeRules = fn(&mut InstalledRules, Backend, &Rules, &mut dyn FnMut()) -> R
 struct Supervisor<'a> {
     directory: &'a Path,
     log_target: LogTarget,
-    setup: Setup,
+    setup: Box<Setup>,
     installed: InstalledRules,
     /// When a repair of our rules was last logged.
     repair_logged: Option<Instant>,
@@ -213,7 +213,7 @@ impl Supervisor<'_> {
             StartReason::First => return Err(error),
             StartReason::Reload(old) => {
                 setup::report_unchanged(&error);
-                self.setup = *old;
+                self.setup = old;
                 self.make_rules(InstalledRules::make);
             }
             StartReason::Again => {
@@ -238,7 +238,7 @@ impl Supervisor<'_> {
         self.ready_logged = false;
         let old = std::mem::replace(&mut self.setup, setup);
         match self.installed.make(self.setup.backend, &self.setup.rules, &mut || {}) {
-            Ok(()) if matches!(self.start, StartReason::Again) => self.start = StartReason::Reload(Box::new(old)),
+            Ok(()) if matches!(self.start, StartReason::Again) => self.start = StartReason::Reload(old),
             // The earlier setup has not worked yet, so there is nothing to go back to.
             Ok(()) => {}
             Err(error) => {
