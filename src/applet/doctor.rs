@@ -70,10 +70,9 @@ fn run_steps(
     diagnosis.ok("name", format_args!("{host:?} is {list}"));
 
     // An address without a route is skipped, as connections do.
-    let mut routes: Vec<_> = addresses.iter().map(|&address| (address, knocker::describe_route(address))).collect();
-    let with_route = routes.iter().position(|(_, route)| route.is_ok()).unwrap_or(0);
-    let (address, route) = routes.swap_remove(with_route);
-    let (route, differs) = diagnosis.value("route", route)?;
+    let with_route = addresses.iter().find(|address| knocker::describe_route(**address).is_ok());
+    let &address = with_route.or(addresses.first())?;
+    let (route, differs) = diagnosis.value("route", knocker::describe_route(address))?;
     diagnosis.ok("route", format_args!("to {} {route}", address.ip()));
     if let Some(differs) = differs {
         diagnosis.note("route", format_args!("{differs}"));
