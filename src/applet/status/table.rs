@@ -79,22 +79,22 @@ impl Output {
         if rows.is_empty() {
             return self.line("  none", "");
         }
-        let mut lines = vec![String::new(); rows.len() + 1];
+        let mut columns = Vec::new();
         for (at, key) in keys.iter().enumerate() {
             let mut cells = vec![key.replace("_", " ")];
             for row in rows {
                 cells.push(self.render(row.get(at).unwrap_or(&Value::Nothing)));
             }
             let width = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
-            for (line, cell) in lines.iter_mut().zip(&cells) {
-                line.push_str("  ");
-                push_padded(line, cell, width);
-            }
+            columns.push((cells, width));
         }
-        let mut colour = DIM;
-        for line in lines {
-            self.line(&line, colour);
-            colour = "";
+        for at in 0..=rows.len() {
+            let mut line = String::new();
+            for (cells, width) in &columns {
+                line.push_str("  ");
+                push_padded(&mut line, cells.get(at).map_or("", String::as_str), *width);
+            }
+            self.line(&line, if at == 0 { DIM } else { "" });
         }
     }
 
