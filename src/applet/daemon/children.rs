@@ -150,7 +150,7 @@ fn start_opener(
     let owned = if owner.is_some() { " owned" } else { "" };
     let backend = [setup.backend.name(), again, owned].concat();
     let supervisor = std::process::id().to_string();
-    let opener = ["opener", &supervisor, log_target.name(), &backend].map(OsStr::new);
+    let opener = [OsStr::new("opener"), supervisor.as_ref(), log_target.name().as_ref(), backend.as_ref()];
     let opener = child::restart_self(&opener, Some(to_watcher.as_fd()), to_supervisor.as_fd(), owner)?;
     Ok((opener, from_opener))
 }

@@ -49,7 +49,7 @@ pub(super) fn run(diagnosis: &mut Diagnosis, setup: &Setup) {
             });
             stage.daemon.kill();
             if diagnosis.value("proof", proved).is_some() {
-                let Stage { port, log, .. } = stage;
+                let Stage { port, log, .. } = &*stage;
                 diagnosis.ok(
                     "proof",
                     format_args!(
@@ -79,7 +79,7 @@ struct Stage {
 
 impl Stage {
     /// Makes the namespaces and starts the daemon. An error means that the proof is impossible here.
-    fn set_up(setup: &Setup) -> Result<Self> {
+    fn set_up(setup: &Setup) -> Result<Box<Self>> {
         let port = setup.rules.guard.iter().next().unwrap_or(22);
         // All namespaces may share the kernel's log, and the running daemon must not take these knocks for its own.
         let free = |other: &u16| *other != port && !setup.rules.knock_ports.contains(*other);
@@ -95,7 +95,7 @@ impl Stage {
         let path = profile::create(&directory.join("profiles"), &name, &config)?;
         let (daemon, output) = start(&directory, &client).map_err(failed)?;
         let (found, log) = (Found { name, path }, klog::describe(&log));
-        Ok(Self { daemon, output, lines: String::new(), log, port, listener, found })
+        Ok(Box::new(Self { daemon, output, lines: String::new(), log, port, listener, found }))
     }
 
     /// Knocks, and tries to connect before and after it.
