@@ -66,7 +66,7 @@ impl Contents {
         // Anonymous sets and counters, by name.
         let mut parts = Vec::new();
         for &(list, kind, wanted) in &KINDS {
-            for object in &socket.ask(list, libc::NLM_F_DUMP, &NFGENMSG_INET, table_attribute(table).bytes())? {
+            for object in &ask(socket, list, libc::NLM_F_DUMP, table_attribute(table))? {
                 // The kernel lists the chains of all tables.
                 if attribute_of(object, NFTA_TABLE) != c_string(table) {
                     continue;
@@ -123,7 +123,7 @@ impl Contents {
     fn renew_with(&self, flags: u32) -> Batch {
         let mut batch = Batch::default();
         new_table(&mut batch, TABLE, flags);
-        batch.add(NFT_MSG_DELRULE, 0, table_attribute(TABLE).bytes());
+        add(&mut batch, NFT_MSG_DELRULE, 0, table_attribute(TABLE));
         batch.append(&self.messages);
         batch
     }
@@ -132,8 +132,8 @@ impl Contents {
     pub(super) fn replace(&self, openings: Batch) -> Batch {
         let mut batch = Batch::default();
         // Make it first, because deleting a missing table is an error.
-        batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, table_attribute(TABLE).bytes());
-        batch.add(NFT_MSG_DELTABLE, 0, table_attribute(TABLE).bytes());
+        add(&mut batch, NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, table_attribute(TABLE));
+        add(&mut batch, NFT_MSG_DELTABLE, 0, table_attribute(TABLE));
         batch.append(&self.renew());
         batch.append(&openings);
         batch
@@ -153,7 +153,7 @@ impl Contents {
     pub(super) fn take_openings(&self, socket: &Socket) -> io::Result<Batch> {
         let (mut closed, mut rules) = (Batch::default(), table_attribute(TABLE));
         rules.attribute(NFTA_RULE_CHAIN, &c_string(CHAIN_PREROUTING));
-        closed.add(NFT_MSG_DELRULE, 0, rules.bytes());
+        add(&mut closed, NFT_MSG_DELRULE, 0, rules);
         closed.append(&self.guard);
         closed.commit(socket)?;
         wait_for_evaluations()?;
@@ -176,7 +176,7 @@ pub(super) fn admit_older_connections() -> Batch {
             element.attribute(NFTA_SET_ELEM_TIMEOUT, &60_000_u64.to_be_bytes());
         });
     });
-    batch.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
+    add(&mut batch, NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message);
     batch
 }
 
@@ -186,7 +186,7 @@ pub(super) fn packet_count(counter: &str) -> io::Result<u64> {
     attributes.attribute(NFTA_OBJ_NAME, &c_string(counter));
     attributes.attribute(NFTA_OBJ_TYPE, &NFT_OBJECT_COUNTER.to_be_bytes());
     let socket = Socket::open(libc::NETLINK_NETFILTER)?;
-    let answer = socket.ask(NFT_MSG_GETOBJ, libc::NLM_F_ACK, &NFGENMSG_INET, attributes.bytes())?.concat();
+    let answer = ask(&socket, NFT_MSG_GETOBJ, libc::NLM_F_ACK, attributes)?.concat();
     let packets = attribute(attribute_of(&answer, NFTA_OBJ_DATA), NFTA_COUNTER_PACKETS);
     Ok(packets.first_chunk().map_or(0, |packets| u64::from_be_bytes(*packets)))
 }
@@ -201,7 +201,7 @@ fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> 
     }
     // The elements that a set of this name already has. An anonymous set is deleted with its rule.
     if !anonymous {
-        made.add(NFT_MSG_DELSETELEM, 0, set_attributes(TABLE, name).bytes());
+        add(made, NFT_MSG_DELSETELEM, 0, set_attributes(TABLE, name));
     }
     let mut elements = elements(socket, table, name)?;
     for element in &mut elements {
@@ -214,7 +214,7 @@ fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> 
         message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
             some.iter().for_each(|element| list.attribute(NFTA_LIST_ELEM, element));
         });
-        made.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
+        add(made, NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message);
     }
     Ok(anonymous)
 }
@@ -232,7 +232,7 @@ pub(super) fn elements(socket: &Socket, table: &str, set: &[u8]) -> io::Result<V
 
 /// Returns the messages that list a set's elements.
 fn element_lists(socket: &Socket, table: &str, set: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    socket.ask(NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, &NFGENMSG_INET, set_attributes(table, set).bytes())
+    ask(socket, NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, set_attributes(table, set))
 }
 
 /// Returns an element's attributes without its remaining time.
@@ -247,7 +247,7 @@ fn lasting(element: &[u8]) -> Vec<u8> {
 /// Returns the transaction that deletes a table.
 pub(super) fn delete(table: &str) -> Batch {
     let mut batch = Batch::default();
-    batch.add(NFT_MSG_DELTABLE, 0, table_attribute(table).bytes());
+    add(&mut batch, NFT_MSG_DELTABLE, 0, table_attribute(table));
     batch
 }
 
@@ -262,19 +262,27 @@ pub(super) fn can_own(socket: &Socket, table: &str) -> bool {
 fn new_table(batch: &mut Batch, table: &str, flags: u32) {
     let mut message = table_attribute(table);
     message.attribute(NFTA_TABLE_FLAGS, &flags.to_be_bytes());
-    batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, message.bytes());
+    add(batch, NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, message);
 }
 
 /// Returns the kernel's description of a table. It begins with the number of the last transaction.
 pub(super) fn state(socket: &Socket, table: &str) -> io::Result<Vec<u8>> {
-    socket
-        .ask(NFT_MSG_GETTABLE, libc::NLM_F_ACK, &NFGENMSG_INET, table_attribute(table).bytes())
-        .map(|answers| answers.concat())
+    ask(socket, NFT_MSG_GETTABLE, libc::NLM_F_ACK, table_attribute(table)).map(|answers| answers.concat())
 }
 
 /// Returns the flags in a table's state.
 fn flags_of(state: &[u8]) -> u32 {
     u32::from_be_bytes(attribute_of(state, NFTA_TABLE_FLAGS).first_chunk().copied().unwrap_or_default())
+}
+
+/// Adds a message to a transaction.
+pub(super) fn add(batch: &mut Batch, kind: u16, flags: libc::c_int, attributes: Writer) {
+    batch.add(kind, flags, attributes.bytes());
+}
+
+/// Sends a request about a table of the family inet.
+fn ask(socket: &Socket, kind: u16, flags: libc::c_int, attributes: Writer) -> io::Result<Vec<Vec<u8>>> {
+    socket.ask(kind, flags, &NFGENMSG_INET, attributes.bytes())
 }
 
 /// Returns the attribute that names the table of a message.
