@@ -107,19 +107,9 @@ impl Setup {
         let watched = (!config.interfaces.is_empty()).then(LinkWatch::new).transpose();
         let links = watched.map_err(|cause| Error::system("watch the network interfaces", cause))?;
         let (watch, missing) = (RuleWatch::new()?, Vec::new());
-        let mut setup = Box::new(Self {
-            text,
-            config,
-            backend,
-            rules,
-            limits,
-            index,
-            watch,
-            links,
-            missing,
-            warnings,
-            fallback: None,
-        });
+        let setup =
+            Self { text, config, backend, rules, limits, index, watch, links, missing, warnings, fallback: None };
+        let mut setup = Box::new(setup);
         setup.follow_links()?;
         if !backend.can_open_any() {
             setup.warnings.append(&mut firewall::vrf_warnings());
@@ -134,10 +124,8 @@ impl Setup {
         watch.drain();
         let links = links::list().map_err(|cause| Error::system("list the network interfaces", cause))?;
         let mut missing = Vec::new();
-        for name in &self.config.interfaces {
-            if links.iter().any(|link| firewall::is_called(link, name)) {
-                continue;
-            }
+        let exists = |name| links.iter().any(|link| firewall::is_called(link, name));
+        for name in self.config.interfaces.iter().filter(|name| !exists(name)) {
             if !self.missing.contains(name) {
                 let why = format!("interface {name:?} does not exist: the guard will apply to it when it appears");
                 let advice = "\"ip link\" shows the names for \"interfaces\" in the config";
