@@ -12,20 +12,18 @@ use std::path::Path;
 pub fn run(directory: &Path, name: &str, host: &str, ports: Option<Ports>, again: bool) -> Result<()> {
     profile::check_host(host)?;
     let profiles = directory.join("profiles");
-    let known = profile::list(&profiles)?.profiles.into_iter().find(|found| found.name == name);
-    if known.is_some() && ports.is_some() {
+    let is_new = profile::list(&profiles)?.profiles.iter().all(|found| found.name != name);
+    if !is_new && ports.is_some() {
         return Err(Error::refused(format!("profile {name:?} exists, and --ports applies only to a new one"))
             .advise("omit --ports, or choose another name"));
     }
-    let is_new = known.is_none();
-    let found = match known {
-        Some(found) => found,
-        None => {
-            let config = profile::choose(directory, Wanted { ports, ..Wanted::default() })?;
-            Found { name: name.into(), path: profile::create(&profiles, name, &config)? }
-        }
+    let path = if is_new {
+        let config = profile::choose(directory, Wanted { ports, ..Wanted::default() })?;
+        profile::create(&profiles, name, &config)?
+    } else {
+        profiles.join(name)
     };
-    print(directory, &found, host, again, is_new)
+    print(directory, &Found { name: name.into(), path }, host, again, is_new)
 }
 
 /// Gives the profile `name` in `directory` new keys, and prints an invitation with them. The old keys work until the
