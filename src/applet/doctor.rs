@@ -120,7 +120,7 @@ fn connect_without_knock(diagnosis: &mut Diagnosis, address: SocketAddr) -> Opti
 const RESET_SHOWS: Duration = Duration::from_millis(1500);
 
 /// Knocks and connects. Returns the server's address.
-fn knock(knocker: Knocker, profile: Profile, found: &Found, addresses: &[SocketAddr]) -> Result<SocketAddr> {
+fn knock(knocker: Knocker, profile: Box<Profile>, found: &Found, addresses: &[SocketAddr]) -> Result<SocketAddr> {
     let (knocker, turn) = (Rc::new(knocker), tunnel::wait_for_turn(found)?);
     let setup = KnockSetup { knocker, profile, turn, first_delay: OpeningDelay::default().get() };
     let stream = tunnel::connect(addresses, Some(setup))?;

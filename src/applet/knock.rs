@@ -56,7 +56,7 @@ pub fn run(home: &ProfileHome, host: &str, options: &KnockOptions) -> Result<()>
 /// Sends one knock.
 fn knock(
     knocker: &Knocker,
-    mut profile: Profile,
+    mut profile: Box<Profile>,
     address: SocketAddr,
     source: Option<SocketAddr>,
     options: &KnockOptions,
@@ -84,7 +84,7 @@ fn knock(
 fn test_connection(
     knocker: &Rc<Knocker>,
     found: &Found,
-    profile: Profile,
+    profile: Box<Profile>,
     addresses: &[SocketAddr],
 ) -> Result<(SocketAddr, SocketAddr)> {
     let (knocker, turn) = (Rc::clone(knocker), tunnel::wait_for_turn(found)?);

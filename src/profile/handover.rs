@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub fn invite(found: &Found, host: &str, again: bool) -> Result<Invitation> {
     // Otherwise a rotation could replace the profile between its counter and its keys.
     let _lock = lock(found.path.parent().unwrap_or(&found.path))?;
-    let Profile { config, mut counter, .. } = Profile::load(found)?;
+    let Profile { config, mut counter, .. } = *Profile::load(found)?;
     counter.lock()?;
     match counter.next() {
         0 => counter.hand_over().map_err(|cause| Error::path("write", counter.path(), cause))?,

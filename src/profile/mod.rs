@@ -45,13 +45,13 @@ pub struct Profile {
 
 impl Profile {
     /// Reads a profile with its secrets. An error names the file that caused it.
-    pub fn load(found: &Found) -> Result<Self> {
+    pub fn load(found: &Found) -> Result<Box<Self>> {
         let path = &found.path;
         if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
             check_owner(&fs::metadata(above).map_err(|cause| failed("stat", above, cause))?, above, EVERYBODY_WRITES)?;
         }
         check_owner(&fs::metadata(path).map_err(|cause| failed("stat", path, cause))?, path, OTHERS_WRITE)?;
-        Ok(Self {
+        Ok(Box::new(Self {
             name: found.name.clone(),
             config: ProfileConfig::load(path)?,
             keys: {
@@ -59,7 +59,7 @@ impl Profile {
                 Keys::new(cipher, mac)
             },
             counter: Counter::open(&path.join("counter"))?,
-        })
+        }))
     }
 
     /// Describes the profile, which opens the ports that `opens` describes.

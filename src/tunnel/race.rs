@@ -33,7 +33,7 @@ pub struct KnockSetup {
     /// Sends the knocks.
     pub knocker: Rc<Knocker>,
     /// The keys and the counter.
-    pub profile: Profile,
+    pub profile: Box<Profile>,
     /// The knock lock, held until the race is over.
     pub turn: Turn,
     /// The time from a knock to the first attempt, unless the profile is one of version 0.8.

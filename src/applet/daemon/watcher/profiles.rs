@@ -30,7 +30,7 @@ impl Profiles {
         for (found, _) in index {
             let loaded = Profile::load(&found).and_then(|profile| {
                 key_index.add(&profile)?;
-                let Profile { name, config, keys, counter } = profile;
+                let Profile { name, config, keys, counter } = *profile;
                 let loaded = LoadedProfile::new(config, keys, counter.next());
                 room = room
                     .checked_sub(loaded.held_ports().len())
