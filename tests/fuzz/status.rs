@@ -30,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 /// A status with values that the input names, as the watcher may make it.
-fn made_of(mut bytes: &[u8]) -> Status {
+fn made_of(mut bytes: &[u8]) -> Box<Status> {
     let mut take = |length: usize| {
         let (taken, rest) = bytes.split_at(length.min(bytes.len()));
         bytes = rest;
