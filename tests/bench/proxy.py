@@ -135,7 +135,8 @@ def throughput(namespace, proxy, amount):
 @contextlib.contextmanager
 def world(log, amount, round_trip_ms=0, store=TMPFS):
     """Starts a server with the daemon and a client with both proxies. Yields (client, our proxy, microsocks)."""
-    with Network() as network, Knockknock(network, store=store, log=log, ports=PORT) as ours, contextlib.ExitStack() as stack:
+    settings = {"ports": PORT, "wire": "stealth"}
+    with Network() as network, Knockknock(network, store=store, log=log, **settings) as ours, contextlib.ExitStack() as stack:
         def start(label, namespace, *words, **options):
             process = Process(label, [str(word) for word in words], namespace=namespace, **options)
             stack.callback(process.stop)
@@ -148,7 +149,7 @@ def world(log, amount, round_trip_ms=0, store=TMPFS):
                 network.run(namespace, "ip", "address", "add", f"{address}/24", "dev", "far0")
                 network.run(namespace, "ip", "link", "set", "far0", "up")
         server = FAR if round_trip_ms else SERVER
-        ours.key.write(ours.path(f"client/{server}"), Knockknock.knock_port, ports=PORT)
+        ours.key.write(ours.path(f"client/{server}"), Knockknock.knock_port, **settings)
         start("server", network.server, sys.executable, __file__, "serve", amount, ready="serving")
         proxy = start("proxy", network.client, BINARY, "proxy", "--dir", ours.path("client"), OURS, ready="ready")
         micro = start("microsocks", network.client, "microsocks", "-i", "127.0.0.1", "-p", MICROSOCKS, pause=0.3)
