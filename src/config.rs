@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::ini;
-use crate::ports::Ports;
+use crate::ports::{Ports, not_a_port};
 use crate::say;
 use crate::sys::file;
 use std::fs::File;
@@ -133,10 +133,7 @@ impl Config {
                     _ => return Err(wrong("expected auto, nft or iptables")),
                 }
             }
-            "guard" => {
-                self.guard =
-                    Ports::parse(value).map_err(|word| wrong(&format!("{word:?} is not a port from 1 to 65535")))?;
-            }
+            "guard" => self.guard = Ports::parse(value).map_err(|word| wrong(&not_a_port(word)))?,
             "interfaces" => {
                 for name in value.split([',', ' ']).filter(|name| !name.is_empty()) {
                     if !is_interface(name) {

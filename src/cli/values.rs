@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::knocker::Family;
-use crate::ports::{self, Ports};
+use crate::ports::{self, Ports, not_a_port};
 use crate::wire::Wire;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -25,10 +25,6 @@ pub(super) fn duration(typed: &str) -> Result<Duration> {
     let seconds = unit.filter_map(read).next().filter(|seconds| (1..=86_400).contains(seconds));
     let wrong = || Error::usage(format!("option --trial: {typed:?} is not a time up to 24h, such as 10m"));
     seconds.map(Duration::from_secs).ok_or_else(wrong)
-}
-
-fn not_a_port(typed: &str) -> String {
-    format!("{typed:?} is not a port from 1 to 65535")
 }
 
 /// Reads an IP address.

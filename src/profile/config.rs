@@ -51,10 +51,10 @@ impl ProfileConfig {
             match key.as_str() {
                 "knock_port" => {
                     knock_port = ports::port(value);
-                    wrong = knock_port.is_none().then(|| not_a_port(value));
+                    wrong = knock_port.is_none().then(|| ports::not_a_port(value));
                 }
                 "ports" => match Ports::parse(value) {
-                    Err(word) => wrong = Some(not_a_port(word)),
+                    Err(word) => wrong = Some(ports::not_a_port(word)),
                     Ok(list) if list.is_empty() => {
                         wrong = Some("\"ports\" is empty: such a profile could open nothing".to_owned());
                     }
@@ -94,10 +94,6 @@ impl ProfileConfig {
         }
         text
     }
-}
-
-fn not_a_port(word: &str) -> String {
-    format!("{word:?} is not a port from 1 to 65535")
 }
 
 #[cfg(test)]
