@@ -38,6 +38,10 @@ const SHARE: usize = 1024;
 /// The minimum time between two reads. The kernel wakes its reader for each packet; in a flood a read finds many.
 const GATHER: Duration = Duration::from_millis(1);
 
+/// Longer than any datagram of the kernel (`NLMSG_GOODSIZE` in linux/netlink.h, at most 8192 bytes). musl does not clear a
+/// buffer of this size, so that only the used part takes memory.
+const BUFFER: usize = 1 << 16;
+
 /// A bound group.
 pub struct Nflog {
     socket: Socket,
@@ -77,7 +81,7 @@ impl Nflog {
         for (kind, value) in [(COMMAND, &[BIND][..]), (MODE, &mode), (THRESHOLD, &each_at_once)] {
             configure(&socket, group, kind, value)?;
         }
-        Ok(Self { socket, buffer: vec![0; 1 << 16].into(), read_at: None })
+        Ok(Self { socket, buffer: vec![0; BUFFER].into(), read_at: None })
     }
 
     /// Becomes readable when there may be more packets.

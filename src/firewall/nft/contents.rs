@@ -275,7 +275,7 @@ fn flags_of(state: &[u8]) -> u32 {
     u32::from_be_bytes(attribute_of(state, NFTA_TABLE_FLAGS).first_chunk().copied().unwrap_or_default())
 }
 
-/// Adds a message to a transaction.
+/// Adds a message with `attributes` to a transaction.
 pub(super) fn add(batch: &mut Batch, kind: u16, flags: libc::c_int, attributes: Writer) {
     batch.add(kind, flags, attributes.bytes());
 }
