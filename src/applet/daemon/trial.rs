@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What to do after a failed trial.
-pub(super) const TRY_AGAIN: &str = "find the cause with: knockknock doctor; restart the daemon to try again";
+const TRY_AGAIN: &str = "find the cause with: knockknock doctor; restart the daemon to try again";
 
 /// The state of a guard's trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
