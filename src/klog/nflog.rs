@@ -7,10 +7,10 @@ use super::record::Record;
 use crate::error::{Error, Result};
 use crate::ports::Ports;
 use crate::sys::netlink::{self, Socket, Writer};
-use crate::sys::poll;
+use crate::sys::{file, poll};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::{io, thread};
 
 /// `NFNL_SUBSYS_ULOG`, with `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
 const ULOG: u16 = (libc::NFNL_SUBSYS_ULOG as u16) << 8;
@@ -138,12 +138,12 @@ fn configure(socket: &Socket, group: u16, kind: u16, value: &[u8]) -> io::Result
 /// Returns the PID and name of the process that listens to a group. The port ID of a process's first netlink socket is
 /// its PID.
 fn listener(group: u16) -> Option<(u32, String)> {
-    let table = fs::read_to_string("/proc/net/netfilter/nfnetlink_log").ok()?;
+    let table = file::kernel_text("/proc/net/netfilter/nfnetlink_log");
     let pid = table.lines().find_map(|line| {
         let mut columns = line.split_ascii_whitespace().map_while(|column| column.parse().ok());
         (columns.next() == Some(u32::from(group))).then(|| columns.next())?
     })?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = file::kernel_text(&format!("/proc/{pid}/comm"));
     Some((pid, name.trim_ascii_end().to_owned()))
 }
 

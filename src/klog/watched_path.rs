@@ -1,10 +1,11 @@
 //! Resolves the path of a log file and detects when it leads elsewhere: a directory was renamed, removed or re-created,
 //! a link has a new target, or a file system was mounted over it.
 
+use crate::sys::file;
 use crate::sys::inotify::{self, Inotify, Watch};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -84,10 +85,8 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
 
 /// Returns the IDs of the mounts on `path`, in mount order.
 fn mounted_on(mounts: &mut File, path: &Path) -> io::Result<String> {
-    let mut text = String::new();
     mounts.seek(SeekFrom::Start(0))?;
-    mounts.read_to_string(&mut text)?;
-    Ok(mount_ids(&text, path))
+    Ok(mount_ids(&String::from_utf8_lossy(&file::read_to_end(mounts)?), path))
 }
 
 /// Returns the IDs of the mounts on `path`, from the text of proc_pid_mountinfo(5): `36 35 98:0 / /var/log rw,noatime

@@ -1,12 +1,12 @@
 //! Child processes, by posix_spawn(3). `std::process::Command` would add 12 KB to the program.
 
-use super::check;
+use super::{check, file};
 use std::env;
 use std::ffi::{CString, OsStr, c_char, c_int};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -174,8 +174,8 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     let (name, path) = (OsStr::new(program), env::var_os("PATH").unwrap_or_default());
     let found = |path: &OsStr| find(name, path, is_system_program);
     let file = found(&path).or_else(|| found(ADMINISTRATION.as_ref())).ok_or(io::ErrorKind::NotFound)?;
-    let ((stdin, mut writer), (mut stdout, output)) = (pipe()?, pipe()?);
-    let (stderr, errors) = UnixStream::pair()?;
+    let ((stdin, mut writer), (stdout, output)) = (pipe()?, pipe()?);
+    let (mut stderr, errors) = UnixStream::pair()?;
     // Only the beginning is read, at the end. Output beyond the pipe's buffer is lost, but does not block the program.
     errors.set_nonblocking(true)?;
     let descriptors = [Some(stdin.as_fd()), Some(output.as_fd()), Some(errors.as_fd()), None];
@@ -184,18 +184,17 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     // A write fails when the program exits before it has read everything; its standard error says why.
     let _ = writer.write_all(input.as_bytes());
     drop(writer);
-    let mut bytes = Vec::new();
-    let read = stdout.read_to_end(&mut bytes);
+    let read = file::read_to_end(&stdout);
     let status = child.reap(0);
-    read?;
+    let bytes = read?;
     if status.is_some_and(|status| status.success()) {
         return Ok(String::from_utf8_lossy(&bytes).into_owned());
     }
-    bytes.clear();
     stderr.set_nonblocking(true)?;
-    let _ = File::from(OwnedFd::from(stderr)).read_to_end(&mut bytes);
-    let stderr = String::from_utf8_lossy(&bytes);
-    Err(io::Error::other(stderr.lines().next().unwrap_or("it failed without an error message").trim_ascii().to_owned()))
+    let mut start = [0; 4096];
+    let length = stderr.read(&mut start).unwrap_or(0);
+    let start = String::from_utf8_lossy(start.get(..length).unwrap_or_default());
+    Err(io::Error::other(start.lines().next().unwrap_or("it failed without an error message").trim_ascii().to_owned()))
 }
 
 /// Returns a pipe's ends for reading and for writing.

@@ -13,6 +13,9 @@ pub const LOCK: &str = ".lock";
 /// Largest accepted configuration, key or counter file, in bytes: far more than any of them needs.
 pub const LONGEST: usize = 1 << 16;
 
+/// How many bytes to read at once.
+const BLOCK: usize = 1 << 13;
+
 /// Opens a regular file of at most [`LONGEST`] bytes for reading, and for writing if `writable` is set. A symbolic link
 /// is then an error (ELOOP). Never blocks: a FIFO, a device or a longer file is an error.
 pub fn open_small(path: &Path, writable: bool) -> io::Result<File> {
@@ -35,8 +38,36 @@ pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Reads at most [`LONGEST`] bytes. It does not query the file's size.
 pub fn read_start(file: &File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(LONGEST as u64).read_to_end(&mut bytes)?;
+    read_up_to(file, LONGEST)
+}
+
+/// Reads a file of any kind and length.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_to_end(&File::open(path)?)
+}
+
+/// Reads a text that the kernel makes, such as a file in /proc. It is empty if it cannot be read.
+pub fn kernel_text(path: &str) -> String {
+    String::from_utf8_lossy(&read(path.as_ref()).unwrap_or_default()).into_owned()
+}
+
+/// Reads the rest of a file.
+pub fn read_to_end(file: &File) -> io::Result<Vec<u8>> {
+    read_up_to(file, usize::MAX)
+}
+
+fn read_up_to(mut file: &File, most: usize) -> io::Result<Vec<u8>> {
+    let (mut bytes, mut length) = (Vec::new(), 0);
+    while length < most {
+        bytes.resize(most.min(length + BLOCK), 0);
+        match file.read(bytes.get_mut(length..).unwrap_or_default()) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(length);
     Ok(bytes)
 }
 

@@ -1,6 +1,6 @@
 //! Finds listening ports in /proc/net/tcp and /proc/net/tcp6.
 
-use std::fs;
+use super::file;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The state of a listening socket (`TCP_LISTEN` in net/tcp_states.h), as written in these files.
@@ -10,7 +10,7 @@ const LISTEN: &str = "0A";
 /// the answer is no.
 pub fn listens(port: u16) -> bool {
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|path| {
-        let sockets = fs::read_to_string(path).unwrap_or_default();
+        let sockets = file::kernel_text(path);
         sockets.lines().filter_map(listener).any(|(address, at)| at == port && !address.to_canonical().is_loopback())
     })
 }

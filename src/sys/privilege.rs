@@ -1,10 +1,10 @@
 //! Users, groups and capabilities, and dropping them for good.
 
-use super::{check, check_long, sysctl};
+use super::{check, check_long, file, sysctl};
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::{fs, io};
 
 /// A capability (linux/capability.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Account {
     }
 
     fn found(column: usize, value: &str) -> Option<Self> {
-        let text = fs::read("/etc/passwd").ok()?;
+        let text = file::read("/etc/passwd".as_ref()).ok()?;
         let columns = row(&text, column, value)?;
         let user = User { uid: id(&columns, 2)?, gid: id(&columns, 3)? };
         Some(Self { user, home: OsStr::from_bytes(columns.get(5)?).into() })
@@ -69,7 +69,7 @@ impl Account {
 
 /// Looks up the id of the group called `name` in /etc/group (group(5)); `None` if there is none.
 pub fn group(name: &str) -> Option<u32> {
-    let text = fs::read("/etc/group").ok()?;
+    let text = file::read("/etc/group".as_ref()).ok()?;
     id(&row(&text, 0, name)?, 2)
 }
 
@@ -86,7 +86,7 @@ fn id(columns: &[&[u8]], column: usize) -> Option<u32> {
 /// Returns whether `uid` stands for the users outside the user namespace of this process (user_namespaces(7)). It does
 /// not in the first namespace, which has all ids.
 pub fn is_outside_user(uid: u32) -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = file::kernel_text("/proc/self/uid_map");
     !map.trim_ascii_end().ends_with(" 4294967295") && sysctl::number("kernel/overflowuid") == Some(uid)
 }
 

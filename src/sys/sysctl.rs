@@ -1,5 +1,6 @@
 //! Kernel settings under /proc/sys, and counters under /proc/net.
 
+use super::file;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -20,7 +21,7 @@ pub fn number(name: &str) -> Option<u32> {
 /// Reads a counter of /proc/net/netstat, such as `netstat("TCPFastOpenBlackhole")`. Each group of counters is a line
 /// of names, followed by a line of values (`netstat_seq_show` in net/ipv4/proc.c).
 pub fn netstat(name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/net/netstat").ok()?;
+    let text = file::kernel_text("/proc/net/netstat");
     let mut lines = text.lines();
     while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
         if let Some(column) = names.split_ascii_whitespace().position(|word| word == name) {

@@ -7,9 +7,8 @@ use crate::klog;
 use crate::ports::Ports;
 use crate::profile::{KeyIndex, Profile};
 use crate::say;
-use crate::sys::sandbox;
+use crate::sys::{file, sandbox};
 use std::fmt::Write;
-use std::fs;
 use std::path::Path;
 
 /// Checks the configuration in `directory` and prints the result. Changes nothing.
@@ -74,7 +73,7 @@ pub fn run(directory: &Path) -> Result<()> {
 pub(super) fn unguarded_udp(guard: &Ports) -> Ports {
     let mut found = Ports::default();
     for path in ["/proc/net/udp", "/proc/net/udp6"] {
-        for line in fs::read_to_string(path).unwrap_or_default().lines() {
+        for line in file::kernel_text(path).lines() {
             if let Some(port) = udp_listener(line).filter(|&port| guard.contains(port)) {
                 found.insert(port);
             }

@@ -9,8 +9,8 @@ use crate::firewall::Finding;
 use crate::klog;
 use crate::profile::{self, KeyIndex, Profile, REPLACED, SPENT};
 use crate::status::{self, Status};
-use crate::sys::{clock, listeners};
-use std::fs::{self, File};
+use crate::sys::{clock, file, listeners};
+use std::fs::File;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -93,10 +93,8 @@ fn log(diagnosis: &mut Diagnosis, setup: &Setup) {
     // Reading the configuration has opened it.
     diagnosis.ok("log", format_args!("{} can be read", klog::describe(log)));
     // Log rules write nothing for an address family without a logger (nf_log_proc_dostring in net/netfilter/nf_log.c).
-    let silent = |family: &str| {
-        let logger = fs::read_to_string(Path::new("/proc/sys/net/netfilter/nf_log").join(family));
-        logger.is_ok_and(|name| name.trim_ascii() == "NONE")
-    };
+    let silent =
+        |family: &str| file::kernel_text(&format!("/proc/sys/net/netfilter/nf_log/{family}")).trim_ascii() == "NONE";
     if !matches!(log, Log::Nflog(_)) && ["2", "10"].iter().any(|family| silent(family)) {
         let what = format_args!("the kernel has no logger for IPv4 or IPv6: log rules write nothing");
         diagnosis.wrong("log", what, "modprobe nf_log_syslog");

@@ -12,9 +12,9 @@ pub(super) use openings::{ListWriter, live_openings};
 use super::rules::Rules;
 use crate::error::{Error, Result};
 use crate::search;
-use crate::sys::child;
+use crate::sys::{child, file};
 use ruleset::{IpVersion, LOGGED, START, TRIAL, add_packets, has_chains, lines_in, own, removal, script, versions};
-use std::{fs, io};
+use std::io;
 
 /// How often to make the chains if another program changes them before they are listed.
 const ATTEMPTS: usize = 20;
@@ -24,7 +24,7 @@ const WAIT: &str = "5";
 /// Checks whether iptables can be used.
 pub(super) fn works() -> io::Result<()> {
     // The lists belong to the machine's root, which root in a user namespace is not.
-    let ids = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ids = file::kernel_text("/proc/self/uid_map");
     if ids.split_ascii_whitespace().nth(1).is_some_and(|root| root != "0") {
         return Err(io::Error::other("in a user namespace nobody may write to /proc/net/xt_recent; nft works there"));
     }

@@ -5,10 +5,9 @@ use crate::error::{Error, Result};
 use crate::firewall::rules::{Admission, LiveOpening, Opening};
 use crate::ports::Ports;
 use crate::sys::{file, process};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 /// Writes openings into the lists.
 pub(in crate::firewall) struct ListWriter {
@@ -28,7 +27,7 @@ impl ListWriter {
                     .read(true)
                     .write(true)
                     .open(&path)
-                    .map_err(|cause| Error::path("open", &path, cause))?;
+                    .map_err(|cause| Error::path("open", path.as_ref(), cause))?;
                 lists.push((version, port, file));
             }
         }
@@ -72,7 +71,7 @@ fn add(mut list: &File, address: &str) -> io::Result<()> {
 }
 
 /// Returns the file of a port's list.
-fn port_path(version: IpVersion, port: u16) -> PathBuf {
+fn port_path(version: IpVersion, port: u16) -> String {
     version.list_path(&format!("kk{port}"))
 }
 
@@ -82,7 +81,7 @@ pub(in crate::firewall) fn live_openings(guard: &Ports) -> Vec<LiveOpening> {
     let mut found = Vec::new();
     for port in guard.iter() {
         for &version in versions() {
-            let list = fs::read_to_string(port_path(version, port)).unwrap_or_default();
+            let list = file::kernel_text(&port_path(version, port));
             for source in addresses(&list) {
                 found.push(LiveOpening { source, port, left: None });
             }

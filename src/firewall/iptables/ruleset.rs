@@ -3,7 +3,7 @@
 use crate::firewall::rules::{Rules, Values};
 use crate::ports::Ports;
 use crate::search;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The prefix of our rules in a listing.
 const OURS: &str = "-A KNOCKKNOCK";
@@ -56,8 +56,8 @@ impl IpVersion {
     }
 
     /// The file of the list [`START`], [`TRIAL`], or `kk` and a port.
-    pub(super) fn list_path(self, list: &str) -> PathBuf {
-        Path::new("/proc/net/xt_recent").join([list, self.suffix()].concat())
+    pub(super) fn list_path(self, list: &str) -> String {
+        format!("/proc/net/xt_recent/{list}{}", self.suffix())
     }
 }
 
