@@ -102,7 +102,8 @@ impl std::error::Error for Error {}
 /// Returns the system's description of an error in lower case, without the error number that Rust appends.
 pub fn reason(cause: &io::Error) -> String {
     let mut text = cause.to_string();
-    if let Some(number) = text.rfind('(').filter(|_| cause.raw_os_error().is_some()) {
+    let number = text.as_bytes().iter().rposition(|&byte| byte == b'(');
+    if let Some(number) = number.filter(|_| cause.raw_os_error().is_some()) {
         text.truncate(number);
         text.truncate(text.trim_ascii_end().len());
     }

@@ -90,9 +90,42 @@ pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     false
 }
 
+/// Returns the texts before and after the first `separator`, which has much less code than `str::split_once`.
+pub fn split_once<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a str)> {
+    let mut windows = text.as_bytes().windows(separator.len());
+    let at = windows.position(|found| found == separator.as_bytes())?;
+    Some((text.get(..at)?, text.get(at + separator.len()..)?))
+}
+
+/// Returns the texts before and after the last `separator`, an ASCII character.
+pub fn split_last(text: &str, separator: u8) -> Option<(&str, &str)> {
+    let at = last_byte(text.as_bytes(), separator)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
+/// Returns `text` with `new` in place of each `old`.
+pub fn replace(text: &str, old: &str, new: &str) -> String {
+    let (mut replaced, mut rest) = (String::new(), text);
+    while let Some((before, after)) = split_once(rest, old) {
+        replaced.push_str(before);
+        replaced.push_str(new);
+        rest = after;
+    }
+    replaced + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_split_at_a_separator_and_replaced() {
+        assert_eq!(split_once("aé - b - c", " - "), Some(("aé", "b - c")));
+        assert_eq!((split_once("ab", "abc"), split_once("", "a"), split_last("", b'a')), (None, None, None));
+        assert_eq!((split_once("aab", "ab"), split_last("a:é:b", b':')), (Some(("a", "")), Some(("a:é", "b"))));
+        assert_eq!(replace("\n    a\n    é\nb", "\n    ", "\n"), "\na\né\nb");
+        assert_eq!(replace("aaa", "aa", "b") + &replace("", "a", "b"), "ba");
+    }
 
     #[test]
     fn finds_the_first_and_the_last_byte() {

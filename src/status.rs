@@ -4,6 +4,7 @@
 //! the clock does not change them.
 
 use crate::say;
+use crate::search;
 use crate::sys::file;
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -240,7 +241,7 @@ pub fn make_home() -> io::Result<PathBuf> {
 
 /// Returns the path of the record of the daemon on `directory`.
 pub fn path(directory: &Path) -> io::Result<PathBuf> {
-    let name = fs::canonicalize(directory)?.to_string_lossy().replace("/", "-");
+    let name = search::replace(&fs::canonicalize(directory)?.to_string_lossy(), "/", "-");
     Ok(home().join(format!("status{name}")))
 }
 

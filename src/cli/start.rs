@@ -10,6 +10,7 @@ use crate::knocker::Family;
 use crate::ports::{self, Ports};
 use crate::profile::{ProfileHome, Wanted};
 use crate::say;
+use crate::search;
 use crate::wire::Wire;
 use argh::{EarlyExit, FromArgs};
 use std::ffi::OsStr;
@@ -253,7 +254,7 @@ fn not_started(EarlyExit { mut output, status }: EarlyExit) -> Result<u8> {
 /// Converts argh's message to our format: one line that starts in lower case.
 fn message(output: &str) -> String {
     // argh puts each missing argument on a line of its own, indented.
-    let mut text = output.trim_ascii().replace("\n    ", "\n").replace('\n', " ");
+    let mut text = search::replace(&search::replace(output.trim_ascii(), "\n    ", "\n"), "\n", " ");
     if let Some(option) = text.strip_prefix("Unrecognized argument: ") {
         return format!("unknown option {option:?}");
     }

@@ -151,7 +151,9 @@ impl Values {
 
     fn fill_line(&self, line: &str, text: &mut String) {
         match self.0.iter().find(|(name, _)| search::contains(line.as_bytes(), name.as_bytes())) {
-            Some((name, each)) => each.iter().for_each(|value| self.fill_line(&line.replace(name, value), text)),
+            Some((name, each)) => {
+                each.iter().for_each(|value| self.fill_line(&search::replace(line, name, value), text))
+            }
             None => {
                 text.push_str(line);
                 text.push('\n');

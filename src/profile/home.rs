@@ -3,6 +3,7 @@
 
 use super::set::{Found, find, is_same_host, list};
 use crate::error::{Error, Result};
+use crate::search;
 use crate::sys::privilege::{self, Account, User};
 use std::env;
 use std::fmt;
@@ -188,14 +189,14 @@ pub(super) fn check_spelling(host: &str) -> Result<()> {
     if host.is_empty() {
         return Err(Error::usage("the name of the host is empty"));
     }
-    let (_, after_scheme) = host.split_once("://").unwrap_or(("", host));
-    let (_, after_user) = after_scheme.rsplit_once('@').unwrap_or(("", after_scheme));
+    let (_, after_scheme) = search::split_once(host, "://").unwrap_or(("", host));
+    let (_, after_user) = search::split_last(after_scheme, b'@').unwrap_or(("", after_scheme));
     let (name, path) = after_user.split_once('/').unwrap_or((after_user, ""));
     // An IPv6 address contains colons, and has a port only after brackets.
     let is_port = |name: &str, port: &str| {
         (!name.contains(':') || name.ends_with(']')) && port.bytes().all(|byte| byte.is_ascii_digit())
     };
-    let (name, port) = name.rsplit_once(':').filter(|(name, port)| is_port(name, port)).unwrap_or((name, ""));
+    let (name, port) = search::split_last(name, b':').filter(|(name, port)| is_port(name, port)).unwrap_or((name, ""));
     let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     let is_name = name.contains(|char| char != '.');
     if name == host && is_name {

@@ -6,6 +6,7 @@
 
 use super::keys::RawKeys;
 use super::{Counter, ProfileConfig};
+use crate::search;
 use base64ct::{Base64, Encoding};
 use std::fmt::Write;
 use zeroize::Zeroizing;
@@ -30,7 +31,8 @@ impl Invitation {
         let mut keys = Zeroizing::new([0; 44]);
         let keys = Base64::encode(self.keys.as_flattened(), &mut *keys).unwrap_or_default();
         let text = self.config.to_text();
-        let config = text.strip_prefix(HEADING).unwrap_or(&text).replace(" = ", "=").replace("\n", ";");
+        let config = search::replace(text.strip_prefix(HEADING).unwrap_or(&text), " = ", "=");
+        let config = search::replace(&config, "\n", ";");
         // Allocated once, because a growing string leaves copies of the keys in memory.
         let mut line = Zeroizing::new(String::with_capacity(START.len() + config.len() + self.host.len() + 80));
         let _ = write!(line, "{START}{config}:{}:{}:{keys}", self.counter, self.host);
@@ -41,13 +43,13 @@ impl Invitation {
 
     /// Parses a line that [`Invitation::encode`] wrote; `None` for any other text.
     pub fn decode(line: &str) -> Option<Self> {
-        let (rest, _) = line.strip_prefix(START)?.rsplit_once(':')?;
-        let (rest, encoded) = rest.rsplit_once(':')?;
+        let (rest, _) = search::split_last(line.strip_prefix(START)?, b':')?;
+        let (rest, encoded) = search::split_last(rest, b':')?;
         let (config, rest) = rest.split_once(':')?;
         let (counter, host) = rest.split_once(':')?;
         let mut keys = RawKeys::default();
         Base64::decode(encoded.as_bytes(), keys.as_flattened_mut()).ok()?;
-        let config = ProfileConfig::parse(&format!("{HEADING}{}", config.replace(";", "\n"))).ok()?;
+        let config = ProfileConfig::parse(&format!("{HEADING}{}", search::replace(config, ";", "\n"))).ok()?;
         let found = Self { host: host.into(), config, counter: Counter::parse(counter.as_bytes())?, keys };
         (*found.encode() == line).then_some(found)
     }

@@ -87,7 +87,7 @@ pub(super) fn unguarded_udp(guard: &Ports) -> Ports {
 fn udp_listener(line: &str) -> Option<u16> {
     let mut words = line.split_ascii_whitespace();
     let (local, remote) = (words.nth(1)?, words.next()?);
-    let (_, port) = local.rsplit_once(':').filter(|_| remote.ends_with(":0000"))?;
+    let (_, port) = local.split_once(':').filter(|_| remote.ends_with(":0000"))?;
     u16::from_str_radix(port, 16).ok()
 }
 

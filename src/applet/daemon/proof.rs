@@ -142,7 +142,8 @@ impl Stage {
 
     /// Returns an error that says what went wrong and what the daemon has logged.
     fn failure(&self, what: &str) -> Error {
-        let log = self.lines.trim_ascii_end().replace("knockknock-daemon: ", "").replace("\n", "; ");
+        let log = search::replace(self.lines.trim_ascii_end(), "knockknock-daemon: ", "");
+        let log = search::replace(&log, "\n", "; ");
         Error::refused(format!("{what}; its log: {log:?}"))
     }
 

@@ -2,6 +2,7 @@
 
 use crate::ports::Ports;
 use crate::say::{self, Terminal};
+use crate::search;
 
 /// An output value.
 pub(super) enum Value {
@@ -58,7 +59,7 @@ impl Output {
         for (key, value) in keys.iter().zip(values) {
             let is_bad = matches!(value, Value::Flag(value, good) if value != good);
             let mut line = String::from("  ");
-            push_padded(&mut line, &key.replace("_", " "), 14);
+            push_padded(&mut line, &search::replace(key, "_", " "), 14);
             line.push_str(&self.render(value));
             self.line(&line, if is_bad { RED } else { "" });
         }
@@ -81,7 +82,7 @@ impl Output {
         }
         let mut columns = Vec::new();
         for (at, key) in keys.iter().enumerate() {
-            let mut cells = vec![key.replace("_", " ")];
+            let mut cells = vec![search::replace(key, "_", " ")];
             for row in rows {
                 cells.push(self.render(row.get(at).unwrap_or(&Value::Nothing)));
             }

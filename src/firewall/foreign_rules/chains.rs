@@ -1,5 +1,7 @@
 //! Reads the chains of other programs from the output of `nft list ruleset`, iptables-save and ip6tables-save.
 
+use crate::search;
+
 /// The output of `nft -t list ruleset`, iptables-save and ip6tables-save.
 pub(in crate::firewall) struct Listings {
     pub(in crate::firewall) nft: String,
@@ -105,7 +107,7 @@ fn of_nft<'a>(listing: &'a str, own: &Own, chains: &mut Vec<Chain<'a>>) {
     let (mut table, mut ours, mut within) = (("", ""), false, false);
     for line in listing.lines().map(str::trim_ascii) {
         // After the brace of an owned table comes a comment with its owner's name.
-        let opened = line.split_once(" {").map_or(line, |(opened, _)| opened);
+        let opened = search::split_once(line, " {").map_or(line, |(opened, _)| opened);
         if let Some(name) = opened.strip_prefix("table ") {
             table = name.split_once(' ').unwrap_or_default();
             // nft also lists the tables of iptables-nft. In a bridge's tables no rule can use the connection mark, and ARP
@@ -121,7 +123,7 @@ fn of_nft<'a>(listing: &'a str, own: &Own, chains: &mut Vec<Chain<'a>>) {
         } else if line.starts_with('}') {
             within = false;
         } else if let Some(chain) = chains.last_mut().filter(|_| within) {
-            match line.split_once(" hook ") {
+            match search::split_once(line, " hook ") {
                 Some(("type filter", hook)) => chain.base = base(hook, own.priority),
                 Some(_) => {}
                 None => chain.rules.push(line),
@@ -135,7 +137,7 @@ fn base(text: &str, own: i32) -> Option<Base> {
     let hook = hook(text.split(' ').next()?)?;
     let before = match hook {
         "ingress" => true,
-        "prerouting" => priority(text.split_once("priority ")?.1.split(';').next()?) < own,
+        "prerouting" => priority(search::split_once(text, "priority ")?.1.split(';').next()?) < own,
         _ => false,
     };
     Some(Base { hook, before, drops: text.ends_with("policy drop;") })
@@ -155,7 +157,7 @@ fn priority(text: &str) -> i32 {
         "dstnat" => -100,
         number => number.parse().unwrap_or(0),
     };
-    start + number.replace(" ", "").parse::<i32>().unwrap_or(0)
+    start + search::replace(number, " ", "").parse::<i32>().unwrap_or(0)
 }
 
 #[cfg(test)]

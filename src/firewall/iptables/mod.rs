@@ -71,7 +71,7 @@ impl Chains {
 pub(super) fn has_rules(rules: &Rules) -> bool {
     versions().iter().all(|&version| {
         let listed = list(version).unwrap_or_default();
-        let logs = rules.group.is_some() || listed.contains(LOGGED);
+        let logs = rules.group.is_some() || search::contains(listed.as_bytes(), LOGGED.as_bytes());
         logs && own(&listed).lines().count() == lines_in(&script(version, rules, ""))
     })
 }

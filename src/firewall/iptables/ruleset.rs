@@ -129,7 +129,7 @@ pub(super) fn own(listed: &str) -> String {
         own.push_str(line);
     }
     for (chain, jump) in JUMPS {
-        if listed.split_once(chain).is_some_and(|(_, rest)| rest.starts_with(jump)) {
+        if search::split_once(listed, chain).is_some_and(|(_, rest)| rest.starts_with(jump)) {
             own.push_str(jump);
         }
     }
@@ -140,7 +140,8 @@ pub(super) fn own(listed: &str) -> String {
 pub(super) fn add_packets(listed: &str, packets: &mut [u64; 2]) {
     let [logged, dropped] = packets;
     for line in listed.lines() {
-        let number = line.split_once(" -c ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap_or(0);
+        let number =
+            search::split_once(line, " -c ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap_or(0);
         if line.starts_with("-A KNOCKKNOCK-KNOCK ") && search::contains(line.as_bytes(), b"LOG ") {
             *logged += number;
         } else if line.starts_with("-A KNOCKKNOCK ") && line.ends_with(" -j DROP") {

@@ -1,6 +1,7 @@
 //! The text of our table, as `nft -f` takes it: the .nft files here, with values in place of the names in `<…>`.
 
 use crate::firewall::rules::{Rules, Turnstile, Values};
+use crate::search;
 
 /// The name of our table, of family inet.
 pub(in crate::firewall) const TABLE: &str = "knockknock";
@@ -79,7 +80,7 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
         Some(0) => guarded.clear(),
         Some(seconds) if !guarded.is_empty() => {
             guarded.push_str(&format!(" timeout {seconds}s"));
-            guarded = guarded.replace(",", &format!(" timeout {seconds}s,"));
+            guarded = search::replace(&guarded, ",", &format!(" timeout {seconds}s,"));
         }
         _ => {}
     }
