@@ -6,11 +6,11 @@
 use crate::say;
 use crate::search;
 use crate::sys::file;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -236,7 +236,10 @@ fn home() -> PathBuf {
 /// Creates the directory of the records if necessary, and returns it.
 pub fn make_home() -> io::Result<PathBuf> {
     let home = home();
-    DirBuilder::new().recursive(true).mode(0o700).create(&home).map(|()| home)
+    match file::create_directory(&home) {
+        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => Err(cause),
+        _ => Ok(home),
+    }
 }
 
 /// Returns the path of the record of the daemon on `directory`.

@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 use crate::sys::file::{self, create_private};
 use crate::wire::Wire;
 use base64ct::{Base64, Encoding};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -143,6 +143,6 @@ fn make_directory(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     path.parent().map_or(Ok(()), make_directory)?;
-    DirBuilder::new().mode(0o700).create(path)?;
+    file::create_directory(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }

@@ -1,9 +1,11 @@
 //! Small files and file locks (flock(2)).
 
 use super::check;
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -78,6 +80,13 @@ pub fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(content)?;
     file.sync_all()
+}
+
+/// Creates a directory that only its owner can use, unless the umask takes even that away. Its parent must exist.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path ends with a null byte and lives through the call.
+    check(unsafe { libc::mkdir(path.as_ptr(), 0o700) }).map(drop)
 }
 
 /// Opens a file for writing, and creates it if it does not exist. Only its owner can open it, so nobody else can hold

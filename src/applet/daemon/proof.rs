@@ -18,11 +18,10 @@ use crate::sys::child::{self, Child};
 use crate::sys::{file, links, namespace, poll, privilege, sysctl, tcp};
 use crate::wire::Wire;
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -178,7 +177,7 @@ fn connect(name: &str, port: u16, config: &str) -> io::Result<(PathBuf, File, Tc
     links::add_address(SERVER)?;
     let listener = tcp::listen((SERVER, port).into())?;
     let directory = home.join("proof");
-    DirBuilder::new().mode(0o700).create(&directory)?;
+    file::create_directory(&directory)?;
     file::create_private(&directory.join("config"), config.as_bytes())?;
     Ok((directory, client, listener))
 }

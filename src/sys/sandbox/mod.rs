@@ -5,11 +5,10 @@ pub mod calls;
 pub mod landlock;
 pub mod seccomp;
 
-use super::{check, process};
-use std::fs::{DirBuilder, File};
+use super::{check, file, process};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
 
 /// Directories to try, in this order, for a short-lived empty directory.
 const PLACES: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
@@ -34,7 +33,7 @@ fn deleted_directory() -> io::Result<File> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for place in PLACES {
         let path = format!("{place}/knockknock-{}", std::process::id());
-        let opened = DirBuilder::new().mode(0o700).create(&path).and_then(|()| {
+        let opened = file::create_directory(path.as_ref()).and_then(|()| {
             let opened = File::open(&path);
             std::fs::remove_dir(&path)?;
             opened
