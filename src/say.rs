@@ -100,7 +100,7 @@ pub struct Terminal {
 /// The terminal that [`print()`] prints to, if it is one. NO_COLOR is respected (<https://no-color.org>).
 pub fn terminal() -> Option<Terminal> {
     let out = process::standard(1);
-    let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = process::variable("NO_COLOR").is_none_or(|value| value.is_empty());
     out.is_terminal().then(|| Terminal { columns: terminal::width(&*out).unwrap_or(80), colours })
 }
 

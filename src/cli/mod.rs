@@ -7,7 +7,7 @@ mod values;
 
 use crate::error::{Error, Result};
 use crate::say;
-use crate::sys::child;
+use crate::sys::{child, process};
 use applets::{APPLETS, Applet};
 use arguments::Arguments;
 use std::ffi::{OsStr, OsString};
@@ -102,10 +102,10 @@ fn is_prefixed(name: &OsStr) -> bool {
 
 /// Returns the applet of the first alias in the chain of symbolic links that starts at `program`.
 fn through_links(program: &Path) -> Option<&'static Applet> {
-    let mut link = if program.components().count() > 1 {
+    let mut link = if program.as_os_str().as_bytes().contains(&b'/') {
         program.to_owned()
     } else {
-        child::find(program.as_os_str(), &std::env::var_os("PATH")?, Path::is_file)?
+        child::find(program.as_os_str(), process::variable("PATH")?, Path::is_file)?
     };
     // The kernel's own limit (MAXSYMLINKS in linux/namei.h).
     for _ in 0..40 {

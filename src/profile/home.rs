@@ -5,7 +5,7 @@ use super::set::{Found, find, is_same_host, list};
 use crate::error::{Error, Result};
 use crate::search;
 use crate::sys::privilege::{self, Account, User};
-use std::env;
+use crate::sys::process;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -162,12 +162,12 @@ fn unknown(source: &str, value: &str) -> Error {
 }
 
 fn variable(name: &str) -> Option<String> {
-    env::var_os(name).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())
+    process::variable(name).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())
 }
 
 /// Returns the profile directory of this process's user: in `$HOME`, or in the home of the account.
 fn own_home() -> Result<PathBuf> {
-    match env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
+    match process::variable("HOME").map(Path::new).filter(|home| home.is_absolute()) {
         Some(home) => Ok(home.join(NAME)),
         None => home_of(privilege::real_uid()),
     }

@@ -1,5 +1,6 @@
 //! Child processes, by posix_spawn(3). `std::process::Command` would add 12 KB to the program.
 
+use super::process::{self, environ};
 use super::{check, file};
 use std::env;
 use std::ffi::{CString, OsStr, c_char, c_int};
@@ -14,11 +15,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::ptr;
 use std::time::Duration;
-
-unsafe extern "C" {
-    /// This process's environment (environ(7)).
-    static environ: *const *mut c_char;
-}
 
 /// A child process.
 pub struct Child {
@@ -171,9 +167,9 @@ fn is_system_program(file: &Path) -> bool {
 /// Runs a system program with `input` as its standard input, and returns its standard output. If it fails, the error
 /// is the first line of its standard error.
 pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
-    let (name, path) = (OsStr::new(program), env::var_os("PATH").unwrap_or_default());
+    let (name, path) = (OsStr::new(program), process::variable("PATH").unwrap_or_default());
     let found = |path: &OsStr| find(name, path, is_system_program);
-    let file = found(&path).or_else(|| found(ADMINISTRATION.as_ref())).ok_or(io::ErrorKind::NotFound)?;
+    let file = found(path).or_else(|| found(ADMINISTRATION.as_ref())).ok_or(io::ErrorKind::NotFound)?;
     let ((stdin, mut writer), (stdout, output)) = (pipe()?, pipe()?);
     let (mut stderr, errors) = UnixStream::pair()?;
     // Only the beginning is read, at the end. Output beyond the pipe's buffer is lost, but does not block the program.

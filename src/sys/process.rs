@@ -2,8 +2,7 @@
 
 use super::check;
 use super::file::read_small;
-use std::env;
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr, c_char};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -11,9 +10,15 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::linux::fs::MetadataExt;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::os::unix::process::parent_id;
 use std::path::Path;
+
+unsafe extern "C" {
+    /// This process's environment (environ(7)).
+    pub(super) static environ: *const *mut c_char;
+}
 
 /// A signal that the supervisor waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +110,22 @@ fn mask(how: libc::c_int, signals: &libc::sigset_t) -> io::Result<()> {
     }
 }
 
+/// Returns the value of an environment variable.
+pub fn variable(name: &str) -> Option<&'static OsStr> {
+    // SAFETY: the environment is a list of strings, each ended by a null byte, and a null pointer. Nothing changes it.
+    unsafe {
+        let mut at = environ;
+        while !(*at).is_null() {
+            let value = CStr::from_ptr(*at).to_bytes().strip_prefix(name.as_bytes());
+            if let Some(value) = value.and_then(|value| value.strip_prefix(b"=")) {
+                return Some(OsStr::from_bytes(value));
+            }
+            at = at.add(1);
+        }
+    }
+    None
+}
+
 /// Standard output (1) or standard error (2), without the buffers and the lock of `std::io`.
 pub fn standard(number: i32) -> ManuallyDrop<File> {
     // SAFETY: std opens /dev/null for descriptors that were closed, and nothing of ours closes these two.
@@ -114,8 +135,8 @@ pub fn standard(number: i32) -> ManuallyDrop<File> {
 /// Returns whether standard error is connected to systemd's journal: JOURNAL_STREAM (systemd.exec(5)) names its device
 /// and inode.
 pub fn stderr_is_journal() -> bool {
-    let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
-    standard(2).metadata().is_ok_and(|found| stream == format!("{}:{}", found.st_dev(), found.st_ino()))
+    let Some(stream) = variable("JOURNAL_STREAM") else { return false };
+    standard(2).metadata().is_ok_and(|found| *stream == *format!("{}:{}", found.st_dev(), found.st_ino()))
 }
 
 /// Returns whether the parent process is called `name` (at most 15 bytes, proc(5)).
@@ -164,10 +185,10 @@ impl Background {
 
 /// Reports readiness to the service manager, if NOTIFY_SOCKET names its socket (sd_notify(3)).
 pub fn notify_ready() -> io::Result<()> {
-    let Some(path) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let Some(path) = variable("NOTIFY_SOCKET") else { return Ok(()) };
     let address = match path.as_encoded_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(&path)?,
+        None => SocketAddr::from_pathname(path)?,
     };
     UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(drop)
 }
