@@ -25,7 +25,7 @@ pub enum Log {
     /// /dev/kmsg.
     Kmsg,
     /// A file that syslog writes.
-    File(PathBuf),
+    File(String),
     /// Standard input.
     Input,
     /// An NFLOG group.

@@ -47,7 +47,7 @@ impl Klog {
     /// Opens the configured source at its end. Must be called as root.
     pub fn open(log: &Log) -> Result<Self> {
         let source = match resolve(log)? {
-            Log::File(path) => Source::File(Box::new(follow::Follow::open(&path)?)),
+            Log::File(path) => Source::File(Box::new(follow::Follow::open(path.as_ref())?)),
             Log::Input => Source::Input(lines::Input::new(File::from(process::inherited(0)))),
             Log::Nflog(group) => Source::Nflog(nflog::Nflog::open(group)?),
             Log::Auto | Log::Kmsg => Source::Kmsg(kmsg::Kmsg::open(Path::new(DEV_KMSG))?),
@@ -129,8 +129,8 @@ pub fn resolve(log: &Log) -> Result<Log> {
 pub fn describe(log: &Log) -> String {
     match log {
         Log::Auto | Log::Kmsg => DEV_KMSG.into(),
-        Log::File(path) if !path.exists() => format!("{} (which does not exist yet)", path.display()),
-        Log::File(path) => path.display().to_string(),
+        Log::File(path) if !Path::new(path).exists() => format!("{path} (which does not exist yet)"),
+        Log::File(path) => path.clone(),
         Log::Input => "standard input".into(),
         Log::Nflog(group) => format!("NFLOG group {group}"),
     }
@@ -139,7 +139,7 @@ pub fn describe(log: &Log) -> String {
 /// Checks that a log can be opened by opening it. Returns a warning if something is missing.
 pub fn check(log: &Log) -> Result<Option<String>> {
     match log {
-        Log::File(path) => return follow::check(path),
+        Log::File(path) => return follow::check(path.as_ref()),
         Log::Nflog(group) => nflog::check(*group)?,
         // Standard input cannot be checked before it delivers lines.
         Log::Input => {}

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The mounts of this process's namespace.
@@ -28,7 +29,7 @@ impl WatchedPath {
         let mut watched = Self { names: Vec::new(), path: resolve(path)?, mounts: None };
         for part in path.ancestors().chain(watched.path.ancestors()) {
             let Some((directory, name)) = part.parent().zip(part.file_name()) else { continue };
-            let is_own = Some(part) == watched.path.parent();
+            let is_own = watched.path.parent().is_some_and(|parent| parent.as_os_str() == part.as_os_str());
             // Watch names only if one can change the path; other names may come and go all the time.
             if directory.is_dir() && (is_own || part.is_symlink() || !part.exists()) {
                 watched.names.push((inotify.watch(directory, inotify::NAMES)?, name.into()));
@@ -95,7 +96,8 @@ fn mount_ids(mounts: &str, path: &Path) -> String {
     let numbers = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ');
         let (number, point) = (words.next()?, words.nth(3)?);
-        path.starts_with(point).then_some(number)
+        let rest = path.as_os_str().as_bytes().strip_prefix(point.as_bytes())?;
+        (point == "/" || rest.is_empty() || rest.starts_with(b"/")).then_some(number)
     });
     numbers.collect::<Vec<_>>().join(" ")
 }

@@ -40,7 +40,7 @@ impl Knocker {
     pub fn open_as_is() -> Result<Self> {
         let raw = RawSockets::open().map_err(|cause| {
             let binary = env::current_exe().unwrap_or_else(|_| "knockknock".into());
-            let advice = format!("run as root, or: setcap cap_net_raw+ep {}", binary.display());
+            let advice = format!("run as root, or: setcap cap_net_raw+ep {}", binary.to_string_lossy());
             Error::system("open a raw socket", cause).advise(advice)
         })?;
         Ok(Self { raw })

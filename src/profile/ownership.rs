@@ -24,10 +24,11 @@ pub fn check_path(path: &Path) -> Result<()> {
     let path = path.canonicalize().map_err(failed)?;
     for part in path.ancestors() {
         let found = fs::metadata(part).map_err(failed)?;
+        let is_parent = part.as_os_str() != path.as_os_str();
         // In a sticky directory such as /tmp, users can rename only their own files.
-        let is_sticky_parent = part != path && found.mode() & libc::S_ISVTX != 0;
+        let is_sticky_parent = is_parent && found.mode() & libc::S_ISVTX != 0;
         // A container's own directories may be in one of the host.
-        if part == path || !privilege::is_outside_user(found.uid()) {
+        if !is_parent || !privilege::is_outside_user(found.uid()) {
             check_owner(&found, part, if is_sticky_parent { 0 } else { OTHERS_WRITE })?;
         }
     }

@@ -207,7 +207,7 @@ fn log(configured: &Log) -> Log {
 fn config_text(setup: &Setup, log: &Log, port: u16) -> String {
     let config = &setup.config;
     let log = match log {
-        Log::File(path) => path.display().to_string(),
+        Log::File(path) => path.clone(),
         Log::Nflog(group) => format!("nflog:{group}"),
         _ => "kmsg".to_owned(),
     };
