@@ -1,8 +1,9 @@
 //! Resolves host names.
 
 use crate::error::{Error, Result};
+use crate::sys::resolver;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 
 /// The address families to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,9 @@ pub fn ipv4_first(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 ///
 /// It tries the name as given and then in lower case, because musl compares names in /etc/hosts case-sensitively.
 pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let ask = |name: &str| (name, port).to_socket_addrs().map(Iterator::collect);
     let lower = host.to_ascii_lowercase();
-    ask(host).or_else(|failure| if lower == host { Err(failure) } else { ask(&lower).map_err(|_| failure) })
+    resolver::addresses(host, port).or_else(|failure| match lower == host {
+        true => Err(failure),
+        false => resolver::addresses(&lower, port).map_err(|_| failure),
+    })
 }

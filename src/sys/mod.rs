@@ -1,6 +1,7 @@
 //! Safe wrappers around system calls: the only unsafe code of the project, and nothing about knocks.
 //!
-//! Each wrapper holds as little unsafe code as possible. Calls that `std` already wraps are not repeated here.
+//! Each wrapper holds as little unsafe code as possible. Calls that `std` already wraps are
+//! repeated here only if its wrapper is much larger.
 #![allow(unsafe_code)]
 
 #[cfg(feature = "hooks")]
@@ -23,6 +24,7 @@ pub mod privilege;
 pub mod process;
 pub mod random;
 pub mod raw;
+pub mod resolver;
 pub mod route;
 pub mod rtnetlink;
 pub mod sandbox;
