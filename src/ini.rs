@@ -105,10 +105,8 @@ fn is_rem(line: &str) -> bool {
 }
 
 fn without_comment(value: &str) -> String {
-    let comment = value
-        .char_indices()
-        .zip(value.chars().skip(1))
-        .find_map(|((at, before), char)| (before.is_ascii_whitespace() && matches!(char, ';' | '#')).then_some(at));
+    let begins = |pair: &[u8]| matches!(pair, [before, b';' | b'#'] if before.is_ascii_whitespace());
+    let comment = value.as_bytes().windows(2).position(begins);
     let value = value.get(..comment.unwrap_or(value.len())).unwrap_or_default().trim_ascii();
     if value == "\"\"" { String::new() } else { value.into() }
 }
