@@ -3,5 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    knockknock::cli::main(std::env::args_os().collect()).into()
+    let mut argv = Vec::new();
+    std::env::args_os().for_each(|arg| argv.push(arg));
+    knockknock::cli::main(argv).into()
 }
