@@ -1,9 +1,4 @@
 //! Runs the applet that argv selects. The process exits only here.
+#![no_main]
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    let mut argv = Vec::new();
-    std::env::args_os().for_each(|arg| argv.push(arg));
-    knockknock::cli::main(argv).into()
-}
+knockknock::entry_point!(knockknock::cli::main);

@@ -498,7 +498,7 @@ fn one_file_each_ends_the_process_or_prints() {
         for (word, places) in [
             ("argh", &["cli/start.rs"][..]),
             ("process::exit", &[]),
-            ("ExitCode", &["main.rs"]),
+            ("ExitCode", &[]),
             ("io::stdout", &[]),
             ("io::stderr", &[]),
             ("process::standard", &["say.rs", "sys/sandbox/mod.rs"]),

@@ -31,6 +31,7 @@ pub mod sandbox;
 mod sockaddr;
 pub mod socketpair;
 mod sockopt;
+pub mod start;
 pub mod sysctl;
 pub mod tcp;
 pub mod tcp_timestamp;
