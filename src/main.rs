@@ -2,3 +2,6 @@
 #![no_main]
 
 knockknock::entry_point!(knockknock::cli::main);
+
+#[global_allocator]
+static ALLOCATOR: knockknock::sys::allocator::Malloc = knockknock::sys::allocator::Malloc;

@@ -4,6 +4,7 @@
 //! repeated here only if its wrapper is much larger.
 #![allow(unsafe_code)]
 
+pub mod allocator;
 #[cfg(feature = "hooks")]
 pub mod attempt;
 pub mod child;
