@@ -82,7 +82,7 @@ fn run_steps(
     let opened =
         knock(knocker, profile, &found, &addresses).map_err(|error| explain(error, port, knock_port, refused_before));
     let address = diagnosis.value("knock", opened)?;
-    diagnosis.ok("knock", format_args!("opened port {port}: connected to {address}"));
+    diagnosis.ok("knock", format_args!("opened port {port}: connected to {}", knocker::describe(address)));
     Some(())
 }
 

@@ -3,7 +3,7 @@
 mod fingerprint;
 mod resolve;
 
-pub use resolve::{Family, addresses, ipv4_first, resolve};
+pub use resolve::{Family, addresses, describe, ipv4_first, resolve};
 
 use crate::error::{Error, Result};
 use crate::profile::{self, Counter, Profile, SPENT};

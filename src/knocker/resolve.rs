@@ -39,6 +39,16 @@ pub fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>>
     Ok(addresses)
 }
 
+/// Returns an address as text, such as `192.0.2.7:22` or `[fe80::1%2]:22`.
+pub fn describe(address: SocketAddr) -> String {
+    let (ip, port) = (address.ip(), address.port());
+    match address {
+        SocketAddr::V4(_) => format!("{ip}:{port}"),
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("[{ip}%{}]:{port}", v6.scope_id()),
+        SocketAddr::V6(_) => format!("[{ip}]:{port}"),
+    }
+}
+
 /// Moves the IPv4 addresses to the front, in their order, for the daemon of knockknock 0.8, which reads IPv4 only.
 pub fn ipv4_first(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let (mut sorted, ipv6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv4);
@@ -55,4 +65,16 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         true => Err(failure),
         false => resolver::addresses(&lower, port).map_err(|_| failure),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_described_as_it_is_written() {
+        for text in ["192.0.2.7:22", "[2001:db8::7]:443", "[fe80::1%2]:22"] {
+            assert_eq!(describe(text.parse().unwrap()), text);
+        }
+    }
 }

@@ -8,7 +8,7 @@
 use super::Turn;
 use super::schedule::{Pace, Schedule, Step};
 use crate::error::{Error, Result};
-use crate::knocker::Knocker;
+use crate::knocker::{self, Knocker};
 use crate::profile::Profile;
 use crate::sys::epoll::Epoll;
 use crate::sys::tcp;
@@ -165,7 +165,7 @@ fn is_refusal(failure: &Error) -> bool {
 }
 
 fn failed(address: SocketAddr, cause: io::Error) -> Error {
-    Error::system(format!("connect to {address}"), cause)
+    Error::system(format!("connect to {}", knocker::describe(address)), cause)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub mod socks;
 mod turns;
 
 use crate::error::{Error, Result};
-use crate::knocker::Knocker;
+use crate::knocker::{self, Knocker};
 use crate::profile::ProfileHome;
 use crate::say;
 use crate::sys::process::{self, Background};
@@ -68,7 +68,9 @@ pub fn run(options: &ProxyOptions<'_>) -> Result<()> {
     };
     let background = options.background.then(Background::start).transpose();
     let background = background.map_err(|cause| Error::system("run in the background", cause))?;
-    let listener = tcp::listen(listen).map_err(|cause| Error::system(format!("listen on {listen}"), cause))?;
+    let listener = tcp::listen(listen);
+    let listen = knocker::describe(listen);
+    let listener = listener.map_err(|cause| Error::system(format!("listen on {listen}"), cause))?;
     let files = process::raise_file_limit_up_to(FILES_BESIDE + MOST * FILES_EACH);
     let files = files.map_err(|cause| Error::system("read the limit of open files", cause))?;
     let most = (files.saturating_sub(FILES_BESIDE) / FILES_EACH).clamp(16, MOST) as usize;
