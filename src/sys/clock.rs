@@ -20,6 +20,14 @@ pub fn now() -> u64 {
     read(libc::CLOCK_REALTIME).as_secs()
 }
 
+/// Returns the shorter time, or the only one.
+pub fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        _ => one.or(other),
+    }
+}
+
 fn read(clock: libc::clockid_t) -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: the structure is valid for writes, and zero is a valid time if the kernel does not know the clock.

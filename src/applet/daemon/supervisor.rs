@@ -14,7 +14,7 @@ use crate::error::{Error, Result, reason};
 use crate::firewall::{Backend, InstalledRules, Rules};
 use crate::say;
 use crate::sys::process::{self, Background, Signal, Signals};
-use crate::sys::{memory, poll};
+use crate::sys::{clock, memory, poll};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -159,7 +159,7 @@ impl Supervisor<'_> {
     fn timeout(&self) -> Option<Duration> {
         let start = self.children.is_none().then(|| self.pause.left(Instant::now()));
         let (retry, trial) = (self.installed.must_retry().then_some(RETRY_RULES), self.trial.left(Instant::now()));
-        [start, retry, trial].into_iter().flatten().min()
+        clock::sooner(start, clock::sooner(retry, trial))
     }
 
     /// Handles a message from the opener: both children are ready, a knock has opened a port, or the opener has exited.

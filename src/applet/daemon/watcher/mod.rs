@@ -34,7 +34,7 @@ use crate::say;
 use crate::status;
 use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
-use crate::sys::{memory, process, random};
+use crate::sys::{clock, memory, process, random};
 use crate::wire::Entry;
 use engine::{Action, Engine, Event, Settings};
 use profiles::Profiles;
@@ -176,7 +176,7 @@ impl Watcher {
         let now = Instant::now();
         let timeout = match self.engine.next_far_search().is_some() || self.engine.is_filling() {
             true => Some(Duration::ZERO),
-            false => [self.report.due(now), log.due(now)].into_iter().flatten().min(),
+            false => clock::sooner(self.report.due(now), log.due(now)),
         };
         let more = log.wait(timeout).map_err(|cause| Error::system("wait for the log", cause))?;
         if more || log.due(Instant::now()) == Some(Duration::ZERO) {

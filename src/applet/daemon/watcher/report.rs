@@ -9,6 +9,7 @@ use crate::error::reason;
 use crate::profile::REPLACED;
 use crate::say;
 use crate::status::Count;
+use crate::sys::clock;
 use crate::wire::Entry;
 use std::io;
 use std::net::IpAddr;
@@ -140,7 +141,7 @@ impl Report {
 
     /// Returns the time until a summary or a write of the status is due.
     pub fn due(&self, now: Instant) -> Option<Duration> {
-        [self.summary_due(now), self.publication.due(now)].into_iter().flatten().min()
+        clock::sooner(self.summary_due(now), self.publication.due(now))
     }
 
     fn summary_due(&self, now: Instant) -> Option<Duration> {
