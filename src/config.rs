@@ -1,8 +1,8 @@
 //! The daemon's configuration: `[main]` in `DIR/config`.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, not_a_port, quoted};
 use crate::ini;
-use crate::ports::{Ports, not_a_port};
+use crate::ports::Ports;
 use crate::say;
 use crate::sys::file;
 use std::fs::File;
@@ -114,7 +114,7 @@ impl Config {
 
     /// Sets one key. The error is the reason why that is not possible.
     fn set(&mut self, key: &str, value: &str) -> std::result::Result<(), String> {
-        let wrong = |wanted: &str| format!("{key} = {value:?}: {wanted}");
+        let wrong = |wanted: &str| format!("{key} = {}: {wanted}", quoted(value));
         let number = |from: u32, to: u32| {
             let number = value.parse().ok().filter(|number| (from..=to).contains(number));
             let others = if from == 1 { "; knockknock 0.8 accepted others" } else { "" };
@@ -137,7 +137,7 @@ impl Config {
             "interfaces" => {
                 for name in value.split([',', ' ']).filter(|name| !name.is_empty()) {
                     if !is_interface(name) {
-                        return Err(wrong(&format!("{name:?} is not a valid interface name")));
+                        return Err(wrong(&format!("{} is not a valid interface name", quoted(name))));
                     }
                     self.interfaces.push(name.to_owned());
                 }
@@ -148,7 +148,7 @@ impl Config {
             "mark" => self.mark = mark(value).ok_or_else(|| wrong("expected one bit, such as 0x08000000"))?,
             "user" if value.is_empty() => return Err(wrong("expected a user name")),
             "user" => self.user = Some(value.to_owned()),
-            _ => return Err(format!("unknown key {key:?}")),
+            _ => return Err(format!("unknown key {}", quoted(key))),
         }
         Ok(())
     }
@@ -206,7 +206,7 @@ const LOCK_ATTEMPTS: u32 = 100;
 /// Opens what the daemon on `directory` locks: a file or, where none can be made, the directory. A file system that has
 /// become read-only keeps the file.
 fn open_lock(directory: &Path) -> io::Result<File> {
-    file::open_small(&directory.join(file::LOCK), false).or_else(|_| File::open(directory))
+    file::open_small(&directory.join(file::LOCK), false).or_else(|_| file::open(directory, libc::O_RDONLY))
 }
 
 /// Takes the lock of the daemon on `directory`.

@@ -1,7 +1,9 @@
 //! The error type. It says what happened, to which object, why, and what to do.
 
-use std::fmt;
+use std::ffi::OsStr;
+use std::fmt::{self, Write};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Shorthand for a result with an [`Error`].
@@ -10,10 +12,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// An error that ends a program, or that makes the daemon ignore a profile.
 ///
 /// It is one pointer, because nearly every function returns it.
-#[derive(Debug)]
 pub struct Error(Box<Parts>);
 
-#[derive(Debug)]
 struct Parts {
     /// What happened, to which object, and why.
     text: String,
@@ -45,15 +45,15 @@ impl Error {
     /// Makes an error that reads `cannot VERB "PATH": CAUSE`.
     #[cold]
     pub fn path(verb: &str, path: &Path, cause: io::Error) -> Self {
-        Self::system(format!("{verb} {path:?}"), cause)
+        Self::system(format!("{verb} {}", quoted(path)), cause)
     }
 
     /// Makes an error that reads `"PATH": WHY`, or `"PATH", line LINE: WHY` when `line` is not 0.
     #[cold]
     pub fn content(path: &Path, line: usize, why: impl fmt::Display) -> Self {
         Self::refused(match line {
-            0 => format!("{path:?}: {why}"),
-            _ => format!("{path:?}, line {line}: {why}"),
+            0 => format!("{}: {why}", quoted(path)),
+            _ => format!("{}, line {line}: {why}", quoted(path)),
         })
     }
 
@@ -97,7 +97,60 @@ impl fmt::Display for Error {
     }
 }
 
+/// Only tests print it. A derived one would use `{:?}` of text; see [`quoted`].
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.text)
+    }
+}
+
 impl std::error::Error for Error {}
+
+/// Makes an error of a system call in words.
+pub fn failure(why: impl Into<String>) -> io::Error {
+    io::Error::other(Error::refused(why))
+}
+
+/// Returns a name or a path for a message: between quotation marks, which are escaped in it, as are control characters.
+/// `{:?}` would do the same, but it has 4 KB of tables of other characters that cannot be printed.
+pub fn quoted(name: &(impl AsRef<OsStr> + ?Sized)) -> Quoted<'_> {
+    Quoted(name.as_ref().as_bytes())
+}
+
+/// Says that `word` is not a port.
+pub fn not_a_port(word: &str) -> String {
+    format!("{} is not a port from 1 to 65535", quoted(word))
+}
+
+/// Returns whether a character has no width, ends a line, or changes the direction of text.
+fn turns_text(char: char) -> bool {
+    matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// See [`quoted`].
+pub struct Quoted<'a>(&'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for chunk in self.0.utf8_chunks() {
+            for char in chunk.valid().chars() {
+                match char {
+                    '"' | '\\' => write!(f, "\\{char}")?,
+                    '\n' => f.write_str("\\n")?,
+                    '\r' => f.write_str("\\r")?,
+                    '\t' => f.write_str("\\t")?,
+                    _ if char.is_control() || turns_text(char) => write!(f, "\\u{{{:x}}}", u32::from(char))?,
+                    _ => f.write_char(char)?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02X}")?;
+            }
+        }
+        f.write_str("\"")
+    }
+}
 
 /// Returns the system's description of an error in lower case, without the error number that Rust appends.
 pub fn reason(cause: &io::Error) -> String {
@@ -115,5 +168,19 @@ pub fn reason(cause: &io::Error) -> String {
 pub fn lower_first(text: &mut str) {
     if let Some(first) = text.get_mut(..1) {
         first.make_ascii_lowercase();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_as_debug_quotes_them() {
+        for name in ["", "a b", "a \"b\" \\c", "a\n\t\r\x1b\u{85}", "é", "\u{202e}x\u{200b}\u{feff}"] {
+            assert_eq!(quoted(name).to_string(), format!("{name:?}"));
+        }
+        let path = Path::new(OsStr::from_bytes(b"/x\xff/\xc3\xa9"));
+        assert_eq!(quoted(path).to_string(), format!("{path:?}"));
     }
 }

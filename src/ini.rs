@@ -4,6 +4,8 @@
 //! `rem ` are comments, and so is the text after ` ;` or ` #` in a value. A line that starts with white space continues
 //! the previous value.
 
+use crate::error::quoted;
+
 /// One key and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -55,10 +57,10 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
                 "main" => Some(true),
                 "DEFAULT" => Some(false),
                 main if main.trim_ascii().eq_ignore_ascii_case("main") => {
-                    return Err((number, format!("section {main:?} is not read: write \"[main]\"")));
+                    return Err((number, format!("section {} is not read: write \"[main]\"", quoted(main))));
                 }
                 other => {
-                    warnings.push(format!("line {number}: section {other:?} is ignored; only [main] is read"));
+                    warnings.push(format!("line {number}: section {} is ignored; only [main] is read", quoted(other)));
                     None
                 }
             };
@@ -86,7 +88,7 @@ pub fn settings(text: &str, lists: &[&str]) -> Result<(Vec<Setting>, Vec<String>
                 first.value.push_str(", ");
                 first.value.push_str(&setting.value);
             }
-            Some(first) => return Err((line, format!("{key:?} is already set on line {}", first.line))),
+            Some(first) => return Err((line, format!("{} is already set on line {}", quoted(key), first.line))),
         }
     }
     defaults.retain(|default| !main.iter().any(|setting| setting.key == default.key));

@@ -87,11 +87,6 @@ pub fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&port: &u16| digits && port != 0)
 }
 
-/// Says that `word` is not a port, for an error.
-pub fn not_a_port(word: &str) -> String {
-    format!("{word:?} is not a port from 1 to 65535")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -511,6 +511,39 @@ fn one_file_each_ends_the_process_or_prints() {
     assert_none(wrong);
 }
 
+/// Each of these brings 300 to 5,000 bytes of std along, even if it is used once.
+#[test]
+fn what_is_large_in_std_is_not_used() {
+    let mut wrong = Vec::new();
+    for source in
+        sources().iter().filter(|source| !["sys/attempt.rs", "applet/daemon/hooks.rs"].contains(&&*source.path))
+    {
+        for (word, instead) in [
+            (":?}", "error::quoted"),
+            ("io::Error::other(", "error::failure"),
+            ("File::open(", "sys::file::open"),
+            ("File::options(", "sys::file::open"),
+            ("OpenOptions", "sys::file::open"),
+            ("read_to_end(&mut", "sys::file::read_to_end"),
+            ("read_to_string(", "sys::file::kernel_text"),
+            ("fs::read(", "sys::file::read"),
+            ("DirBuilder", "sys::file::create_directory"),
+            ("env::var", "sys::process::variable"),
+            (".replace(\"", "search::replace"),
+            (".split_once(\"", "search::split_once"),
+            ("rsplit_once(", "search::split_last"),
+            ("to_socket_addrs", "sys::resolver::addresses"),
+            (".display()", "to_string_lossy"),
+        ] {
+            let is_own = word.starts_with("io::Error") && source.path == "error.rs";
+            if source.code.contains(word) && !is_own && !(word == "env::var" && source.path == "sys/child.rs") {
+                wrong.push(format!("{} uses {word}: use {instead}", source.path));
+            }
+        }
+    }
+    assert_none(wrong);
+}
+
 #[test]
 fn only_the_firewall_and_the_supervisor_start_processes() {
     let mut wrong = Vec::new();

@@ -1,6 +1,6 @@
 //! accept: creates a client's profile from the line that invite printed.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::profile::{self, Invitation, ProfileHome};
 use crate::say;
 use crate::sys::file::LONGEST;
@@ -25,11 +25,11 @@ pub fn run(home: &ProfileHome, host: Option<&str>) -> Result<()> {
     })?;
     let host = host.unwrap_or(&invitation.host);
     if let Some(found) = home.find(host)? {
-        return Err(Error::refused(format!("{host:?} has a profile already"))
-            .advise(format!("to keep it, but disabled: mv {0:?} {0:?}.off", found.path)));
+        return Err(Error::refused(format!("{} has a profile already", quoted(host)))
+            .advise(format!("to keep it, but disabled: mv {0} {0}.off", quoted(&found.path))));
     }
     let path = profile::accept(&home.directory, host, &invitation)?;
-    say::note(format_args!("created {path:?}"));
+    say::note(format_args!("created {}", quoted(&path)));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! connect: knocks, connects, and relays standard input and output.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::knocker::{self, Family, Knocker};
 use crate::profile::{Profile, ProfileHome};
 use crate::sys::pipe::Pipe;
@@ -37,7 +37,11 @@ pub fn run(home: &ProfileHome, host: &str, port: u16, family: Family) -> Result<
         }
         Some(_) => tunnel::connect(&addresses, None),
         None => tunnel::connect(&addresses, None).map_err(|error| {
-            error.advise(format!("there is no profile for {host:?} in {:?}, so no knock was sent", home.directory))
+            error.advise(format!(
+                "there is no profile for {} in {}, so no knock was sent",
+                quoted(host),
+                quoted(&home.directory)
+            ))
         }),
     };
     join(&stream?, knocked)

@@ -1,7 +1,7 @@
 //! doctor HOST: follows a knock from this machine step by step, and reports where it fails.
 
 use crate::diagnosis::Diagnosis;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::knocker::{self, Family, Knocker};
 use crate::ports::Ports;
 use crate::profile::{Found, Profile, ProfileHome};
@@ -50,7 +50,7 @@ fn run_steps(
     let (profile, found) = diagnosis.value("profile", loaded)?;
     let config = &profile.config;
     let opens = config.ports.as_ref().map_or("any port".to_owned(), Ports::describe);
-    diagnosis.ok("profile", format_args!("{:?}: {}", found.path, profile.describe(&opens)));
+    diagnosis.ok("profile", format_args!("{}: {}", quoted(&found.path), profile.describe(&opens)));
     let knock_port = config.knock_port;
     let listed = config.ports.as_ref().filter(|ports| !ports.contains(SSH)).and_then(|ports| ports.iter().next());
     let port = options.port.or(listed).unwrap_or(SSH);
@@ -67,7 +67,7 @@ fn run_steps(
         list += if list.is_empty() { "" } else { ", then " };
         list += &address.ip().to_string();
     }
-    diagnosis.ok("name", format_args!("{host:?} is {list}"));
+    diagnosis.ok("name", format_args!("{} is {list}", quoted(host)));
 
     // An address without a route is skipped, as connections do.
     let with_route = addresses.iter().find(|address| knocker::describe_route(**address).is_ok());

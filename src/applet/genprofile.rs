@@ -1,7 +1,7 @@
 //! genprofile: creates a profile with new keys.
 
 use crate::config;
-use crate::error::Result;
+use crate::error::{Result, quoted};
 use crate::profile::{self, Wanted};
 use crate::say;
 use std::path::Path;
@@ -11,7 +11,8 @@ pub fn run(directory: &Path, name: &str, wanted: Wanted) -> Result<()> {
     let config = profile::choose(directory, wanted)?;
     let path = profile::create(&directory.join("profiles"), name, &config)?;
     say::note(format_args!(
-        "created {path:?} (knock port {}, {} wire); copy it to the client as ~/.knockknock/SERVERHOST",
+        "created {} (knock port {}, {} wire); copy it to the client as ~/.knockknock/SERVERHOST",
+        quoted(&path),
         config.knock_port,
         config.wire.name()
     ));

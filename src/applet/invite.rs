@@ -1,7 +1,7 @@
 //! invite and rotate: print the line with which a client gets its profile.
 
 use crate::config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::ports::Ports;
 use crate::profile::{self, Found, Wanted};
 use crate::say;
@@ -14,7 +14,7 @@ pub fn run(directory: &Path, name: &str, host: &str, ports: Option<Ports>, again
     let profiles = directory.join("profiles");
     let is_new = profile::list(&profiles)?.profiles.iter().all(|found| found.name != name);
     if !is_new && ports.is_some() {
-        return Err(Error::refused(format!("profile {name:?} exists, and --ports applies only to a new one"))
+        return Err(Error::refused(format!("profile {} exists, and --ports applies only to a new one", quoted(name)))
             .advise("omit --ports, or choose another name"));
     }
     let path = if is_new {

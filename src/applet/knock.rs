@@ -1,6 +1,6 @@
 //! knock: sends one SYN and exits.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::knocker::{self, Family, Knocker};
 use crate::profile::{Found, Profile, ProfileHome};
 use crate::say;
@@ -65,9 +65,9 @@ fn knock(
     let (source, differs) = knocker.knock(&mut profile, options.port, address, source)?;
     if options.verbose {
         say::note(format_args!(
-            "sent a knock for port {} with profile {:?}: from {}, to {}, knock port {}, {} wire",
+            "sent a knock for port {} with profile {}: from {}, to {}, knock port {}, {} wire",
             options.port,
-            profile.name,
+            quoted(&profile.name),
             source.ip(),
             address.ip(),
             profile.config.knock_port,

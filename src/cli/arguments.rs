@@ -4,7 +4,7 @@
 //! argh expects one UTF-8 word for each name and value, options first. A path need not be UTF-8, so the value of
 //! `--dir` is stored separately. All other arguments must be UTF-8.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -108,7 +108,7 @@ impl<'a> Arguments<'a> {
 
 /// Returns an argument as text; an error if it is not UTF-8.
 pub fn text(argument: &OsStr) -> Result<&str> {
-    argument.to_str().ok_or_else(|| Error::usage(format!("argument {argument:?} is not UTF-8")))
+    argument.to_str().ok_or_else(|| Error::usage(format!("argument {} is not UTF-8", quoted(argument))))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod arguments;
 mod start;
 mod values;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::say;
 use crate::sys::{child, process};
 use applets::{APPLETS, Applet};
@@ -130,7 +130,7 @@ fn run(applet: &Applet, command: &str, args: &[OsString]) -> Result<u8> {
 fn unknown(name: &OsStr) -> Error {
     let host = name.to_str().filter(|_| !is_prefixed(name)).unwrap_or("HOST");
     let advice = format!("to knock: knockknock -p PORT {host}; to list the applets: knockknock --help");
-    Error::refused(format!("unknown applet {name:?}")).advise(advice)
+    Error::refused(format!("unknown applet {}", quoted(name))).advise(advice)
 }
 
 fn usage() -> String {

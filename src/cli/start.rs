@@ -5,7 +5,7 @@ use super::values::{address, duration, family, port, port_list, wire};
 use crate::applet::daemon::LogTarget;
 use crate::applet::{accept, connect, daemon, doctor, genprofile, invite, knock, proxy, revoke, status};
 use crate::config::DIRECTORY;
-use crate::error::{Error, Result, lower_first};
+use crate::error::{Error, Result, lower_first, quoted};
 use crate::knocker::Family;
 use crate::ports::{self, Ports};
 use crate::profile::{ProfileHome, Wanted};
@@ -256,7 +256,7 @@ fn message(output: &str) -> String {
     // argh puts each missing argument on a line of its own, indented.
     let mut text = search::replace(&search::replace(output.trim_ascii(), "\n    ", "\n"), "\n", " ");
     if let Some(option) = text.strip_prefix("Unrecognized argument: ") {
-        return format!("unknown option {option:?}");
+        return format!("unknown option {}", quoted(option));
     }
     lower_first(&mut text);
     text

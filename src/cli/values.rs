@@ -1,8 +1,8 @@
 //! Reads the values of options and operands. Each error names the value.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, not_a_port, quoted};
 use crate::knocker::Family;
-use crate::ports::{self, Ports, not_a_port};
+use crate::ports::{self, Ports};
 use crate::wire::Wire;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -23,18 +23,18 @@ pub(super) fn duration(typed: &str) -> Result<Duration> {
     let unit = [("s", 1), ("m", 60), ("h", 3600)].into_iter();
     let read = |(unit, seconds): (&str, u64)| Some(typed.strip_suffix(unit)?.parse::<u32>().ok()? as u64 * seconds);
     let seconds = unit.filter_map(read).next().filter(|seconds| (1..=86_400).contains(seconds));
-    let wrong = || Error::usage(format!("option --trial: {typed:?} is not a time up to 24h, such as 10m"));
+    let wrong = || Error::usage(format!("option --trial: {} is not a time up to 24h, such as 10m", quoted(typed)));
     seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
 /// Reads an IP address.
 pub(super) fn address(typed: &str) -> std::result::Result<IpAddr, String> {
-    typed.parse().map_err(|_| format!("{typed:?} is not an IP address"))
+    typed.parse().map_err(|_| format!("{} is not an IP address", quoted(typed)))
 }
 
 /// Reads the name of a wire.
 pub(super) fn wire(typed: &str) -> std::result::Result<Wire, String> {
-    Wire::named(typed).ok_or_else(|| format!("{typed:?} is not a wire: use classic or stealth"))
+    Wire::named(typed).ok_or_else(|| format!("{} is not a wire: use classic or stealth", quoted(typed)))
 }
 
 /// Returns the address families that -4 and -6 allow.

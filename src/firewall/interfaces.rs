@@ -1,14 +1,14 @@
 //! The names under which the firewall sees packets of an interface.
 
 use crate::config;
-use crate::error::Error;
+use crate::error::{Error, quoted};
 use crate::sys::links::{self, Link};
 
 /// Returns a warning for each interface in a VRF. The rules for iptables do not find its addresses local.
 pub fn vrf_warnings() -> Vec<Error> {
     let mut warnings = Vec::new();
     for link in links::list().unwrap_or_default().iter().filter(|link| link.in_vrf) {
-        let why = format!("interface {:?} is in a VRF: with iptables, knocks are not detected there", link.name);
+        let why = format!("interface {} is in a VRF: with iptables, knocks are not detected there", quoted(&link.name));
         warnings.push(Error::refused(why));
     }
     warnings

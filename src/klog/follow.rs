@@ -8,15 +8,15 @@ use super::lines::Lines;
 use super::notice::Notice;
 use super::record::Record;
 use super::watched_path::WatchedPath;
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Result, failure, quoted, reason};
 use crate::ports::Ports;
 use crate::sys::inotify::{self, Inotify, Watch};
-use crate::sys::{poll, privilege};
+use crate::sys::{file, poll, privilege};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ impl Follow {
         let inotify = Inotify::new().map_err(failed)?;
         let watched_path = WatchedPath::find(path, &inotify).map_err(failed)?;
         let Some((directory, name)) = watched_path.parts() else {
-            return Err(Error::refused(format!("{path:?} is not the path of a log file")));
+            return Err(Error::refused(format!("{} is not the path of a log file", quoted(path))));
         };
         let (bare, name) = (name.to_owned(), directory.join(name));
         let directory = match inotify.watch(directory, inotify::NAMES_AND_RIGHTS) {
@@ -178,7 +178,7 @@ impl Follow {
             Err(_) if self.missing_reported => {}
             Err(error) => {
                 self.missing_reported = true;
-                notice = Some(Notice::Missing(format!("{:?}: {}", self.path, reason(&error))));
+                notice = Some(Notice::Missing(format!("{}: {}", quoted(&self.path), reason(&error))));
             }
         }
         Ok(if moved { Some(Notice::Moved) } else { notice })
@@ -190,7 +190,7 @@ impl Follow {
         // Look before opening: only root may be allowed to open it.
         let found = fs::metadata(&self.name)?;
         if !found.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
+            return Err(failure("it is not a regular file"));
         }
         let found = id(&found);
         if is_open(&self.next, found) {
@@ -201,7 +201,7 @@ impl Follow {
             self.close(next);
             return Ok(());
         }
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.name)?;
+        let file = file::open(&self.name, libc::O_RDONLY | libc::O_NONBLOCK)?;
         let found = file.metadata()?;
         let watch = self.inotify.watch(&self.name, inotify::CONTENT)?;
         // A third file appeared, so nothing is written to the oldest any more.
@@ -285,7 +285,9 @@ pub(super) fn check(path: &Path) -> Result<Option<String>> {
     let follow = Follow::open(path)?;
     match follow.directory {
         None => Err(failed(path, io::Error::from_raw_os_error(libc::ENOENT))),
-        Some(_) if follow.missing_reported => Ok(Some(format!("{path:?} does not exist yet; the daemon waits for it"))),
+        Some(_) if follow.missing_reported => {
+            Ok(Some(format!("{} does not exist yet; the daemon waits for it", quoted(path))))
+        }
         Some(_) => Ok(None),
     }
 }

@@ -3,14 +3,15 @@
 
 use super::notice::Notice;
 use super::record::Record;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::ports::Ports;
 use crate::search;
+use crate::sys::file;
 use crate::wire::entry;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,12 +38,13 @@ impl Kmsg {
             Error::path("open", path, cause)
                 .advise("run as root (or with CAP_SYSLOG), or set log = /var/log/kern.log in the config")
         };
-        let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+        let mut file = file::open(path, libc::O_RDONLY | libc::O_NONBLOCK).map_err(failed)?;
         let found = file.metadata().map_err(failed)?;
         if !found.file_type().is_char_device() || found.rdev() != KMSG {
-            let is =
-                path.read_link().map_or("not the device 1:11".to_owned(), |target| format!("a link to {target:?}"));
-            return Err(Error::refused(format!("{path:?} is not the kernel log; it is {is}"))
+            let is = path
+                .read_link()
+                .map_or("not the device 1:11".to_owned(), |target| format!("a link to {}", quoted(&target)));
+            return Err(Error::refused(format!("{} is not the kernel log; it is {is}", quoted(path)))
                 .advise("containers often have no /dev/kmsg: set log = nflog:5 in the config"));
         }
         file.seek(SeekFrom::End(0)).map_err(failed)?;

@@ -18,7 +18,7 @@ pub use record::LogEvent;
 use crate::config::Log;
 use crate::error::{Error, Result};
 use crate::ports::Ports;
-use crate::sys::{poll, process};
+use crate::sys::{file, poll, process};
 use intake::Intake;
 use kmsg::DEV_KMSG;
 use record::Record;
@@ -118,7 +118,7 @@ pub fn resolve(log: &Log) -> Result<Log> {
     }
     let Err(kmsg) = kmsg::Kmsg::open(Path::new(DEV_KMSG)) else { return Ok(Log::Kmsg) };
     let kern_log = Path::new(KERN_LOG);
-    let kern_log = File::open(kern_log).map_err(|cause| Error::path("open", kern_log, cause));
+    let kern_log = file::open(kern_log, libc::O_RDONLY).map_err(|cause| Error::path("open", kern_log, cause));
     kern_log.map(|_| Log::File(KERN_LOG.into())).map_err(|kern_log| {
         Error::refused(format!("there is no kernel log to read: {kmsg}; {kern_log}"))
             .advise("set log = nflog:5 in the config, which works in containers too")

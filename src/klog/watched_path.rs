@@ -38,7 +38,7 @@ impl WatchedPath {
                 watched.names.push((inotify.watch(part, inotify::ITSELF)?, OsString::new()));
             }
         }
-        if let Ok(mut file) = File::open(MOUNTS) {
+        if let Ok(mut file) = file::open(MOUNTS.as_ref(), libc::O_RDONLY) {
             let mounted = mounted_on(&mut file, &watched.path)?;
             watched.mounts = Some((file, mounted));
         }

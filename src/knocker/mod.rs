@@ -5,7 +5,7 @@ mod resolve;
 
 pub use resolve::{Family, addresses, describe, ipv4_first, resolve};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::profile::{self, Counter, Profile, SPENT};
 use crate::sys::privilege::User;
 use crate::sys::raw::RawSockets;
@@ -58,7 +58,7 @@ impl Knocker {
         source: Option<SocketAddr>,
     ) -> Result<(SocketAddr, Option<&'static str>)> {
         if profile.config.ports.as_ref().is_some_and(|ports| !ports.contains(port)) {
-            return Err(Error::refused(format!("profile {:?} may not open port {port}", profile.name))
+            return Err(Error::refused(format!("profile {} may not open port {port}", quoted(&profile.name)))
                 .advise("to allow it, add the port to \"ports\" in the profile's config, on both sides"));
         }
         let destination = canonical(destination, profile.config.knock_port);

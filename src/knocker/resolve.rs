@@ -1,6 +1,6 @@
 //! Resolves host names.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::sys::resolver;
 use std::io;
 use std::net::SocketAddr;
@@ -30,11 +30,11 @@ impl Family {
 /// Returns the addresses of `host` in `family`, with `port`; at least one.
 pub fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>> {
     let mut addresses =
-        addresses(host, port).map_err(|cause| Error::system(format!("find the address of {host:?}"), cause))?;
+        addresses(host, port).map_err(|cause| Error::system(format!("find the address of {}", quoted(host)), cause))?;
     addresses.retain(|address| family.has(address));
     if addresses.is_empty() {
         let kind = if family == Family::V4 { "IPv4" } else { "IPv6" };
-        return Err(Error::refused(format!("{host:?} has no {kind} address")).advise("leave out -4 or -6"));
+        return Err(Error::refused(format!("{} has no {kind} address", quoted(host))).advise("leave out -4 or -6"));
     }
     Ok(addresses)
 }

@@ -1,7 +1,7 @@
 //! A profile's `config`, which holds no secret. The supervisor reads this file and no other file of a profile.
 
 use super::ownership::failed;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, not_a_port, quoted};
 use crate::ini;
 use crate::ports::{self, Ports};
 use crate::sys::file;
@@ -51,10 +51,10 @@ impl ProfileConfig {
             match key.as_str() {
                 "knock_port" => {
                     knock_port = ports::port(value);
-                    wrong = knock_port.is_none().then(|| ports::not_a_port(value));
+                    wrong = knock_port.is_none().then(|| not_a_port(value));
                 }
                 "ports" => match Ports::parse(value) {
-                    Err(word) => wrong = Some(ports::not_a_port(word)),
+                    Err(word) => wrong = Some(not_a_port(word)),
                     Ok(list) if list.is_empty() => {
                         wrong = Some("\"ports\" is empty: such a profile could open nothing".to_owned());
                     }
@@ -62,9 +62,9 @@ impl ProfileConfig {
                 },
                 "wire" => {
                     wire = Wire::named(value);
-                    wrong = wire.is_none().then(|| format!("{value:?} is not a wire: use classic or stealth"));
+                    wrong = wire.is_none().then(|| format!("{} is not a wire: use classic or stealth", quoted(value)));
                 }
-                _ => wrong = Some(format!("unknown key {key:?}")),
+                _ => wrong = Some(format!("unknown key {}", quoted(key))),
             }
             if let Some(why) = wrong {
                 return Err((*line, why));

@@ -1,7 +1,7 @@
 //! The durable counter of a profile: a value is stored as used before a packet is sent or a port is opened with it.
 
 use super::ownership::{check_private, failed};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, failure};
 use crate::sys;
 use std::fs::File;
 use std::io;
@@ -75,11 +75,11 @@ impl Counter {
         sys::file::try_lock(&self.file)?;
         let found = self.read().ok();
         if found == Some(REVOKED) && next < REVOKED {
-            return Err(io::Error::other("the profile was revoked"));
+            return Err(failure("the profile was revoked"));
         }
         let metadata = self.file.metadata()?;
         if metadata.nlink() == 0 {
-            return Err(io::Error::other("the file was replaced (SIGHUP makes the daemon read the profiles again)"));
+            return Err(failure("the file was replaced (SIGHUP makes the daemon read the profiles again)"));
         }
         let next = next.max(found.unwrap_or(0));
         self.widen(metadata.size())?;

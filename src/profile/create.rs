@@ -4,7 +4,7 @@ use super::ProfileConfig;
 use super::home::check_spelling;
 use super::keys::{self, RawKeys};
 use super::set::{DISABLED, Found, REPLACED, UNFINISHED, list};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::sys::file::{self, create_private};
 use crate::wire::Wire;
 use base64ct::{Base64, Encoding};
@@ -23,14 +23,14 @@ pub fn create(directory: &Path, name: &str, config: &ProfileConfig) -> Result<Pa
     make(directory, name, &Content { keys: &keys, counter: 0, config }, &|other| {
         if other.name.strip_suffix(REPLACED) == Some(name) {
             // The new profile would enable the old keys, and its first knock would revoke them.
-            return Err(Error::refused(format!("profile {:?} has older keys of {name:?}", other.name))
+            return Err(Error::refused(format!("profile {} has older keys of {}", quoted(&other.name), quoted(name)))
                 .advise(format!("choose another name, or revoke them first: knockknock revoke {}", other.name)));
         }
         // A profile that cannot be read has no knock port that could collide.
         let Ok(found) = ProfileConfig::load(&other.path) else { return Ok(()) };
         let classic = [found.wire, config.wire].contains(&Wire::Classic);
         if classic && found.knock_port == config.knock_port {
-            let why = format!("profile {:?} has knock port {} already", other.name, config.knock_port);
+            let why = format!("profile {} has knock port {} already", quoted(&other.name), config.knock_port);
             return Err(Error::refused(why).advise("choose another knock port: only stealth profiles can share one"));
         }
         Ok(())
@@ -76,8 +76,8 @@ pub(super) fn make_locked(
 ) -> Result<PathBuf> {
     let path = directory.join(name);
     if fs::symlink_metadata(&path).is_ok() {
-        return Err(Error::refused(format!("profile {name:?} exists"))
-            .advise(format!("choose another name, or remove {path:?} first")));
+        return Err(Error::refused(format!("profile {} exists", quoted(name)))
+            .advise(format!("choose another name, or remove {} first", quoted(&path))));
     }
     let listing = list(directory)?;
     // A disabled profile keeps its knock port and its keys for when it is enabled again.
@@ -87,7 +87,7 @@ pub(super) fn make_locked(
     let _ = fs::remove_dir_all(&aside);
     let made = write_aside(&aside, content)
         .and_then(|()| fs::rename(&aside, &path))
-        .and_then(|()| File::open(directory)?.sync_all());
+        .and_then(|()| file::open(directory, libc::O_RDONLY)?.sync_all());
     made.map_err(|cause| {
         let _ = fs::remove_dir_all(&aside);
         Error::path("write", &path, cause)
@@ -119,7 +119,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::usage(format!("{name:?} cannot be the name of a profile: it {why}")))
+    Err(Error::usage(format!("{} cannot be the name of a profile: it {why}", quoted(name))))
 }
 
 fn write_aside(aside: &Path, content: &Content<'_>) -> io::Result<()> {
@@ -134,7 +134,7 @@ fn write_aside(aside: &Path, content: &Content<'_>) -> io::Result<()> {
     // Without leading zeros, because the counter is unused, but as long as later.
     create_private(&aside.join("counter"), format!("{:\n<11}", content.counter).as_bytes())?;
     create_private(&aside.join("config"), content.config.to_text().as_bytes())?;
-    File::open(aside)?.sync_all()
+    file::open(aside, libc::O_RDONLY)?.sync_all()
 }
 
 /// Creates a directory with mode 0700, and its missing parents, whatever the umask is.

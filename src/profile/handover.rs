@@ -2,7 +2,7 @@
 
 use super::create::{Content, lock, make};
 use super::{Found, Invitation, Profile, keys};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use std::path::{Path, PathBuf};
 
 /// Creates an invitation for a server's profile, for a client that calls the server `host`.
@@ -18,8 +18,8 @@ pub fn invite(found: &Found, host: &str, again: bool) -> Result<Invitation> {
         0 => counter.hand_over().map_err(|cause| Error::path("write", counter.path(), cause))?,
         _ if again => {}
         _ => {
-            let name = &found.name;
-            return Err(Error::refused(format!("profile {name:?} was handed out or used before")).advise(format!(
+            let (name, why) = (&found.name, format!("profile {} was handed out or used before", quoted(&found.name)));
+            return Err(Error::refused(why).advise(format!(
                 "for another client choose another name; for the same client, whose copy is lost: \
                  knockknock invite {name} {host} --again"
             )));
@@ -36,7 +36,8 @@ pub fn accept(directory: &Path, host: &str, invitation: &Invitation) -> Result<P
     make(directory, host, &Content { keys, counter: *counter, config }, &|other| {
         if keys::read(&other.path).is_ok_and(|found| found == *keys) {
             // Both would use the same counters.
-            return Err(Error::refused(format!("profile {:?} has the keys of this invitation already", other.name))
+            let why = format!("profile {} has the keys of this invitation already", quoted(&other.name));
+            return Err(Error::refused(why)
                 .advise("for another host name, rename its directory; each client needs an invitation of its own"));
         }
         Ok(())

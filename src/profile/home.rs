@@ -2,7 +2,7 @@
 //! module.
 
 use super::set::{Found, find, is_same_host, list};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::search;
 use crate::sys::privilege::{self, Account, User};
 use crate::sys::process;
@@ -42,11 +42,11 @@ impl ProfileHome {
 
     /// Finds the profiles of the user called `name`: in `directory`, or in the user's home.
     pub fn for_user(name: &str, directory: Option<&Path>) -> Result<Self> {
-        let account = Account::named(name).ok_or_else(|| Error::usage(format!("there is no user {name:?}")))?;
+        let account = Account::named(name).ok_or_else(|| Error::usage(format!("there is no user {}", quoted(name))))?;
         let user = Some(account.user);
         let directory = match directory {
             Some(directory) => directory.into(),
-            None => home(Some(account), format_args!("user {name:?}"))?,
+            None => home(Some(account), format_args!("user {}", quoted(name)))?,
         };
         Ok(Self::at(user, directory))
     }
@@ -64,7 +64,8 @@ impl ProfileHome {
         check_spelling(host)?;
         match self.root_profiles.iter().find(|found| is_same_host(&found.name, host)) {
             Some(found) => {
-                Err(self.root_has_it(&found.path, &format!("no profile for {host:?} in {:?}", self.directory)))
+                let (host, directory) = (quoted(host), quoted(&self.directory));
+                Err(self.root_has_it(&found.path, &format!("no profile for {host} in {directory}")))
             }
             None => Ok(None),
         }
@@ -72,11 +73,12 @@ impl ProfileHome {
 
     /// Returns the error for a host without a profile.
     pub fn missing(&self, host: &str) -> Error {
-        let error = Error::refused(format!("no profile for {host:?} in {:?}", self.directory));
+        let error = Error::refused(format!("no profile for {} in {}", quoted(host), quoted(&self.directory)));
         let disabled = list(&self.directory).unwrap_or_default().disabled;
         if let Some(found) = disabled.iter().find(|found| is_same_host(found.enabled_name(), host)) {
             let enabled = self.directory.join(found.enabled_name());
-            return error.advise(format!("it is disabled by its name; to enable it: mv {:?} {enabled:?}", found.path));
+            let (path, enabled) = (quoted(&found.path), quoted(&enabled));
+            return error.advise(format!("it is disabled by its name; to enable it: mv {path} {enabled}"));
         }
         error.advise(format!(
             "on the server, as root: knockknock invite NAME {host}; then paste the line that it prints into: knockknock accept"
@@ -89,17 +91,17 @@ impl ProfileHome {
         let listing = list(&self.directory)?;
         let mut remarks = Vec::new();
         if listing.profiles.is_empty() {
-            remarks.push(format!("no profiles in {:?}: no connection will start with a knock", self.directory));
+            remarks.push(format!("no profiles in {}: no connection will start with a knock", quoted(&self.directory)));
         }
         for found in &listing.disabled {
-            remarks.push(format!("profile {:?} is disabled by its name", found.name));
+            remarks.push(format!("profile {} is disabled by its name", quoted(&found.name)));
         }
         for (found, error) in &listing.left_out {
-            remarks.push(format!("profile {:?} is ignored: {error}", found.name));
+            remarks.push(format!("profile {} is ignored: {error}", quoted(&found.name)));
         }
         for found in &self.root_profiles {
             if listing.profiles.iter().all(|own| own.name != found.name) {
-                let error = self.root_has_it(&found.path, &format!("profile {:?} is ignored", found.name));
+                let error = self.root_has_it(&found.path, &format!("profile {} is ignored", quoted(&found.name)));
                 remarks.push(format!("{error}; {}", error.advice().unwrap_or_default()));
             }
         }
@@ -108,11 +110,10 @@ impl ProfileHome {
 
     fn root_has_it(&self, path: &Path, what: &str) -> Error {
         let owner = self.user.map_or_else(String::new, |user| format!("{}:{}", user.uid, user.gid));
-        let (to, error) = (&self.directory, Error::refused(format!("{what}: root has it in {path:?}")));
+        let (to, path) = (quoted(&self.directory), quoted(path));
         // A copy would have a counter of its own, and both would use the same values.
-        error.advise(format!(
-            "move it, as root: mkdir -p -m 700 {to:?} && mv {path:?} {to:?} && chown -R {owner} {to:?}"
-        ))
+        Error::refused(format!("{what}: root has it in {path}"))
+            .advise(format!("move it, as root: mkdir -p -m 700 {to} && mv {path} {to} && chown -R {owner} {to}"))
     }
 }
 
@@ -157,7 +158,7 @@ fn user(source: &str, uid: &str, gid: Option<String>) -> Result<User> {
 }
 
 fn unknown(source: &str, value: &str) -> Error {
-    Error::refused(format!("{source} is {value:?}, and there is no such user"))
+    Error::refused(format!("{source} is {}, and there is no such user", quoted(value)))
         .advise(format!("to knock as root: env -u {source} knockknock ..."))
 }
 
@@ -202,11 +203,11 @@ pub(super) fn check_spelling(host: &str) -> Result<()> {
     if name == host && is_name {
         return Ok(());
     }
-    let error = Error::refused(format!("{host:?} is not the name of a host"));
+    let error = Error::refused(format!("{} is not the name of a host", quoted(host)));
     // The text before a path may be anything, so advice would be a guess.
     if !is_name || !path.is_empty() && after_scheme == host {
         return Err(error);
     }
     let port = if port.is_empty() { "" } else { ", and the port as an argument of its own" };
-    Err(error.advise(format!("write {name:?}{port}")))
+    Err(error.advise(format!("write {}{port}", quoted(name))))
 }

@@ -26,7 +26,7 @@ pub use revoke::revoke;
 pub use rotate::rotate;
 pub use set::{Found, Listing, REPLACED, find, list, set_checksum};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::wire::{Ciphertext, Keys};
 use ownership::{EVERYBODY_WRITES, OTHERS_WRITE, check_owner, failed};
 use std::fs;
@@ -79,7 +79,7 @@ impl KeyIndex {
     pub fn add(&mut self, profile: &Profile) -> Result<()> {
         let made = profile.keys.seal(0, 1);
         if let Some((_, other)) = self.0.iter().find(|(others, _)| *others == made) {
-            return Err(Error::refused(format!("it has the same keys as profile {other:?}"))
+            return Err(Error::refused(format!("it has the same keys as profile {}", quoted(other)))
                 .advise("remove one of them, and make a new profile for each client"));
         }
         self.0.push((made, profile.name.clone()));

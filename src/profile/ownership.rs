@@ -1,6 +1,6 @@
 //! Checks the owner and mode of a profile's files.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::sys::privilege;
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -44,14 +44,19 @@ pub(super) fn check_owner(found: &Metadata, path: &Path, forbidden: u32) -> Resu
             _ => ("change", ""),
         };
         let why = format!("others can {why} it (mode {mode:04o})");
-        return Err(Error::content(path, 0, why).advise(format!("chmod {:03o} {path:?}{advice}", mode & !forbidden)));
+        return Err(Error::content(path, 0, why).advise(format!(
+            "chmod {:03o} {}{advice}",
+            mode & !forbidden,
+            quoted(path)
+        )));
     }
     let uids = [0, privilege::effective_uid(), privilege::real_uid()];
     if !uids.contains(&found.uid()) {
         let why = format!("belongs to user {}, who could change it", found.uid());
         let advice = format!(
-            "chown {} {path:?} # if it is yours; otherwise run this as user {}",
+            "chown {} {} # if it is yours; otherwise run this as user {}",
             privilege::effective_uid(),
+            quoted(path),
             found.uid()
         );
         return Err(Error::content(path, 0, why).advise(advice));
@@ -83,16 +88,17 @@ fn advice(path: &Path) -> Option<String> {
     let (shut, found) = path.ancestors().find_map(|path| fs::metadata(path).ok().map(|found| (path, found)))?;
     let owner = found.uid();
     if owner == uid {
-        return Some(format!("chmod u+rwX {shut:?}"));
+        return Some(format!("chmod u+rwX {}", quoted(shut)));
     }
     // Name the whole profile, or the topmost directory of root's below the user's own, rather than a single file.
     let top = if found.is_file() { shut.parent()? } else { shut };
     let of_user = |path: &Path| fs::metadata(path).is_ok_and(|found| found.uid() == uid);
     let top = top.ancestors().find(|path| of_user(path) || path.parent().is_some_and(of_user));
     match top.filter(|_| owner == 0) {
-        Some(top) => Some(format!("as root: chown -R {uid}:{gid} {top:?}")),
-        None => {
-            Some(format!("{shut:?} belongs to user {owner}: run this as that user, or name other profiles with --dir"))
-        }
+        Some(top) => Some(format!("as root: chown -R {uid}:{gid} {}", quoted(top))),
+        None => Some(format!(
+            "{} belongs to user {owner}: run this as that user, or name other profiles with --dir",
+            quoted(shut)
+        )),
     }
 }

@@ -3,8 +3,9 @@
 use super::create::lock;
 use super::set::{REPLACED, enabled_name};
 use super::{Counter, Found, Listing, list};
-use crate::error::{Error, Result};
-use std::fs::{self, File};
+use crate::error::{Error, Result, quoted};
+use crate::sys::file;
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -24,7 +25,9 @@ pub fn revoke(directory: &Path, name: &str) -> Result<()> {
     let _lock = lock(directory)?;
     // Meanwhile, the profile may have been given new keys.
     each(&burn()?, &|profile| fs::remove_dir_all(profile))?;
-    File::open(directory).and_then(|opened| opened.sync_all()).map_err(|cause| Error::path("revoke", directory, cause))
+    file::open(directory, libc::O_RDONLY)
+        .and_then(|opened| opened.sync_all())
+        .map_err(|cause| Error::path("revoke", directory, cause))
 }
 
 /// Lists the profiles that are revoked with `name`.
@@ -51,6 +54,6 @@ fn each(profiles: &[Found], step: &dyn Fn(&Path) -> io::Result<()>) -> Result<()
 
 /// Returns the error for a name without a profile.
 pub(super) fn missing(directory: &Path, name: &str) -> Error {
-    Error::refused(format!("there is no profile {name:?} in {directory:?}"))
+    Error::refused(format!("there is no profile {} in {}", quoted(name), quoted(directory)))
         .advise("knockknock-daemon --check lists the profiles")
 }

@@ -3,7 +3,7 @@
 use super::create::{Content, check_name, lock, make_locked};
 use super::set::REPLACED;
 use super::{Counter, Found, ProfileConfig, REVOKED, keys, list};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use std::fs;
 use std::path::Path;
 
@@ -25,7 +25,7 @@ pub fn rotate(directory: &Path, name: &str) -> Result<Found> {
         (true, false) => fs::rename(&path, &old),
         (true, true) => {
             if Counter::open(&old.join("counter"))?.next() != REVOKED {
-                return Err(Error::refused(format!("the new keys of profile {name:?} have not knocked yet"))
+                return Err(Error::refused(format!("the new keys of profile {} have not knocked yet", quoted(name)))
                     .advise(format!("to print their invitation again: knockknock invite {name} HOST --again")));
             }
             fs::remove_dir_all(&old).and_then(|()| fs::rename(&path, &old))

@@ -2,6 +2,7 @@
 
 use super::process::{self, environ};
 use super::{check, file};
+use crate::error::failure;
 use std::env;
 use std::ffi::{CString, OsStr, c_char, c_int};
 use std::fs::File;
@@ -190,7 +191,7 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     let mut start = [0; 4096];
     let length = stderr.read(&mut start).unwrap_or(0);
     let start = String::from_utf8_lossy(start.get(..length).unwrap_or_default());
-    Err(io::Error::other(start.lines().next().unwrap_or("it failed without an error message").trim_ascii().to_owned()))
+    Err(failure(start.lines().next().unwrap_or("it failed without an error message").trim_ascii().to_owned()))
 }
 
 /// Returns a pipe's ends for reading and for writing.

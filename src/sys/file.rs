@@ -1,12 +1,13 @@
 //! Small files and file locks (flock(2)).
 
 use super::check;
+use crate::error::failure;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 /// The name of the file whose lock stands for its directory's. Every user could lock a directory that they can read.
@@ -18,17 +19,31 @@ pub const LONGEST: usize = 1 << 16;
 /// How many bytes to read at once.
 const BLOCK: usize = 1 << 13;
 
+/// Opens a file with the flags of open(2). Only its owner may use a file that is created.
+pub fn open(path: &Path, flags: libc::c_int) -> io::Result<File> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    loop {
+        let flags = flags | libc::O_CLOEXEC | libc::O_LARGEFILE;
+        // SAFETY: the path ends with a null byte and lives through the call.
+        match check(unsafe { libc::open(path.as_ptr(), flags, 0o600) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // SAFETY: the descriptor was just opened and nothing else owns it.
+            opened => return opened.map(|fd| unsafe { File::from_raw_fd(fd) }),
+        }
+    }
+}
+
 /// Opens a regular file of at most [`LONGEST`] bytes for reading, and for writing if `writable` is set. A symbolic link
 /// is then an error (ELOOP). Never blocks: a FIFO, a device or a longer file is an error.
 pub fn open_small(path: &Path, writable: bool) -> io::Result<File> {
-    let flags = if writable { libc::O_NONBLOCK | libc::O_NOFOLLOW } else { libc::O_NONBLOCK };
-    let file = File::options().read(true).write(writable).custom_flags(flags).open(path)?;
+    let flags = if writable { libc::O_RDWR | libc::O_NOFOLLOW } else { libc::O_RDONLY };
+    let file = open(path, flags | libc::O_NONBLOCK)?;
     let found = file.metadata()?;
     if !found.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+        return Err(failure("it is not a regular file"));
     }
     if found.len() > LONGEST as u64 {
-        return Err(io::Error::other(format!("it is longer than {LONGEST} bytes")));
+        return Err(failure(format!("it is longer than {LONGEST} bytes")));
     }
     Ok(file)
 }
@@ -45,7 +60,7 @@ pub fn read_start(file: &File) -> io::Result<Vec<u8>> {
 
 /// Reads a file of any kind and length.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    read_to_end(&File::open(path)?)
+    read_to_end(&open(path, libc::O_RDONLY)?)
 }
 
 /// Reads a text that the kernel makes, such as a file in /proc. It is empty if it cannot be read.
@@ -75,7 +90,7 @@ fn read_up_to(mut file: &File, most: usize) -> io::Result<Vec<u8>> {
 
 /// Creates a file with `content` that only its owner may read or write, and flushes it to disk. It must not exist.
 pub fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL)?;
     // The umask may have removed the owner's permissions.
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(content)?;

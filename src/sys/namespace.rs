@@ -1,6 +1,7 @@
 //! Namespaces of this process (namespaces(7)). They have no names, so the kernel deletes them with their last process.
 
 use super::check;
+use super::file;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -31,7 +32,7 @@ fn mount(directory: &std::ffi::CStr, flags: libc::c_ulong, options: *const libc:
 pub fn new_network() -> io::Result<File> {
     // SAFETY: unshare takes a number.
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
-    File::open("/proc/self/ns/net")
+    file::open("/proc/self/ns/net".as_ref(), libc::O_RDONLY)
 }
 
 /// Moves this process into a network namespace. Its open sockets stay in theirs.

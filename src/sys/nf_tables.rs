@@ -4,6 +4,7 @@
 
 use super::check_long;
 use super::netlink::{self, Socket, Writer};
+use crate::error::failure;
 use std::io;
 
 /// `NFNL_SUBSYS_NFTABLES` in its place in a message type, the high byte.
@@ -144,7 +145,7 @@ impl Batch {
         match failed {
             Some(error) => Err(error),
             None if done => Ok(()),
-            None => Err(io::Error::other("nf_tables did not answer")),
+            None => Err(failure("nf_tables did not answer")),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Users, groups and capabilities, and dropping them for good.
 
 use super::{check, check_long, file, sysctl};
+use crate::error::failure;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -138,7 +139,7 @@ pub fn become_user(user: User, groups: &[u32], keep: &[Capability]) -> io::Resul
     keep_capabilities(keep)?;
     // SAFETY: as above.
     let back = unsafe { libc::setresuid(0, 0, 0) };
-    if user.uid != 0 && back == 0 { Err(io::Error::other("root could be regained")) } else { Ok(()) }
+    if user.uid != 0 && back == 0 { Err(failure("root could be regained")) } else { Ok(()) }
 }
 
 /// Makes the process undumpable: other users cannot trace it, and it leaves no core file, which would contain keys.
@@ -151,7 +152,7 @@ pub fn die_with(parent: u32) -> io::Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)?;
     // SAFETY: getppid takes nothing and cannot fail.
     let now = unsafe { libc::getppid() };
-    if now as u32 == parent { Ok(()) } else { Err(io::Error::other("the supervisor has died")) }
+    if now as u32 == parent { Ok(()) } else { Err(failure("the supervisor has died")) }
 }
 
 /// Drops all capabilities except `keep` from the bounding set, and all from the ambient set.

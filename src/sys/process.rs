@@ -1,7 +1,7 @@
 //! This process: its signals, its descriptors, daemonizing.
 
 use super::check;
-use super::file::read_small;
+use super::file::{self, read_small};
 use std::ffi::{CStr, OsStr, c_char};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -199,7 +199,7 @@ pub fn silence_stderr() -> io::Result<()> {
 }
 
 fn silence(descriptors: RangeInclusive<libc::c_int>) -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let null = file::open("/dev/null".as_ref(), libc::O_RDWR)?;
     for descriptor in descriptors {
         // SAFETY: dup2 takes two descriptors and touches no memory.
         check(unsafe { libc::dup2(null.as_raw_fd(), descriptor) })?;

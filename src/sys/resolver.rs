@@ -1,5 +1,6 @@
 //! The system's resolver, getaddrinfo(3).
 
+use crate::error::failure;
 use std::ffi::{CStr, CString};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::{io, mem, ptr};
@@ -21,7 +22,7 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         // SAFETY: the returned text is constant and ends with a null byte.
         let why = unsafe { CStr::from_ptr(libc::gai_strerror(failed)) };
         let why = format!("failed to lookup address information: {}", why.to_string_lossy());
-        return Err(io::Error::other(why));
+        return Err(failure(why));
     }
     let (mut addresses, mut next) = (Vec::new(), list);
     // SAFETY: a valid list, which ends with a null pointer. An address has the structure of its family.

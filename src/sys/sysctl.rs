@@ -1,14 +1,14 @@
 //! Kernel settings under /proc/sys, and counters under /proc/net.
 
 use super::file;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 /// Reads a setting that is a list of numbers, such as `numbers("net/ipv4/tcp_rmem")`; empty if it cannot be read.
 pub fn numbers(name: &str) -> Vec<u32> {
     let mut buffer = [0; 64];
-    let read = File::open(Path::new("/proc/sys").join(name)).and_then(|mut file| file.read(&mut buffer));
+    let read =
+        file::open(&Path::new("/proc/sys").join(name), libc::O_RDONLY).and_then(|mut file| file.read(&mut buffer));
     let text = buffer.get(..read.unwrap_or(0)).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
     text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
 }

@@ -1,7 +1,7 @@
 //! A blocking race, for programs with a single connection.
 
 use super::{KnockLock, KnockSetup, Progress, Race, Turn};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::profile::Found;
 use crate::sys::epoll::Epoll;
 use std::net::{SocketAddr, TcpStream};
@@ -19,8 +19,10 @@ pub fn wait_for_turn(found: &Found) -> Result<Turn> {
         match knock_lock.try_lock()? {
             Some(turn) => return Ok(turn),
             None if Instant::now() > until => {
-                let why = format!("another process has held a lock of {:?} for a minute", found.name);
-                return Err(Error::refused(why).advise(format!("fuser -v {0:?} {0:?}/counter lists it", found.path)));
+                let why = format!("another process has held a lock of {} for a minute", quoted(&found.name));
+                return Err(
+                    Error::refused(why).advise(format!("fuser -v {0} {0}/counter lists it", quoted(&found.path)))
+                );
             }
             None => thread::sleep(RETRY_LOCK),
         }

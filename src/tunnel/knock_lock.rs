@@ -29,7 +29,8 @@ impl KnockLock {
     /// Takes the lock; `None` if another client or process holds it, or that of the counter, for which a knock would
     /// wait.
     pub fn try_lock(&self) -> Result<Option<Turn>> {
-        let file = File::open(&self.directory).map_err(|cause| Error::path("open", &self.directory, cause))?;
+        let file = sys::file::open(&self.directory, libc::O_RDONLY)
+            .map_err(|cause| Error::path("open", &self.directory, cause))?;
         let counter = sys::file::open_small(&self.directory.join("counter"), false);
         let busy = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
         match sys::file::try_lock(&file) {

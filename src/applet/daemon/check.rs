@@ -2,7 +2,7 @@
 
 use super::setup::{self, left_out};
 use super::{last_good, privileges};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::klog;
 use crate::ports::Ports;
 use crate::profile::{KeyIndex, Profile};
@@ -41,8 +41,9 @@ pub fn run(directory: &Path) -> Result<()> {
                 let opens = setup.backend.opens(&setup.rules, profile_config.ports.as_ref());
                 let _ = writeln!(
                     text,
-                    "profile        {:?}: knock port {}, opens {opens}",
-                    found.name, profile_config.knock_port
+                    "profile        {}: knock port {}, opens {opens}",
+                    quoted(&found.name),
+                    profile_config.knock_port
                 );
             }
             Err(error) => {
@@ -52,7 +53,7 @@ pub fn run(directory: &Path) -> Result<()> {
         }
     }
     for found in &setup.index.disabled {
-        let _ = writeln!(text, "disabled       {:?}, by its name", found.name);
+        let _ = writeln!(text, "disabled       {}, by its name", quoted(&found.name));
     }
     say::print(&text)?;
     setup.log_findings();

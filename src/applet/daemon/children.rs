@@ -7,9 +7,9 @@ use super::setup::Setup;
 use crate::config::Log;
 use crate::error::{Error, Result};
 use crate::sys::child::{self, Child};
+use crate::sys::file;
 use crate::sys::socketpair::{self, Channel};
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -58,7 +58,7 @@ impl Children {
         let (mut opener, from_opener) = start_opener(setup, log_target, &to_watcher, "", owner).map_err(failed)?;
         let log = match setup.config.log {
             Log::Input => None,
-            _ => Some(File::open("/dev/null").map_err(failed)?),
+            _ => Some(file::open("/dev/null".as_ref(), libc::O_RDONLY).map_err(failed)?),
         };
         let watcher = [OsStr::new("watcher"), supervisor.as_ref(), log_name.as_ref(), directory.as_os_str()];
         match child::restart_self(&watcher, log.as_ref().map(AsFd::as_fd), to_opener.as_fd(), None) {

@@ -4,13 +4,12 @@ use super::setup::{self, Setup, left_out};
 use super::{check, last_good, privileges, proof};
 use crate::config::{self, Log};
 use crate::diagnosis::Diagnosis;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::firewall::Finding;
 use crate::klog;
 use crate::profile::{self, KeyIndex, Profile, REPLACED, SPENT};
 use crate::status::{self, Status};
 use crate::sys::{clock, file, listeners};
-use std::fs::File;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -56,7 +55,7 @@ fn configuration(diagnosis: &mut Diagnosis, directory: &Path) -> Option<Box<Setu
     });
     let setup = diagnosis.value("configuration", read)?;
     let path = directory.join("config");
-    diagnosis.ok("configuration", format_args!("{path:?} can be used"));
+    diagnosis.ok("configuration", format_args!("{} can be used", quoted(&path)));
     for warning in &setup.warnings {
         diagnosis.error("configuration", warning);
     }
@@ -65,7 +64,7 @@ fn configuration(diagnosis: &mut Diagnosis, directory: &Path) -> Option<Box<Setu
 
 fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
     for found in &setup.index.disabled {
-        diagnosis.note("profile", format_args!("{:?} is disabled by its name", found.name));
+        diagnosis.note("profile", format_args!("{} is disabled by its name", quoted(&found.name)));
     }
     let mut keys = KeyIndex::default();
     for (found, config) in &setup.index.profiles {
@@ -73,7 +72,7 @@ fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
             keys.add(&profile)?;
             // Loading only reads the counter.
             let path = profile.counter.path();
-            File::options().write(true).open(path).map_err(|cause| Error::path("write", path, cause))?;
+            file::open(path, libc::O_WRONLY).map_err(|cause| Error::path("write", path, cause))?;
             if profile.counter.next() >= SPENT && !found.name.ends_with(REPLACED) {
                 let name = &found.name;
                 return Err(Error::refused("it was revoked, or its counter is spent")
@@ -82,7 +81,7 @@ fn profiles(diagnosis: &mut Diagnosis, setup: &Setup) {
             Ok(profile.describe(&setup.backend.opens(&setup.rules, config.ports.as_ref())))
         });
         match loaded {
-            Ok(text) => diagnosis.ok("profile", format_args!("{:?}: {text}", found.name)),
+            Ok(text) => diagnosis.ok("profile", format_args!("{}: {text}", quoted(&found.name))),
             Err(error) => diagnosis.error("profile", &left_out(found, &error)),
         }
     }

@@ -4,7 +4,7 @@
 use super::privileges;
 use super::setup::{ProfileIndex, Setup};
 use crate::config::{self, Config};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::firewall::{Backend, InstalledRules, Rules};
 use crate::ports::Ports;
 use crate::sys::file;
@@ -59,7 +59,7 @@ fn text(directory: &Path) -> Result<String> {
         let kept = path(directory)?;
         if file::read_small(&kept).is_ok_and(|kept| !kept.trim_ascii().is_empty()) {
             return Err(Error::content(&config, 0, "is missing or empty, and one has worked")
-                .advise(format!("write it again, or to start without one: rm {kept:?}")));
+                .advise(format!("write it again, or to start without one: rm {}", quoted(&kept))));
         }
     }
     Ok(text)

@@ -2,7 +2,7 @@
 
 use super::LogTarget;
 use crate::config::Config;
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Result, quoted, reason};
 use crate::say;
 use crate::sys::privilege::{self, Account, Capability, User};
 use crate::sys::sandbox;
@@ -37,7 +37,8 @@ pub(super) fn watcher_user(config: &Config) -> Result<User> {
     let Some(name) = &config.user else {
         return Ok(Account::named("knockknock").map_or(WATCHER, |account| account.user));
     };
-    let refused = |why| Err(Error::refused(format!("user = {name:?}: {why}")).advise("correct \"user\" in the config"));
+    let refused =
+        |why| Err(Error::refused(format!("user = {}: {why}", quoted(name))).advise("correct \"user\" in the config"));
     match Account::named(name) {
         Some(account) if account.user.uid != 0 => Ok(account.user),
         Some(_) => refused("the watcher must not be root"),

@@ -8,7 +8,7 @@ use super::setup::Setup;
 use super::supervisor;
 use crate::config::Log;
 use crate::diagnosis::Diagnosis;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::klog;
 use crate::knocker::Knocker;
 use crate::profile::{self, Found, Profile, ProfileConfig};
@@ -143,7 +143,7 @@ impl Stage {
     fn failure(&self, what: &str) -> Error {
         let log = search::replace(self.lines.trim_ascii_end(), "knockknock-daemon: ", "");
         let log = search::replace(&log, "\n", "; ");
-        Error::refused(format!("{what}; its log: {log:?}"))
+        Error::refused(format!("{what}; its log: {}", quoted(&log)))
     }
 
     /// Returns an error if a connection from `source` reaches the listener.

@@ -2,14 +2,14 @@
 
 use super::ipc::{CONFIG, OpenerLimits};
 use crate::config::{self, Config};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::firewall::{self, Backend, Finding, RuleWatch, Rules};
 use crate::klog;
 use crate::ports::Ports;
 use crate::profile::{self, Found, Listing, ProfileConfig};
 use crate::say;
 use crate::sys::links::{self, LinkWatch};
-use crate::sys::{privilege, sandbox};
+use crate::sys::{file, privilege, sandbox};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -28,7 +28,7 @@ const CREATE_PROFILE: &str = "create a profile with: knockknock invite NAME HOST
 
 /// Opens the directory of the config and the profiles.
 pub(super) fn open(directory: &Path) -> Result<File> {
-    File::open(directory).map_err(|cause| {
+    file::open(directory, libc::O_RDONLY).map_err(|cause| {
         let advice = match cause.kind() {
             io::ErrorKind::PermissionDenied => "run as root",
             _ => CREATE_PROFILE,
@@ -41,7 +41,7 @@ pub(super) fn open(directory: &Path) -> Result<File> {
 pub(super) fn lock(directory: &Path) -> Result<File> {
     open(directory)?;
     config::lock(directory).map_err(|_| {
-        Error::refused(format!("another daemon is running on {directory:?}"))
+        Error::refused(format!("another daemon is running on {}", quoted(directory)))
             .advise("stop it first, or send it SIGHUP to reload its configuration")
     })
 }
@@ -78,7 +78,7 @@ impl Setup {
         let (mut config, config_warnings) = Config::from_text(directory, &text)?;
         let mut warnings = Vec::new();
         for warning in &config_warnings {
-            warnings.push(Error::refused(format!("{path:?}, {warning}")));
+            warnings.push(Error::refused(format!("{}, {warning}", quoted(&path))));
         }
         let index = ProfileIndex::read(directory)?;
         for (found, error) in &index.left_out {
@@ -99,7 +99,7 @@ impl Setup {
         }
         for (found, port) in index.unopenable(|port| backend.can_open(&rules, port)) {
             let name = &found.name;
-            let why = format!("iptables cannot open port {port} (profile {name:?}): it is not in \"guard\"");
+            let why = format!("iptables cannot open port {port} (profile {}): it is not in \"guard\"", quoted(name));
             warnings.push(Error::refused(why));
         }
         let limits = OpenerLimits { allowed: index.allowed(), guard: config.guard.clone() };
@@ -127,7 +127,8 @@ impl Setup {
         let exists = |name| links.iter().any(|link| firewall::is_called(link, name));
         for name in self.config.interfaces.iter().filter(|name| !exists(name)) {
             if !self.missing.contains(name) {
-                let why = format!("interface {name:?} does not exist: the guard will apply to it when it appears");
+                let name = quoted(name);
+                let why = format!("interface {name} does not exist: the guard will apply to it when it appears");
                 let advice = "\"ip link\" shows the names for \"interfaces\" in the config";
                 self.warnings.push(Error::refused(why).advise(advice));
             }
@@ -137,8 +138,8 @@ impl Setup {
         let (interfaces, pairs) = firewall::with_further_names(&self.config.interfaces, &links);
         for (name, relation, further) in &pairs {
             if !self.rules.interfaces.iter().any(|on| on == further) {
-                let why =
-                    format!("interface {name:?} is {relation} of {further:?}: the guard also applies to {further:?}");
+                let (name, further) = (quoted(name), quoted(further));
+                let why = format!("interface {name} is {relation} of {further}: the guard also applies to {further}");
                 self.warnings
                     .push(Error::refused(why).advise(format!("write {further} in \"interfaces\" in the config")));
             }
@@ -178,7 +179,7 @@ impl Setup {
             count => format!("{count} profiles"),
         };
         for found in &self.index.disabled {
-            say::note(format_args!("profile {:?} is disabled by its name", found.name));
+            say::note(format_args!("profile {} is disabled by its name", quoted(&found.name)));
         }
         say::note(format_args!("confined: {}", sandbox::describe()));
         say::note(format_args!("turnstile: {}", self.backend.turnstile()));
@@ -256,7 +257,7 @@ impl ProfileIndex {
         if !self.profiles.is_empty() || !self.left_out.is_empty() {
             return Ok(());
         }
-        let why = format!("there is no profile in {:?}: nobody could knock", directory.join("profiles"));
+        let why = format!("there is no profile in {}: nobody could knock", quoted(&directory.join("profiles")));
         Err(Error::refused(why).advise(CREATE_PROFILE))
     }
 
@@ -299,7 +300,8 @@ pub(super) fn report_unchanged(error: &Error) {
 
 /// Describes why a profile is ignored.
 pub(super) fn left_out(found: &Found, error: &Error) -> Error {
-    Error::refused(format!("profile {:?} is ignored: {error}", found.name)).advise(error.advice().unwrap_or_default())
+    let name = quoted(&found.name);
+    Error::refused(format!("profile {name} is ignored: {error}")).advise(error.advice().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! event loop takes the lock and connects.
 
 use super::by_id::forget;
+use crate::error::quoted;
 use crate::tunnel::OpeningDelay;
 use std::time::{Duration, Instant};
 
@@ -120,8 +121,8 @@ impl Queue {
                 let seconds = (back_off.until - now + Duration::from_nanos(999_999_999)).as_secs();
                 let knocks = if back_off.knocks == 1 { "knock" } else { &format!("{} knocks", back_off.knocks) };
                 self.notice = Some(format!(
-                    "not knocking for {:?} for another {seconds} s: its last {knocks} went unanswered",
-                    self.profile
+                    "not knocking for {} for another {seconds} s: its last {knocks} went unanswered",
+                    quoted(&self.profile)
                 ));
             }
             return NextTurn::Refuse(client);
@@ -140,9 +141,9 @@ impl Queue {
         if !some && !self.limited {
             self.limited = true;
             self.notice = Some(format!(
-                "knocks for {:?} are limited to {} a second: {BUDGET} were sent within a few minutes, \
+                "knocks for {} are limited to {} a second: {BUDGET} were sent within a few minutes, \
                  by a program or web page that connects again and again",
-                self.profile,
+                quoted(&self.profile),
                 1000 / INTERVAL.as_millis() as u64
             ));
         }

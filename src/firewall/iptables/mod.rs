@@ -10,7 +10,7 @@ mod ruleset;
 pub(super) use openings::{ListWriter, live_openings};
 
 use super::rules::Rules;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, failure, quoted};
 use crate::search;
 use crate::sys::{child, file};
 use ruleset::{IpVersion, LOGGED, START, TRIAL, add_packets, has_chains, lines_in, own, removal, script, versions};
@@ -26,7 +26,7 @@ pub(super) fn works() -> io::Result<()> {
     // The lists belong to the machine's root, which root in a user namespace is not.
     let ids = file::kernel_text("/proc/self/uid_map");
     if ids.split_ascii_whitespace().nth(1).is_some_and(|root| root != "0") {
-        return Err(io::Error::other("in a user namespace nobody may write to /proc/net/xt_recent; nft works there"));
+        return Err(failure("in a user namespace nobody may write to /proc/net/xt_recent; nft works there"));
     }
     versions().iter().try_for_each(|version| {
         child::run(version.program(), &["-w", WAIT, "-t", "mangle", "-S", "PREROUTING"], "").map(drop)
@@ -42,7 +42,7 @@ impl Chains {
         let mut made = Vec::new();
         for &version in versions() {
             let failed = |cause| {
-                Error::system(format!("make the rules with {:?}", version.restore()), cause).advise(
+                Error::system(format!("make the rules with {}", quoted(version.restore())), cause).advise(
                     "the kernel needs the matches recent, hashlimit, conntrack, connmark and addrtype, and the target LOG",
                 )
             };
@@ -91,7 +91,7 @@ fn make(version: IpVersion, rules: &Rules) -> io::Result<String> {
             _ => {}
         }
     }
-    Err(io::Error::other("another program keeps changing them"))
+    Err(failure("another program keeps changing them"))
 }
 
 fn list(version: IpVersion) -> io::Result<String> {

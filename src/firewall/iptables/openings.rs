@@ -23,10 +23,7 @@ impl ListWriter {
         for &version in versions() {
             for port in guard.iter() {
                 let path = port_path(version, port);
-                let file = File::options()
-                    .read(true)
-                    .write(true)
-                    .open(&path)
+                let file = file::open(path.as_ref(), libc::O_RDWR)
                     .map_err(|cause| Error::path("open", path.as_ref(), cause))?;
                 lists.push((version, port, file));
             }
@@ -62,7 +59,7 @@ impl ListWriter {
 /// Starts the time of the list [`START`](super::ruleset::START) or [`TRIAL`](super::ruleset::TRIAL): writes the
 /// unspecified address to it. The rules that search the list match until their number of seconds has passed.
 pub(super) fn start_time(version: IpVersion, list: &str) -> io::Result<()> {
-    add(&File::options().write(true).open(version.list_path(list))?, version.unspecified())
+    add(&file::open(version.list_path(list).as_ref(), libc::O_WRONLY)?, version.unspecified())
 }
 
 /// Writes an address to a list.

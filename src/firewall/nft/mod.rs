@@ -12,10 +12,10 @@ pub(super) use openings::{SetWriter, live_openings};
 pub(super) use ruleset::TABLE;
 
 use super::rules::{Rules, Turnstile};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, failure, quoted};
 use crate::sys::netlink::Socket;
 use crate::sys::nf_tables::{Batch, NFT_TABLE_F_DORMANT, NFT_TABLE_F_OWNER, NFT_TABLE_F_PERSIST};
-use crate::sys::{child, random};
+use crate::sys::{child, process, random};
 use contents::Contents;
 use ruleset::{DRAFT, checks, draft, rules_in};
 use std::io;
@@ -31,7 +31,7 @@ pub(super) fn works(rules: &Rules) -> io::Result<Turnstile> {
         let [good, overflowing] = checks(rules, turnstile);
         nft(&["-c", "-f", "-"], &good)?;
         match nft(&["-c", "-f", "-"], &overflowing) {
-            Ok(_) => Err(io::Error::other("the kernel is older than 5.7")),
+            Ok(_) => Err(failure("the kernel is older than 5.7")),
             Err(_) => Ok(turnstile),
         }
     };
@@ -75,7 +75,7 @@ impl Table {
                 }
                 _ => "set firewall = iptables in the config",
             };
-            Error::system(format!("make the nftables table {TABLE:?}"), cause).advise(advice)
+            Error::system(format!("make the nftables table {}", quoted(TABLE)), cause).advise(advice)
         };
         // An opener that has ended may have left answers unread.
         self.socket.discard();
@@ -97,7 +97,7 @@ impl Table {
                 return Ok(());
             }
         }
-        Err(failed(io::Error::other("another program keeps changing it")))
+        Err(failed(failure("another program keeps changing it")))
     }
 
     /// Lets packets of connections that are older than the table pass for a minute.
@@ -147,7 +147,7 @@ fn translate(rules: &Rules, turnstile: Turnstile, owned: bool) -> Result<Content
             return Ok(contents);
         }
     }
-    Err(failed(io::Error::other("another program keeps changing them")))
+    Err(failed(failure("another program keeps changing them")))
 }
 
 /// Returns whether a table like ours exists: with as many rules, for the same ports.
@@ -165,7 +165,7 @@ pub(super) fn packet_counts() -> io::Result<[u64; 2]> {
 
 /// Returns whether a test wants the behaviour of kernels before Linux 6.9.
 fn plain() -> bool {
-    cfg!(feature = "hooks") && std::env::var_os("KNOCKKNOCK_PLAIN_TABLE").is_some()
+    cfg!(feature = "hooks") && process::variable("KNOCKKNOCK_PLAIN_TABLE").is_some()
 }
 
 /// Returns whether there is a table with our name.

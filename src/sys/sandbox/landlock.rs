@@ -2,7 +2,7 @@
 //! supports it.
 
 use crate::sys::check_long;
-use std::fs::File;
+use crate::sys::file;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
@@ -50,7 +50,7 @@ pub fn restrict(directory: Option<&Path>) -> io::Result<()> {
     // SAFETY: the descriptor was just opened and nothing else owns it.
     let ruleset = unsafe { OwnedFd::from_raw_fd(check_long(ruleset)? as libc::c_int) };
     if let Some(directory) = directory {
-        let directory = File::open(directory)?;
+        let directory = file::open(directory, libc::O_RDONLY)?;
         let beneath = Beneath { allowed: READ_FILE, directory: directory.as_raw_fd() };
         let none: libc::c_uint = 0;
         // SAFETY: the structure is valid for reads, and both descriptors are open.

@@ -34,7 +34,7 @@ fn deleted_directory() -> io::Result<File> {
     for place in PLACES {
         let path = format!("{place}/knockknock-{}", std::process::id());
         let opened = file::create_directory(path.as_ref()).and_then(|()| {
-            let opened = File::open(&path);
+            let opened = file::open(path.as_ref(), libc::O_RDONLY);
             std::fs::remove_dir(&path)?;
             opened
         });

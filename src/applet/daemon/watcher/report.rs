@@ -5,7 +5,7 @@ use super::engine::{Event, Knock};
 use super::publication::Publication;
 use super::refused_knocks::RefusedKnocks;
 use crate::applet::daemon::ipc::OpenReply;
-use crate::error::reason;
+use crate::error::{quoted, reason};
 use crate::profile::REPLACED;
 use crate::say;
 use crate::status::Count;
@@ -69,14 +69,14 @@ impl Report {
             Event::Replay => self.count(|counts| &mut counts.replays, now),
             Event::WrongCode { throttled } => self.wrong_code(*throttled, now),
             Event::CaughtUp { profile, ahead } => say::note(format_args!(
-                "resynchronised with profile {:?}: its client was {} ahead",
-                self.name(*profile),
-                with_noun(*ahead, "counter", "counters"),
+                "resynchronised with profile {}: its client was {} ahead",
+                quoted(self.name(*profile)),
+                with_noun(*ahead, "counter", "counters")
             )),
             Event::Answered(knock, OpenReply::Opened) => {
                 let Knock { profile, source, port } = *knock;
                 let (delay, name) = (self.delay, self.name(profile));
-                say::note(format_args!("opened port {port} to {source} for {delay} s (profile {name:?})"));
+                say::note(format_args!("opened port {port} to {source} for {delay} s (profile {})", quoted(name)));
                 if let Some(&knock_port) = self.knock_ports.get(profile) {
                     self.refused_knocks.accepted(source, profile, knock_port);
                 }
@@ -101,14 +101,14 @@ impl Report {
         let name = self.name(profile);
         let cause = reason(cause);
         let to = knock.map_or_else(String::new, |Knock { source, .. }| format!("; the port stays closed to {source}"));
-        self.problem(format!("cannot store the counter of profile {name:?} in {path:?}: {cause}{to}"));
+        self.problem(format!("cannot store the counter of profile {} in {}: {cause}{to}", quoted(name), quoted(path)));
     }
 
     /// Logs that a counter file had lost its value.
     pub fn restored(&mut self, profile: usize) {
         self.problem(format!(
-            "the counter file of profile {:?} was too low or damaged; stored the correct value",
-            self.name(profile)
+            "the counter file of profile {} was too low or damaged; stored the correct value",
+            quoted(self.name(profile))
         ));
     }
 
@@ -120,7 +120,7 @@ impl Report {
 
     /// Logs that a profile's new keys have knocked, and that its old keys are revoked.
     pub fn revoked(&self, old: usize) {
-        say::note(format_args!("profile {:?} is revoked: its new keys have knocked", self.name(old)));
+        say::note(format_args!("profile {} is revoked: its new keys have knocked", quoted(self.name(old))));
     }
 
     /// Counts a SYN to a knock port.
@@ -180,8 +180,9 @@ impl Report {
     /// Logs a refused knock. `behind` is how far its counter is behind the next one, if it is an old counter.
     pub fn refused(&self, refused: &Refused, behind: Option<u64>) {
         let Refused { source, knock_port, known, profile } = *refused;
-        let whose = profile
-            .map_or(format!("at knock port {knock_port}"), |profile| format!("for profile {:?}", self.name(profile)));
+        let whose = profile.map_or(format!("at knock port {knock_port}"), |profile| {
+            format!("for profile {}", quoted(self.name(profile)))
+        });
         let before = if known { ", after valid ones" } else { "" };
         let profile = match behind {
             Some(behind) => {
@@ -223,7 +224,7 @@ impl Report {
 
     fn closed(&mut self, knock: &Knock, why: &str) {
         let Knock { profile, source, port } = *knock;
-        self.problem(format!("port {port} stays closed to {source}: {why} (profile {:?})", self.name(profile)));
+        self.problem(format!("port {port} stays closed to {source}: {why} (profile {})", quoted(self.name(profile))));
         self.knocked(knock);
     }
 
