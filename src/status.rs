@@ -131,7 +131,11 @@ impl Status {
 
     /// Records a problem.
     pub fn problem(&mut self, time: u64, text: &str) {
-        self.problem = Some((time, say::escaped(text).chars().take(PROBLEM).collect()));
+        let mut text = say::escaped(text);
+        if let Some((end, _)) = text.char_indices().nth(PROBLEM) {
+            text.truncate(end);
+        }
+        self.problem = Some((time, text));
     }
 
     /// Returns the bytes of the record: a checksum, then text, then empty lines.

@@ -56,11 +56,11 @@ pub struct Listing {
 pub fn set_checksum(directory: &Path) -> u64 {
     let mut bytes = Vec::new();
     for found in list(directory).unwrap_or_default().profiles {
-        bytes.extend(found.name.bytes());
+        bytes.extend_from_slice(found.name.as_bytes());
         bytes.push(0);
-        bytes.extend(file::read_small(&found.path.join("config")).unwrap_or_default());
+        bytes.extend_from_slice(&file::read_small(&found.path.join("config")).unwrap_or_default());
         for key in keys::FILES {
-            bytes.extend(file::version(&found.path.join(key)).unwrap_or_default().as_flattened());
+            bytes.extend_from_slice(file::version(&found.path.join(key)).unwrap_or_default().as_flattened());
         }
     }
     checksum(&bytes)
@@ -103,10 +103,9 @@ pub fn list(directory: &Path) -> Result<Box<Listing>> {
             replaced.push(format!("{name}{REPLACED}"));
         }
     }
-    for name in replaced {
-        if let Some(index) = listing.profiles.iter().position(|found| found.name == name) {
-            listing.disabled.push(listing.profiles.remove(index));
-        }
+    for found in std::mem::take(&mut listing.profiles) {
+        let list = if replaced.contains(&found.name) { &mut listing.disabled } else { &mut listing.profiles };
+        list.push(found);
     }
     Ok(listing)
 }
