@@ -73,7 +73,11 @@ pub fn list() -> io::Result<Vec<Link>> {
 /// Returns all interfaces, using an open routing socket.
 pub(super) fn list_with(socket: &Socket) -> io::Result<Vec<Link>> {
     let bodies = socket.ask(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; IFINFOMSG], &[])?;
-    Ok(bodies.iter().filter_map(|body| link(body)).collect())
+    let mut links = Vec::new();
+    for body in &bodies {
+        links.extend(link(body));
+    }
+    Ok(links)
 }
 
 /// The index of both ends of a cable: no other interface of a new network namespace has it.
@@ -122,18 +126,19 @@ fn link(body: &[u8]) -> Option<Link> {
     let index = u32::from_ne_bytes([i0, i1, i2, i3]);
     let mut link =
         Link { index, name: String::new(), alternatives: Vec::new(), master: 0, receives: false, in_vrf: false };
-    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+    let text = |value: &[u8]| String::from_utf8_lossy(value.strip_suffix(b"\0").unwrap_or(value)).into_owned();
     for (kind, value) in netlink::attributes(body.get(IFINFOMSG..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
             IFLA_PROP_LIST => {
-                let names = netlink::attributes(value).filter(|(kind, _)| *kind == IFLA_ALT_IFNAME);
-                link.alternatives = names.map(|(_, name)| text(name)).collect();
+                for (kind, name) in netlink::attributes(value) {
+                    if kind == IFLA_ALT_IFNAME {
+                        link.alternatives.push(text(name));
+                    }
+                }
             }
             IFLA_MASTER => link.master = u32::from_ne_bytes(*value.first_chunk()?),
-            IFLA_LINKINFO => {
-                link.in_vrf = netlink::attributes(value).any(|info| info == (IFLA_INFO_SLAVE_KIND, &b"vrf\0"[..]));
-            }
+            IFLA_LINKINFO => link.in_vrf = netlink::attribute(value, IFLA_INFO_SLAVE_KIND) == b"vrf\0",
             _ => {}
         }
     }
