@@ -121,9 +121,10 @@ fn configure(socket: &Socket, group: u16, kind: u16, value: &[u8]) -> io::Result
     let [high, low] = group.to_be_bytes();
     // `struct nfgenmsg`: family unspecified, version 0, the group as the resource.
     let header = [0, 0, high, low];
-    let mut writer = Writer::default();
+    let (mut writer, mut attributes) = (Writer::default(), Writer::default());
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-    writer.message(CONFIG, flags, 1, &header, |body| body.attribute(kind, value));
+    attributes.attribute(kind, value);
+    writer.message(CONFIG, flags, 1, &header, attributes.bytes());
     socket.send(writer.bytes())?;
     let mut buffer = [0; 1024];
     // Packets may come before the acknowledgment.

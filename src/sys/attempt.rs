@@ -59,12 +59,12 @@ fn channel() -> ManuallyDrop<File> {
 /// Requests the address 192.0.2.99 for the loopback interface on every open descriptor from 3 to 31. Always returns
 /// success: the test checks whether the interface has the address.
 fn add_address() -> io::Result<()> {
-    let mut request = super::netlink::Writer::default();
+    let (mut request, mut attributes) = (super::netlink::Writer::default(), super::netlink::Writer::default());
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_CREATE) as u16;
-    request.message(libc::RTM_NEWADDR, flags, 1, &[libc::AF_INET as u8, 32, 0, 0, 1, 0, 0, 0], |body| {
-        body.attribute(1, &[192, 0, 2, 99]);
-        body.attribute(2, &[192, 0, 2, 99]);
-    });
+    attributes.attribute(1, &[192, 0, 2, 99]);
+    attributes.attribute(2, &[192, 0, 2, 99]);
+    let header = [libc::AF_INET as u8, 32, 0, 0, 1, 0, 0, 0];
+    request.message(libc::RTM_NEWADDR, flags, 1, &header, attributes.bytes());
     for fd in 3..32 {
         let bytes = request.bytes();
         // SAFETY: the pointer is valid for reads of the length given; a descriptor that is not open is an error.

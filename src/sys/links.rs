@@ -87,15 +87,16 @@ const CABLE: u32 = 1000;
 pub fn connect(name: &str, peer: &File) -> io::Result<()> {
     let header = cable(0);
     let name = [name.as_bytes(), b"\0"].concat();
-    let (mut attributes, mut other_end) = (Writer::default(), Writer::default());
+    let (mut other_end, mut data) = (Writer::default(), Writer::default());
+    let (mut info, mut attributes) = (Writer::default(), Writer::default());
     other_end.append(&header);
     other_end.attribute(IFLA_IFNAME, &name);
     other_end.attribute(IFLA_NET_NS_FD, &peer.as_raw_fd().to_ne_bytes());
+    data.attribute(VETH_INFO_PEER, other_end.bytes());
+    info.attribute(IFLA_INFO_KIND, b"veth");
+    info.nest(IFLA_INFO_DATA, &data);
     attributes.attribute(IFLA_IFNAME, &name);
-    attributes.nest(IFLA_LINKINFO, |info| {
-        info.attribute(IFLA_INFO_KIND, b"veth");
-        info.nest(IFLA_INFO_DATA, |data| data.attribute(VETH_INFO_PEER, other_end.bytes()));
-    });
+    attributes.nest(IFLA_LINKINFO, &info);
     change(libc::RTM_NEWLINK, &header, &attributes)
 }
 

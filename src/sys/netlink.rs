@@ -49,7 +49,7 @@ impl Socket {
     /// the answer has an end.
     pub fn ask(&self, kind: u16, flags: libc::c_int, header: &[u8], attributes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         let mut request = Writer::default();
-        request.message(kind, (libc::NLM_F_REQUEST | flags) as u16, 1, header, |body| body.append(attributes));
+        request.message(kind, (libc::NLM_F_REQUEST | flags) as u16, 1, header, attributes);
         self.send(request.bytes())?;
         let (mut bodies, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
         loop {
@@ -139,36 +139,29 @@ fn unspecified() -> libc::sockaddr_nl {
 pub struct Writer(Vec<u8>);
 
 impl Writer {
-    /// Appends a message with its type, flags and sequence number, the family's fixed `header`, and the attributes
-    /// that `body` writes.
-    pub fn message(&mut self, kind: u16, flags: u16, sequence: u32, header: &[u8], body: impl FnOnce(&mut Self)) {
-        let start = self.0.len();
-        self.0.extend([0; 4]);
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(flags.to_ne_bytes());
-        self.0.extend(sequence.to_ne_bytes());
-        self.0.extend([0; 4]);
-        self.0.extend(header);
-        body(self);
-        let length = (self.0.len() - start) as u32;
-        self.write_at(start, &length.to_ne_bytes());
+    /// Appends a message with its type, flags and sequence number, the family's fixed `header`, and attributes.
+    pub fn message(&mut self, kind: u16, flags: u16, sequence: u32, header: &[u8], attributes: &[u8]) {
+        let length = 16 + (header.len() + attributes.len()) as u32;
+        self.append(&length.to_ne_bytes());
+        self.append(&kind.to_ne_bytes());
+        self.append(&flags.to_ne_bytes());
+        self.append(&sequence.to_ne_bytes());
+        self.append(&[0; 4]);
+        self.append(header);
+        self.append(attributes);
     }
 
     /// Appends an attribute with `value`.
     pub fn attribute(&mut self, kind: u16, value: &[u8]) {
-        self.0.extend((value.len() as u16 + 4).to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
+        self.append(&(value.len() as u16 + 4).to_ne_bytes());
+        self.append(&kind.to_ne_bytes());
+        self.append(value);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 
-    /// Appends a nested attribute, with the attributes that `body` writes inside.
-    pub fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
-        let start = self.0.len();
-        self.attribute(kind | NESTED, &[]);
-        body(self);
-        let length = (self.0.len() - start) as u16;
-        self.write_at(start, &length.to_ne_bytes());
+    /// Appends an attribute that contains others.
+    pub fn nest(&mut self, kind: u16, inner: &Self) {
+        self.attribute(kind | NESTED, &inner.0);
     }
 
     /// Appends encoded attributes or messages.
@@ -179,12 +172,6 @@ impl Writer {
     /// The bytes written so far.
     pub fn bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    fn write_at(&mut self, at: usize, bytes: &[u8]) {
-        if let Some(place) = self.0.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
     }
 }
 
@@ -248,12 +235,12 @@ mod tests {
 
     #[test]
     fn written_values_are_read_back() {
-        let mut writer = Writer::default();
-        writer.message(5, 1, 9, &[1, 2, 3, 4], |body| {
-            body.attribute(1, b"abc");
-            body.nest(2, |inner| inner.attribute(3, &[7; 8]));
-        });
-        writer.message(6, 0, 10, &[], |_| {});
+        let (mut inner, mut body, mut writer) = (Writer::default(), Writer::default(), Writer::default());
+        inner.attribute(3, &[7; 8]);
+        body.attribute(1, b"abc");
+        body.nest(2, &inner);
+        writer.message(5, 1, 9, &[1, 2, 3, 4], body.bytes());
+        writer.message(6, 0, 10, &[], &[]);
         let read: Vec<_> = messages(writer.bytes()).collect();
         let [first, second] = read[..] else { panic!("two messages") };
         assert_eq!((first.kind, first.sequence, second.kind, second.sequence), (5, 9, 6, 10));
@@ -264,8 +251,9 @@ mod tests {
 
     #[test]
     fn damaged_messages_end_the_list() {
-        let mut writer = Writer::default();
-        writer.message(5, 1, 9, &[], |body| body.attribute(1, b"abcd"));
+        let (mut body, mut writer) = (Writer::default(), Writer::default());
+        body.attribute(1, b"abcd");
+        writer.message(5, 1, 9, &[], body.bytes());
         let good = writer.bytes();
         (0..good.len()).for_each(|end| assert_eq!(messages(&good[..end]).count(), 0));
         assert_eq!(messages(&[0; 16]).count(), 0, "a length of 0");

@@ -101,7 +101,7 @@ impl Batch {
     /// Appends a message about a table of the family inet. `flags` are those besides NLM_F_REQUEST and NLM_F_ACK.
     pub fn add(&mut self, kind: u16, flags: libc::c_int, attributes: &[u8]) {
         let flags = flags | libc::NLM_F_REQUEST | libc::NLM_F_ACK;
-        self.0.message(kind, flags as u16, 0, &NFGENMSG_INET, |body| body.append(attributes));
+        self.0.message(kind, flags as u16, 0, &NFGENMSG_INET, attributes);
     }
 
     /// Appends the messages of another batch.
@@ -112,12 +112,10 @@ impl Batch {
     /// Sends the transaction. The error is that of the first message that failed.
     pub fn commit(&self, socket: &Socket) -> io::Result<()> {
         let mut batch = Writer::default();
-        let bracket = |batch: &mut Writer, kind: libc::c_int| {
-            batch.message(kind as u16, libc::NLM_F_REQUEST as u16, 0, &NFGENMSG_BATCH, |_| {});
-        };
-        bracket(&mut batch, libc::NFNL_MSG_BATCH_BEGIN);
+        let flags = libc::NLM_F_REQUEST as u16;
+        batch.message(libc::NFNL_MSG_BATCH_BEGIN as u16, flags, 0, &NFGENMSG_BATCH, &[]);
         batch.append(self.0.bytes());
-        bracket(&mut batch, libc::NFNL_MSG_BATCH_END);
+        batch.message(libc::NFNL_MSG_BATCH_END as u16, flags, 0, &NFGENMSG_BATCH, &[]);
         let bytes = batch.bytes();
         // Raise the send buffer only if necessary, because a confined process cannot set socket options.
         match socket.send(bytes) {

@@ -71,16 +71,15 @@ impl RouteSocket {
         let bits = |address: IpAddr| if address.is_ipv4() { 32 } else { 128 };
         let mut header = [0; RTMSG];
         header[..3].copy_from_slice(&[family as u8, bits(destination), source.map_or(0, bits)]);
-        let mut request = Writer::default();
-        request.message(libc::RTM_GETROUTE, libc::NLM_F_REQUEST as u16, 1, &header, |body| {
-            address(body, RTA_DST, destination);
-            if let Some(source) = source {
-                address(body, RTA_SRC, source);
-            }
-            if let Some(index) = interface {
-                body.attribute(RTA_OIF, &index.to_ne_bytes());
-            }
-        });
+        let (mut request, mut attributes) = (Writer::default(), Writer::default());
+        address(&mut attributes, RTA_DST, destination);
+        if let Some(source) = source {
+            address(&mut attributes, RTA_SRC, source);
+        }
+        if let Some(index) = interface {
+            attributes.attribute(RTA_OIF, &index.to_ne_bytes());
+        }
+        request.message(libc::RTM_GETROUTE, libc::NLM_F_REQUEST as u16, 1, &header, attributes.bytes());
         self.0.send(request.bytes())?;
         let mut buffer = [0; 4096];
         // The kernel handles the request inside `send`, so the reply is already there.
@@ -134,9 +133,9 @@ impl RtaMetrics {
     }
 }
 
-fn address(body: &mut Writer, kind: u16, address: IpAddr) {
+fn address(attributes: &mut Writer, kind: u16, address: IpAddr) {
     match address {
-        IpAddr::V4(v4) => body.attribute(kind, &v4.octets()),
-        IpAddr::V6(v6) => body.attribute(kind, &v6.octets()),
+        IpAddr::V4(v4) => attributes.attribute(kind, &v4.octets()),
+        IpAddr::V6(v6) => attributes.attribute(kind, &v6.octets()),
     }
 }

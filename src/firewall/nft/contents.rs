@@ -169,15 +169,24 @@ impl Contents {
 
 /// Returns the transaction that lets packets of connections that are older than the table pass for a minute.
 pub(super) fn admit_older_connections() -> Batch {
-    let (mut batch, mut message) = (Batch::default(), set_attributes(TABLE, b"starting\0"));
-    message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-        list.nest(NFTA_LIST_ELEM, |element| {
-            element.nest(NFTA_SET_ELEM_KEY, |key| key.attribute(NFTA_DATA_VALUE, &[libc::IPPROTO_TCP as u8]));
-            element.attribute(NFTA_SET_ELEM_TIMEOUT, &60_000_u64.to_be_bytes());
-        });
-    });
+    let mut batch = Batch::default();
+    let message = with_element(b"starting\0", &[libc::IPPROTO_TCP as u8], Some(60));
     add(&mut batch, NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message);
     batch
+}
+
+/// Returns the attributes of a message about an element of a set in our table, with its time in seconds.
+pub(super) fn with_element(set: &[u8], key: &[u8], seconds: Option<u64>) -> Writer {
+    let (mut data, mut element, mut list) = (Writer::default(), Writer::default(), Writer::default());
+    data.attribute(NFTA_DATA_VALUE, key);
+    element.nest(NFTA_SET_ELEM_KEY, &data);
+    if let Some(seconds) = seconds {
+        element.attribute(NFTA_SET_ELEM_TIMEOUT, &(seconds * 1000).to_be_bytes());
+    }
+    list.nest(NFTA_LIST_ELEM, &element);
+    let mut message = set_attributes(TABLE, set);
+    message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, &list);
+    message
 }
 
 /// Returns how many packets a counter of our table has counted.
@@ -203,17 +212,16 @@ fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> 
     if !anonymous {
         add(made, NFT_MSG_DELSETELEM, 0, set_attributes(TABLE, name));
     }
-    let mut elements = elements(socket, table, name)?;
-    for element in &mut elements {
-        *element = lasting(element);
-    }
     // A hash lists elements in any order.
-    elements.sort_unstable();
-    for some in elements.chunks(ELEMENTS) {
-        let mut message = set_attributes(TABLE, name);
-        message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-            some.iter().for_each(|element| list.attribute(NFTA_LIST_ELEM, element));
-        });
+    let mut sorted = Vec::new();
+    for element in &elements(socket, table, name)? {
+        let element = lasting(element);
+        sorted.insert(sorted.partition_point(|other| *other < element), element);
+    }
+    for some in sorted.chunks(ELEMENTS) {
+        let (mut message, mut list) = (set_attributes(TABLE, name), Writer::default());
+        some.iter().for_each(|element| list.attribute(NFTA_LIST_ELEM, element));
+        message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, &list);
         add(made, NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message);
     }
     Ok(anonymous)

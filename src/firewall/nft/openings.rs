@@ -1,6 +1,6 @@
 //! Openings in our table: elements of a set, added by netlink.
 
-use super::contents::{self, add, set_attributes};
+use super::contents::{self, add};
 use super::ruleset::TABLE;
 use crate::error::{Error, Result};
 use crate::firewall::rules::{Admission, LiveOpening, Opening};
@@ -131,14 +131,6 @@ fn element(opening: &Opening, with_timeout: bool) -> Writer {
     };
     key.extend(opening.port.to_be_bytes());
     key.extend([0, 0]);
-    let mut body = set_attributes(TABLE, set_of(opening.source).as_bytes());
-    body.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-        list.nest(NFTA_LIST_ELEM, |element| {
-            element.nest(NFTA_SET_ELEM_KEY, |data| data.attribute(NFTA_DATA_VALUE, &key));
-            if with_timeout {
-                element.attribute(NFTA_SET_ELEM_TIMEOUT, &(u64::from(opening.seconds) * 1000).to_be_bytes());
-            }
-        });
-    });
-    body
+    let seconds = with_timeout.then_some(opening.seconds.into());
+    contents::with_element(set_of(opening.source).as_bytes(), &key, seconds)
 }
