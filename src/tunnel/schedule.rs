@@ -5,8 +5,7 @@
 //! follow each knock, closer together at first, and the first one to be established wins. Without a profile each
 //! address gets one attempt.
 
-use crate::knocker::{canonical, ipv4_first};
-use std::collections::VecDeque;
+use crate::knocker::canonical;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -66,7 +65,7 @@ pub enum Step {
 /// The schedule of one race for a connection.
 pub struct Schedule {
     /// The addresses of the coming rounds.
-    addresses: VecDeque<SocketAddr>,
+    addresses: Vec<SocketAddr>,
     /// How many of them have had no round yet.
     untried: usize,
     /// The time from a knock to the first attempt; `None` without knocks.
@@ -87,23 +86,19 @@ pub struct Schedule {
 struct Round {
     began: Instant,
     address: SocketAddr,
-    /// The times of the coming attempts, relative to `began`.
-    offsets: VecDeque<Duration>,
+    /// The times of the coming attempts, relative to `began`, latest first.
+    offsets: Vec<Duration>,
 }
 
 impl Schedule {
     /// Creates a schedule for a connection to one of `addresses`.
     pub fn new(addresses: &[SocketAddr], pace: Pace) -> Self {
-        let mut addresses: Vec<_> = addresses.iter().map(|&address| canonical(address, address.port())).collect();
         let (first_delay, next_address) = match pace {
             Pace::Plain => (None, NEXT_ADDRESS),
             Pace::Knock(delay) | Pace::Stealth(delay) => (Some(delay), NEXT_ADDRESS),
-            Pace::Legacy => {
-                addresses = ipv4_first(addresses);
-                (Some(LEGACY_DELAY), NEXT_KNOCK)
-            }
+            Pace::Legacy => (Some(LEGACY_DELAY), NEXT_KNOCK),
         };
-        let mut addresses = alternating(&addresses);
+        let mut addresses = alternating(addresses, pace == Pace::Legacy);
         addresses.truncate(ADDRESSES);
         let untried = addresses.len();
         // A single address gets its next knock anyway.
@@ -135,7 +130,7 @@ impl Schedule {
                 return Step::Wait(due);
             }
             let Some(round) = &mut self.round else { continue };
-            if round.offsets.pop_front().is_some() {
+            if round.offsets.pop().is_some() {
                 let first = self.knocks == 1 && self.attempts == 0;
                 self.attempts += 1;
                 self.running += 1;
@@ -151,16 +146,22 @@ impl Schedule {
         self.knocks += 1;
         if self.most_knocks == KNOCKS_IN_TWOS && self.first_of_two != Some(address) {
             self.first_of_two = Some(address);
-            self.addresses.push_front(address);
+            self.addresses.insert(0, address);
             self.untried += 1;
         } else {
-            self.addresses.push_back(address);
+            self.addresses.push(address);
         }
         let first = self.first_delay.unwrap_or_default();
         let second = first + (first / 2).max(APART);
         let end = if self.untried > 0 { self.next_address } else { NEXT_KNOCK };
-        let later = ATTEMPTS.map(Duration::from_millis).into_iter().filter(|&at| at > second + APART && at < end);
-        self.round = Some(Round { began: now, address, offsets: [first, second].into_iter().chain(later).collect() });
+        let mut offsets = Vec::new();
+        for at in ATTEMPTS.into_iter().rev().map(Duration::from_millis) {
+            if at > second + APART && at < end {
+                offsets.push(at);
+            }
+        }
+        offsets.extend([second, first]);
+        self.round = Some(Round { began: now, address, offsets });
     }
 
     /// Records that an attempt has failed.
@@ -176,7 +177,7 @@ impl Schedule {
     /// Returns when the round's next attempt is due, or its end; `None` if there is no round.
     fn due(&self) -> Option<Instant> {
         let round = self.round.as_ref()?;
-        let offset = match (round.offsets.front(), self.first_delay) {
+        let offset = match (round.offsets.last(), self.first_delay) {
             (Some(&offset), _) => offset,
             // Without a knock a failure is final.
             (None, None) if self.running == 0 => Duration::ZERO,
@@ -194,30 +195,33 @@ impl Schedule {
 
     /// Begins the next round; `None` if its first step is an attempt.
     fn next_round(&mut self, now: Instant) -> Option<Step> {
-        let Some(address) = self.addresses.pop_front().filter(|_| self.knocks < self.most_knocks) else {
+        if self.is_last() {
             self.addresses.clear();
             return Some(Step::GiveUp);
-        };
+        }
+        let address = self.addresses.remove(0);
         self.untried = self.untried.saturating_sub(1);
         if self.first_delay.is_some() {
             return Some(Step::Knock(address));
         }
-        self.round = Some(Round { began: now, address, offsets: VecDeque::from([Duration::ZERO]) });
+        self.round = Some(Round { began: now, address, offsets: vec![Duration::ZERO] });
         None
     }
 }
 
-/// Alternates IPv4 and IPv6, starting with the family of the first address (RFC 8305, section 4).
-fn alternating(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut this, mut other): (VecDeque<_>, VecDeque<_>) =
-        addresses.iter().partition(|address| address.is_ipv6() == first_is_v6);
-    let mut all = VecDeque::new();
-    while let Some(address) = this.pop_front() {
-        all.push_back(address);
-        if !other.is_empty() {
-            std::mem::swap(&mut this, &mut other);
-        }
+/// Alternates IPv4 and IPv6, starting with the family of the first address (RFC 8305, section 4) or with IPv4.
+fn alternating(addresses: &[SocketAddr], ipv4_first: bool) -> Vec<SocketAddr> {
+    let mut left = Vec::new();
+    for address in addresses {
+        left.push(canonical(*address, address.port()));
+    }
+    let mut wants_v4 = ipv4_first || left.first().is_some_and(SocketAddr::is_ipv4);
+    let mut all = Vec::new();
+    while !left.is_empty() {
+        let next = left.iter().position(|address| address.is_ipv4() == wants_v4);
+        let address = left.remove(next.unwrap_or(0));
+        wants_v4 = address.is_ipv6();
+        all.push(address);
     }
     all
 }
@@ -388,8 +392,10 @@ mod tests {
     #[test]
     fn address_families_alternate() {
         let [a, b, c, d] = addresses(["[::1]:1", "[::2]:1", "1.0.0.1:1", "[::3]:1"]);
-        assert_eq!(alternating(&[a, b, c, d]), [a, c, b, d]);
-        assert_eq!(alternating(&[c, a]), [c, a]);
-        assert_eq!(alternating(&[]), []);
+        assert_eq!(alternating(&[a, b, c, d], false), [a, c, b, d]);
+        assert_eq!(alternating(&[c, a], false), [c, a]);
+        assert_eq!(alternating(&[a, c], true), [c, a]);
+        assert_eq!(alternating(&[a], true), [a]);
+        assert_eq!(alternating(&[], false), []);
     }
 }
