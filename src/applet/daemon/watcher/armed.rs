@@ -29,7 +29,7 @@ impl Armed {
     /// displace the client's.
     pub fn arm_ahead(&mut self, profile: usize, counter: u32, now: Instant) {
         if self.ahead(profile, 0, now).is_none_or(|waiting| waiting < counter) {
-            self.0.retain(|waiting| waiting.profile != profile || waiting.source.is_some());
+            self.remove(&|waiting| waiting.profile == profile && waiting.source.is_none());
             self.push(Waiting { profile, counter, source: None, since: now }, now);
         }
     }
@@ -37,7 +37,7 @@ impl Armed {
     /// Arms a knock whose counter has been burned, for the next knock from the same source.
     pub fn arm_source(&mut self, profile: usize, counter: u32, source: IpAddr, now: Instant) {
         let ours = |waiting: &Waiting| waiting.profile == profile && waiting.source.is_some();
-        self.0.retain(|waiting| !ours(waiting) || waiting.source != Some(source));
+        self.disarm(profile, source);
         if self.0.iter().filter(|waiting| ours(waiting)).count() >= SOURCES {
             let oldest = self.0.iter().position(ours);
             oldest.map(|oldest| self.0.remove(oldest));
@@ -46,7 +46,7 @@ impl Armed {
     }
 
     fn push(&mut self, waiting: Waiting, now: Instant) {
-        self.0.retain(|waiting| waiting.is_fresh(now));
+        self.remove(&|waiting| !waiting.is_fresh(now));
         self.0.push(waiting);
     }
 
@@ -69,7 +69,11 @@ impl Armed {
 
     /// Removes the armed knock of `profile` from `source`.
     pub fn disarm(&mut self, profile: usize, source: IpAddr) {
-        self.0.retain(|waiting| waiting.profile != profile || waiting.source != Some(source));
+        self.remove(&|waiting| waiting.profile == profile && waiting.source == Some(source));
+    }
+
+    fn remove(&mut self, is_gone: &dyn Fn(&Waiting) -> bool) {
+        self.0.retain(|waiting| !is_gone(waiting));
     }
 }
 
