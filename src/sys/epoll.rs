@@ -62,18 +62,18 @@ impl Epoll {
             other => other?,
         };
         ready.clear();
-        ready.extend(events.iter().take(count).map(|event| {
+        for event in events.get(..count).unwrap_or_default() {
             let has = |flags: libc::c_int| event.events & flags as u32 != 0;
             let hung_up = has(libc::EPOLLERR | libc::EPOLLHUP);
             let ended = hung_up || has(libc::EPOLLRDHUP);
-            EpollEvent {
+            ready.push(EpollEvent {
                 token: event.u64,
                 readable: ended || has(libc::EPOLLIN),
                 writable: hung_up || has(libc::EPOLLOUT),
                 ended,
                 urgent: has(libc::EPOLLPRI),
-            }
-        }));
+            });
+        }
         Ok(())
     }
 

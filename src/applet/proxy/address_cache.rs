@@ -41,7 +41,7 @@ impl AddressCache {
                 Err(_) => names.push(profile),
             }
         }
-        self.entries.retain(|(_, name)| names.contains(name));
+        self.keep_names(&|name| names.iter().any(|other| other == name));
         self.entries.append(&mut literal);
         self.refreshing = !names.is_empty();
         if names.is_empty() {
@@ -54,7 +54,7 @@ impl AddressCache {
     pub fn fill(&mut self, found: Addresses, now: Instant) {
         for (name, addresses) in found {
             if !addresses.is_empty() {
-                self.entries.retain(|(_, known)| *known != name);
+                self.keep_names(&|known| known != name);
             }
             for address in addresses {
                 self.entries.push((scoped(address), name.clone()));
@@ -62,6 +62,10 @@ impl AddressCache {
         }
         self.refreshing = false;
         self.filled = Some(now);
+    }
+
+    fn keep_names(&mut self, keep: &dyn Fn(&str) -> bool) {
+        self.entries.retain(|(_, name)| keep(name));
     }
 
     /// Returns the first profile that has one of `addresses`, and those that it has.

@@ -10,7 +10,7 @@ use std::time::Instant;
 #[derive(Default)]
 pub struct Relays {
     relays: ById<Box<Relay>>,
-    /// Relays that may have bytes to move.
+    /// Relays that may have bytes to move, in ascending order.
     moving: Vec<u64>,
     spares: SparePipes,
 }
@@ -24,7 +24,7 @@ impl Relays {
     /// Adds a relay between a client and a server.
     pub fn add(&mut self, id: u64, client: TcpStream, server: TcpStream) {
         self.relays.insert(id, Box::new(Relay::new(client, server)));
-        self.moving.push(id);
+        self.moves(id);
     }
 
     /// Records an epoll event of one side. Returns whether the relay exists.
@@ -32,9 +32,15 @@ impl Relays {
         let relay = self.relays.get_mut(id);
         let found = relay.map(|relay| relay.record(side, event)).is_some();
         if found {
-            self.moving.push(id);
+            self.moves(id);
         }
         found
+    }
+
+    fn moves(&mut self, id: u64) {
+        if let Err(at) = self.moving.binary_search(&id) {
+            self.moving.insert(at, id);
+        }
     }
 
     /// Returns when to call [`Relays::run`] without an event.
@@ -44,10 +50,7 @@ impl Relays {
 
     /// Moves available bytes.
     pub fn run(&mut self) {
-        let mut moving = std::mem::take(&mut self.moving);
-        moving.sort_unstable();
-        moving.dedup();
-        for id in moving {
+        for id in std::mem::take(&mut self.moving) {
             match self.relays.get_mut(id).map(|relay| relay.run(&mut self.spares)) {
                 Some(Moved::Over) => drop(self.relays.remove(id)),
                 Some(Moved::Some) => self.moving.push(id),
