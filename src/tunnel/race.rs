@@ -59,14 +59,15 @@ pub enum Progress {
 
 impl Race {
     /// Creates a race for a connection to one of `addresses`, with knocks if there is a `setup`.
-    pub fn new(addresses: &[SocketAddr], setup: Option<KnockSetup>) -> Self {
+    pub fn new(addresses: &[SocketAddr], setup: Option<KnockSetup>) -> Box<Self> {
         let pace = match &setup {
             None => Pace::Plain,
             Some(setup) if setup.profile.config.legacy => Pace::Legacy,
             Some(setup) if setup.profile.config.wire == Wire::Stealth => Pace::Stealth(setup.first_delay),
             Some(setup) => Pace::Knock(setup.first_delay),
         };
-        Self { schedule: Schedule::new(addresses, pace), setup, source: None, attempts: Vec::new(), failure: None }
+        let schedule = Schedule::new(addresses, pace);
+        Box::new(Self { schedule, setup, source: None, attempts: Vec::new(), failure: None })
     }
 
     /// Takes the steps that are due. Events of the attempts have `token` in `epoll`.

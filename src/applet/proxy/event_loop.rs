@@ -106,7 +106,9 @@ impl EventLoop {
         if event.token == LISTENER {
             self.acceptor.set_ready();
         } else if event.token == RESOLVER {
-            self.hosts.answers().into_iter().for_each(|(id, event)| self.tell(id, event));
+            for (id, event) in self.hosts.answers() {
+                self.tell(id, event);
+            }
         } else if self.relays.record(id, side, event) {
             // It runs after all events have been recorded.
         } else if side == Side::Client {
@@ -132,7 +134,7 @@ impl EventLoop {
             let id = self.last_session;
             if self.epoll.add(&stream, id << 1).is_ok() {
                 let client = Client::new(self.profiles_only, Instant::now());
-                self.sessions.keep(id, Box::new(Session::new(client, stream, source)));
+                self.sessions.keep(id, Session::new(client, stream, source));
             }
         }
     }
@@ -263,7 +265,7 @@ impl EventLoop {
             let (profile, first_delay) = (Profile::load(found)?, queue.begin_turn());
             setup = Some(KnockSetup { knocker: Rc::clone(&self.knocker), profile, turn, first_delay });
         }
-        session.race = Some((Box::new(Race::new(&session.client.addresses, setup)), Instant::now()));
+        session.race = Some((Race::new(&session.client.addresses, setup), Instant::now()));
         Ok(())
     }
 

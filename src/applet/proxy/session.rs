@@ -32,8 +32,8 @@ pub struct Session {
 
 impl Session {
     /// Creates a session for a client that has just connected from `source`.
-    pub fn new(client: Client, stream: TcpStream, source: IpAddr) -> Self {
-        Self { client, stream, source, queue: None, turn: None, race: None, server: None }
+    pub fn new(client: Client, stream: TcpStream, source: IpAddr) -> Box<Self> {
+        Box::new(Self { client, stream, source, queue: None, turn: None, race: None, server: None })
     }
 
     /// Returns when the session must act without an event.
@@ -127,7 +127,12 @@ impl Sessions {
 
     /// Returns the sessions whose deadlines have passed.
     pub fn expired(&self, now: Instant) -> Vec<u64> {
-        let expired = self.sessions.iter().filter(|(_, session)| session.deadline() <= now);
-        expired.map(|(id, _)| *id).collect()
+        let mut expired = Vec::new();
+        for (id, session) in self.sessions.iter() {
+            if session.deadline() <= now {
+                expired.push(*id);
+            }
+        }
+        expired
     }
 }

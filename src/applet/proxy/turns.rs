@@ -12,7 +12,13 @@ use std::time::Instant;
 
 /// The queues. A client stores the index of its queue.
 #[derive(Default)]
-pub struct Turns(Vec<(KnockLock, Queue)>);
+pub struct Turns(Vec<LockedQueue>);
+
+/// A queue with its profile's knock lock.
+struct LockedQueue {
+    knock_lock: KnockLock,
+    queue: Queue,
+}
 
 /// A client, the index of its queue, and the knock lock or the client's event if it gets no turn.
 pub type TurnOf = (u64, usize, Result<Turn, ClientEvent>);
@@ -20,9 +26,10 @@ pub type TurnOf = (u64, usize, Result<Turn, ClientEvent>);
 impl Turns {
     /// Adds a client to the queue of the profile at `found`. Returns the index of the queue; `None` if it is full.
     pub fn join(&mut self, client: u64, found: &Found) -> Option<usize> {
-        let known = self.0.iter().position(|(_, queue)| queue.profile() == found.name);
+        let known = self.0.iter().position(|known| known.queue.profile() == found.name);
         let index = known.unwrap_or_else(|| {
-            self.0.push((KnockLock::new(found), Queue::new(found.name.clone())));
+            let (knock_lock, queue) = (KnockLock::new(found), Queue::new(found.name.clone()));
+            self.0.push(LockedQueue { knock_lock, queue });
             self.0.len() - 1
         });
         self.queue(Some(index))?.join(client).then_some(index)
@@ -30,17 +37,18 @@ impl Turns {
 
     /// Returns the queue with this index.
     pub fn queue(&mut self, index: Option<usize>) -> Option<&mut Queue> {
-        self.0.get_mut(index?).map(|(_, queue)| queue)
+        self.0.get_mut(index?).map(|known| &mut known.queue)
     }
 
     /// Returns when to call [`Turns::next`].
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        self.0.iter().map(|(_, queue)| queue.due(now)).fold(None, earlier)
+        self.0.iter().map(|known| known.queue.due(now)).fold(None, earlier)
     }
 
     /// Returns the next client that has its turn.
     pub fn next(&mut self, now: Instant) -> Option<TurnOf> {
-        self.0.iter_mut().enumerate().find_map(|(index, (knock_lock, queue))| {
+        self.0.iter_mut().enumerate().find_map(|(index, known)| {
+            let LockedQueue { knock_lock, queue } = known;
             let next = queue.next(now);
             queue.take_notice().iter().for_each(say::warn);
             match next {
