@@ -188,7 +188,7 @@ impl Client {
     /// server. `full` means that there is no room for another connection.
     pub fn parse(&mut self, bytes: &[u8], ended: bool, full: bool, now: Instant) -> (usize, ClientAction) {
         let parsed = match self.stage {
-            Stage::Request => socks::request(bytes).map(|(request, length)| (Hello::Request(request), length)),
+            Stage::Request => socks::request(bytes),
             _ => socks::hello(bytes),
         };
         match parsed {

@@ -62,7 +62,7 @@ pub enum Reply {
     AddressTypeNotSupported = 8,
 }
 
-/// A client's first message.
+/// A client's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hello {
     /// A version 5 greeting that offers "no authentication". The reply is [`WELCOME`].
@@ -81,7 +81,7 @@ pub enum Failure {
 }
 
 /// A message and its length in bytes.
-pub type ParsedMessage<T> = Result<(T, usize), Failure>;
+pub type ParsedMessage = Result<(Hello, usize), Failure>;
 
 /// The reply to a version 5 greeting: no authentication.
 pub const WELCOME: [u8; 2] = [5, 0];
@@ -89,7 +89,7 @@ pub const WELCOME: [u8; 2] = [5, 0];
 const UNWELCOME: [u8; 2] = [5, 0xff];
 
 /// Parses a client's first message.
-pub fn hello(bytes: &[u8]) -> ParsedMessage<Hello> {
+pub fn hello(bytes: &[u8]) -> ParsedMessage {
     match bytes {
         [] | [5] => Err(Failure::Short),
         [5, count, methods @ ..] => {
@@ -97,13 +97,13 @@ pub fn hello(bytes: &[u8]) -> ParsedMessage<Hello> {
             let methods = methods.get(..count).ok_or(Failure::Short)?;
             if methods.contains(&0) { Ok((Hello::Five, 2 + count)) } else { Err(Failure::Refused(UNWELCOME.into())) }
         }
-        [4, ..] => four(bytes).map(|(request, length)| (Hello::Request(request), length)),
+        [4, ..] => four(bytes),
         _ => Err(Failure::Refused(Vec::new())),
     }
 }
 
 /// Parses a version 5 request.
-pub fn request(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
+pub fn request(bytes: &[u8]) -> ParsedMessage {
     let refused = |reply| Err(Failure::Refused(answer(Version::Five, reply, None)));
     let [version, command, _, kind, rest @ ..] = bytes else { return Err(Failure::Short) };
     let (host, rest) = match (kind, rest) {
@@ -124,7 +124,7 @@ pub fn request(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
     match (command, host) {
         (1, Some(host)) => {
             let request = SocksRequest { version: Version::Five, host, port: u16::from_be_bytes([*high, *low]) };
-            Ok((request, bytes.len() - after.len()))
+            Ok((Hello::Request(request), bytes.len() - after.len()))
         }
         (1, None) => refused(Reply::HostUnreachable),
         _ => refused(Reply::CommandNotSupported),
@@ -132,7 +132,7 @@ pub fn request(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
 }
 
 /// Parses a version 4 request: `4, command, port, address, user, 0`, and in 4a `name, 0` after an address 0.0.0.x.
-fn four(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
+fn four(bytes: &[u8]) -> ParsedMessage {
     let refused = || Failure::Refused(answer(Version::Four, Reply::Failed, None));
     let [_, command, high, low, a, b, c, d, rest @ ..] = bytes else { return Err(Failure::Short) };
     let (_, rest) = string(rest, LONGEST_USER)?;
@@ -144,7 +144,7 @@ fn four(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
     };
     let host = host.filter(|_| *command == 1).ok_or_else(refused)?;
     let request = SocksRequest { version: Version::Four, host, port: u16::from_be_bytes([*high, *low]) };
-    Ok((request, bytes.len() - after.len()))
+    Ok((Hello::Request(request), bytes.len() - after.len()))
 }
 
 /// Splits at the first zero byte, which is removed.
@@ -209,14 +209,8 @@ mod tests {
         ]
     }
 
-    fn parse(bytes: &[u8]) -> ParsedMessage<SocksRequest> {
-        if bytes.first() == Some(&5) {
-            return request(bytes);
-        }
-        hello(bytes).map(|(hello, length)| match hello {
-            Hello::Request(request) => (request, length),
-            Hello::Five => panic!("version 4 was sent"),
-        })
+    fn parse(bytes: &[u8]) -> ParsedMessage {
+        if bytes.first() == Some(&5) { request(bytes) } else { hello(bytes) }
     }
 
     #[test]
@@ -227,7 +221,7 @@ mod tests {
                 assert_eq!(parse(&bytes[..end]), Err(Failure::Short), "{:?}", &bytes[..end]);
             }
             bytes.extend(b"payload");
-            assert_eq!(parse(&bytes), Ok((request, length)));
+            assert_eq!(parse(&bytes), Ok((Hello::Request(request), length)));
         }
     }
 
