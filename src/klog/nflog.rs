@@ -140,12 +140,16 @@ fn configure(socket: &Socket, group: u16, kind: u16, value: &[u8]) -> io::Result
 /// its PID.
 fn listener(group: u16) -> Option<(u32, String)> {
     let table = file::kernel_text("/proc/net/netfilter/nfnetlink_log");
-    let pid = table.lines().find_map(|line| {
-        let mut columns = line.split_ascii_whitespace().map_while(|column| column.parse().ok());
-        (columns.next() == Some(u32::from(group))).then(|| columns.next())?
-    })?;
-    let name = file::kernel_text(&format!("/proc/{pid}/comm"));
-    Some((pid, name.trim_ascii_end().to_owned()))
+    for line in table.lines() {
+        let mut columns = line.split_ascii_whitespace();
+        let mut number = || columns.next()?.parse::<u32>().ok();
+        if number() == Some(group.into()) {
+            let pid = number()?;
+            let name = file::kernel_text(&format!("/proc/{pid}/comm"));
+            return Some((pid, name.trim_ascii_end().to_owned()));
+        }
+    }
+    None
 }
 
 /// Returns whether the watcher of a daemon listens to a group.

@@ -76,8 +76,13 @@ pub fn group(name: &str) -> Option<u32> {
 
 /// Returns the columns of the first row in which a column has that value.
 fn row<'a>(text: &'a [u8], column: usize, value: &str) -> Option<Vec<&'a [u8]>> {
-    let mut rows = text.split(|&byte| byte == b'\n').map(|row| row.split(|&byte| byte == b':').collect());
-    rows.find(|columns: &Vec<&[u8]>| columns.get(column) == Some(&value.as_bytes()))
+    for row in text.split(|&byte| byte == b'\n') {
+        let columns: Vec<_> = row.split(|&byte| byte == b':').collect();
+        if columns.get(column) == Some(&value.as_bytes()) {
+            return Some(columns);
+        }
+    }
+    None
 }
 
 fn id(columns: &[&[u8]], column: usize) -> Option<u32> {

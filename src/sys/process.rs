@@ -210,10 +210,12 @@ fn silence(descriptors: RangeInclusive<libc::c_int>) -> io::Result<()> {
 /// Closes every descriptor except 0, 1 and 2, since the parent process may have left others open.
 pub fn close_inherited() -> io::Result<()> {
     // Collected first and closed afterwards: the directory that is being read has a descriptor too.
-    let open: Vec<libc::c_int> = std::fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|&fd| fd > 2)
-        .collect();
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        if let Some(Ok(fd @ 3..)) = entry?.file_name().to_str().map(str::parse::<libc::c_int>) {
+            open.push(fd);
+        }
+    }
     for fd in open {
         // SAFETY: close touches no memory, and nothing of ours is open yet.
         unsafe { libc::close(fd) };

@@ -10,7 +10,11 @@ pub fn numbers(name: &str) -> Vec<u32> {
     let read =
         file::open(&Path::new("/proc/sys").join(name), libc::O_RDONLY).and_then(|mut file| file.read(&mut buffer));
     let text = buffer.get(..read.unwrap_or(0)).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
-    text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+    let mut numbers = Vec::new();
+    for word in text.split_ascii_whitespace() {
+        numbers.extend(word.parse::<u32>());
+    }
+    numbers
 }
 
 /// Reads a setting that is one number; `None` if it cannot be read.
