@@ -5,6 +5,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+/// The maximum number of descriptors to wait for.
+const MOST: usize = 4;
+
 /// Waits until one of `fds` is readable or hung up, or `timeout` expires (`None`: no timeout).
 /// Returns which descriptors are ready. A signal restarts the wait with the full timeout.
 pub fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Duration>) -> io::Result<[bool; N]> {
@@ -39,21 +42,35 @@ fn poll<const N: usize>(
     fds: [(Option<BorrowedFd<'_>>, libc::c_short); N],
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
-    // The kernel ignores entries with a negative descriptor.
-    let number = |fd: Option<BorrowedFd<'_>>| fd.map_or(-1, |fd| fd.as_raw_fd());
-    let mut polled = fds.map(|(fd, events)| libc::pollfd { fd: number(fd), events, revents: 0 });
-    wait(&mut polled, milliseconds(timeout))?;
-    Ok(polled.map(|fd| fd.revents != 0))
+    const { assert!(N <= MOST) };
+    let mut ready = [false; N];
+    wait(&fds, &mut ready, milliseconds(timeout))?;
+    Ok(ready)
 }
 
-fn wait(polled: &mut [libc::pollfd], milliseconds: libc::c_int) -> io::Result<()> {
+/// Waits for at most [`MOST`] descriptors.
+fn wait(
+    fds: &[(Option<BorrowedFd<'_>>, libc::c_short)],
+    ready: &mut [bool],
+    milliseconds: libc::c_int,
+) -> io::Result<()> {
+    // The kernel ignores entries with a negative descriptor.
+    let mut polled = [libc::pollfd { fd: -1, events: 0, revents: 0 }; MOST];
+    for (polled, (fd, events)) in polled.iter_mut().zip(fds) {
+        (polled.fd, polled.events) = (fd.map_or(-1, |fd| fd.as_raw_fd()), *events);
+    }
     loop {
-        // SAFETY: the slice is valid for reads and writes of its elements.
-        match check(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, milliseconds) }) {
+        // SAFETY: the array is valid for reads and writes of its elements.
+        match check(unsafe { libc::poll(polled.as_mut_ptr(), MOST as libc::nfds_t, milliseconds) }) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            done => return done.map(drop),
+            Err(error) => return Err(error),
+            Ok(_) => break,
         }
     }
+    for (ready, polled) in ready.iter_mut().zip(polled) {
+        *ready = polled.revents != 0;
+    }
+    Ok(())
 }
 
 /// Returns a timeout as poll(2) and epoll_wait(2) take it; -1 for none. It is rounded up: a remainder below 1 ms would
