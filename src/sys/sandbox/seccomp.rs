@@ -65,40 +65,44 @@ const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 /// (`jf`).
 fn program(architecture: u32, groups: &[&[c_long]]) -> Vec<sock_filter> {
     let refuse = if TESTED { libc::SECCOMP_RET_KILL_PROCESS } else { libc::SECCOMP_RET_ERRNO | libc::EPERM as u32 };
-    let step = |code: u32, k: u32, jt: u8, jf: u8| sock_filter { code: code as u16, jt, jf, k };
-    let mut steps = vec![
-        step(LOAD, PROCESSOR, 0, 0),
-        step(IF_EQUAL, architecture, 1, 0),
-        step(RETURN, refuse, 0, 0),
-        step(LOAD, NUMBER, 0, 0),
-    ];
+    let mut steps = Vec::new();
+    let mut step = |code: u32, k: u32, jt: u8, jf: u8| steps.push(sock_filter { code: code as u16, jt, jf, k });
+    step(LOAD, PROCESSOR, 0, 0);
+    step(IF_EQUAL, architecture, 1, 0);
+    step(RETURN, refuse, 0, 0);
+    step(LOAD, NUMBER, 0, 0);
     if cfg!(target_arch = "x86_64") {
-        steps.extend([step(IF_AT_LEAST, X32, 0, 1), step(RETURN, refuse, 0, 0)]);
+        step(IF_AT_LEAST, X32, 0, 1);
+        step(RETURN, refuse, 0, 0);
     }
-    for &call in groups.iter().copied().flatten().filter(|&&call| call != SEND) {
-        steps.extend([step(IF_EQUAL, call as u32, 0, 1), step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0)]);
+    let mut may_send = false;
+    for &group in groups {
+        for &call in group {
+            if call == SEND {
+                may_send = true;
+            } else {
+                step(IF_EQUAL, call as u32, 0, 1);
+                step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+            }
+        }
     }
-    if groups.iter().any(|group| group.contains(&SEND)) {
+    if may_send {
         let [one_half, other_half] = ADDRESS;
-        steps.extend([
-            step(IF_EQUAL, SEND as u32, 0, 6),
-            step(LOAD, one_half, 0, 0),
-            step(IF_EQUAL, 0, 0, 3),
-            step(LOAD, other_half, 0, 0),
-            step(IF_EQUAL, 0, 0, 1),
-            step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
-            step(RETURN, refuse, 0, 0),
-        ]);
+        step(IF_EQUAL, SEND as u32, 0, 6);
+        step(LOAD, one_half, 0, 0);
+        step(IF_EQUAL, 0, 0, 3);
+        step(LOAD, other_half, 0, 0);
+        step(IF_EQUAL, 0, 0, 1);
+        step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+        step(RETURN, refuse, 0, 0);
     }
     for &call in MAP {
-        steps.extend([
-            step(IF_EQUAL, call as u32, 0, 4),
-            step(LOAD, PROTECTION, 0, 0),
-            step(IF_ANY_BIT, libc::PROT_EXEC as u32, 1, 0),
-            step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
-            step(RETURN, refuse, 0, 0),
-        ]);
+        step(IF_EQUAL, call as u32, 0, 4);
+        step(LOAD, PROTECTION, 0, 0);
+        step(IF_ANY_BIT, libc::PROT_EXEC as u32, 1, 0);
+        step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+        step(RETURN, refuse, 0, 0);
     }
-    steps.push(step(RETURN, refuse, 0, 0));
+    step(RETURN, refuse, 0, 0);
     steps
 }
