@@ -72,20 +72,23 @@ fn id(found: &Metadata) -> Id {
 
 impl Follow {
     /// Opens the file at its end. If the file or its directory does not exist, it waits for them.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let failed = |cause| failed(path, cause);
-        let inotify = Inotify::new().map_err(failed)?;
-        let watched_path = WatchedPath::find(path, &inotify).map_err(failed)?;
-        let Some((directory, name)) = watched_path.parts() else {
-            return Err(Error::refused(format!("{} is not the path of a log file", quoted(path))));
-        };
+    pub(super) fn open(path: &Path) -> Result<Box<Self>> {
+        let opened = Self::try_open(path).map_err(|cause| failed(path, cause))?;
+        opened.ok_or_else(|| Error::refused(format!("{} is not the path of a log file", quoted(path))))
+    }
+
+    /// Opens the file; `None` if the path cannot be that of a file.
+    fn try_open(path: &Path) -> io::Result<Option<Box<Self>>> {
+        let inotify = Inotify::new()?;
+        let watched_path = WatchedPath::find(path, &inotify)?;
+        let Some((directory, name)) = watched_path.parts() else { return Ok(None) };
         let (bare, name) = (name.to_owned(), directory.join(name));
         let directory = match inotify.watch(directory, inotify::NAMES_AND_RIGHTS) {
             Ok(watch) => Some(watch),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(cause) => return Err(failed(cause)),
+            Err(cause) => return Err(cause),
         };
-        let mut follow = Self {
+        let mut follow = Box::new(Self {
             inotify,
             watched_path,
             directory,
@@ -99,20 +102,20 @@ impl Follow {
             missing_reported: false,
             denied: None,
             remounted: false,
-        };
+        });
         match follow.open_current() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => follow.missing_reported = true,
-            opened => opened.map_err(failed)?,
+            opened => opened?,
         }
         if let Some(open) = &mut follow.open {
-            open.offset = open.file.seek(SeekFrom::End(0)).map_err(failed)?;
-            let found = open.file.metadata().map_err(failed)?;
+            open.offset = open.file.seek(SeekFrom::End(0))?;
+            let found = open.file.metadata()?;
             // Keep the group only if others cannot read the file. Group root is never granted.
             follow.group = Some(found.gid()).filter(|&gid| gid != 0 && found.mode() & 0o004 == 0);
         } else {
             follow.group = privilege::group(LOG_READERS);
         }
-        Ok(follow)
+        Ok(Some(follow))
     }
 
     /// Makes the file's directory the working directory, from which files are opened from now on; `false` if it does

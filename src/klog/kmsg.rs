@@ -33,7 +33,7 @@ pub struct Kmsg {
 }
 
 impl Kmsg {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Box<Self>> {
         let failed = |cause| {
             Error::path("open", path, cause)
                 .advise("run as root (or with CAP_SYSLOG), or set log = /var/log/kern.log in the config")
@@ -48,7 +48,7 @@ impl Kmsg {
                 .advise("containers often have no /dev/kmsg: set log = nflog:5 in the config"));
         }
         file.seek(SeekFrom::End(0)).map_err(failed)?;
-        Ok(Self { file, path: path.into(), buffer: vec![0; BUFFER].into() })
+        Ok(Box::new(Self { file, path: path.into(), buffer: vec![0; BUFFER].into() }))
     }
 
     /// Becomes readable when there may be a new record.

@@ -37,7 +37,7 @@ pub struct Klog {
 }
 
 enum Source {
-    Kmsg(kmsg::Kmsg),
+    Kmsg(Box<kmsg::Kmsg>),
     File(Box<follow::Follow>),
     Input(lines::Input),
     Nflog(nflog::Nflog),
@@ -47,7 +47,7 @@ impl Klog {
     /// Opens the configured source at its end. Must be called as root.
     pub fn open(log: &Log) -> Result<Self> {
         let source = match resolve(log)? {
-            Log::File(path) => Source::File(Box::new(follow::Follow::open(path.as_ref())?)),
+            Log::File(path) => Source::File(follow::Follow::open(path.as_ref())?),
             Log::Input => Source::Input(lines::Input::new(File::from(process::inherited(0)))),
             Log::Nflog(group) => Source::Nflog(nflog::Nflog::open(group)?),
             Log::Auto | Log::Kmsg => Source::Kmsg(kmsg::Kmsg::open(Path::new(DEV_KMSG))?),
