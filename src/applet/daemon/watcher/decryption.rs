@@ -33,18 +33,18 @@ impl Numbers {
         let mut numbers = Vec::new();
         for (number, profile) in profiles.iter().enumerate() {
             if profile.wire() == Wire::Classic && wanted(profile) {
-                numbers.push((profile.knock_port(), number));
+                let pair = (profile.knock_port(), number);
+                numbers.insert(numbers.partition_point(|other| *other < pair), pair);
             }
         }
-        numbers.sort_unstable();
         Self(numbers)
     }
 
-    /// Returns the numbers of the profiles on a knock port.
-    fn on(&self, knock_port: u16) -> impl Iterator<Item = usize> {
+    /// Returns the pairs with a knock port.
+    fn on(&self, knock_port: u16) -> &[(u16, usize)] {
         let first = self.0.partition_point(|&(port, _)| port < knock_port);
-        let from = self.0.iter().skip(first);
-        from.take_while(move |&&(port, _)| port == knock_port).map(|&(_, number)| number)
+        let end = self.0.partition_point(|&(port, _)| port <= knock_port);
+        self.0.get(first..end).unwrap_or_default()
     }
 }
 
@@ -73,7 +73,7 @@ impl Decryption {
     ) -> Vec<Hit> {
         let window = self.reach.window;
         let mut hits = Vec::new();
-        for number in self.unheld.on(knock_port) {
+        for &(_, number) in self.unheld.on(knock_port) {
             let profile = &profiles[number];
             let found = profile.decrypt(ciphertext, profile.next(), window, true).or_else(|| {
                 let first = armed.ahead(number, profile.next(), now)?;
@@ -82,7 +82,10 @@ impl Decryption {
             hits.extend(found.map(|(counter, port)| Hit { profile: number, counter, port }));
         }
         if hits.is_empty() {
-            for number in self.listing.on(knock_port).take_while(|_| self.budget.take_denied_port(now)) {
+            for &(_, number) in self.listing.on(knock_port) {
+                if !self.budget.take_denied_port(now) {
+                    break;
+                }
                 let profile = &profiles[number];
                 let found = profile.decrypt(ciphertext, profile.next(), window, false);
                 hits.extend(found.map(|(counter, port)| Hit { profile: number, counter, port }));
@@ -93,7 +96,7 @@ impl Decryption {
 
     /// Queues an unexplained SYN for a far-ahead search, if its source has budget left.
     pub fn postpone(&mut self, entry: &Entry, now: Instant) {
-        let worth = self.reach.far > 0 && self.unheld.on(entry.knock_port).next().is_some();
+        let worth = self.reach.far > 0 && !self.unheld.on(entry.knock_port).is_empty();
         if worth && self.far_searches.len() < FAR_SEARCHES && self.budget.allows(entry.source, now) {
             self.far_searches.push_back(*entry);
         }
@@ -113,12 +116,13 @@ impl Decryption {
     /// Decrypts the message of a SYN with all counters of the window and beyond, as far as `reach` allows.
     pub fn find_far(&self, entry: &Entry, profiles: &[LoadedProfile]) -> Vec<Hit> {
         let number = self.reach.window.saturating_add(self.reach.far);
-        let hit = |profile: usize| {
-            let ciphertext = entry.ciphertext()?;
-            let (counter, port) = profiles[profile].decrypt(&ciphertext, profiles[profile].next(), number, true)?;
-            Some(Hit { profile, counter, port })
-        };
-        self.unheld.on(entry.knock_port).filter_map(hit).collect()
+        let mut hits = Vec::new();
+        let Some(ciphertext) = entry.ciphertext() else { return hits };
+        for &(_, profile) in self.unheld.on(entry.knock_port) {
+            let found = profiles[profile].decrypt(&ciphertext, profiles[profile].next(), number, true);
+            hits.extend(found.map(|(counter, port)| Hit { profile, counter, port }));
+        }
+        hits
     }
 
     /// Charges `source` for a search that took `spent`.
