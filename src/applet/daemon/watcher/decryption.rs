@@ -6,7 +6,6 @@ use super::loaded_profile::LoadedProfile;
 use super::look_ahead::{Hit, Reach};
 use super::search_budget::SearchBudget;
 use crate::wire::{Ciphertext, Entry, Wire};
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ pub(super) struct Decryption {
     reach: Reach,
     budget: SearchBudget,
     /// SYNs that wait for a far-ahead search, in order.
-    far_searches: VecDeque<Entry>,
+    far_searches: Vec<Entry>,
 }
 
 /// Pairs of knock port and profile number, in ascending order.
@@ -57,7 +56,7 @@ impl Decryption {
             listing: Numbers::select(profiles, LoadedProfile::lists_ports),
             reach,
             budget: SearchBudget::new(secret),
-            far_searches: VecDeque::new(),
+            far_searches: Vec::new(),
         }
     }
 
@@ -79,7 +78,7 @@ impl Decryption {
                 let first = armed.ahead(number, profile.next(), now)?;
                 profile.decrypt(ciphertext, u64::from(first) + 1, STEPS, true)
             });
-            hits.extend(found.map(|(counter, port)| Hit { profile: number, counter, port }));
+            add(&mut hits, number, found);
         }
         if hits.is_empty() {
             for &(_, number) in self.listing.on(knock_port) {
@@ -88,7 +87,7 @@ impl Decryption {
                 }
                 let profile = &profiles[number];
                 let found = profile.decrypt(ciphertext, profile.next(), window, false);
-                hits.extend(found.map(|(counter, port)| Hit { profile: number, counter, port }));
+                add(&mut hits, number, found);
             }
         }
         hits
@@ -98,18 +97,21 @@ impl Decryption {
     pub fn postpone(&mut self, entry: &Entry, now: Instant) {
         let worth = self.reach.far > 0 && !self.unheld.on(entry.knock_port).is_empty();
         if worth && self.far_searches.len() < FAR_SEARCHES && self.budget.allows(entry.source, now) {
-            self.far_searches.push_back(*entry);
+            self.far_searches.push(*entry);
         }
     }
 
     /// Returns the next SYN to search for.
     pub fn next_far_search(&self) -> Option<&Entry> {
-        self.far_searches.front()
+        self.far_searches.first()
     }
 
     /// Removes the first SYN from the queue. Returns it unless its source has used up its budget meanwhile.
     pub fn take_far_search(&mut self, now: Instant) -> Option<Entry> {
-        let entry = self.far_searches.pop_front()?;
+        if self.far_searches.is_empty() {
+            return None;
+        }
+        let entry = self.far_searches.remove(0);
         self.budget.allows(entry.source, now).then_some(entry)
     }
 
@@ -120,7 +122,7 @@ impl Decryption {
         let Some(ciphertext) = entry.ciphertext() else { return hits };
         for &(_, profile) in self.unheld.on(entry.knock_port) {
             let found = profiles[profile].decrypt(&ciphertext, profiles[profile].next(), number, true);
-            hits.extend(found.map(|(counter, port)| Hit { profile, counter, port }));
+            add(&mut hits, profile, found);
         }
         hits
     }
@@ -128,5 +130,12 @@ impl Decryption {
     /// Charges `source` for a search that took `spent`.
     pub fn charge(&mut self, source: IpAddr, spent: Duration, now: Instant) {
         self.budget.charge(source, spent, now);
+    }
+}
+
+/// Adds what was found in the message with the keys of a profile.
+fn add(hits: &mut Vec<Hit>, profile: usize, found: Option<(u32, u16)>) {
+    if let Some((counter, port)) = found {
+        hits.push(Hit { profile, counter, port });
     }
 }

@@ -15,7 +15,6 @@ use super::throttle::Throttle;
 use crate::applet::daemon::ipc::{OpenReply, OpenRequest};
 use crate::ports::Ports;
 use crate::wire::{Entry, Wire};
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -124,9 +123,9 @@ pub struct Engine {
     throttle: Throttle,
     replay_cache: ReplayCache,
     /// Profiles whose counters must be stored.
-    unstored: VecDeque<usize>,
+    unstored: Vec<usize>,
     /// Accepted knocks in order. Their counters are already burned in memory.
-    accepted: VecDeque<(Knock, Then)>,
+    accepted: Vec<(Knock, Then)>,
     /// The knock that waits for the opener's reply.
     asked: Option<Knock>,
 }
@@ -156,8 +155,8 @@ impl Engine {
             armed: Armed::default(),
             throttle: Throttle::new(settings.guesses),
             replay_cache: ReplayCache::new(settings.replay_cache),
-            unstored: VecDeque::new(),
-            accepted: VecDeque::new(),
+            unstored: Vec::new(),
+            accepted: Vec::new(),
             asked: None,
         }
     }
@@ -317,9 +316,9 @@ impl Engine {
         self.use_up_to(hit.profile, u64::from(hit.counter) + 1);
         self.replay_cache.insert(arrival.entry, arrival.message, arrival.hash, arrival.now);
         if !self.unstored.contains(&hit.profile) {
-            self.unstored.push_back(hit.profile);
+            self.unstored.push(hit.profile);
         }
-        self.accepted.push_back((Knock { profile: hit.profile, source: arrival.entry.source, port: hit.port }, then));
+        self.accepted.push((Knock { profile: hit.profile, source: arrival.entry.source, port: hit.port }, then));
     }
 
     fn use_up_to(&mut self, number: usize, next: u64) {
@@ -331,11 +330,12 @@ impl Engine {
 
     /// Returns the next action for the accepted knocks; `None` when there is none left.
     pub fn next_action(&mut self) -> Option<Action> {
-        if let Some(profile) = self.unstored.pop_front() {
+        if !self.unstored.is_empty() {
+            let profile = self.unstored.remove(0);
             return Some(Action::Store { profile, next: self.profiles[profile].next() });
         }
-        loop {
-            let (knock, then) = self.accepted.pop_front()?;
+        while !self.accepted.is_empty() {
+            let (knock, then) = self.accepted.remove(0);
             if !self.profiles[knock.profile].is_stored() {
                 continue;
             }
@@ -348,6 +348,7 @@ impl Engine {
             self.asked = Some(knock);
             return Some(Action::Open(request));
         }
+        None
     }
 
     /// Records that `next` has been stored for a profile. It may be higher than requested. A profile whose counter
