@@ -29,7 +29,7 @@ const LOG_READERS: &str = "adm";
 /// A followed file.
 pub struct Follow {
     inotify: Inotify,
-    watched_path: WatchedPath,
+    watched_path: Box<WatchedPath>,
     /// The watch on the file's directory, if the directory exists.
     directory: Option<Watch>,
     /// The name to open: the full path at first, then the bare name in the working directory.

@@ -45,7 +45,7 @@ enum Source {
 
 impl Klog {
     /// Opens the configured source at its end. Must be called as root.
-    pub fn open(log: &Log) -> Result<Self> {
+    pub fn open(log: &Log) -> Result<Box<Self>> {
         let source = match resolve(log)? {
             Log::File(path) => Source::File(follow::Follow::open(path.as_ref())?),
             Log::Input => Source::Input(lines::Input::new(File::from(process::inherited(0)))),
@@ -53,7 +53,7 @@ impl Klog {
             Log::Auto | Log::Kmsg => Source::Kmsg(kmsg::Kmsg::open(Path::new(DEV_KMSG))?),
         };
         let has_old_lines = matches!(source, Source::Input(_));
-        Ok(Self { source, intake: Intake::new(has_old_lines) })
+        Ok(Box::new(Self { source, intake: Intake::new(has_old_lines) }))
     }
 
     /// Makes the directory of the log file the working directory, so that a rotated log can be reopened. Returns

@@ -25,8 +25,8 @@ pub(super) struct WatchedPath {
 
 impl WatchedPath {
     /// Resolves `path`, which need not exist, and watches it for changes.
-    pub fn find(path: &Path, inotify: &Inotify) -> io::Result<Self> {
-        let mut watched = Self { names: Vec::new(), path: resolve(path)?, mounts: None };
+    pub fn find(path: &Path, inotify: &Inotify) -> io::Result<Box<Self>> {
+        let mut watched = Box::new(Self { names: Vec::new(), path: resolve(path)?, mounts: None });
         for part in path.ancestors().chain(watched.path.ancestors()) {
             let Some((directory, name)) = part.parent().zip(part.file_name()) else { continue };
             let is_own = watched.path.parent().is_some_and(|parent| parent.as_os_str() == part.as_os_str());

@@ -36,7 +36,7 @@ const USUAL_TTL: libc::c_int = 64;
 
 impl Route {
     /// Looks up the route to `destination`, from the address of `source` if given.
-    pub fn to(destination: SocketAddr, source: Option<SocketAddr>) -> io::Result<Self> {
+    pub fn to(destination: SocketAddr, source: Option<SocketAddr>) -> io::Result<Box<Self>> {
         let source = source.map(without_port);
         if let Some(prepared) = prepare(destination, source) {
             let local = prepared.local_addr()?;
@@ -54,7 +54,7 @@ impl Route {
     }
 
     /// Collects the route's properties from a connected socket.
-    fn of(socket: BorrowedFd<'_>, source: SocketAddr, destination: SocketAddr) -> Self {
+    fn of(socket: BorrowedFd<'_>, source: SocketAddr, destination: SocketAddr) -> Box<Self> {
         let bound = get(&socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).unwrap_or(0);
         let metrics = metrics(source, destination, bound).unwrap_or_default();
         let (mtu, ttl) = match destination {
@@ -72,7 +72,7 @@ impl Route {
         // The kernel limits the value to rmem_max, and doubles it (socket(7)).
         let _ = set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, libc::c_int::MAX);
         let buffer = get(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap_or(0);
-        Self {
+        Box::new(Self {
             source: without_port(source),
             port: None,
             mtu: mtu.unwrap_or(USUAL_MTU).unsigned_abs(),
@@ -81,7 +81,7 @@ impl Route {
             metrics,
             largest_buffer: buffer.unsigned_abs() / 2,
             prepared: None,
-        }
+        })
     }
 
     /// Returns the clock of the connection's timestamps; `None` if the kernel could not prepare the connection. Takes

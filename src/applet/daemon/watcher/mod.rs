@@ -76,7 +76,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
         say::warn("to lift the guard unless a knock opens a port in time: knockknock-daemon --trial 10m");
     }
     let mut log = Klog::open(&config.log)?;
-    let groups: Vec<u32> = log.group().into_iter().collect();
+    let group = log.group();
     hooks::attempt("unconfined watcher");
     let publication = Publication::open(directory, supervisor, &text, profiles_sum);
     let mut watcher = Watcher::new(&config, profiles, channel, publication)?;
@@ -86,7 +86,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
         true => [CALLS, &[calls::OPEN, calls::WATCH]].concat(),
         false => CALLS.to_vec(),
     };
-    let kept = Kept { user, groups: &groups, capabilities: &[], working_directory, calls: &calls };
+    let kept = Kept { user, groups: group.as_slice(), capabilities: &[], working_directory, calls: &calls };
     privileges::drop_root(&kept, supervisor, log_target)?;
     hooks::attempt("watcher");
 
@@ -138,7 +138,7 @@ impl From<Error> for WatcherEnd {
 }
 
 impl Watcher {
-    fn new(config: &Config, profiles: Profiles, channel: Channel, publication: Publication) -> Result<Self> {
+    fn new(config: &Config, profiles: Profiles, channel: Channel, publication: Publication) -> Result<Box<Self>> {
         let mut secret = [0; 8];
         random::fill(&mut secret)?;
         let wanted = Reach { window: config.window, far: config.resync_window };
@@ -158,7 +158,7 @@ impl Watcher {
         }
         let knock_ports = engine.profiles().iter().map(LoadedProfile::knock_port).collect();
         let report = Report::new(profiles.names, knock_ports, config.delay, publication);
-        Ok(Self { engine, counters: profiles.counters, report, channel })
+        Ok(Box::new(Self { engine, counters: profiles.counters, report, channel }))
     }
 
     /// Follows the log until the log or the opener ends.
