@@ -157,7 +157,13 @@ const ADMINISTRATION: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin";
 
 /// Returns the first file of that name in the directories of `path`, a list like PATH, for which `accept` is true.
 pub fn find(program: &OsStr, path: &OsStr, accept: fn(&Path) -> bool) -> Option<PathBuf> {
-    env::split_paths(path).map(|directory| directory.join(program)).find(|file| accept(file))
+    for directory in env::split_paths(path) {
+        let file = directory.join(program);
+        if accept(&file) {
+            return Some(file);
+        }
+    }
+    None
 }
 
 /// Returns whether `file` may be a system program. An empty entry in PATH means the working directory, where none is.

@@ -9,10 +9,14 @@ const LISTEN: &str = "0A";
 /// Returns whether a program listens on TCP port `port`, other than on loopback addresses. If the files cannot be read,
 /// the answer is no.
 pub fn listens(port: u16) -> bool {
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|path| {
-        let sockets = file::kernel_text(path);
-        sockets.lines().filter_map(listener).any(|(address, at)| at == port && !address.to_canonical().is_loopback())
-    })
+    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in file::kernel_text(path).lines() {
+            if listener(line).is_some_and(|(address, at)| at == port && !address.to_canonical().is_loopback()) {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// Parses a line of a listening socket into its local address and port.

@@ -62,31 +62,29 @@ impl Account {
 
     fn found(column: usize, value: &str) -> Option<Self> {
         let text = file::read("/etc/passwd".as_ref()).ok()?;
-        let columns = row(&text, column, value)?;
-        let user = User { uid: id(&columns, 2)?, gid: id(&columns, 3)? };
-        Some(Self { user, home: OsStr::from_bytes(columns.get(5)?).into() })
+        let row = row(&text, column, value)?;
+        let user = User { uid: id(row, 2)?, gid: id(row, 3)? };
+        Some(Self { user, home: OsStr::from_bytes(column_of(row, 5)?).into() })
     }
 }
 
 /// Looks up the id of the group called `name` in /etc/group (group(5)); `None` if there is none.
 pub fn group(name: &str) -> Option<u32> {
     let text = file::read("/etc/group".as_ref()).ok()?;
-    id(&row(&text, 0, name)?, 2)
+    id(row(&text, 0, name)?, 2)
 }
 
-/// Returns the columns of the first row in which a column has that value.
-fn row<'a>(text: &'a [u8], column: usize, value: &str) -> Option<Vec<&'a [u8]>> {
-    for row in text.split(|&byte| byte == b'\n') {
-        let columns: Vec<_> = row.split(|&byte| byte == b':').collect();
-        if columns.get(column) == Some(&value.as_bytes()) {
-            return Some(columns);
-        }
-    }
-    None
+/// Returns the first row in which a column has that value.
+fn row<'a>(text: &'a [u8], column: usize, value: &str) -> Option<&'a [u8]> {
+    text.split(|&byte| byte == b'\n').find(|row| column_of(row, column) == Some(value.as_bytes()))
 }
 
-fn id(columns: &[&[u8]], column: usize) -> Option<u32> {
-    std::str::from_utf8(columns.get(column)?).ok()?.parse().ok()
+fn column_of(row: &[u8], column: usize) -> Option<&[u8]> {
+    row.split(|&byte| byte == b':').nth(column)
+}
+
+fn id(row: &[u8], column: usize) -> Option<u32> {
+    std::str::from_utf8(column_of(row, column)?).ok()?.parse().ok()
 }
 
 /// Returns whether `uid` stands for the users outside the user namespace of this process (user_namespaces(7)). It does
@@ -255,7 +253,7 @@ mod tests {
     #[test]
     fn only_whole_rows_and_columns_are_found() {
         let text = b"ann:x:1000:100::/home/ann:\n\n+\nbob:x:10:\xff";
-        let found = |column, value| row(text, column, value).map(|columns| id(&columns, 2));
+        let found = |column, value| row(text, column, value).map(|row| id(row, 2));
         assert_eq!(found(0, "ann"), Some(Some(1000)));
         assert_eq!(found(0, "bob"), Some(Some(10)));
         assert_eq!(found(2, "100"), None);
