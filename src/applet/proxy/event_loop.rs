@@ -143,8 +143,9 @@ impl EventLoop {
     fn next_deadline(&self) -> Option<Instant> {
         let now = Instant::now();
         let accept = self.acceptor.due(now).filter(|_| self.has_room());
-        let times = [self.sessions.due(), self.relays.due(now), self.turns.due(now), self.hosts.due(now), accept];
-        times.into_iter().fold(None, earlier)
+        let clients = earlier(self.sessions.due(), self.relays.due(now));
+        let waiting = earlier(self.turns.due(now), self.hosts.due(now));
+        earlier(earlier(clients, waiting), accept)
     }
 
     fn expire(&mut self) {

@@ -112,9 +112,15 @@ impl Lookups {
 
     /// Returns when another lookup may start even if no running one finishes.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        let waiting = self.lookups.iter().any(|lookup| lookup.began.is_none());
-        let began = self.lookups.iter().map(|lookup| lookup.began);
-        began.map(|began| Some(began? + FRESH).filter(|due| waiting && *due > now)).fold(None, earlier)
+        let (mut waiting, mut due) = (false, None);
+        for lookup in &self.lookups {
+            match lookup.began.map(|began| began + FRESH) {
+                None => waiting = true,
+                Some(stale) if stale > now => due = earlier(due, Some(stale)),
+                Some(_) => {}
+            }
+        }
+        due.filter(|_| waiting)
     }
 
     /// Records that a lookup has finished. Returns the clients that waited for it.
