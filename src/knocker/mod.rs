@@ -62,8 +62,7 @@ impl Knocker {
                 .advise("to allow it, add the port to \"ports\" in the profile's config, on both sides"));
         }
         let destination = canonical(destination, profile.config.knock_port);
-        let route = Route::to(destination, source.map(|source| canonical(source, 0)))
-            .map_err(|cause| Error::system(format!("find a route to {}", destination.ip()), cause))?;
+        let route = route(destination, source.map(|source| canonical(source, 0)))?;
         let noise = Noise::new()?;
         let template = fingerprint::template(&route, &noise);
         if profile.config.wire == Wire::Stealth {
@@ -92,6 +91,11 @@ impl Knocker {
     }
 }
 
+fn route(destination: SocketAddr, source: Option<SocketAddr>) -> Result<Box<Route>> {
+    Route::to(destination, source)
+        .map_err(|cause| Error::system(format!("find a route to {}", destination.ip()), cause))
+}
+
 /// Returns how a knock over `route` differs from a connection's SYN.
 fn difference(route: &Route) -> Option<&'static str> {
     let differs = "this kernel cannot prepare a connection: the knock's source port and timestamp are random";
@@ -100,8 +104,7 @@ fn difference(route: &Route) -> Option<&'static str> {
 
 /// Describes the knock that this machine would send to `destination`, and how it differs from a connection's SYN.
 pub fn describe_route(destination: SocketAddr) -> Result<(String, Option<&'static str>)> {
-    let route = Route::to(canonical(destination, destination.port()), None)
-        .map_err(|cause| Error::system(format!("find a route to {}", destination.ip()), cause))
+    let route = route(canonical(destination, destination.port()), None)
         .map_err(|error| error.advise(format!("ip route get {} shows what is missing", destination.ip())))?;
     let timestamps = if sysctl::number("net/ipv4/tcp_timestamps") == Some(0) { "without" } else { "with" };
     let text = format!("from {}, MTU {}, {timestamps} timestamps", route.source.ip(), route.mtu);
