@@ -160,7 +160,8 @@ impl Schedule {
                 offsets.push(at);
             }
         }
-        offsets.extend([second, first]);
+        offsets.push(second);
+        offsets.push(first);
         self.round = Some(Round { began: now, address, offsets });
     }
 

@@ -6,6 +6,7 @@ use crate::error::{Error, Result, quoted, reason};
 use crate::say;
 use crate::sys::privilege::{self, Account, Capability, User};
 use crate::sys::sandbox;
+use std::io;
 use std::path::Path;
 
 /// The supervisor's capabilities: to make rules; to start the other two processes, switch to their users, and kill
@@ -85,15 +86,14 @@ pub(super) fn drop_root(kept: &Kept<'_>, supervisor: u32, log_target: LogTarget)
         Err(_) if directory.is_none() && sandbox::landlock::version().is_err() => Ok(()),
         restricted => restricted,
     };
-    let steps = [
-        ("set resource limits", sandbox::limits()),
-        ("restrict access to files (Landlock)", landlock),
-        ("filter system calls (seccomp)", sandbox::seccomp::allow(kept.calls)),
-    ];
-    for (step, done) in steps {
-        if let Err(cause) = done {
-            say::warn(format_args!("cannot {step}: {}", reason(&cause)));
-        }
-    }
+    warn_unless("set resource limits", sandbox::limits());
+    warn_unless("restrict access to files (Landlock)", landlock);
+    warn_unless("filter system calls (seccomp)", sandbox::seccomp::allow(kept.calls));
     Ok(())
+}
+
+fn warn_unless(step: &str, done: io::Result<()>) {
+    if let Err(cause) = done {
+        say::warn(format_args!("cannot {step}: {}", reason(&cause)));
+    }
 }

@@ -65,14 +65,13 @@ impl LookAhead {
         let ports = profiles.iter().map(|profile| profile.held_ports().len()).sum();
         let reach = reach(ports, wanted);
         let span = span(reach);
-        let mut first = 0;
-        let mut range = |profile: &LoadedProfile| {
-            let range = PlaceRange { first, filled: profile.next() };
+        let (mut first, mut ranges) = (0, Vec::with_capacity(profiles.len()));
+        for profile in profiles {
+            ranges.push(PlaceRange { first, filled: profile.next() });
             first += span * profile.held_ports().len() as u32;
-            range
-        };
+        }
         let mut look_ahead = Self {
-            ranges: profiles.iter().map(&mut range).collect(),
+            ranges,
             table: CodeTable::new(span as usize * ports),
             unfilled: Vec::new(),
             reach,

@@ -81,11 +81,12 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     let publication = Publication::open(directory, supervisor, &text, profiles_sum);
     let mut watcher = Watcher::new(&config, profiles, channel, publication)?;
     let working_directory = log.enter_directory()?;
-    let calls = match working_directory {
-        // The working directory is the log's. A re-created log is opened by name.
-        true => [CALLS, &[calls::OPEN, calls::WATCH]].concat(),
-        false => CALLS.to_vec(),
-    };
+    let mut calls = CALLS.to_vec();
+    if working_directory {
+        // It is the log's. A re-created log is opened by name.
+        calls.push(calls::OPEN);
+        calls.push(calls::WATCH);
+    }
     let kept = Kept { user, groups: group.as_slice(), capabilities: &[], working_directory, calls: &calls };
     privileges::drop_root(&kept, supervisor, log_target)?;
     hooks::attempt("watcher");
