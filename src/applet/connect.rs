@@ -3,14 +3,14 @@
 use crate::error::{Error, Result, quoted};
 use crate::knocker::{self, Family, Knocker};
 use crate::profile::{Profile, ProfileHome};
-use crate::sys::pipe::Pipe;
+use crate::sys::pipe::{self, Pipe};
 use crate::sys::thread::Thread;
 use crate::sys::{poll, process, tcp};
 use crate::tunnel::{self, KnockSetup, OpeningDelay};
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::rc::Rc;
 
@@ -68,7 +68,7 @@ fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
         _ => broken(cause),
     };
     first.map_err(broken)?;
-    copy(stream, &output, is_spliced(&output)).map_err(broken)?;
+    copy(stream.as_fd(), output.as_fd(), is_spliced(&output)).map_err(broken)?;
     // The reader of our output now sees its end, and may continue to write to our input.
     drop(output);
     // A terminal's input does not end by itself when the server has closed.
@@ -76,7 +76,7 @@ fn join(stream: &TcpStream, knocked: bool) -> Result<()> {
 }
 
 fn send(input: &File, stream: &TcpStream) -> io::Result<()> {
-    let sent = copy(input, stream, is_spliced(input)).and_then(|()| stream.shutdown(Shutdown::Write));
+    let sent = copy(input.as_fd(), stream.as_fd(), is_spliced(input)).and_then(|()| stream.shutdown(Shutdown::Write));
     if sent.is_err() {
         // Reset, so that the server does not mistake a part of the input for all of it.
         let _ = tcp::reset(stream);
@@ -91,21 +91,17 @@ fn is_spliced(file: &File) -> bool {
 }
 
 /// Copies bytes until `from` ends.
-fn copy<F: AsFd, T: AsFd>(from: &F, to: &T, spliced: bool) -> io::Result<()>
-where
-    for<'a> &'a F: Read,
-    for<'a> &'a T: Write,
-{
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, spliced: bool) -> io::Result<()> {
     let pipe = Pipe::blocking()?;
     let mut buffer = if spliced { Vec::new() } else { vec![0; BUFFER] };
     loop {
         let held = retry_until_ready(
-            || match spliced.then(|| pipe.fill(from)) {
-                None => (&*from).read(&mut buffer),
+            &mut || match spliced.then(|| pipe.fill(from)) {
+                None => pipe::read(from, &mut buffer),
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => pipe.fill_by_reading(from),
                 Some(filled) => filled,
             },
-            || poll::readable([from.as_fd()], None).map(drop),
+            &|| poll::readable([from], None).map(drop),
         )?;
         if held == 0 {
             return Ok(());
@@ -113,11 +109,11 @@ where
         let mut moved = 0;
         while moved < held {
             moved += retry_until_ready(
-                || match buffer.get(moved..held) {
-                    Some(rest) => (&*to).write(rest),
+                &mut || match buffer.get(moved..held) {
+                    Some(rest) => pipe::write(to, rest),
                     None => pipe.drain(to, held - moved),
                 },
-                || poll::writable(to.as_fd(), None).map(drop),
+                &|| poll::writable(to, None).map(drop),
             )?;
         }
     }
@@ -126,8 +122,8 @@ where
 /// Repeats `attempt` while it is interrupted or would block: another process that shares the descriptor may have made
 /// it non-blocking.
 fn retry_until_ready(
-    mut attempt: impl FnMut() -> io::Result<usize>,
-    wait: impl Fn() -> io::Result<()>,
+    attempt: &mut dyn FnMut() -> io::Result<usize>,
+    wait: &dyn Fn() -> io::Result<()>,
 ) -> io::Result<usize> {
     loop {
         match attempt() {

@@ -1,6 +1,7 @@
 //! Notifications of changes in a directory or a file (inotify(7)).
 
-use super::{check, check_length};
+use super::check;
+use super::pipe::read;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -51,9 +52,7 @@ impl Inotify {
     pub fn drain(&self, mut each: impl FnMut(Option<Watch>, &OsStr)) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
-            // SAFETY: the pointer is valid for writes of the length given.
-            let read = unsafe { libc::read(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
-            match check_length(read) {
+            match read(self.0.as_fd(), &mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
                 Ok(length) => names(buffer.get(..length).unwrap_or_default(), &mut each),

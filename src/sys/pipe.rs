@@ -1,8 +1,7 @@
 //! Moving bytes between two descriptors inside the kernel, through a pipe as the buffer (splice(2)).
 
 use super::{check, check_length};
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
@@ -15,7 +14,7 @@ const FEW: usize = 512;
 /// descriptor. If that pipe were shared with another program, the program would block too, so one side is always ours.
 pub struct Pipe {
     output: OwnedFd,
-    input: File,
+    input: OwnedFd,
     flags: libc::c_uint,
 }
 
@@ -36,15 +35,12 @@ impl Pipe {
         check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
         // SAFETY: both were just opened and nothing else owns them.
         let [output, input] = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-        Ok(Self { output, input: input.into(), flags })
+        Ok(Self { output, input, flags })
     }
 
     /// Moves available bytes from `from` into the pipe, which must be empty. Returns their number; 0 at end of file.
-    pub fn fill<F: AsFd>(&self, from: &F) -> io::Result<usize>
-    where
-        for<'a> &'a F: Read,
-    {
-        match splice(from.as_fd(), self.input.as_fd(), MOST, self.flags) {
+    pub fn fill(&self, from: BorrowedFd<'_>) -> io::Result<usize> {
+        match splice(from, self.input.as_fd(), MOST, self.flags) {
             // Either end of file, or TCP urgent data: only read() can tell them apart.
             Ok(0) => self.fill_by_reading(from),
             other => other,
@@ -53,16 +49,28 @@ impl Pipe {
 
     /// Fills the pipe with read() and write(). At a TCP urgent byte splice() returns 0 or `WouldBlock`, while read()
     /// returns data.
-    pub fn fill_by_reading(&self, mut from: impl Read) -> io::Result<usize> {
+    pub fn fill_by_reading(&self, from: BorrowedFd<'_>) -> io::Result<usize> {
         let mut buffer = [0; FEW];
-        let length = from.read(&mut buffer)?;
-        (&self.input).write(buffer.get(..length).unwrap_or_default())
+        let length = read(from, &mut buffer)?;
+        write(self.input.as_fd(), buffer.get(..length).unwrap_or_default())
     }
 
     /// Moves up to `held` bytes from the pipe to `to`; returns their number.
-    pub fn drain(&self, to: impl AsFd, held: usize) -> io::Result<usize> {
-        splice(self.output.as_fd(), to.as_fd(), held, self.flags)
+    pub fn drain(&self, to: BorrowedFd<'_>, held: usize) -> io::Result<usize> {
+        splice(self.output.as_fd(), to, held, self.flags)
     }
+}
+
+/// Reads from a descriptor of any kind; std has a type for each.
+pub fn read(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the pointer is valid for writes of the length given.
+    check_length(unsafe { libc::read(from.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) })
+}
+
+/// Writes to a descriptor of any kind.
+pub fn write(to: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the pointer is valid for reads of the length given.
+    check_length(unsafe { libc::write(to.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) })
 }
 
 fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize, flags: libc::c_uint) -> io::Result<usize> {
@@ -80,6 +88,7 @@ fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize, flags: libc::c_
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -87,13 +96,13 @@ mod tests {
         let ((mut sender, from), (to, mut receiver)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
         from.set_nonblocking(true).unwrap();
         let pipe = Pipe::new().unwrap();
-        assert_eq!(pipe.fill(&from).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(pipe.fill(from.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         sender.write_all(b"abc").unwrap();
         drop(sender);
-        assert_eq!(pipe.fill(&from).unwrap(), 3);
-        assert_eq!(pipe.drain(&to, 2).unwrap(), 2);
-        assert_eq!(pipe.drain(&to, 1).unwrap(), 1);
-        assert_eq!(pipe.fill(&from).unwrap(), 0);
+        assert_eq!(pipe.fill(from.as_fd()).unwrap(), 3);
+        assert_eq!(pipe.drain(to.as_fd(), 2).unwrap(), 2);
+        assert_eq!(pipe.drain(to.as_fd(), 1).unwrap(), 1);
+        assert_eq!(pipe.fill(from.as_fd()).unwrap(), 0);
         drop(to);
         let mut received = Vec::new();
         receiver.read_to_end(&mut received).unwrap();

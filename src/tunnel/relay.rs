@@ -8,6 +8,7 @@ use crate::sys::pipe::Pipe;
 use crate::sys::tcp;
 use std::io;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 
 /// How many pipes of data, at most 64 KiB each, one direction moves before the other relays get their turn.
 const FILLS: usize = 16;
@@ -144,9 +145,9 @@ impl Direction {
             return Ok(false);
         }
         let pipe = spares.lend()?;
-        let filled = match pipe.fill(&from.stream) {
+        let filled = match pipe.fill(from.stream.as_fd()) {
             Err(error) if from.urgent && error.kind() == io::ErrorKind::WouldBlock => {
-                pipe.fill_by_reading(&from.stream)
+                pipe.fill_by_reading(from.stream.as_fd())
             }
             other => other,
         };
@@ -169,7 +170,7 @@ impl Direction {
     /// Passes on the bytes in the pipe. Returns whether the pipe is now empty.
     fn drain(&mut self, to: &mut Endpoint, spares: &mut SparePipes) -> io::Result<bool> {
         while let Some((pipe, held)) = self.held.take_if(|_| to.writable) {
-            match pipe.drain(&to.stream, held) {
+            match pipe.drain(to.stream.as_fd(), held) {
                 Ok(length) if length < held => self.held = Some((pipe, held - length)),
                 Ok(_) => spares.take_back(pipe),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
