@@ -398,7 +398,7 @@ fn from_supervisor<'a>(arguments: &Arguments<'a>) -> Result<(u32, LogTarget, &'a
 
 /// Runs a client's applet with the caller's profiles.
 fn at_home(arguments: &Arguments<'_>, run: &dyn Fn(&ProfileHome) -> Result<u8>) -> Result<u8> {
-    run(&ProfileHome::for_caller(arguments.directory)?)
+    run(&*ProfileHome::for_caller(arguments.directory)?)
 }
 
 fn server_directory<'a>(arguments: &Arguments<'a>) -> &'a Path {

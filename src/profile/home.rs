@@ -24,7 +24,7 @@ pub struct ProfileHome {
 
 impl ProfileHome {
     /// Finds the profiles of the user who typed the command: in `directory`, or in the user's home.
-    pub fn for_caller(directory: Option<&Path>) -> Result<Self> {
+    pub fn for_caller(directory: Option<&Path>) -> Result<Box<Self>> {
         let user = caller()?;
         let directory = match (directory, user) {
             (Some(directory), _) => return Ok(Self::at(user, directory.into())),
@@ -41,7 +41,7 @@ impl ProfileHome {
     }
 
     /// Finds the profiles of the user called `name`: in `directory`, or in the user's home.
-    pub fn for_user(name: &str, directory: Option<&Path>) -> Result<Self> {
+    pub fn for_user(name: &str, directory: Option<&Path>) -> Result<Box<Self>> {
         let account = Account::named(name).ok_or_else(|| Error::usage(format!("there is no user {}", quoted(name))))?;
         let user = Some(account.user);
         let directory = match directory {
@@ -51,8 +51,8 @@ impl ProfileHome {
         Ok(Self::at(user, directory))
     }
 
-    fn at(user: Option<User>, directory: PathBuf) -> Self {
-        Self { user, directory, root_profiles: Vec::new() }
+    fn at(user: Option<User>, directory: PathBuf) -> Box<Self> {
+        Box::new(Self { user, directory, root_profiles: Vec::new() })
     }
 
     /// Returns the profile for `host`, or `None` if there is none. It is an error if the directory cannot be read, if
