@@ -32,7 +32,7 @@ impl ProfileConfig {
     }
 
     /// Reads the file `config` in `profile`.
-    pub fn load(profile: &Path) -> Result<Self> {
+    pub fn load(profile: &Path) -> Result<Box<Self>> {
         let path = profile.join("config");
         let bytes = file::read_small(&path).map_err(|cause| failed("read", &path, cause))?;
         // Comments may be in any encoding, as in version 0.8.
@@ -43,7 +43,7 @@ impl ProfileConfig {
 
     /// Parses the text of a `config`. The error is a line number, or 0, and a reason. An unknown key is an error,
     /// because it may be a misspelled `ports`, without which the profile opens every port.
-    pub fn parse(text: &str) -> std::result::Result<Self, (usize, String)> {
+    pub fn parse(text: &str) -> std::result::Result<Box<Self>, (usize, String)> {
         let (settings, _) = ini::settings(text, &["ports"])?;
         let (mut knock_port, mut allowed, mut wire) = (None, None, None);
         for ini::Setting { key, value, line } in &settings {
@@ -72,7 +72,7 @@ impl ProfileConfig {
         }
         let knock_port = knock_port.ok_or_else(|| (0, "\"knock_port\" is missing".to_owned()))?;
         let (legacy, wire) = (wire.is_none(), wire.unwrap_or(Wire::Classic));
-        let config = Self { knock_port, ports: allowed, wire, legacy };
+        let config = Box::new(Self { knock_port, ports: allowed, wire, legacy });
         match (wire, config.listed().len()) {
             (Wire::Stealth, 0) => Err((0, "\"wire = stealth\" needs \"ports\": the list of ports to open".into())),
             (Wire::Stealth, listed) if listed > MAX_STEALTH_PORTS => Err((
@@ -110,14 +110,14 @@ mod tests {
             (Wire::Stealth, listed(), false),
         ] {
             let config = ProfileConfig { knock_port: 666, ports, wire, legacy };
-            assert_eq!(ProfileConfig::parse(&config.to_text()), Ok(config));
+            assert_eq!(ProfileConfig::parse(&config.to_text()), Ok(Box::new(config)));
         }
     }
 
     #[test]
     fn a_config_of_version_0_8_is_classic_without_limit() {
         let config = ProfileConfig::parse("[main]\nknock_port=666\n").unwrap();
-        assert_eq!(config, ProfileConfig { knock_port: 666, ports: None, wire: Wire::Classic, legacy: true });
+        assert_eq!(*config, ProfileConfig { knock_port: 666, ports: None, wire: Wire::Classic, legacy: true });
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct Invitation {
     /// The client's name for the server.
     pub host: String,
     /// The config of the profile.
-    pub config: ProfileConfig,
+    pub config: Box<ProfileConfig>,
     /// The first counter that the client uses.
     pub counter: u64,
     pub(super) keys: RawKeys,
@@ -72,7 +72,7 @@ mod tests {
 
     fn invitation(host: &str, ports: &str, wire: Wire, counter: u64) -> Invitation {
         let ports = Some(Ports::parse(ports).unwrap()).filter(|ports| !ports.is_empty());
-        let config = ProfileConfig { knock_port: 43017, ports, wire, legacy: false };
+        let config = Box::new(ProfileConfig { knock_port: 43017, ports, wire, legacy: false });
         Invitation { host: host.into(), config, counter, keys: RawKeys::new([[0xfb; 16], [7; 16]]) }
     }
 

@@ -36,7 +36,7 @@ pub struct Profile {
     /// The name of its directory. On a client this is the server's host name.
     pub name: String,
     /// Its `config`.
-    pub config: ProfileConfig,
+    pub config: Box<ProfileConfig>,
     /// The two keys.
     pub keys: Keys,
     /// The counter, held open.

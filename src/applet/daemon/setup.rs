@@ -198,7 +198,7 @@ impl Setup {
 /// The profiles in a directory as the supervisor knows them: names and configs, no keys.
 pub(super) struct ProfileIndex {
     /// Names and configs, ordered by knock port.
-    pub(super) profiles: Vec<(Found, ProfileConfig)>,
+    pub(super) profiles: Vec<(Found, Box<ProfileConfig>)>,
     /// Profiles that cannot be used, and why.
     pub(super) left_out: Vec<(Found, Error)>,
     /// Disabled profiles.
@@ -224,7 +224,7 @@ impl ProfileIndex {
     }
 
     /// Adds a profile, behind those whose knock port is not higher. Several may share one.
-    fn add(&mut self, found: Found, config: Result<ProfileConfig>) {
+    fn add(&mut self, found: Found, config: Result<Box<ProfileConfig>>) {
         match config {
             Ok(config) => {
                 let place = self.profiles.partition_point(|(_, other)| other.knock_port <= config.knock_port);

@@ -31,7 +31,7 @@ impl Profiles {
             let loaded = Profile::load(&found).and_then(|profile| {
                 key_index.add(&profile)?;
                 let Profile { name, config, keys, counter } = *profile;
-                let loaded = LoadedProfile::new(config, keys, counter.next());
+                let loaded = LoadedProfile::new(*config, keys, counter.next());
                 room = room
                     .checked_sub(loaded.held_ports().len())
                     .ok_or_else(|| Error::refused(format!("all profiles together list more than {MAX_PORTS} ports")))?;
