@@ -4,7 +4,7 @@ use super::MAX_PORTS;
 use super::loaded_profile::LoadedProfile;
 use crate::applet::daemon::setup::{ProfileIndex, left_out};
 use crate::error::{Error, Result};
-use crate::profile::{Counter, KeyIndex, Profile};
+use crate::profile::{Counter, Found, KeyIndex, Profile};
 use crate::say;
 use crate::sys::process;
 use std::path::Path;
@@ -27,25 +27,26 @@ impl Profiles {
             .map_err(|cause| Error::system("allow enough open files for the counters", cause))?;
         let (mut profiles, mut room, mut key_index) = (Self::default(), MAX_PORTS, KeyIndex::default());
         profiles.loaded.reserve_exact(index.len());
-        for (found, _) in index {
-            let loaded = Profile::load(&found).and_then(|profile| {
-                key_index.add(&profile)?;
-                let Profile { name, config, keys, counter } = *profile;
-                let loaded = LoadedProfile::new(*config, keys, counter.next());
-                room = room
-                    .checked_sub(loaded.held_ports().len())
-                    .ok_or_else(|| Error::refused(format!("all profiles together list more than {MAX_PORTS} ports")))?;
-                Ok((name, loaded, counter))
-            });
-            match loaded {
-                Ok((name, loaded, counter)) => {
-                    profiles.names.push(name);
-                    profiles.loaded.push(loaded);
-                    profiles.counters.push(counter);
-                }
-                Err(error) => say::warning(&left_out(&found, &error)),
+        for (found, _) in &index {
+            if let Err(error) = profiles.add(found, &mut room, &mut key_index) {
+                say::warning(&left_out(found, &error));
             }
         }
         Ok(profiles)
+    }
+
+    /// Loads one profile, if there is `room` for its ports and no other has the same keys.
+    fn add(&mut self, found: &Found, room: &mut usize, key_index: &mut KeyIndex) -> Result<()> {
+        let profile = Profile::load(found)?;
+        key_index.add(&profile)?;
+        let Profile { name, config, keys, counter } = *profile;
+        let loaded = LoadedProfile::new(*config, keys, counter.next());
+        *room = room
+            .checked_sub(loaded.held_ports().len())
+            .ok_or_else(|| Error::refused(format!("all profiles together list more than {MAX_PORTS} ports")))?;
+        self.names.push(name);
+        self.loaded.push(loaded);
+        self.counters.push(counter);
+        Ok(())
     }
 }
