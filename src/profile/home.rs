@@ -57,7 +57,7 @@ impl ProfileHome {
 
     /// Returns the profile for `host`, or `None` if there is none. It is an error if the directory cannot be read, if
     /// `host` is not a host name, or if the profile is in root's home instead.
-    pub fn find(&self, host: &str) -> Result<Option<Found>> {
+    pub fn find(&self, host: &str) -> Result<Option<Box<Found>>> {
         if let Some(found) = find(&self.directory, host)? {
             return Ok(Some(found));
         }

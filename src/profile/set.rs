@@ -116,11 +116,11 @@ fn misnamed(why: &str) -> Error {
 
 /// Returns the profile for `host` in `directory`. The host name is compared with the profile names and never becomes
 /// part of a path.
-pub fn find(directory: &Path, host: &str) -> Result<Option<Found>> {
+pub fn find(directory: &Path, host: &str) -> Result<Option<Box<Found>>> {
     let mut profiles = list(directory)?.profiles;
     let exact = profiles.iter().position(|found| found.name == host);
     let index = exact.or_else(|| profiles.iter().position(|found| is_same_host(&found.name, host)));
-    Ok(index.map(|index| profiles.swap_remove(index)))
+    Ok(index.map(|index| Box::new(profiles.swap_remove(index))))
 }
 
 /// Returns whether two names mean the same host: they differ only in case or a final dot, or are spellings of one

@@ -32,7 +32,7 @@ pub enum ClientEvent {
     /// The address cache has been filled.
     CacheFilled,
     /// The host has this profile.
-    Profile(Found),
+    Profile(Box<Found>),
     /// The host has a profile that does not open this port.
     NoKnockNeeded,
     /// The host has no profile.
@@ -98,7 +98,7 @@ pub struct Client {
     /// The addresses of the host, with the port.
     pub addresses: Vec<SocketAddr>,
     /// The profile to knock with.
-    pub found: Option<Found>,
+    pub found: Option<Box<Found>>,
 }
 
 /// The state of a client.
@@ -271,8 +271,8 @@ mod tests {
         vec!["10.9.0.1:22".parse().unwrap()]
     }
 
-    fn found() -> Found {
-        Found { name: "host".into(), path: "/profiles/host".into() }
+    fn found() -> Box<Found> {
+        Box::new(Found { name: "host".into(), path: "/profiles/host".into() })
     }
 
     #[test]
