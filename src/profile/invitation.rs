@@ -73,7 +73,7 @@ mod tests {
     fn invitation(host: &str, ports: &str, wire: Wire, counter: u64) -> Invitation {
         let ports = Some(Ports::parse(ports).unwrap()).filter(|ports| !ports.is_empty());
         let config = Box::new(ProfileConfig { knock_port: 43017, ports, wire, legacy: false });
-        Invitation { host: host.into(), config, counter, keys: RawKeys::new([[0xfb; 16], [7; 16]]) }
+        Invitation { host: host.into(), config, counter, keys: Box::new(Zeroizing::new([[0xfb; 16], [7; 16]])) }
     }
 
     #[test]

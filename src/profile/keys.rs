@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 /// The length of a key in bytes.
 pub(super) const KEY: usize = 16;
 
-/// The keys of a profile: the cipher key, then the mac key.
-pub(super) type RawKeys = Zeroizing<[[u8; KEY]; 2]>;
+/// The keys of a profile: the cipher key, then the mac key. In a box, because each move would leave a copy in memory.
+pub(super) type RawKeys = Box<Zeroizing<[[u8; KEY]; 2]>>;
 
 /// The files of the two keys.
 pub(super) const FILES: [&str; 2] = ["cipher.key", "mac.key"];

@@ -55,7 +55,7 @@ impl Profile {
             name: found.name.clone(),
             config: ProfileConfig::load(path)?,
             keys: {
-                let [cipher, mac] = &*keys::read(path)?;
+                let [cipher, mac] = &**keys::read(path)?;
                 Keys::new(cipher, mac)
             },
             counter: Counter::open(&path.join("counter"))?,
