@@ -39,8 +39,8 @@ pub struct Klog {
 enum Source {
     Kmsg(Box<kmsg::Kmsg>),
     File(Box<follow::Follow>),
-    Input(lines::Input),
-    Nflog(nflog::Nflog),
+    Input(Box<lines::Input>),
+    Nflog(Box<nflog::Nflog>),
 }
 
 impl Klog {
@@ -48,7 +48,7 @@ impl Klog {
     pub fn open(log: &Log) -> Result<Box<Self>> {
         let source = match resolve(log)? {
             Log::File(path) => Source::File(follow::Follow::open(path.as_ref())?),
-            Log::Input => Source::Input(lines::Input::new(File::from(process::inherited(0)))),
+            Log::Input => Source::Input(Box::new(lines::Input::new(File::from(process::inherited(0))))),
             Log::Nflog(group) => Source::Nflog(nflog::Nflog::open(group)?),
             Log::Auto | Log::Kmsg => Source::Kmsg(kmsg::Kmsg::open(Path::new(DEV_KMSG))?),
         };

@@ -50,7 +50,7 @@ pub struct Nflog {
 }
 
 impl Nflog {
-    pub(super) fn open(group: u16) -> Result<Self> {
+    pub(super) fn open(group: u16) -> Result<Box<Self>> {
         let mut bound = Self::bind(group);
         for _ in 0..RETRIES {
             match &bound {
@@ -72,7 +72,7 @@ impl Nflog {
         })
     }
 
-    fn bind(group: u16) -> io::Result<Self> {
+    fn bind(group: u16) -> io::Result<Box<Self>> {
         let socket = Socket::open(libc::NETLINK_NETFILTER)?;
         // Larger than /dev/kmsg's ring buffer.
         socket.receive_buffer(1 << 20)?;
@@ -81,7 +81,7 @@ impl Nflog {
         for (kind, value) in [(COMMAND, &[BIND][..]), (MODE, &mode), (THRESHOLD, &each_at_once)] {
             configure(&socket, group, kind, value)?;
         }
-        Ok(Self { socket, buffer: vec![0; BUFFER].into(), read_at: None })
+        Ok(Box::new(Self { socket, buffer: vec![0; BUFFER].into(), read_at: None }))
     }
 
     /// Becomes readable when there may be more packets.

@@ -115,10 +115,10 @@ fn receive_config(channel: &Channel) -> Result<String> {
 
 /// The watcher after it has dropped its privileges.
 struct Watcher {
-    engine: Engine,
+    engine: Box<Engine>,
     /// The counter files of the engine's profiles, by number.
     counters: Vec<Counter>,
-    report: Report,
+    report: Box<Report>,
     channel: Channel,
 }
 
@@ -139,7 +139,7 @@ impl From<Error> for WatcherEnd {
 }
 
 impl Watcher {
-    fn new(config: &Config, profiles: Profiles, channel: Channel, publication: Publication) -> Result<Box<Self>> {
+    fn new(config: &Config, profiles: Profiles, channel: Channel, publication: Publication) -> Result<Self> {
         let mut secret = [0; 8];
         random::fill(&mut secret)?;
         let wanted = Reach { window: config.window, far: config.resync_window };
@@ -150,16 +150,19 @@ impl Watcher {
             guesses: GUESSES,
             secret: u64::from_ne_bytes(secret),
         };
-        let engine = Engine::new(settings, profiles.loaded);
+        let engine = Box::new(Engine::new(settings, profiles.loaded));
         let Reach { window, far } = engine.reach();
         if engine.reach() != wanted {
             say::warn(format_args!(
                 "the profiles list many ports: error_window is reduced to {window} and resync_window to {far}"
             ));
         }
-        let knock_ports = engine.profiles().iter().map(LoadedProfile::knock_port).collect();
+        let mut knock_ports = Vec::new();
+        for profile in engine.profiles() {
+            knock_ports.push(profile.knock_port());
+        }
         let report = Report::new(profiles.names, knock_ports, config.delay, publication);
-        Ok(Box::new(Self { engine, counters: profiles.counters, report, channel }))
+        Ok(Self { engine, counters: profiles.counters, report, channel })
     }
 
     /// Follows the log until the log or the opener ends.

@@ -55,9 +55,10 @@ pub(super) struct Refused {
 
 impl Report {
     /// Creates an empty report. `names` and `knock_ports` are those of the profiles by number.
-    pub fn new(names: Vec<String>, knock_ports: Vec<u16>, delay: u16, publication: Publication) -> Self {
+    pub fn new(names: Vec<String>, knock_ports: Vec<u16>, delay: u16, publication: Publication) -> Box<Self> {
         let (counts, refused_knocks) = (Counts::default(), RefusedKnocks::default());
-        Self { names, publication, knock_ports, refused_knocks, delay, counts, wrong_codes: 0, throttled: false }
+        let (wrong_codes, throttled) = (0, false);
+        Box::new(Self { names, publication, knock_ports, refused_knocks, delay, counts, wrong_codes, throttled })
     }
 
     /// Counts or logs an event.
