@@ -139,7 +139,7 @@ impl Counter {
     /// Returns whether no knock has used the counter.
     pub fn is_unused(&self) -> bool {
         let mut bytes = [0; LINE];
-        self.next == 0 || self.file.read_exact_at(&mut bytes, 0).is_ok() && bytes == *UNUSED
+        self.next == 0 || self.file.read_at(&mut bytes, 0).is_ok() && bytes == *UNUSED
     }
 
     /// Returns the path of the file, for messages.

@@ -1,7 +1,6 @@
 //! This process: its signals, its descriptors, daemonizing.
 
-use super::check;
-use super::file::{self, read_small};
+use super::{check, file};
 use std::ffi::{CStr, OsStr, c_char};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,7 +12,6 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::os::unix::process::parent_id;
-use std::path::Path;
 
 unsafe extern "C" {
     /// This process's environment (environ(7)).
@@ -141,8 +139,7 @@ pub fn stderr_is_journal() -> bool {
 
 /// Returns whether the parent process is called `name` (at most 15 bytes, proc(5)).
 pub fn parent_is(name: &str) -> bool {
-    let found = read_small(Path::new(&format!("/proc/{}/comm", parent_id())));
-    found.is_ok_and(|found| found.trim_ascii() == name.as_bytes())
+    file::kernel_text(&format!("/proc/{}/comm", parent_id())).trim_ascii() == name
 }
 
 /// Takes ownership of a descriptor that was inherited from the supervisor. Call it once for each.

@@ -18,7 +18,10 @@ pub(super) struct UnusedOpenings(Vec<(Instant, Opening)>);
 impl UnusedOpenings {
     /// Tracks an opening. Openings beyond the limit are never reported.
     pub(super) fn track(&mut self, opening: Opening, admitter: &Admitter) {
-        self.0.retain(|(_, other)| (other.source, other.port) != (opening.source, opening.port));
+        let known = |(_, other): &(_, Opening)| (other.source, other.port) == (opening.source, opening.port);
+        if let Some(at) = self.0.iter().position(known) {
+            self.0.remove(at);
+        }
         if self.0.len() < MOST {
             self.0.push((Instant::now() + admitter.time_to_check(&opening), opening));
         }
