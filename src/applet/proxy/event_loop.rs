@@ -47,7 +47,7 @@ pub struct EventLoop {
     knocker: Rc<Knocker>,
     epoll: Epoll,
     acceptor: Acceptor,
-    hosts: Hosts,
+    hosts: Box<Hosts>,
     /// Whether it has been logged that all connections are in use.
     full: bool,
     sessions: Sessions,

@@ -31,16 +31,16 @@ pub struct Hosts {
 
 impl Hosts {
     /// Uses the profiles in `directory`. `foreign_only` refuses addresses of this machine.
-    pub fn new(directory: PathBuf, foreign_only: bool) -> Result<Self> {
+    pub fn new(directory: PathBuf, foreign_only: bool) -> Result<Box<Self>> {
         let local_addresses = foreign_only.then(LocalAddresses::new).transpose()?;
-        Ok(Self {
+        Ok(Box::new(Self {
             directory,
             resolver: Resolver::new().map_err(|cause| Error::system("make a pair of sockets", cause))?,
             lookups: Lookups::default(),
             address_cache: AddressCache::default(),
             cache_waiters: Vec::new(),
             local_addresses,
-        })
+        }))
     }
 
     /// Becomes readable when there are [`Hosts::answers`].

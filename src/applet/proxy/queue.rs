@@ -58,8 +58,8 @@ pub enum NextTurn {
 
 impl Queue {
     /// Creates an empty queue.
-    pub fn new(profile: String) -> Self {
-        Self {
+    pub fn new(profile: String) -> Box<Self> {
+        Box::new(Self {
             profile,
             waiting: Vec::new(),
             connecting: None,
@@ -69,7 +69,7 @@ impl Queue {
             budget_full: None,
             limited: false,
             notice: None,
-        }
+        })
     }
 
     /// The profile's name.
@@ -184,7 +184,7 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn queue_of(clients: &[u64]) -> Queue {
+    fn queue_of(clients: &[u64]) -> Box<Queue> {
         let mut queue = Queue::new("x".into());
         clients.iter().for_each(|&client| assert!(queue.join(client)));
         queue

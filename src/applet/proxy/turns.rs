@@ -17,7 +17,7 @@ pub struct Turns(Vec<LockedQueue>);
 /// A queue with its profile's knock lock.
 struct LockedQueue {
     knock_lock: KnockLock,
-    queue: Queue,
+    queue: Box<Queue>,
 }
 
 /// A client, the index of its queue, and the knock lock or the client's event if it gets no turn.
@@ -37,7 +37,7 @@ impl Turns {
 
     /// Returns the queue with this index.
     pub fn queue(&mut self, index: Option<usize>) -> Option<&mut Queue> {
-        self.0.get_mut(index?).map(|known| &mut known.queue)
+        self.0.get_mut(index?).map(|known| &mut *known.queue)
     }
 
     /// Returns when to call [`Turns::next`].
