@@ -22,6 +22,7 @@ use crate::say;
 use crate::sys::process::{self, Background};
 use crate::sys::{privilege, tcp};
 use event_loop::{EventLoop, ProxyRules};
+use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -77,7 +78,9 @@ pub fn run(options: &ProxyOptions<'_>) -> Result<()> {
     let knocker = Knocker::open(home.user)?;
     let remarks = home.remarks()?;
     let directory = home.directory;
-    let mut proxy = EventLoop::new(listener, knocker, ProxyRules { directory, most, profiles_only: remote })?;
+    let proxy = EventLoop::new(listener, knocker, ProxyRules { directory, most, profiles_only: remote })?;
+    // It lives as long as the process, so there is no code to take it apart.
+    let mut proxy = ManuallyDrop::new(proxy);
     if let Some(background) = background {
         say::use_syslog(true);
         background.ready(false).map_err(|cause| Error::system("detach from the terminal", cause))?;
