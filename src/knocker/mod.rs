@@ -63,14 +63,15 @@ impl Knocker {
         }
         let destination = canonical(destination, profile.config.knock_port);
         let route = route(destination, source.map(|source| canonical(source, 0)))?;
+        let (from, to) = (route.source.ip(), destination.ip());
         let noise = Noise::new()?;
         let template = fingerprint::template(&route, &noise);
         if profile.config.wire == Wire::Stealth {
             fingerprint::require_flow_labels(destination)?;
         }
         let mut syn = Syn {
-            source: route.source.ip(),
-            destination: destination.ip(),
+            source: from,
+            destination: to,
             source_port: route.port.unwrap_or_else(|| noise.port()),
             knock_port: profile.config.knock_port,
             fields: burn(profile, port)?,
@@ -85,8 +86,8 @@ impl Knocker {
         let packet =
             syn.emit().ok_or_else(|| Error::refused("source and destination have different address families"))?;
         self.raw
-            .send(&packet, route.source.ip(), destination)
-            .map_err(|cause| Error::system(format!("send the knock to {}", destination.ip()), cause))?;
+            .send(&packet, from, destination)
+            .map_err(|cause| Error::system(format!("send the knock to {to}"), cause))?;
         Ok((route.source, difference(&route)))
     }
 }

@@ -155,14 +155,15 @@ impl Schedule {
         let second = first + (first / 2).max(APART);
         let end = if self.untried > 0 { self.next_address } else { NEXT_KNOCK };
         let mut offsets = Vec::new();
-        for at in ATTEMPTS.into_iter().rev().map(Duration::from_millis) {
+        for &at in ATTEMPTS.iter().rev() {
+            let at = Duration::from_millis(at);
             if at > second + APART && at < end {
                 offsets.push(at);
             }
         }
         offsets.push(second);
         offsets.push(first);
-        self.round = Some(Round { began: now, address, offsets });
+        self.begin_round(address, now, offsets);
     }
 
     /// Records that an attempt has failed.
@@ -205,8 +206,12 @@ impl Schedule {
         if self.first_delay.is_some() {
             return Some(Step::Knock(address));
         }
-        self.round = Some(Round { began: now, address, offsets: vec![Duration::ZERO] });
+        self.begin_round(address, now, vec![Duration::ZERO]);
         None
+    }
+
+    fn begin_round(&mut self, address: SocketAddr, began: Instant, offsets: Vec<Duration>) {
+        self.round = Some(Round { began, address, offsets });
     }
 }
 

@@ -58,11 +58,11 @@ impl Syn {
         let length = segment.len() as u16;
         let (mut packet, pseudo) = match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let addresses = [source.octets(), destination.octets()].concat();
+                let addresses = [source.octets(), destination.octets()].as_flattened().to_vec();
                 (self.header_v4(length, &addresses), addresses)
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let addresses = [source.octets(), destination.octets()].concat();
+                let addresses = [source.octets(), destination.octets()].as_flattened().to_vec();
                 (self.header_v6(length, &addresses), addresses)
             }
             _ => return None,
