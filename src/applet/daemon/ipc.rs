@@ -55,12 +55,20 @@ impl OpenerLimits {
     /// Parses the message.
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         let (allowed, guard) = bytes.split_at(Self::BYTES / 2);
-        let [allowed, guard] = [allowed, guard].map(|map| {
-            let has = |port: u16| map.get(usize::from(port / 8)).is_some_and(|byte| byte & 1_u8 << (port % 8) != 0);
-            (0..=u16::MAX).filter(|&port| has(port)).collect::<Ports>()
-        });
-        Self { allowed: Some(allowed).filter(|allowed| !allowed.contains(0)), guard }
+        let allowed = ports_in(allowed);
+        Self { allowed: Some(allowed).filter(|allowed| !allowed.contains(0)), guard: ports_in(guard) }
     }
+}
+
+/// Returns the ports in a bit map.
+fn ports_in(map: &[u8]) -> Ports {
+    let mut ports = Ports::default();
+    for port in 0..=u16::MAX {
+        if map.get(usize::from(port / 8)).is_some_and(|byte| byte & 1 << (port % 8) != 0) {
+            ports.insert(port);
+        }
+    }
+    ports
 }
 
 /// The opener's reply to a request.

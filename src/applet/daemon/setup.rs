@@ -52,9 +52,9 @@ pub(super) struct Setup {
     pub(super) text: String,
     pub(super) config: Box<Config>,
     pub(super) backend: Backend,
-    pub(super) rules: Rules,
+    pub(super) rules: Box<Rules>,
     pub(super) limits: OpenerLimits,
-    pub(super) index: ProfileIndex,
+    pub(super) index: Box<ProfileIndex>,
     /// Notifications of changes to our rules.
     pub(super) watch: RuleWatch,
     /// Notifications of interface changes, if the guard applies to named interfaces.
@@ -91,7 +91,7 @@ impl Setup {
                 "check that \"log\" in the config names the file to which syslogd writes the kernel's messages";
             warnings.push(Error::refused(warning).advise(advice));
         }
-        let rules = Rules::new(&config, index.knock_ports());
+        let rules = Box::new(Rules::new(&config, index.knock_ports()));
         let backend = Backend::choose(config.firewall, &rules)?;
         if config.guard.is_empty() && !backend.can_open_any() {
             let why = "iptables opens guarded ports only, and \"guard\" is empty: knocks open nothing";
@@ -207,14 +207,14 @@ pub(super) struct ProfileIndex {
 
 impl ProfileIndex {
     /// Reads the config of every profile in `directory`. Reads no secrets.
-    pub(super) fn read(directory: &Path) -> Result<Self> {
+    pub(super) fn read(directory: &Path) -> Result<Box<Self>> {
         profile::check_path(directory)?;
         let directory = directory.join("profiles");
         if directory.exists() {
             profile::check_path(&directory)?;
         }
         let Listing { profiles, disabled, mut left_out } = *profile::list(&directory)?;
-        let mut index = Self { profiles: Vec::new(), left_out: Vec::new(), disabled };
+        let mut index = Box::new(Self { profiles: Vec::new(), left_out: Vec::new(), disabled });
         for found in profiles {
             let config = profile::check_path(&found.path).and_then(|()| ProfileConfig::load(&found.path));
             index.add(found, config);
@@ -235,7 +235,11 @@ impl ProfileIndex {
     }
 
     fn knock_ports(&self) -> Ports {
-        self.profiles.iter().map(|(_, config)| config.knock_port).collect()
+        let mut ports = Ports::default();
+        for (_, config) in &self.profiles {
+            ports.insert(config.knock_port);
+        }
+        ports
     }
 
     /// Returns the ports that at least one profile may open; `None` means any.
@@ -263,9 +267,8 @@ impl ProfileIndex {
 
     /// Returns warnings about combinations of guard and profiles that are probably unintended.
     fn warnings(&self, guard: &Ports) -> Vec<Error> {
-        let closed = self
-            .allowed()
-            .map_or_else(Ports::default, |allowed| guard.iter().filter(|&port| !allowed.contains(port)).collect());
+        let (allowed, mut closed) = (self.allowed(), guard.clone());
+        closed.retain(|port| allowed.as_ref().is_some_and(|allowed| !allowed.contains(port)));
         let mut warnings = Vec::new();
         let advice = "correct \"guard\" in the config, or \"ports\" in a profile's";
         if guard.is_empty() {

@@ -181,9 +181,10 @@ impl Report {
     /// Logs a refused knock. `behind` is how far its counter is behind the next one, if it is an old counter.
     pub fn refused(&self, refused: &Refused, behind: Option<u64>) {
         let Refused { source, knock_port, known, profile } = *refused;
-        let whose = profile.map_or(format!("at knock port {knock_port}"), |profile| {
-            format!("for profile {}", quoted(self.name(profile)))
-        });
+        let whose = match profile {
+            Some(profile) => format!("for profile {}", quoted(self.name(profile))),
+            None => format!("at knock port {knock_port}"),
+        };
         let before = if known { ", after valid ones" } else { "" };
         let profile = match behind {
             Some(behind) => {
