@@ -12,7 +12,6 @@ use std::io::{self, IsTerminal};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::rc::Rc;
 
 /// The stack size of the sending thread, in bytes.
 const STACK: usize = 1 << 16;
@@ -30,7 +29,7 @@ pub fn run(home: &ProfileHome, host: &str, port: u16, family: Family) -> Result<
     let stream = match found {
         Some(found) if tunnel::opens(&found, port)? => {
             let profile = Profile::load(&found)?;
-            let (knocker, turn) = (Rc::new(knocker?), tunnel::wait_for_turn(&found)?);
+            let (knocker, turn) = (knocker?, tunnel::wait_for_turn(&found)?);
             let setup = KnockSetup { knocker, profile, turn, first_delay: OpeningDelay::default().get() };
             knocked = true;
             tunnel::connect(&addresses, Some(setup))

@@ -43,7 +43,7 @@ fn run_steps(
     home: &ProfileHome,
     host: &str,
     options: &DoctorOptions,
-    knocker: Result<Knocker>,
+    knocker: Result<Rc<Knocker>>,
 ) -> Option<()> {
     let found = home.find(host).and_then(|found| found.ok_or_else(|| home.missing(host)));
     let loaded = found.and_then(|found| Ok((Profile::load(&found)?, found)));
@@ -120,8 +120,8 @@ fn connect_without_knock(diagnosis: &mut Diagnosis, address: SocketAddr) -> Opti
 const RESET_SHOWS: Duration = Duration::from_millis(1500);
 
 /// Knocks and connects. Returns the server's address.
-fn knock(knocker: Knocker, profile: Box<Profile>, found: &Found, addresses: &[SocketAddr]) -> Result<SocketAddr> {
-    let (knocker, turn) = (Rc::new(knocker), tunnel::wait_for_turn(found)?);
+fn knock(knocker: Rc<Knocker>, profile: Box<Profile>, found: &Found, addresses: &[SocketAddr]) -> Result<SocketAddr> {
+    let turn = tunnel::wait_for_turn(found)?;
     let setup = KnockSetup { knocker, profile, turn, first_delay: OpeningDelay::default().get() };
     let stream = tunnel::connect(addresses, Some(setup))?;
     let _ = poll::readable([stream.as_fd()], Some(RESET_SHOWS));

@@ -31,7 +31,7 @@ pub struct KnockOptions {
 
 /// Knocks at `host` with its profile from `home`.
 pub fn run(home: &ProfileHome, host: &str, options: &KnockOptions) -> Result<()> {
-    let knocker = Rc::new(Knocker::open(home.user)?);
+    let knocker = Knocker::open(home.user)?;
     let found = home.find(host)?.ok_or_else(|| home.missing(host))?;
     let load = || Profile::load(&found);
     let profile = load()?;

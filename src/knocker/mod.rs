@@ -16,6 +16,7 @@ use crate::wire::{Syn, Wire};
 use fingerprint::Noise;
 use std::env;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 /// Sends knocks. It holds raw sockets and no other privileges.
 pub struct Knocker {
@@ -25,7 +26,7 @@ pub struct Knocker {
 impl Knocker {
     /// Opens the raw sockets, switches to `user` if there is one, and drops all privileges. The caller must not read
     /// profiles earlier.
-    pub fn open(user: Option<User>) -> Result<Self> {
+    pub fn open(user: Option<User>) -> Result<Rc<Self>> {
         let knocker = Self::open_as_is();
         if let (Ok(knocker), Some(user)) = (&knocker, user) {
             let given = knocker.raw.change_owner(user.uid);
@@ -37,13 +38,13 @@ impl Knocker {
     }
 
     /// Opens the raw sockets and leaves privileges as they are.
-    pub fn open_as_is() -> Result<Self> {
+    pub fn open_as_is() -> Result<Rc<Self>> {
         let raw = RawSockets::open().map_err(|cause| {
             let binary = env::current_exe().unwrap_or_else(|_| "knockknock".into());
             let advice = format!("run as root, or: setcap cap_net_raw+ep {}", binary.to_string_lossy());
             Error::system("open a raw socket", cause).advise(advice)
         })?;
-        Ok(Self { raw })
+        Ok(Rc::new(Self { raw }))
     }
 
     /// Sends one knock for `port`. Returns its source address, and how it differs from a connection's SYN. The port of

@@ -153,15 +153,18 @@ pub fn inherited(number: i32) -> OwnedFd {
 pub struct Background(UnixStream);
 
 impl Background {
-    /// Forks and starts a new session; returns in the child only.
-    pub fn start() -> io::Result<Self> {
+    /// Forks and starts a new session if that is `wanted`; then it returns in the child only.
+    pub fn start_if(wanted: bool) -> io::Result<Option<Self>> {
+        if !wanted {
+            return Ok(None);
+        }
         let (mut foreground, background) = UnixStream::pair()?;
         // SAFETY: this process has one thread, so the child may do anything.
         match check(unsafe { libc::fork() })? {
             0 => {
                 // SAFETY: setsid takes nothing.
                 check(unsafe { libc::setsid() })?;
-                Ok(Self(background))
+                Ok(Some(Self(background)))
             }
             _ => {
                 drop(background);

@@ -36,8 +36,7 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
     privileges::limit_supervisor()?;
     let mut setup = last_good::start(directory, trial.is_some())?;
     setup.log_warnings();
-    let background = background.then(Background::start).transpose();
-    let background = background.map_err(|cause| Error::system("run in the background", cause))?;
+    let background = Background::start_if(background).map_err(|cause| Error::system("run in the background", cause))?;
     // From here on there are rules, so SIGTERM must shut down in order.
     signals.block_termination().map_err(|cause| Error::system("block signals", cause))?;
     let trial = Trial::new(trial, Instant::now());

@@ -58,7 +58,7 @@ pub struct EventLoop {
 
 impl EventLoop {
     /// Creates a proxy for the clients of `listener`.
-    pub fn new(listener: TcpListener, knocker: Knocker, rules: ProxyRules) -> Result<Self> {
+    pub fn new(listener: TcpListener, knocker: Rc<Knocker>, rules: ProxyRules) -> Result<Self> {
         let ProxyRules { directory, most, profiles_only } = rules;
         let hosts = Hosts::new(directory, profiles_only)?;
         let waiting = || {
@@ -71,7 +71,7 @@ impl EventLoop {
         Ok(Self {
             most,
             profiles_only,
-            knocker: Rc::new(knocker),
+            knocker,
             epoll,
             acceptor,
             hosts,

@@ -67,8 +67,8 @@ pub fn run(options: &ProxyOptions<'_>) -> Result<()> {
         Some(name) => ProfileHome::for_user(name, options.directory)?,
         None => ProfileHome::for_caller(options.directory)?,
     };
-    let background = options.background.then(Background::start).transpose();
-    let background = background.map_err(|cause| Error::system("run in the background", cause))?;
+    let background =
+        Background::start_if(options.background).map_err(|cause| Error::system("run in the background", cause))?;
     let listener = tcp::listen(listen);
     let listen = knocker::describe(listen);
     let listener = listener.map_err(|cause| Error::system(format!("listen on {listen}"), cause))?;
