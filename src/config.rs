@@ -107,50 +107,53 @@ impl Config {
         let (settings, warnings) = ini::settings(text, &["guard", "interfaces"])?;
         let mut config = Box::<Self>::default();
         for ini::Setting { key, value, line } in &settings {
-            config.set(key, value).map_err(|why| (*line, why))?;
+            match config.set(key, value) {
+                Ok(true) => {}
+                Ok(false) => return Err((*line, format!("unknown key {}", quoted(key)))),
+                Err(wanted) => return Err((*line, format!("{key} = {}: {wanted}", quoted(value)))),
+            }
         }
         Ok((config, warnings))
     }
 
-    /// Sets one key. The error is the reason why that is not possible.
-    fn set(&mut self, key: &str, value: &str) -> std::result::Result<(), String> {
-        let wrong = |wanted: &str| format!("{key} = {}: {wanted}", quoted(value));
+    /// Sets one key; `false` if there is no such key. The error says what the value should be.
+    fn set(&mut self, key: &str, value: &str) -> std::result::Result<bool, String> {
         let number = |from: u32, to: u32| {
             let number = value.parse().ok().filter(|number| (from..=to).contains(number));
             let others = if from == 1 { "; knockknock 0.8 accepted others" } else { "" };
-            number.ok_or_else(|| wrong(&format!("expected a number from {from} to {to}{others}")))
+            number.ok_or_else(|| format!("expected a number from {from} to {to}{others}"))
         };
         match key {
             "delay" => self.delay = number(1, MAX_DELAY.into())? as u16,
             "error_window" => self.window = number(1, 10_000)?,
             "resync_window" => self.resync_window = number(0, 1_000_000)?,
-            "log" => self.log = log(value).ok_or_else(|| wrong("expected auto, kmsg, a path, - or nflog:GROUP"))?,
+            "log" => self.log = log(value).ok_or("expected auto, kmsg, a path, - or nflog:GROUP")?,
             "firewall" => {
                 self.firewall = match value {
                     "auto" => Firewall::Auto,
                     "nft" | "nftables" => Firewall::Nft,
                     "iptables" => Firewall::Iptables,
-                    _ => return Err(wrong("expected auto, nft or iptables")),
+                    _ => return Err("expected auto, nft or iptables".into()),
                 }
             }
-            "guard" => self.guard = Ports::parse(value).map_err(|word| wrong(&not_a_port(word)))?,
+            "guard" => self.guard = Ports::parse(value).map_err(not_a_port)?,
             "interfaces" => {
                 for name in value.split([',', ' ']).filter(|name| !name.is_empty()) {
                     if !is_interface(name) {
-                        return Err(wrong(&format!("{} is not a valid interface name", quoted(name))));
+                        return Err(format!("{} is not a valid interface name", quoted(name)));
                     }
                     self.interfaces.push(name.to_owned());
                 }
                 if self.interfaces.is_empty() {
-                    return Err(wrong("an empty list would guard every interface"));
+                    return Err("an empty list would guard every interface".into());
                 }
             }
-            "mark" => self.mark = mark(value).ok_or_else(|| wrong("expected one bit, such as 0x08000000"))?,
-            "user" if value.is_empty() => return Err(wrong("expected a user name")),
+            "mark" => self.mark = mark(value).ok_or("expected one bit, such as 0x08000000")?,
+            "user" if value.is_empty() => return Err("expected a user name".into()),
             "user" => self.user = Some(value.to_owned()),
-            _ => return Err(format!("unknown key {}", quoted(key))),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 }
 
