@@ -9,7 +9,7 @@ const LISTEN: &str = "0A";
 /// Returns whether a program listens on TCP port `port`, other than on loopback addresses. If the files cannot be read,
 /// the answer is no.
 pub fn listens(port: u16) -> bool {
-    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+    for path in &["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in file::kernel_text(path).lines() {
             if listener(line).is_some_and(|(address, at)| at == port && !address.to_canonical().is_loopback()) {
                 return true;

@@ -73,7 +73,7 @@ pub fn run(directory: &Path) -> Result<()> {
 /// Returns the guarded ports on which a UDP socket listens.
 pub(super) fn unguarded_udp(guard: &Ports) -> Ports {
     let mut found = Ports::default();
-    for path in ["/proc/net/udp", "/proc/net/udp6"] {
+    for path in &["/proc/net/udp", "/proc/net/udp6"] {
         for line in file::kernel_text(path).lines() {
             if let Some(port) = udp_listener(line).filter(|&port| guard.contains(port)) {
                 found.insert(port);

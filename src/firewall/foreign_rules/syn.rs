@@ -133,7 +133,7 @@ pub(super) fn verdicts<'a>(words: &[&'a str]) -> Vec<Verdict<'a>> {
 }
 
 fn verdict<'a>(words: &[&'a str]) -> Option<Verdict<'a>> {
-    for (spellings, verdict) in VERDICTS {
+    for &(spellings, verdict) in &VERDICTS {
         if let Some(rest) = after(words, spellings) {
             return match verdict {
                 Verdict::Jump(_) => rest.first().map(|chain| Verdict::Jump(chain)),
@@ -158,8 +158,8 @@ const CONDITIONS: [(&str, Condition); 7] = [
 
 /// Returns the condition that `words` starts with, and the words after it.
 fn condition<'a, 'b>(words: &'b [&'a str]) -> Option<(Condition, &'b [&'a str])> {
-    let found = |(spellings, condition)| Some((condition, after(words, spellings)?));
-    match CONDITIONS.into_iter().find_map(found)? {
+    let found = |&(spellings, condition): &(&str, Condition)| Some((condition, after(words, spellings)?));
+    match CONDITIONS.iter().find_map(found)? {
         (Condition::Mark(_), ["&" | "and", mask, rest @ ..]) => Some((Condition::Mark(number(mask)), rest)),
         (Condition::Mark(_), ["set", ..]) => None,
         found => Some(found),

@@ -127,7 +127,7 @@ pub(super) fn exist() -> bool {
 /// too where iptables is iptables-nft, which does not list them.
 pub(super) fn list_all() -> Vec<(&'static str, String)> {
     let mut listed = Vec::new();
-    for (family, program, legacy, legacy_program) in [
+    for &(family, program, legacy, legacy_program) in &[
         ("ip", "iptables-save", "ip (legacy)", "iptables-legacy-save"),
         ("ip6", "ip6tables-save", "ip6 (legacy)", "ip6tables-legacy-save"),
     ] {

@@ -128,7 +128,7 @@ pub(super) fn own(listed: &str) -> String {
     for line in listed.split_inclusive('\n').filter(|line| line.starts_with(OURS)) {
         own.push_str(line);
     }
-    for (chain, jump) in JUMPS {
+    for (chain, jump) in &JUMPS {
         if search::split_once(listed, chain).is_some_and(|(_, rest)| rest.starts_with(jump)) {
             own.push_str(jump);
         }

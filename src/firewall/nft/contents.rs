@@ -158,7 +158,7 @@ impl Contents {
         closed.commit(socket)?;
         wait_for_evaluations()?;
         let mut openings = Batch::default();
-        for set in ["open4\0", "open6\0", "starting\0"] {
+        for set in &["open4\0", "open6\0", "starting\0"] {
             for elements in &element_lists(socket, TABLE, set.as_bytes())? {
                 openings.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, after_header(elements));
             }

@@ -78,7 +78,7 @@ impl SetWriter {
 /// Returns the openings in the table; an error if there is no table.
 pub(in crate::firewall) fn live_openings() -> io::Result<Vec<LiveOpening>> {
     let mut openings = Vec::new();
-    for set in ["open4\0", "open6\0"] {
+    for set in &["open4\0", "open6\0"] {
         for element in &elements(set)? {
             openings.extend(live_opening(element));
         }

@@ -31,7 +31,7 @@ pub fn empty_root_keeping_directory() -> io::Result<()> {
 /// Creates a directory, opens it and deletes it.
 fn deleted_directory() -> io::Result<File> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
-    for place in PLACES {
+    for place in &PLACES {
         let path = format!("{place}/knockknock-{}", std::process::id());
         let opened = file::create_directory(path.as_ref()).and_then(|()| {
             let opened = file::open(path.as_ref(), libc::O_RDONLY);
