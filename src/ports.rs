@@ -24,7 +24,7 @@ impl Ports {
     }
 
     /// Removes the ports for which `keep` is false.
-    pub fn retain(&mut self, keep: impl Fn(u16) -> bool) {
+    pub fn retain(&mut self, keep: &dyn Fn(u16) -> bool) {
         self.0.retain(|&port| keep(port));
     }
 

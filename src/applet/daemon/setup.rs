@@ -268,7 +268,7 @@ impl ProfileIndex {
     /// Returns warnings about combinations of guard and profiles that are probably unintended.
     fn warnings(&self, guard: &Ports) -> Vec<Error> {
         let (allowed, mut closed) = (self.allowed(), guard.clone());
-        closed.retain(|port| allowed.as_ref().is_some_and(|allowed| !allowed.contains(port)));
+        closed.retain(&|port| allowed.as_ref().is_some_and(|allowed| !allowed.contains(port)));
         let mut warnings = Vec::new();
         let advice = "correct \"guard\" in the config, or \"ports\" in a profile's";
         if guard.is_empty() {

@@ -63,7 +63,7 @@ pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Po
     // Without ports, use one that no rule names.
     let mut ports = if ports.is_empty() { Ports::from_iter([0]) } else { ports.clone() };
     // Connections to a redirected port reach another port or host.
-    ports.retain(|port| {
+    ports.retain(&|port| {
         let syn = analysis.syn(port, false, false);
         !redirects.iter().any(|words| fit(words, &syn).is_some_and(|fit| fit.named))
     });

@@ -28,7 +28,7 @@ pub(super) struct Decryption {
 struct Numbers(Vec<(u16, usize)>);
 
 impl Numbers {
-    fn select(profiles: &[LoadedProfile], wanted: impl Fn(&LoadedProfile) -> bool) -> Self {
+    fn select(profiles: &[LoadedProfile], wanted: fn(&LoadedProfile) -> bool) -> Self {
         let mut numbers = Vec::new();
         for (number, profile) in profiles.iter().enumerate() {
             if profile.wire() == Wire::Classic && wanted(profile) {
