@@ -155,11 +155,22 @@ pub(super) fn lines_in(script: &str) -> usize {
     script.lines().filter(|line| line.starts_with("-A") || line.starts_with("-I")).count()
 }
 
+/// Returns each port as text.
+fn texts(ports: &Ports) -> Vec<String> {
+    let mut texts = Vec::new();
+    for port in ports.iter() {
+        texts.push(port.to_string());
+    }
+    texts
+}
+
 fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>) -> String {
     let v6 = version == IpVersion::V6;
-    let ports = |ports: &Ports| ports.iter().map(|port| port.to_string()).collect();
     // The interfaces of the guard. Knocks are logged on all.
-    let mut on: Vec<String> = rules.interfaces.iter().map(|name| format!("-i {name} ")).collect();
+    let mut on = Vec::new();
+    for name in &rules.interfaces {
+        on.push(format!("-i {name} "));
+    }
     if on.is_empty() {
         on.push(String::new());
     }
@@ -183,8 +194,8 @@ fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>)
     let mut values = Values::default();
     values.each("<jump>", jumps);
     values.each("<on>", on);
-    values.each("<port>", ports(&rules.guard));
-    values.each("<knock_port>", ports(&rules.knock_ports));
+    values.each("<port>", texts(&rules.guard));
+    values.each("<knock_port>", texts(&rules.knock_ports));
     let bit = format!("{:#010x}", rules.mark);
     values.one("<mark>", &format!("{bit}/{bit}"));
     values.one("<bit>", &bit);
