@@ -235,11 +235,7 @@ impl ProfileIndex {
     }
 
     fn knock_ports(&self) -> Ports {
-        let mut ports = Ports::default();
-        for (_, config) in &self.profiles {
-            ports.insert(config.knock_port);
-        }
-        ports
+        self.profiles.iter().map(|(_, config)| config.knock_port).collect()
     }
 
     /// Returns the ports that at least one profile may open; `None` means any.
