@@ -361,6 +361,7 @@ pub fn proxy(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
 pub fn status(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: StatusArgs| {
         let options = status::StatusOptions { json: args.json, watch: args.watch };
+        arguments.directory.map_or(Ok(()), status::check)?;
         let directory = server_directory(arguments);
         if status::is_server(directory) {
             status::server(directory, &options).map(|()| 0)

@@ -247,6 +247,18 @@ def test_a_client_without_profiles_gets_a_message(stage):
     assert done.stdout == "profiles\n  none\n" and "no profiles in" in done.stderr
 
 
+def test_a_directory_that_does_not_exist_is_an_error(tmp_path):
+    """It printed an empty list, and exited with 0."""
+    for arguments in ([], ["--json"]):
+        done = subprocess.run([BINARY, "status", "--dir", tmp_path / "nope", *arguments], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        first, advice = done.stderr.splitlines()
+        assert first == f'knockknock-status: cannot read "{tmp_path}/nope": no such file or directory'
+        assert advice.startswith("knockknock-status: --dir needs the directory of")
+    done = subprocess.run([BINARY, "status", "--dir", tmp_path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "profiles\n  none\n")
+
+
 def in_a_terminal(stage, *arguments, columns=60, **environment):
     """What is written to a terminal of that width."""
     leader, follower = pty.openpty()

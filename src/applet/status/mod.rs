@@ -4,10 +4,11 @@ mod profiles;
 mod server;
 mod table;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::profile::{self, ProfileHome};
 use crate::say;
 use crate::sys::{clock, privilege};
+use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -22,6 +23,14 @@ pub struct StatusOptions {
     pub json: bool,
     /// Whether to refresh every second.
     pub watch: bool,
+}
+
+/// Checks that `directory`, which was typed, exists.
+pub fn check(directory: &Path) -> Result<()> {
+    fs::metadata(directory).map(drop).map_err(|cause| {
+        let advice = "--dir needs the directory of the daemon's config, or of a client's profiles";
+        Error::path("read", directory, cause).advise(advice)
+    })
 }
 
 /// Returns whether `directory` belongs to a daemon and the caller is root, who may read it.
