@@ -2,7 +2,8 @@
 
 use super::acceptor::Acceptor;
 use super::client::{Client, ClientAction, ClientEvent};
-use super::hosts::{Hosts, failed};
+use super::error_log::ErrorLog;
+use super::hosts::Hosts;
 use super::relays::Relays;
 use super::session::{Session, Sessions};
 use super::socks::Reply;
@@ -10,7 +11,6 @@ use super::turns::Turns;
 use crate::error::{Error, Result};
 use crate::knocker::Knocker;
 use crate::profile::Profile;
-use crate::say;
 use crate::sys::epoll::{Epoll, EpollEvent, earlier};
 use crate::tunnel::{KnockSetup, Progress, Race, Side};
 use std::io::{self, Write};
@@ -48,6 +48,7 @@ pub struct EventLoop {
     epoll: Epoll,
     acceptor: Acceptor,
     hosts: Box<Hosts>,
+    errors: ErrorLog,
     /// Whether it has been logged that all connections are in use.
     full: bool,
     sessions: Sessions,
@@ -75,6 +76,7 @@ impl EventLoop {
             epoll,
             acceptor,
             hosts,
+            errors: ErrorLog::default(),
             full: false,
             sessions: Sessions::default(),
             last_session: 0,
@@ -145,11 +147,13 @@ impl EventLoop {
         let accept = self.acceptor.due(now).filter(|_| self.has_room());
         let clients = earlier(self.sessions.due(), self.relays.due(now));
         let waiting = earlier(self.turns.due(now), self.hosts.due(now));
-        earlier(earlier(clients, waiting), accept)
+        earlier(earlier(clients, waiting), earlier(accept, self.errors.due()))
     }
 
     fn expire(&mut self) {
-        for id in self.sessions.expired(Instant::now()) {
+        let now = Instant::now();
+        self.errors.summarise(now);
+        for id in self.sessions.expired(now) {
             match self.sessions.take(id) {
                 Some(session) if session.race.is_some() => self.race(id, session),
                 Some(session) => self.proceed(id, session, ClientEvent::Expired),
@@ -180,12 +184,13 @@ impl EventLoop {
                     continue;
                 }
                 ClientAction::Resolve => match self.hosts.look_up(id, session.source, &session.client.host) {
-                    None => return self.sessions.keep(id, session),
-                    Some(event) => event,
+                    Ok(()) => return self.sessions.keep(id, session),
+                    Err(error) => self.errors.failed(&error),
                 },
                 ClientAction::FindProfile { wait } => {
                     let Client { host, addresses, .. } = &mut session.client;
-                    self.hosts.find_profile(id, host, addresses, wait)
+                    let found = self.hosts.find_profile(id, host, addresses, wait);
+                    found.unwrap_or_else(|error| self.errors.failed(&error))
                 }
                 ClientAction::JoinQueue => {
                     session.queue = session.client.found.as_ref().and_then(|found| self.turns.join(id, found));
@@ -196,7 +201,7 @@ impl EventLoop {
                 }
                 ClientAction::Connect => match self.start_race(&mut session) {
                     Ok(()) => return self.race(id, session),
-                    Err(error) => failed(&error),
+                    Err(error) => self.errors.failed(&error),
                 },
                 ClientAction::Relay(reply) => {
                     self.release(id, &mut session);
@@ -226,7 +231,8 @@ impl EventLoop {
     fn is_full(&mut self) -> bool {
         let full = self.sessions.busy() + self.relays.len() >= self.most;
         if full && !self.full {
-            say::warn(format_args!("all {} connections are in use: further clients are refused", self.most));
+            let why = format!("all {} connections are in use: further clients are refused", self.most);
+            self.errors.log(&Error::refused(why));
         }
         self.full = full;
         full
@@ -244,7 +250,7 @@ impl EventLoop {
     }
 
     fn give_turns(&mut self) {
-        while let Some((id, index, turn)) = self.turns.next(Instant::now()) {
+        while let Some((id, index, turn)) = self.turns.next(&mut self.errors, Instant::now()) {
             match (self.sessions.take(id), turn) {
                 (Some(mut session), Ok(turn)) => {
                     session.turn = Some(turn);
@@ -291,7 +297,7 @@ impl EventLoop {
                         queue.lost(race.knocks(), Instant::now());
                     }
                     if error.kind() != Some(io::ErrorKind::NetworkUnreachable) {
-                        say::error(&error);
+                        self.errors.log(&error);
                     }
                 }
                 ClientEvent::Failed(reply(&error))

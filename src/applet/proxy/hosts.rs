@@ -3,12 +3,11 @@
 use super::address_cache::AddressCache;
 use super::by_id::forget;
 use super::client::ClientEvent;
-use super::lookups::{Lookups, TooManyNames};
+use super::lookups::Lookups;
 use super::resolver::{Question, Resolver};
 use super::socks::Reply;
 use crate::error::{Error, Result};
 use crate::profile;
-use crate::say;
 use crate::sys::local_addresses::LocalAddresses;
 use crate::tunnel;
 use std::net::{IpAddr, SocketAddr};
@@ -48,14 +47,12 @@ impl Hosts {
         &self.resolver.wakeup
     }
 
-    /// Requests the addresses of `name` for a client from `source`. A returned event is a refusal.
-    pub fn look_up(&mut self, client: u64, source: IpAddr, name: &str) -> Option<ClientEvent> {
-        let asked = self.lookups.ask(name, client, source, Instant::now());
-        let TooManyNames { names, log } = asked.err()?;
-        if log {
-            say::warn(format_args!("{names} names are waiting for the name server: refusing further ones"));
+    /// Requests the addresses of `name` for a client from `source`.
+    pub fn look_up(&mut self, client: u64, source: IpAddr, name: &str) -> Result<()> {
+        if self.lookups.ask(name, client, source) {
+            return Ok(());
         }
-        Some(ClientEvent::Failed(Reply::Failed))
+        Err(Error::refused("too many names are waiting for the name server: further ones are refused"))
     }
 
     /// Records that a client is gone or waits for something else.
@@ -107,13 +104,13 @@ impl Hosts {
         host: &str,
         addresses: &mut Vec<SocketAddr>,
         wait: bool,
-    ) -> ClientEvent {
+    ) -> Result<ClientEvent> {
         // Otherwise whoever controls the DNS of a profile's name could open this machine's own services.
         addresses.retain(|address| !self.is_forbidden(address.ip()));
         if addresses.is_empty() {
-            return ClientEvent::Failed(Reply::NotAllowed);
+            return Ok(ClientEvent::Failed(Reply::NotAllowed));
         }
-        self.find(client, host, addresses, wait).unwrap_or_else(|error| failed(&error))
+        self.find(client, host, addresses, wait)
     }
 
     fn is_forbidden(&self, address: IpAddr) -> bool {
@@ -157,10 +154,4 @@ impl Hosts {
         }
         Ok(())
     }
-}
-
-/// Logs a failure and returns the client's event for it.
-pub fn failed(error: &Error) -> ClientEvent {
-    say::error(error);
-    ClientEvent::Failed(Reply::Failed)
 }

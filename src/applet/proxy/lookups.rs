@@ -19,8 +19,6 @@ const LOOKUPS: Limit = Limit { all: 32, source: 24 };
 /// while many names go unanswered.
 const FRESH_LOOKUPS: Limit = Limit { all: 16, source: 8 };
 const FRESH: Duration = Duration::from_secs(1);
-/// How often to log that names are refused.
-const NOTICE: Duration = Duration::from_secs(60);
 
 /// A limit in total and for each source.
 struct Limit {
@@ -32,8 +30,6 @@ struct Limit {
 #[derive(Default)]
 pub struct Lookups {
     lookups: Vec<Lookup>,
-    /// When it was last logged that names are refused.
-    refusal_logged: Option<Instant>,
 }
 
 /// A name that clients are waiting for.
@@ -45,31 +41,20 @@ struct Lookup {
     began: Option<Instant>,
 }
 
-/// A name was refused because a limit is reached.
-#[derive(Debug, PartialEq, Eq)]
-pub struct TooManyNames {
-    /// The number of names.
-    pub names: usize,
-    /// Whether to log it.
-    pub log: bool,
-}
-
 impl Lookups {
-    /// Records that a client from `address` waits for the addresses of `name`.
-    pub fn ask(&mut self, name: &str, client: u64, address: IpAddr, now: Instant) -> Result<(), TooManyNames> {
+    /// Records that a client from `address` waits for the addresses of `name`; `false` if there are too many names.
+    pub fn ask(&mut self, name: &str, client: u64, address: IpAddr) -> bool {
         if let Some(lookup) = self.lookups.iter_mut().find(|lookup| lookup.name == name) {
             lookup.clients.push(client);
-            return Ok(());
+            return true;
         }
         let source = network(address);
-        let names = self.lookups.len();
-        if names >= NAMES.all || self.lookups.iter().filter(|lookup| lookup.source == source).count() >= NAMES.source {
-            let log = self.refusal_logged.is_none_or(|refusal_logged| now >= refusal_logged + NOTICE);
-            self.refusal_logged = if log { Some(now) } else { self.refusal_logged };
-            return Err(TooManyNames { names, log });
+        let of_source = self.lookups.iter().filter(|lookup| lookup.source == source).count();
+        let room = self.lookups.len() < NAMES.all && of_source < NAMES.source;
+        if room {
+            self.lookups.push(Lookup { name: name.to_owned(), source, clients: vec![client], began: None });
         }
-        self.lookups.push(Lookup { name: name.to_owned(), source, clients: vec![client], began: None });
-        Ok(())
+        room
     }
 
     /// Records that a client is gone. A waiting lookup without clients is dropped.
@@ -155,11 +140,11 @@ mod tests {
     fn a_name_that_two_clients_ask_for_is_resolved_once() {
         let (mut lookups, now) = (Lookups::default(), Instant::now());
         for client in [1, 2] {
-            lookups.ask("host", client, LOCAL, now).unwrap();
+            assert!(lookups.ask("host", client, LOCAL));
         }
         assert_eq!(lookups.next(now).as_deref(), Some("host"));
         assert_eq!(lookups.next(now), None);
-        lookups.ask("host", 3, LOCAL, now).unwrap();
+        assert!(lookups.ask("host", 3, LOCAL));
         lookups.leave(1);
         assert_eq!(lookups.answered("host"), [2, 3]);
         assert!(lookups.lookups.is_empty());
@@ -169,12 +154,12 @@ mod tests {
     fn a_lookup_is_dropped_with_its_last_client() {
         let (mut lookups, now) = (Lookups::default(), Instant::now());
         for client in 0..100_000 {
-            lookups.ask(&format!("n{client}"), client, LOCAL, now).unwrap();
+            assert!(lookups.ask(&format!("n{client}"), client, LOCAL));
             begin(&mut lookups, now);
             lookups.leave(client);
         }
         assert_eq!(lookups.lookups.len(), FRESH_LOOKUPS.source, "running lookups continue");
-        lookups.ask("localhost", 0, LOCAL, now).unwrap();
+        assert!(lookups.ask("localhost", 0, LOCAL));
         assert_eq!((lookups.next(now), lookups.due(now)), (None, Some(now + FRESH)));
         assert_eq!(lookups.next(now + FRESH).as_deref(), Some("localhost"), "nothing is in front of it");
     }
@@ -183,7 +168,7 @@ mod tests {
     fn slow_names_delay_others_by_a_second() {
         let (mut lookups, mut now) = (Lookups::default(), Instant::now());
         for client in 0..500 {
-            lookups.ask(&format!("slow{client}"), client, LOCAL, now).unwrap();
+            assert!(lookups.ask(&format!("slow{client}"), client, LOCAL));
         }
         for _ in 0..3 {
             assert_eq!(begin(&mut lookups, now), FRESH_LOOKUPS.source);
@@ -198,32 +183,28 @@ mod tests {
     fn one_source_leaves_room_for_the_others() {
         let (mut lookups, mut now) = (Lookups::default(), Instant::now());
         for client in 0..600 {
-            let asked = lookups.ask(&format!("n{client}"), client, LOCAL, now);
-            assert_eq!(asked.is_ok(), client < NAMES.source as u64);
+            assert_eq!(lookups.ask(&format!("n{client}"), client, LOCAL), client < NAMES.source as u64);
         }
         for _ in 0..10 {
             begin(&mut lookups, now);
             now += FRESH;
         }
         assert_eq!(lookups.lookups.iter().filter(|lookup| lookup.began.is_some()).count(), LOOKUPS.source);
-        lookups.ask("other", 1000, OTHER, now).unwrap();
+        assert!(lookups.ask("other", 1000, OTHER));
         assert_eq!(lookups.next(now).as_deref(), Some("other"));
     }
 
     #[test]
-    fn the_number_of_names_is_limited_and_refusals_are_logged_occasionally() {
-        let (mut lookups, now) = (Lookups::default(), Instant::now());
+    fn the_number_of_names_is_limited() {
+        let mut lookups = Lookups::default();
         let source = |number: u64| IpAddr::from(Ipv6Addr::from_bits(u128::from(number) << 64 | u128::from(number)));
         for client in 0..NAMES.all as u64 {
-            lookups.ask(&format!("n{client}"), client, source(client), now).unwrap();
+            assert!(lookups.ask(&format!("n{client}"), client, source(client)));
         }
-        let refused = |log| Err(TooManyNames { names: NAMES.all, log });
-        assert_eq!(lookups.ask("one more", 5000, LOCAL, now), refused(true));
-        assert_eq!(lookups.ask("one more", 5000, LOCAL, now), refused(false));
-        assert_eq!(lookups.ask("one more", 5000, LOCAL, now + NOTICE), refused(true));
-        assert_eq!(lookups.ask("n0", 5001, LOCAL, now), Ok(()), "it is looked up anyway");
+        assert!(!lookups.ask("one more", 5000, LOCAL));
+        assert!(lookups.ask("n0", 5001, LOCAL), "it is looked up anyway");
         lookups.leave(1);
-        assert_eq!(lookups.ask("one more", 5000, LOCAL, now), Ok(()));
+        assert!(lookups.ask("one more", 5000, LOCAL));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod acceptor;
 mod address_cache;
 mod by_id;
 mod client;
+mod error_log;
 mod event_loop;
 mod hosts;
 mod lookups;

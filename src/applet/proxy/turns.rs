@@ -1,7 +1,7 @@
 //! The queues of all profiles in use, each with its profile's knock lock.
 
 use super::client::ClientEvent;
-use super::hosts::failed;
+use super::error_log::ErrorLog;
 use super::queue::{NextTurn, Queue};
 use super::socks::Reply;
 use crate::profile::Found;
@@ -46,7 +46,7 @@ impl Turns {
     }
 
     /// Returns the next client that has its turn.
-    pub fn next(&mut self, now: Instant) -> Option<TurnOf> {
+    pub fn next(&mut self, errors: &mut ErrorLog, now: Instant) -> Option<TurnOf> {
         self.0.iter_mut().enumerate().find_map(|(index, known)| {
             let LockedQueue { knock_lock, queue } = known;
             let next = queue.next(now);
@@ -60,7 +60,7 @@ impl Turns {
                         queue.locked_elsewhere(now);
                         None
                     }
-                    Err(error) => Some((client, index, Err(failed(&error)))),
+                    Err(error) => Some((client, index, Err(errors.failed(&error)))),
                 },
             }
         })
