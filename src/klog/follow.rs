@@ -294,3 +294,30 @@ pub(super) fn check(path: &Path) -> Result<Option<String>> {
         Some(_) => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// On a 32-bit processor such a file opens with O_LARGEFILE only.
+    #[test]
+    fn a_log_of_more_than_4_gb_is_followed() {
+        let path = std::env::temp_dir().join(format!("knockknock-large-{}", std::process::id()));
+        let mut log = fs::File::create(&path).unwrap();
+        log.set_len(5 << 30).unwrap();
+        let mut follow = Follow::open(&path).unwrap();
+        log.seek(SeekFrom::End(0)).unwrap();
+        log.write_all(b"a DPT=666 SYN b\n").unwrap();
+        let mut found = Vec::new();
+        let mut each = |record: Record<'_>| {
+            if let Record::Line(line) = record {
+                found.push(String::from_utf8(line.to_vec()).unwrap());
+            }
+        };
+        let notice = follow.read(&Ports::from_iter([666]), &mut each).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(notice.is_none());
+        assert_eq!(found, ["a DPT=666 SYN b"]);
+    }
+}

@@ -126,7 +126,7 @@ pub fn variable(name: &str) -> Option<&'static OsStr> {
 
 /// Standard output (1) or standard error (2), without the buffers and the lock of `std::io`.
 pub fn standard(number: i32) -> ManuallyDrop<File> {
-    // SAFETY: std opens /dev/null for descriptors that were closed, and nothing of ours closes these two.
+    // SAFETY: the program opens /dev/null at its start for descriptors that are closed, and nothing of ours closes these two.
     ManuallyDrop::new(unsafe { File::from_raw_fd(number) })
 }
 

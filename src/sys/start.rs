@@ -53,3 +53,17 @@ fn opens_null(descriptor: c_int) -> bool {
     // SAFETY: the path ends with a null byte.
     unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) == descriptor }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_bytes_and_there_may_be_none() {
+        let words = [c"knockknock".as_ptr(), c"".as_ptr(), c"\xff\n".as_ptr(), std::ptr::null()];
+        // SAFETY: lists of strings, each ended by a null byte, and a null pointer.
+        let (all, none) = unsafe { (begin(words.as_ptr()), begin(words[3..].as_ptr())) };
+        assert_eq!(all, ["knockknock".as_ref(), "".as_ref(), OsStr::from_bytes(b"\xff\n")]);
+        assert!(none.is_empty());
+    }
+}

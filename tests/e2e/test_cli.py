@@ -198,6 +198,29 @@ def test_closed_standard_output():
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@needs_root
+@pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
+def test_dev_null_takes_the_place_of_a_closed_standard_descriptor(stage, closed):
+    """Otherwise the next file or socket would, and what the daemon prints would be written there."""
+    stage.set_up()
+    stage.daemon.stop()
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    daemon = stage.server.start("sh", "-c", f'exec "{BINARY}" daemon --dir "{stage.server_dir}" {redirections}',
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with daemon:
+        try:
+            for _ in range(100):
+                stage.knock()
+                if stage.connects():
+                    break
+            else:
+                pytest.fail("no knock opens the port")
+            assert "".join(n for n in "012" if os.readlink(f"/proc/{daemon.pid}/fd/{n}") == "/dev/null") == closed
+        finally:
+            daemon.terminate()
+            assert daemon.wait(10) == 0
+
+
 @pytest.mark.parametrize("argv", [("--help",), ("--version",), ("knock", "--help"), ("daemon", "-h"), ("genprofile", "--help"),
                                   ("connect", "-h"), ("proxy", "--help")], ids=str)
 def test_output_that_cannot_be_written_is_an_error(argv):
