@@ -75,6 +75,16 @@ impl Error {
         self
     }
 
+    /// Appends what happened in another attempt, if it differs.
+    pub fn and(mut self, other: &Self) -> Self {
+        let (text, more) = (&mut self.0.text, &other.0.text);
+        if text != more {
+            *text += "; ";
+            *text += more.strip_prefix("cannot connect ").unwrap_or(more);
+        }
+        self
+    }
+
     /// Returns what to do about the error.
     pub fn advice(&self) -> Option<&str> {
         Some(&*self.0.advice).filter(|advice| !advice.is_empty())

@@ -1,7 +1,7 @@
 //! doctor HOST: follows a knock from this machine step by step, and reports where it fails.
 
 use crate::diagnosis::Diagnosis;
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, quoted, reason};
 use crate::knocker::{self, Family, Knocker};
 use crate::ports::Ports;
 use crate::profile::{Found, Profile, ProfileHome};
@@ -94,7 +94,7 @@ fn connect_without_knock(diagnosis: &mut Diagnosis, address: SocketAddr) -> Opti
         let stream = tcp::connect(address, None)?;
         let [answered] = poll::writable(stream.as_fd(), Some(UNKNOCKED))?;
         let _ = tcp::complete(&stream).and_then(|()| tcp::reset(&stream));
-        stream.take_error()?.map_or(Ok(answered), Err)
+        tcp::failure(&stream).map(|()| answered)
     };
     // The first connection may use the opening of an earlier knock.
     match connect().and_then(|answered| if answered { connect() } else { Ok(false) }) {
@@ -108,7 +108,12 @@ fn connect_without_knock(diagnosis: &mut Diagnosis, address: SocketAddr) -> Opti
             diagnosis.note("guard", what);
             Some(true)
         }
-        _ => {
+        Err(error) => {
+            diagnosis
+                .note("guard", format_args!("without a knock: {}; a guard would drop connections", reason(&error)));
+            Some(false)
+        }
+        Ok(false) => {
             diagnosis.ok("guard", format_args!("without a knock port {port} does not answer"));
             Some(false)
         }
@@ -145,7 +150,7 @@ fn explain(error: Error, port: u16, knock_port: u16, refused_before: bool) -> Er
                 "the knock worked: start the program that should listen on port {port}. If it runs, another firewall rejects connections: on the server, as root: knockknock doctor"
             )
         }
-        Some(ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => {
+        Some(ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::PermissionDenied) => {
             "see whether the server is up, and whether a router or firewall on the path rejects connections".to_owned()
         }
         Some(ErrorKind::TimedOut) => format!(

@@ -25,6 +25,18 @@ pub fn complete(stream: &TcpStream) -> io::Result<()> {
     set(stream, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
+/// Returns the error of a connection that [`connect`] has started, if it has failed.
+pub fn failure(stream: &TcpStream) -> io::Result<()> {
+    match stream.take_error()? {
+        // ICMPv6 codes such as "administratively prohibited" become EACCES. Those of ICMP become EHOSTUNREACH.
+        Some(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, "rejected by a firewall or router"))
+        }
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
 /// Listens on `address` with a non-blocking socket. The backlog is as long as the system allows, `net.core.somaxconn`
 /// (std sets 128).
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {

@@ -25,7 +25,8 @@ pub struct Race {
     /// The source address of the last knock. The connection must use the same one.
     source: Option<SocketAddr>,
     attempts: Vec<Attempt>,
-    failure: Option<Error>,
+    /// The most telling failure of each address.
+    failures: Vec<(SocketAddr, Error)>,
 }
 
 /// Everything that a knock needs.
@@ -67,7 +68,7 @@ impl Race {
             Some(setup) => Pace::Knock(setup.first_delay),
         };
         let schedule = Schedule::new(addresses, pace);
-        Box::new(Self { schedule, setup, source: None, attempts: Vec::new(), failure: None })
+        Box::new(Self { schedule, setup, source: None, attempts: Vec::new(), failures: Vec::new() })
     }
 
     /// Takes the steps that are due. Events of the attempts have `token` in `epoll`.
@@ -76,14 +77,14 @@ impl Race {
             return Progress::Won(stream, first);
         }
         loop {
-            let done = match self.schedule.next(Instant::now()) {
+            let (address, done) = match self.schedule.next(Instant::now()) {
                 Step::Wait(until) => return Progress::Running(until),
                 Step::GiveUp => return Progress::Lost(self.lost()),
-                Step::Knock(address) => self.knock(address),
-                Step::Attempt { address, first } => self.attempt(address, first, epoll, token),
+                Step::Knock(address) => (address, self.knock(address)),
+                Step::Attempt { address, first } => (address, self.attempt(address, first, epoll, token)),
             };
             if let Err(failure) = done {
-                self.keep_failure(failure);
+                self.keep_failure(address, failure);
             }
         }
     }
@@ -112,9 +113,10 @@ impl Race {
     fn winner(&mut self) -> Option<(TcpStream, bool)> {
         let mut index = 0;
         while let Some(Attempt { stream, address, .. }) = self.attempts.get(index) {
-            match stream.take_error().and_then(|failure| failure.map_or(Ok(()), Err)) {
+            match tcp::failure(stream) {
                 Err(cause) => {
-                    self.keep_failure(failed(*address, cause));
+                    let address = *address;
+                    self.keep_failure(address, failed(address, cause));
                     self.attempts.remove(index);
                     self.schedule.attempt_failed();
                 }
@@ -134,17 +136,30 @@ impl Race {
         None
     }
 
-    /// Keeps the failure to report. A refusal says more than a missing route and is not replaced.
-    fn keep_failure(&mut self, failure: Error) {
-        if !self.failure.as_ref().is_some_and(is_refusal) {
-            self.failure = Some(failure);
+    /// Keeps the failure to report of an address: the first one, or a refusal.
+    fn keep_failure(&mut self, address: SocketAddr, failure: Error) {
+        match self.failures.iter_mut().find(|(known, _)| *known == address) {
+            Some((_, known)) if is_refusal(&failure) => *known = failure,
+            Some(_) => {}
+            None => self.failures.push((address, failure)),
         }
     }
 
+    /// Returns the failures of all addresses as one, the most telling first.
     fn lost(&mut self) -> Error {
-        let unanswered = self.attempts.last().map(|attempt| failed(attempt.address, io::ErrorKind::TimedOut.into()));
-        let failure = unanswered.or_else(|| self.failure.take());
-        let failure = failure.unwrap_or_else(|| Error::refused("there is no address to connect to"));
+        // Firewalls and routers answer only some of many SYNs, so an attempt without an answer says least.
+        for Attempt { address, .. } in std::mem::take(&mut self.attempts) {
+            self.keep_failure(address, failed(address, io::ErrorKind::TimedOut.into()));
+        }
+        let mut lost = None;
+        for (_, failure) in std::mem::take(&mut self.failures) {
+            lost = Some(match lost {
+                None => failure,
+                Some(other) if rank(&failure) < rank(&other) => failure.and(&other),
+                Some(other) => other.and(&failure),
+            });
+        }
+        let Some(failure) = lost else { return Error::refused("there is no address to connect to") };
         let Some(KnockSetup { profile, .. }) = &self.setup else { return failure };
         let meaning = match self.knocks() {
             0 => return failure,
@@ -158,6 +173,16 @@ impl Race {
     /// Returns how many knocks were sent.
     pub fn knocks(&self) -> usize {
         self.schedule.knocks()
+    }
+}
+
+/// Returns the place of a failure among those of the other addresses. Many machines have no route to any IPv6 address.
+fn rank(failure: &Error) -> u8 {
+    match failure.kind() {
+        Some(io::ErrorKind::ConnectionRefused) => 0,
+        Some(io::ErrorKind::TimedOut) => 1,
+        Some(io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable) => 3,
+        _ => 2,
     }
 }
 
@@ -217,10 +242,49 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_reported() {
-        let unreachable = "[100::1]:1".parse().unwrap();
-        let error = run(&mut Race::new(&[closed(), unreachable], None)).unwrap_err();
+    fn the_failure_of_each_address_is_reported() {
+        let (refused, unreachable) = (closed(), "[100::1]:1".parse().unwrap());
+        let error = run(&mut Race::new(&[unreachable, refused], None)).unwrap_err();
         assert_eq!(error.kind(), Some(io::ErrorKind::ConnectionRefused));
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!("cannot connect to {refused}: connection refused; to [100::1]:1: ")),
+            "{text}"
+        );
         assert!(run(&mut Race::new(&[], None)).is_err());
+    }
+
+    #[test]
+    fn the_most_telling_failure_of_each_address_is_kept() {
+        let (one, other): (SocketAddr, SocketAddr) = ("10.9.0.1:22".parse().unwrap(), "[fd09::1]:22".parse().unwrap());
+        let lost = |failures: &[(SocketAddr, io::ErrorKind)]| {
+            let mut race = Race::new(&[], None);
+            for &(address, kind) in failures {
+                race.keep_failure(address, failed(address, kind.into()));
+            }
+            race.lost().to_string()
+        };
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+        for (failures, text) in [
+            (
+                &[(other, NetworkUnreachable), (one, TimedOut)][..],
+                "cannot connect to 10.9.0.1:22: timed out; to [fd09::1]:22: network unreachable",
+            ),
+            (
+                &[(one, HostUnreachable), (one, TimedOut), (other, HostUnreachable), (other, ConnectionRefused)],
+                "cannot connect to [fd09::1]:22: connection refused; to 10.9.0.1:22: host unreachable",
+            ),
+        ] {
+            assert_eq!(lost(failures), text);
+        }
+    }
+
+    #[test]
+    fn a_failure_that_has_nothing_to_do_with_the_address_is_reported_once() {
+        let mut race = Race::new(&[], None);
+        for address in ["10.9.0.1:22", "[fd09::1]:22", "10.9.0.2:22"] {
+            race.keep_failure(address.parse().unwrap(), Error::refused("the counter is spent"));
+        }
+        assert_eq!(race.lost().to_string(), "the counter is spent");
     }
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
@@ -14,7 +15,7 @@ import pytest
 
 from rawtcp import RawClient
 from services import Plain, Sshd, echo, wait_until
-from stage import BINARY, CLIENT6, SERVER, SERVER6, Capture, Service, status
+from stage import BINARY, CLIENT6, FAMILIES, SERVER, SERVER6, Capture, Service, status
 
 ECHO, SSH, PLAIN, MUTE = 4000, 2222, 4001, 4002
 
@@ -255,6 +256,45 @@ def test_a_refusal_while_the_port_is_closed_means_try_again(door, answer):
     for _ in range(5):
         assert connect(door, SERVER, ECHO, input="x").stdout == "x"
     assert door.gate.client_counter == 5
+
+
+UNREACHABLE = "no route to host|host is unreachable"
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+@pytest.mark.parametrize("family, answer, why", [
+    ("IPv4", "icmp type port-unreachable", "connection refused"),
+    ("IPv4", "icmp type admin-prohibited", UNREACHABLE),
+    ("IPv4", "icmp type net-unreachable", "network (is )?unreachable"),
+    ("IPv6", "icmpv6 type port-unreachable", "connection refused"),
+    ("IPv6", "icmpv6 type admin-prohibited", "rejected by a firewall or router"),
+    ("IPv6", "icmpv6 type addr-unreachable", UNREACHABLE)])
+def test_a_rejection_is_reported_although_most_attempts_get_no_answer(door, family, answer, why):
+    """Firewalls and routers limit the rate of ICMP errors, and it said that the connection timed out."""
+    server, _ = FAMILIES[family]
+    door.add_rejecting_firewall(ECHO, answer)
+    door.daemon.stop()
+    call_profile(door, server)
+    done = connect(door, server, ECHO, check=False)
+    address = f"[{server}]" if family == "IPv6" else server
+    assert re.search(f"^knockknock-connect: cannot connect to {re.escape(address)}:{ECHO}: ({why})$", done.stderr, re.M), done.stderr
+    found = door.client.run(BINARY, "doctor", "--dir", door.client_dir, "-p", ECHO, server, check=False).stdout
+    assert re.search(rf"^note +guard +without a knock.*({why}|refuses)", found, re.M), found
+    assert re.search(rf"^wrong +knock .*: ({why})$", found, re.M) and "rejects" in found, found
+
+
+@pytest.mark.parametrize("firewall", ["nft"])
+def test_the_failure_of_each_address_is_reported(door):
+    """A refusal hid that the other address had not answered, or the other way round."""
+    hosts = door.directory / "hosts"
+    hosts.write_text(f"{SERVER6} both.example\n{SERVER} both.example\n")
+    door.client.run("mount", "--bind", hosts, "/etc/hosts")
+    call_profile(door, "both.example")
+    door.add_rejecting_firewall(ECHO, "tcp reset")
+    door.server.run("nft", "insert rule inet other input ip daddr", SERVER, "tcp dport", ECHO, "drop")
+    door.daemon.stop()
+    done = connect(door, "both.example", ECHO, check=False)
+    assert f"cannot connect to [{SERVER6}]:{ECHO}: connection refused; to {SERVER}:{ECHO}: timed out\n" in done.stderr
 
 
 def test_few_packets_are_sent(door):
