@@ -138,10 +138,10 @@ impl Setup {
         let (interfaces, pairs) = firewall::with_further_names(&self.config.interfaces, &links);
         for (name, relation, further) in &pairs {
             if !self.rules.interfaces.iter().any(|on| on == further) {
+                let advice = format!("write {further} in \"interfaces\" in the config");
                 let (name, further) = (quoted(name), quoted(further));
                 let why = format!("interface {name} is {relation} of {further}: the guard also applies to {further}");
-                self.warnings
-                    .push(Error::refused(why).advise(format!("write {further} in \"interfaces\" in the config")));
+                self.warnings.push(Error::refused(why).advise(advice));
             }
         }
         let changed = interfaces != self.rules.interfaces;
