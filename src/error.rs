@@ -132,9 +132,11 @@ pub fn not_a_port(word: &str) -> String {
     format!("{} is not a port from 1 to 65535", quoted(word))
 }
 
-/// Returns whether a character has no width, ends a line, or changes the direction of text.
-fn turns_text(char: char) -> bool {
-    matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+/// Returns whether a character has no glyph of its own, ends a line, or changes the direction of text.
+fn is_invisible(char: char) -> bool {
+    matches!(char, '\u{ad}' | '\u{300}'..='\u{36f}' | '\u{61c}' | '\u{180e}' | '\u{2000}'..='\u{200f}'
+        | '\u{2028}'..='\u{202f}' | '\u{205f}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// See [`quoted`].
@@ -150,7 +152,7 @@ impl fmt::Display for Quoted<'_> {
                     '\n' => f.write_str("\\n")?,
                     '\r' => f.write_str("\\r")?,
                     '\t' => f.write_str("\\t")?,
-                    _ if char.is_control() || turns_text(char) => write!(f, "\\u{{{:x}}}", u32::from(char))?,
+                    _ if char.is_control() || is_invisible(char) => write!(f, "\\u{{{:x}}}", u32::from(char))?,
                     _ => f.write_char(char)?,
                 }
             }
@@ -187,7 +189,9 @@ mod tests {
 
     #[test]
     fn names_are_quoted_as_debug_quotes_them() {
-        for name in ["", "a b", "a \"b\" \\c", "a\n\t\r\x1b\u{85}", "é", "\u{202e}x\u{200b}\u{feff}"] {
+        let invisible =
+            "\u{ad}\u{301}\u{61c}\u{180e}\u{2003}\u{200b}\u{202e}\u{2028}\u{2066}\u{fe0f}\u{feff}\u{fffb}\u{e0041}";
+        for name in ["", "a b", "a \"b\" \\c", "a\n\t\r\x1b\u{85}", "é", invisible] {
             assert_eq!(quoted(name).to_string(), format!("{name:?}"));
         }
         let path = Path::new(OsStr::from_bytes(b"/x\xff/\xc3\xa9"));
