@@ -14,8 +14,9 @@ fuzz_target!(|bytes: &[u8]| {
     let attributes: Vec<_> = netlink::attributes(bytes).collect();
     assert_eq!(attributes, slow_attributes(bytes));
 
-    let mut writer = Writer::default();
-    writer.message(7, 1, 9, &[], |body| attributes.iter().for_each(|(kind, value)| body.attribute(*kind, value)));
+    let (mut body, mut writer) = (Writer::default(), Writer::default());
+    attributes.iter().for_each(|(kind, value)| body.attribute(*kind, value));
+    writer.message(7, 1, 9, &[], body.bytes());
     let [message] = netlink::messages(writer.bytes()).collect::<Vec<_>>()[..] else { panic!("one message") };
     assert_eq!(netlink::attributes(message.body).collect::<Vec<_>>(), attributes);
 });
