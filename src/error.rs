@@ -132,6 +132,11 @@ pub fn not_a_port(word: &str) -> String {
     format!("{} is not a port from 1 to 65535", quoted(word))
 }
 
+/// Says that `word` is not a prefix of links.
+pub fn not_a_prefix(word: &str) -> String {
+    format!("{} is not an IPv6 prefix of 48 to 80 bits, such as 2001:db8:0:ff::/64", quoted(word))
+}
+
 /// Returns whether a character has no glyph of its own, ends a line, or changes the direction of text.
 fn is_invisible(char: char) -> bool {
     matches!(char, '\u{ad}' | '\u{300}'..='\u{36f}' | '\u{61c}' | '\u{180e}' | '\u{2000}'..='\u{200f}'

@@ -15,7 +15,7 @@
 //! | 3 | [`config`], [`status`], [`diagnosis`] | the daemon's config; its status record; findings of doctor |
 //! | 2 | [`say`] | output: lines to standard error, the journal or syslog; text to standard output |
 //! | 1 | [`wire`], [`ini`], [`sys`] | bytes ⇄ values, pure; the lines of an INI file; system calls, the only unsafe code |
-//! | 0 | [`error`], [`ports`], [`search`] | the error type; sets of ports; byte search |
+//! | 0 | [`error`], [`ports`], [`prefix`], [`search`] | the error type; sets of ports; prefixes of links; byte search |
 //!
 //! # Data flow
 //!
@@ -46,6 +46,7 @@ pub mod ini;
 pub mod klog;
 pub mod knocker;
 pub mod ports;
+pub mod prefix;
 pub mod profile;
 pub mod say;
 pub mod search;

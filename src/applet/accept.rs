@@ -25,8 +25,13 @@ pub fn run(home: &ProfileHome, host: Option<&str>) -> Result<()> {
     })?;
     let host = host.unwrap_or(&invitation.host);
     if let Some(found) = home.find(host)? {
-        return Err(Error::refused(format!("{} has a profile already", quoted(host)))
-            .advise(format!("to keep it, but disabled: mv {0} {0}.off", quoted(&found.path))));
+        return Err(Error::refused(format!("{} has a profile already", quoted(host))).advise(
+            match invitation.config.wire.prefix() {
+                // It may be used beside the profile that knocks.
+                Some(_) => "choose another name for the links: knockknock accept --as NAME".to_owned(),
+                None => format!("to keep it, but disabled: mv {0} {0}.off", quoted(&found.path)),
+            },
+        ));
     }
     let path = profile::accept(&home.directory, host, &invitation)?;
     say::note(format_args!("created {}", quoted(&path)));

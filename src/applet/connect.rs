@@ -24,10 +24,11 @@ pub fn run(home: &ProfileHome, host: &str, port: u16, family: Family) -> Result<
     // A raw socket is needed only with a profile, so a failure is checked further down.
     let knocker = Knocker::open(home.user);
     let found = home.find(host)?;
+    let opens = found.as_ref().map_or(Ok(false), |found| tunnel::opens(found, port))?;
     let addresses = knocker::resolve(host, port, family)?;
     let mut knocked = false;
     let stream = match found {
-        Some(found) if tunnel::opens(&found, port)? => {
+        Some(found) if opens => {
             let profile = Profile::load(&found)?;
             let (knocker, turn) = (knocker?, tunnel::wait_for_turn(&found)?);
             let setup = KnockSetup { knocker, profile, turn, first_delay: OpeningDelay::default().get() };

@@ -46,7 +46,11 @@ fn run_steps(
     knocker: Result<Rc<Knocker>>,
 ) -> Option<()> {
     let found = home.find(host).and_then(|found| found.ok_or_else(|| home.missing(host)));
-    let loaded = found.and_then(|found| Ok((Profile::load(&found)?, found)));
+    let loaded = found.and_then(|found| {
+        let profile = Profile::load(&found)?;
+        profile.config.check_knocks(&profile.name)?;
+        Ok((profile, found))
+    });
     let (profile, found) = diagnosis.value("profile", loaded)?;
     let config = &profile.config;
     let opens = config.ports.as_ref().map_or("any port".to_owned(), Ports::describe);

@@ -11,9 +11,9 @@ pub fn run(directory: &Path, name: &str, wanted: Wanted) -> Result<()> {
     let config = profile::choose(directory, wanted)?;
     let path = profile::create(&directory.join("profiles"), name, &config)?;
     say::note(format_args!(
-        "created {} (knock port {}, {} wire); copy it to the client as ~/.knockknock/SERVERHOST",
+        "created {} ({}, {} wire); copy it to the client as ~/.knockknock/SERVERHOST",
         quoted(&path),
-        config.knock_port,
+        config.target(),
         config.wire.name()
     ));
     config::mention_reload(directory);

@@ -35,6 +35,7 @@ pub fn run(home: &ProfileHome, host: &str, options: &KnockOptions) -> Result<()>
     let found = home.find(host)?.ok_or_else(|| home.missing(host))?;
     let load = || Profile::load(&found);
     let profile = load()?;
+    profile.config.check_knocks(&profile.name)?;
     let mut addresses = knocker::resolve(host, options.port, options.family)?;
     if profile.config.legacy {
         addresses = knocker::ipv4_first(addresses);

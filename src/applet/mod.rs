@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod genprofile;
 pub mod invite;
 pub mod knock;
+pub mod links;
 pub mod proxy;
 pub mod revoke;
 pub mod status;

@@ -1,7 +1,7 @@
 //! The table of applets. Dispatch, usage, help and shell completions are generated from it.
 
 use super::arguments::Arguments;
-use super::start;
+use super::{internal, start};
 use crate::error::{Error, Result};
 use crate::sys::privilege;
 
@@ -125,6 +125,15 @@ pub const APPLETS: &[Applet] = &[
         run: start::revoke,
     },
     Applet {
+        name: "links",
+        alias: "knockknock-links",
+        summary: "print one-time links that knock from any device",
+        usage: "-p PORT HOST",
+        letters: "p:n:",
+        privileges: Privileges::Root,
+        run: start::links,
+    },
+    Applet {
         name: "connect",
         alias: "knockknock-connect",
         summary: "knock, connect, and relay standard input and output",
@@ -160,9 +169,9 @@ pub const APPLETS: &[Applet] = &[
         privileges: Privileges::Root,
         run: start::doctor,
     },
-    internal("watcher", start::watcher),
-    internal("opener", start::opener),
-    internal("proof", start::proof),
+    internal("watcher", internal::watcher),
+    internal("opener", internal::opener),
+    internal("proof", internal::proof),
 ];
 
 #[cfg(test)]

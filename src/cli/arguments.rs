@@ -11,7 +11,19 @@ use std::path::Path;
 use std::slice::Iter;
 
 /// The long options that take a value. The next word is always the value, even if it starts with a dash.
-const VALUED: &[&str] = &["--as", "--dir", "--listen", "--port", "--ports", "--trial", "--user", "--wire"];
+const VALUED: &[&str] = &[
+    "--as",
+    "--dir",
+    "--link-port",
+    "--links",
+    "--listen",
+    "--number",
+    "--port",
+    "--ports",
+    "--trial",
+    "--user",
+    "--wire",
+];
 
 /// An applet's arguments.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 mod applets;
 mod arguments;
+mod internal;
 mod start;
 mod values;
 

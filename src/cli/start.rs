@@ -1,9 +1,8 @@
 //! Starts each applet: parses its arguments with argh and calls it. Only this file names argh.
 
-use super::arguments::{Arguments, text};
-use super::values::{address, duration, family, port, port_list, wire};
-use crate::applet::daemon::LogTarget;
-use crate::applet::{accept, connect, daemon, doctor, genprofile, invite, knock, proxy, revoke, status};
+use super::arguments::Arguments;
+use super::values::{address, duration, family, link_count, port, port_list, prefix, wire};
+use crate::applet::{accept, connect, daemon, doctor, genprofile, invite, knock, links, proxy, revoke, status};
 use crate::config::DIRECTORY;
 use crate::error::{Error, Result, lower_first, quoted};
 use crate::knocker::Family;
@@ -13,7 +12,6 @@ use crate::say;
 use crate::search;
 use crate::wire::Wire;
 use argh::{EarlyExit, FromArgs};
-use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -73,6 +71,9 @@ struct GenprofileArgs {
     /// the only ports that the profile may open, such as 22,443 (default: those in guard, or any port)
     #[argh(option, from_str_fn(port_list))]
     ports: Option<Ports>,
+    /// make links with this IPv6 prefix, such as 2001:db8:0:ff::/64, instead of knocks
+    #[argh(option)]
+    links: Option<String>,
     /// stealth, or classic for a client of knockknock 0.8 (default: stealth if the ports are known)
     #[argh(option, from_str_fn(wire))]
     wire: Option<Wire>,
@@ -225,6 +226,27 @@ struct StatusArgs {
     watch: bool,
 }
 
+/// Prints one-time links to a server, with a profile for links. A connection to a link from any device, such as by a
+/// browser, opens the port for one connection.
+#[derive(FromArgs)]
+struct LinksArgs {
+    /// the TCP port to open
+    #[argh(option, short = 'p', from_str_fn(port))]
+    port: u16,
+    /// how many links to print, up to 1000 (default: 20)
+    #[argh(option, short = 'n')]
+    number: Option<String>,
+    /// the port in the links (default: none, which is 80)
+    #[argh(option)]
+    link_port: Option<String>,
+    /// directory of the profiles (default: ~/.knockknock)
+    #[argh(option, long = "dir")]
+    _dir: Option<Directory>,
+    /// the server, by the name of its profile
+    #[argh(positional)]
+    host: String,
+}
+
 /// Marks that `--dir` was given. Its value is in [`Arguments::directory`], since a path need not be UTF-8.
 struct Directory;
 
@@ -291,7 +313,8 @@ pub fn genprofile(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
             return Err(Error::usage(format!("the name comes first, then the knock port: {typed} {name}")));
         }
         let knock_port = typed.map(port).transpose().map_err(Error::usage)?;
-        let wanted = Wanted { knock_port, ports: args.ports, wire: args.wire };
+        let links = args.links.as_deref().map(prefix).transpose()?;
+        let wanted = Wanted { knock_port, ports: args.ports, links, wire: args.wire };
         genprofile::run(server_directory(arguments), name, wanted).map(|()| 0)
     })
 }
@@ -371,30 +394,12 @@ pub fn status(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn watcher(arguments: &Arguments<'_>, _: &[&str]) -> Result<u8> {
-    let (supervisor, log_target, directory) = from_supervisor(arguments)?;
-    daemon::watcher(supervisor, log_target, Path::new(directory))
-}
-
-pub fn opener(arguments: &Arguments<'_>, _: &[&str]) -> Result<u8> {
-    let (supervisor, log_target, backend) = from_supervisor(arguments)?;
-    daemon::opener(supervisor, log_target, text(backend)?)
-}
-
-/// Runs the daemon of the doctor's proof.
-pub fn proof(arguments: &Arguments<'_>, _: &[&str]) -> Result<u8> {
-    let (doctor, _, directory) = from_supervisor(arguments)?;
-    daemon::proof(doctor, Path::new(directory))
-}
-
-/// Returns the arguments of a child of the supervisor: the supervisor's process ID, the log target, and one more.
-fn from_supervisor<'a>(arguments: &Arguments<'a>) -> Result<(u32, LogTarget, &'a OsStr)> {
-    if let [supervisor, log_target, last] = arguments.operands[..] {
-        if let (Ok(supervisor), Some(log_target)) = (text(supervisor)?.parse(), LogTarget::named(text(log_target)?)) {
-            return Ok((supervisor, log_target, last));
-        }
-    }
-    Err(Error::refused("only the daemon's supervisor starts this applet"))
+pub fn links(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
+    parsed(arguments, words, |args: LinksArgs| {
+        let number = args.number.as_deref().map_or(Ok(20), link_count)?;
+        let link_port = args.link_port.as_deref().map(port).transpose().map_err(Error::usage)?;
+        at_home(arguments, &|home| links::run(home, &args.host, args.port, number, link_port).map(|()| 0))
+    })
 }
 
 /// Runs a client's applet with the caller's profiles.

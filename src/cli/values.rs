@@ -1,8 +1,9 @@
 //! Reads the values of options and operands. Each error names the value.
 
-use crate::error::{Error, Result, not_a_port, quoted};
+use crate::error::{Error, Result, not_a_port, not_a_prefix, quoted};
 use crate::knocker::Family;
 use crate::ports::{self, Ports};
+use crate::prefix::Prefix;
 use crate::wire::Wire;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -25,6 +26,17 @@ pub(super) fn duration(typed: &str) -> Result<Duration> {
     let seconds = unit.filter_map(read).next().filter(|seconds| (1..=86_400).contains(seconds));
     let wrong = || Error::usage(format!("option --trial: {} is not a time up to 24h, such as 10m", quoted(typed)));
     seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// Reads how many links to print.
+pub(super) fn link_count(typed: &str) -> Result<u16> {
+    let wrong = || Error::usage(format!("option -n: {} is not a number from 1 to 1000", quoted(typed)));
+    typed.parse().ok().filter(|number| (1..=1000).contains(number)).ok_or_else(wrong)
+}
+
+/// Reads a prefix of links.
+pub(super) fn prefix(typed: &str) -> Result<Prefix> {
+    Prefix::parse(typed).ok_or_else(|| Error::usage(not_a_prefix(typed)))
 }
 
 /// Reads an IP address.

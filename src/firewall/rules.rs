@@ -2,6 +2,7 @@
 
 use crate::config::{self, Log};
 use crate::ports::Ports;
+use crate::prefix::Prefix;
 use crate::search;
 use std::net::IpAddr;
 use std::time::Instant;
@@ -11,6 +12,8 @@ use std::time::Instant;
 pub struct Rules {
     /// The knock ports of all profiles.
     pub knock_ports: Ports,
+    /// The prefixes of links of all profiles.
+    pub links: Vec<Prefix>,
     /// The ports that only a knock opens.
     pub guard: Ports,
     /// When the guard ends; `None` if it stays.
@@ -29,7 +32,7 @@ pub struct Rules {
 
 impl Rules {
     /// Derives the rules from a configuration.
-    pub fn new(config: &config::Config, knock_ports: Ports) -> Self {
+    pub fn new(config: &config::Config, knock_ports: Ports, links: Vec<Prefix>) -> Self {
         let group = match config.log {
             Log::Nflog(group) => Some(group),
             _ => None,
@@ -38,6 +41,7 @@ impl Rules {
         let level = if matches!(config.log, Log::File(_)) { "info" } else { "debug" };
         Self {
             knock_ports,
+            links,
             guard: config.guard.clone(),
             end_of_guard: None,
             interfaces: config.interfaces.clone(),
@@ -46,6 +50,18 @@ impl Rules {
             group,
             level,
         }
+    }
+
+    /// Returns the prefixes of links as text, each once.
+    pub(super) fn link_texts(&self) -> Vec<String> {
+        let mut texts = Vec::new();
+        for prefix in &self.links {
+            let text = prefix.to_string();
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
+        texts
     }
 
     /// Returns the names of the guard's interfaces with `separator` between them.
@@ -170,6 +186,7 @@ pub(super) mod tests {
     pub(in crate::firewall) fn everywhere() -> Rules {
         Rules {
             knock_ports: Ports::parse("20022").unwrap(),
+            links: Vec::new(),
             guard: Ports::parse("22").unwrap(),
             end_of_guard: None,
             interfaces: Vec::new(),
@@ -180,10 +197,13 @@ pub(super) mod tests {
         }
     }
 
-    /// Rules for two interfaces, two ports of each kind, another mark and an NFLOG group.
+    /// Rules for two interfaces, two ports and prefixes of each kind, another mark and an NFLOG group.
     pub(in crate::firewall) fn on_two_interfaces() -> Rules {
         Rules {
             knock_ports: Ports::parse("20022,20443").unwrap(),
+            links: ["2001:db8:0:ff::/64", "fd00:1:2::/48", "2001:db8:0:ff::/64"]
+                .map(|text| Prefix::parse(text).unwrap())
+                .into(),
             guard: Ports::parse("22,443").unwrap(),
             end_of_guard: None,
             interfaces: vec!["eth0".into(), "wan".into()],

@@ -7,9 +7,9 @@
 use super::lines::Lines;
 use super::notice::Notice;
 use super::record::Record;
+use super::wanted::Wanted;
 use super::watched_path::WatchedPath;
 use crate::error::{Error, Result, failure, quoted, reason};
-use crate::ports::Ports;
 use crate::sys::inotify::{self, Inotify, Watch};
 use crate::sys::{file, poll, privilege};
 use std::ffi::OsString;
@@ -147,7 +147,7 @@ impl Follow {
         Ok(changed || remounted)
     }
 
-    pub(super) fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+    pub(super) fn read(&mut self, wanted: &Wanted, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         let failed = |cause| Error::path("follow", &self.path, cause);
         let (mut rotated, mut moved) = (false, false);
         let drained = self.inotify.drain(|watch, name| match watch {
@@ -161,14 +161,14 @@ impl Follow {
             moved |= self.watched_path.is_mounted_over().map_err(failed)?;
         }
         // Read the rest of the old file before the new one.
-        self.drain(ports, each).map_err(|cause| Error::path("read", &self.path, cause))?;
+        self.drain(wanted, each).map_err(|cause| Error::path("read", &self.path, cause))?;
         let mut notice = None;
         let settled = self.due(Instant::now()) == Some(Duration::ZERO);
         rotated |= settled;
         let denied = if rotated { self.denied.take() } else { None };
         match if rotated { self.open_current() } else { Ok(()) } {
             Ok(()) if rotated => {
-                self.drain(ports, each).map_err(|cause| Error::path("read", &self.path, cause))?;
+                self.drain(wanted, each).map_err(|cause| Error::path("read", &self.path, cause))?;
                 notice = std::mem::take(&mut self.missing_reported).then_some(Notice::Back);
             }
             Ok(()) => {}
@@ -231,21 +231,21 @@ impl Follow {
     }
 
     /// Reads to the current end of the log.
-    fn drain(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
+    fn drain(&mut self, wanted: &Wanted, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
         // Check the next file first: once it has content, the old file is complete.
         let begun = match &self.next {
             Some(next) => next.file.metadata()?.size() > 0,
             None => false,
         };
-        self.drain_open(ports, each)?;
+        self.drain_open(wanted, each)?;
         if begun {
             self.switch_to_next();
-            self.drain_open(ports, each)?;
+            self.drain_open(wanted, each)?;
         }
         Ok(())
     }
 
-    fn drain_open(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
+    fn drain_open(&mut self, wanted: &Wanted, each: &mut dyn FnMut(Record<'_>)) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let size = open.file.metadata()?.size();
         if size < open.offset {
@@ -259,7 +259,7 @@ impl Follow {
                 Record::Line(line) if is_old => each(Record::OldLine(line)),
                 record => each(record),
             };
-            match self.lines.read_from(&mut open.file, ports, &mut each)? {
+            match self.lines.read_from(&mut open.file, wanted, &mut each)? {
                 0 => return Ok(()),
                 read => open.offset += read as u64,
             }
@@ -298,6 +298,7 @@ pub(super) fn check(path: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::Ports;
     use std::io::Write;
 
     /// On a 32-bit processor such a file opens with O_LARGEFILE only.
@@ -315,7 +316,7 @@ mod tests {
                 found.push(String::from_utf8(line.to_vec()).unwrap());
             }
         };
-        let notice = follow.read(&Ports::from_iter([666]), &mut each).unwrap();
+        let notice = follow.read(&Wanted::new(Ports::from_iter([666]), &[]), &mut each).unwrap();
         fs::remove_file(&path).unwrap();
         assert!(notice.is_none());
         assert_eq!(found, ["a DPT=666 SYN b"]);

@@ -3,7 +3,7 @@
 use super::age::{Fresh, StartTime};
 use super::notice::Notice;
 use super::record::{LogEvent, Record};
-use crate::ports::Ports;
+use super::wanted::Wanted;
 use crate::wire::{Incomplete, entry};
 use std::time::{Duration, Instant};
 
@@ -52,10 +52,10 @@ impl Intake {
     }
 
     /// Classifies one record.
-    pub fn take(&mut self, record: Record<'_>, ports: &Ports, each: &mut dyn FnMut(LogEvent)) {
+    pub fn take(&mut self, record: Record<'_>, wanted: &Wanted, each: &mut dyn FnMut(LogEvent)) {
         let Some(entry) = record.entry() else {
             let incomplete = record.line().and_then(|line| {
-                let ours = entry::knock_port(line).is_none_or(|port| ports.contains(port));
+                let ours = entry::knock_port(line).is_none_or(|port| wanted.has(port, line));
                 Incomplete::find(line).filter(|_| ours)
             });
             if let Some(notice) = incomplete.and_then(|why| self.incomplete.count(why, Instant::now())) {

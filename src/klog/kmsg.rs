@@ -3,8 +3,8 @@
 
 use super::notice::Notice;
 use super::record::Record;
+use super::wanted::Wanted;
 use crate::error::{Error, Result, quoted};
-use crate::ports::Ports;
 use crate::search;
 use crate::sys::file;
 use crate::wire::entry;
@@ -56,14 +56,14 @@ impl Kmsg {
         self.file.as_fd()
     }
 
-    pub(super) fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+    pub(super) fn read(&mut self, wanted: &Wanted, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         for _ in 0..SHARE {
             match self.file.read(&mut self.buffer) {
                 Ok(0) => return Err(Error::path("read", &self.path, io::ErrorKind::UnexpectedEof.into())),
                 Ok(length) => {
                     let record = self.buffer.get(..length).unwrap_or_default();
                     if let Some(line) = line(record) {
-                        if entry::knock_port(line).is_some_and(|port| ports.contains(port)) {
+                        if entry::knock_port(line).is_some_and(|port| wanted.has(port, line)) {
                             each(Record::Line(line));
                         }
                     }

@@ -1,9 +1,9 @@
-//! Splits a byte stream into lines and looks only at those that name a wanted port.
+//! Splits a byte stream into lines and looks only at those that name a wanted port or address.
 
 use super::notice::Notice;
 use super::record::Record;
+use super::wanted::Wanted;
 use crate::error::{Error, Result};
-use crate::ports::Ports;
 use crate::search;
 use crate::wire::entry;
 use crate::wire::incomplete::LOG_PREFIX;
@@ -35,12 +35,12 @@ impl Lines {
         self.in_long_line = false;
     }
 
-    /// Reads once, and passes complete lines that may log a SYN to one of `ports` to `each`. Returns the number of
+    /// Reads once, and passes complete lines that may log a wanted SYN to `each`. Returns the number of
     /// bytes read; 0 means end of file.
     pub fn read_from(
         &mut self,
         from: &mut impl Read,
-        ports: &Ports,
+        wanted: &Wanted,
         each: &mut dyn FnMut(Record<'_>),
     ) -> io::Result<usize> {
         let read = from.read(self.buffer.get_mut(self.filled..).unwrap_or_default())?;
@@ -59,7 +59,7 @@ impl Lines {
             whole = whole.get(first..).unwrap_or_default();
             self.in_long_line = false;
         }
-        pass_syns(whole, ports, each);
+        pass_syns(whole, wanted, each);
         pass_truncated(whole, each);
         let rest = rest.len();
         self.buffer.copy_within(end + 1..self.filled, 0);
@@ -71,11 +71,11 @@ impl Lines {
 /// The largest distance in bytes from ` DPT=` to the word SYN: all numbers at their longest, with all flags in between.
 const REACH: usize = 96;
 
-/// Passes the lines of `text` that may log a SYN to a port of `ports` to `each`.
+/// Passes the lines of `text` that may log a wanted SYN to `each`.
 ///
 /// Hardly any word in a kernel log but SYN has a Y, and a search for a single byte is the fastest. The port comes
 /// shortly before SYN. Line ends are searched for only around a match.
-fn pass_syns(text: &[u8], ports: &Ports, each: &mut dyn FnMut(Record<'_>)) {
+fn pass_syns(text: &[u8], wanted: &Wanted, each: &mut dyn FnMut(Record<'_>)) {
     let mut from = 0;
     while let Some(at) = text.get(from..).and_then(|rest| search::first_byte(rest, b'Y')) {
         let at = from + at;
@@ -84,14 +84,14 @@ fn pass_syns(text: &[u8], ports: &Ports, each: &mut dyn FnMut(Record<'_>)) {
             continue;
         }
         let (before, after) = text.split_at(at);
-        let Some(named) = last_port(before).filter(|&named| {
-            let (port, _) = entry::digits(search::eight(before.get(named + 5..).unwrap_or_default()));
-            u16::try_from(port).is_ok_and(|port| ports.contains(port))
-        }) else {
+        let Some(named) = last_port(before) else { continue };
+        let (port, _) = entry::digits(search::eight(before.get(named + 5..).unwrap_or_default()));
+        let is_wanted = u16::try_from(port).is_ok_and(|port| wanted.has_port(port));
+        if !is_wanted && !wanted.has_links() {
             continue;
-        };
+        }
         let start = search::last_byte(before, b'\n').map_or(0, |newline| newline + 1);
-        if start > named {
+        if start > named || !is_wanted && !wanted.is_link(before.get(start..).unwrap_or_default()) {
             continue;
         }
         let end = at + search::first_byte(after, b'\n').unwrap_or(after.len());
@@ -144,8 +144,8 @@ impl Input {
         self.file.as_fd()
     }
 
-    pub(super) fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
-        match self.lines.read_from(&mut self.file, ports, each) {
+    pub(super) fn read(&mut self, wanted: &Wanted, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+        match self.lines.read_from(&mut self.file, wanted, each) {
             Ok(0) => Ok(Some(Notice::Ended)),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
@@ -157,10 +157,11 @@ impl Input {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::Ports;
 
     /// The wanted lines of `text`, read in steps of `step` bytes.
     fn read(text: &[u8], step: usize) -> Vec<String> {
-        let ports = Ports::from_iter([666]);
+        let wanted = Wanted::new(Ports::from_iter([666]), &[]);
         let (mut lines, mut found) = (Lines::new(), Vec::new());
         for mut piece in text.chunks(step) {
             while !piece.is_empty() {
@@ -169,7 +170,7 @@ mod tests {
                         found.push(String::from_utf8(line.to_vec()).unwrap());
                     }
                 };
-                lines.read_from(&mut piece, &ports, &mut each).unwrap();
+                lines.read_from(&mut piece, &wanted, &mut each).unwrap();
             }
         }
         found
@@ -183,6 +184,18 @@ mod tests {
             let wanted = ["a DPT=666 SYN b", " DPT=666 SYN ", " DPT=1 DPT=666 SYN ", " DPT=666 PSH P SYN "];
             assert_eq!(read(text, step), wanted, "steps of {step}");
         }
+    }
+
+    #[test]
+    fn lines_to_links_are_found_at_every_port() {
+        let prefix = crate::prefix::Prefix::parse("2001:db8:0:ff::/64").unwrap();
+        let wanted = Wanted::new(Ports::from_iter([666]), &[prefix]);
+        let line = |group: &str, port| format!("x DST=2001:0db8:0000:{group}:1 DPT={port} SYN ");
+        let (link, other, knock) = (line("00ff", 80), line("00fe", 80), line("00fe", 666));
+        let (text, mut found) = (format!("{link}\n{other}\n{knock}\n{link}\n"), Vec::new());
+        pass_syns(text.as_bytes(), &wanted, &mut |record| found.extend(record.line().map(<[u8]>::to_vec)));
+        assert_eq!(found, [link.as_bytes(), knock.as_bytes(), link.as_bytes()]);
+        assert!(wanted.has(80, link.as_bytes()) && !wanted.has(80, other.as_bytes()));
     }
 
     #[test]

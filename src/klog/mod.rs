@@ -10,14 +10,15 @@ mod lines;
 mod nflog;
 mod notice;
 mod record;
+mod wanted;
 mod watched_path;
 
 pub use notice::Notice;
 pub use record::LogEvent;
+pub use wanted::Wanted;
 
 use crate::config::Log;
 use crate::error::{Error, Result};
-use crate::ports::Ports;
 use crate::sys::{file, poll, process};
 use intake::Intake;
 use kmsg::DEV_KMSG;
@@ -92,17 +93,17 @@ impl Klog {
         poll::readable([fd], timeout).map(|[more]| more)
     }
 
-    /// Reads what is available, up to a limit for each call, and passes SYNs to one of `ports` to `each`. Of all other
-    /// records it looks only at the port.
-    pub fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(LogEvent)) -> Result<()> {
+    /// Reads what is available, up to a limit for each call, and passes the wanted SYNs to `each`. Of all other records
+    /// it looks only at the port, and at the address if links are wanted.
+    pub fn read(&mut self, wanted: &Wanted, each: &mut dyn FnMut(LogEvent)) -> Result<()> {
         let Self { source, intake } = self;
         intake.begin();
-        let mut take = |record: Record<'_>| intake.take(record, ports, each);
+        let mut take = |record: Record<'_>| intake.take(record, wanted, each);
         let notice = match source {
-            Source::Kmsg(kmsg) => kmsg.read(ports, &mut take),
-            Source::File(follow) => follow.read(ports, &mut take),
-            Source::Input(input) => input.read(ports, &mut take),
-            Source::Nflog(nflog) => nflog.read(ports, &mut take),
+            Source::Kmsg(kmsg) => kmsg.read(wanted, &mut take),
+            Source::File(follow) => follow.read(wanted, &mut take),
+            Source::Input(input) => input.read(wanted, &mut take),
+            Source::Nflog(nflog) => nflog.read(wanted, &mut take),
         }?;
         if let Some(notice) = notice {
             each(LogEvent::Notice(notice));

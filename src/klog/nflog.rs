@@ -4,8 +4,8 @@
 
 use super::notice::Notice;
 use super::record::Record;
+use super::wanted::Wanted;
 use crate::error::{Error, Result};
-use crate::ports::Ports;
 use crate::sys::netlink::{self, Socket, Writer};
 use crate::sys::{file, poll};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -89,17 +89,17 @@ impl Nflog {
         self.socket.as_fd()
     }
 
-    pub(super) fn read(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+    pub(super) fn read(&mut self, wanted: &Wanted, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         if self.read_at.is_some_and(|read_at| read_at.elapsed() < GATHER) {
             // The system call filter allows poll, and no other call that sleeps.
             poll::readable([], Some(GATHER)).map_err(|cause| Error::system("wait for NFLOG", cause))?;
         }
-        let notice = self.read_now(ports, each);
+        let notice = self.read_now(wanted, each);
         self.read_at = Some(Instant::now());
         notice
     }
 
-    fn read_now(&mut self, ports: &Ports, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
+    fn read_now(&mut self, wanted: &Wanted, each: &mut dyn FnMut(Record<'_>)) -> Result<Option<Notice>> {
         for _ in 0..SHARE {
             let datagram = match self.socket.receive_now(&mut self.buffer) {
                 Ok(datagram) => datagram,
@@ -108,7 +108,7 @@ impl Nflog {
                 Err(cause) => return Err(Error::system("read from NFLOG", cause)),
             };
             for packet in netlink::messages(datagram).filter_map(|message| packet(&message)) {
-                if tcp_destination(packet).is_some_and(|port| ports.contains(port)) {
+                if tcp_destination(packet).is_some_and(|port| wanted.has_links() || wanted.has_port(port)) {
                     each(Record::Packet(packet));
                 }
             }

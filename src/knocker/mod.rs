@@ -5,7 +5,7 @@ mod resolve;
 
 pub use resolve::{Family, addresses, describe, ipv4_first, resolve};
 
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result};
 use crate::profile::{self, Counter, Profile, SPENT};
 use crate::sys::privilege::User;
 use crate::sys::raw::RawSockets;
@@ -58,10 +58,8 @@ impl Knocker {
         destination: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Result<(SocketAddr, Option<&'static str>)> {
-        if profile.config.ports.as_ref().is_some_and(|ports| !ports.contains(port)) {
-            return Err(Error::refused(format!("profile {} may not open port {port}", quoted(&profile.name)))
-                .advise("to allow it, add the port to \"ports\" in the profile's config, on both sides"));
-        }
+        profile.config.check_knocks(&profile.name)?;
+        profile.config.check_may_open(&profile.name, port)?;
         let destination = canonical(destination, profile.config.knock_port);
         let route = route(destination, source.map(|source| canonical(source, 0)))?;
         let (from, to) = (route.source.ip(), destination.ip());
@@ -138,6 +136,7 @@ fn burn_locked(profile: &mut Profile, port: u16) -> Result<Fields> {
         let fields = match profile.config.wire {
             Wire::Classic => profile.keys.seal(counter, port).fields(),
             Wire::Stealth => profile.keys.code(counter, port).fields(),
+            Wire::Link(_) => None,
         };
         if let Some(fields) = fields {
             let stored = profile.counter.store(next);

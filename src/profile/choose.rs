@@ -5,7 +5,8 @@ use super::{ProfileConfig, list};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::ports::Ports;
-use crate::sys::{listeners, random};
+use crate::prefix::Prefix;
+use crate::sys::{listeners, local_addresses, random};
 use crate::wire::Wire;
 use std::path::Path;
 
@@ -16,6 +17,8 @@ pub struct Wanted {
     pub knock_port: Option<u16>,
     /// The ports that it may open; by default the guarded ports of the config.
     pub ports: Option<Ports>,
+    /// The prefix of its links, if it is for links instead of knocks.
+    pub links: Option<Prefix>,
     /// The format of its knocks; by default stealth, or classic if its ports are unknown or too many.
     pub wire: Option<Wire>,
 }
@@ -24,6 +27,12 @@ pub struct Wanted {
 pub fn choose(directory: &Path, wanted: Wanted) -> Result<ProfileConfig> {
     let allowed = wanted.ports;
     let guard = config::guard(directory)?;
+    if let Some(prefix) = wanted.links {
+        if wanted.knock_port.or(wanted.wire.map(|_| 0)).is_some() {
+            return Err(Error::usage("--links excludes a knock port and --wire"));
+        }
+        return links(prefix, allowed.or(guard));
+    }
     let taken = |port: u16| {
         let is_in = |ports: &Option<Ports>| ports.as_ref().is_some_and(|ports| ports.contains(port));
         if is_in(&guard) {
@@ -52,6 +61,19 @@ pub fn choose(directory: &Path, wanted: Wanted) -> Result<ProfileConfig> {
         return Err(Error::refused(why).advise("name them with --ports, such as --ports 22, or use --wire classic"));
     }
     Ok(ProfileConfig { knock_port, ports, wire, legacy: false })
+}
+
+/// Chooses the config of a new profile for links.
+fn links(prefix: Prefix, ports: Option<Ports>) -> Result<ProfileConfig> {
+    if let Some(own) = local_addresses::ipv6().into_iter().find(|&address| prefix.contains(address)) {
+        return Err(Error::refused(format!("{prefix} cannot be for links: {own} is an address of this machine"))
+            .advise("choose a prefix that is routed to this machine and has no hosts"));
+    }
+    if !ports.as_ref().is_some_and(|ports| (1..=MAX_STEALTH_PORTS).contains(&ports.as_slice().len())) {
+        let why = format!("a profile for links must list the ports that it opens, at most {MAX_STEALTH_PORTS}");
+        return Err(Error::refused(why).advise("name them with --ports, such as --ports 22"));
+    }
+    Ok(ProfileConfig { knock_port: 0, ports, wire: Wire::Link(prefix), legacy: false })
 }
 
 /// Returns the knock port of the existing stealth profiles.

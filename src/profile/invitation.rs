@@ -45,7 +45,8 @@ impl Invitation {
     pub fn decode(line: &str) -> Option<Self> {
         let (rest, _) = search::split_last(line.strip_prefix(START)?, b':')?;
         let (rest, encoded) = search::split_last(rest, b':')?;
-        let (config, rest) = rest.split_once(':')?;
+        // A config ends with ";", and a prefix in it has colons.
+        let (config, rest) = search::split_once(rest, ";:")?;
         let (counter, host) = rest.split_once(':')?;
         let mut keys = RawKeys::default();
         Base64::decode(encoded.as_bytes(), keys.as_flattened_mut()).ok()?;
@@ -68,6 +69,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
     use crate::ports::Ports;
+    use crate::prefix::Prefix;
     use crate::wire::Wire;
 
     fn invitation(host: &str, ports: &str, wire: Wire, counter: u64) -> Invitation {
@@ -95,6 +97,11 @@ mod tests {
             assert_eq!((&*found.host, found.counter), (host, counter));
             assert!(found.config == invitation.config && found.keys == invitation.keys);
         }
+        let mut links = invitation("phone", "22", Wire::Link(Prefix::parse("2001:db8:0:ff::/64").unwrap()), 1);
+        links.config.knock_port = 0;
+        let line = links.encode();
+        assert!(line.starts_with("knockknock1:links=2001:db8:0:ff::/64;ports=22;:1:phone:+/v7"));
+        assert!(Invitation::decode(&line).unwrap().config == links.config);
         let mut old = invitation("old", "", Wire::Classic, 7);
         old.config.legacy = true;
         assert!(Invitation::decode(&old.encode()).unwrap().config == old.config);

@@ -64,8 +64,8 @@ impl Profile {
 
     /// Describes the profile, which opens the ports that `opens` describes.
     pub fn describe(&self, opens: &str) -> String {
-        let (knock_port, wire, counter) = (self.config.knock_port, self.config.wire.name(), self.counter.next());
-        format!("knock port {knock_port}, {wire} wire, opens {opens}, counter {counter}")
+        let (target, wire, counter) = (self.config.target(), self.config.wire.name(), self.counter.next());
+        format!("{target}, {wire} wire, opens {opens}, counter {counter}")
     }
 }
 

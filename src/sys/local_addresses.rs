@@ -1,13 +1,23 @@
 //! Asks the kernel's routing whether an address belongs to this machine or to no single host.
 
-use super::privilege;
 use super::rtnetlink::RouteSocket;
+use super::{file, privilege};
 use crate::error::{Error, Result};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// `RTN_LOCAL`, `RTN_BROADCAST`, `RTN_ANYCAST`, `RTN_MULTICAST` (linux/rtnetlink.h): no other host.
 const NO_OTHER_HOST: std::ops::RangeInclusive<u8> = 2..=5;
+
+/// Returns the IPv6 addresses of this machine's interfaces.
+pub fn ipv6() -> Vec<Ipv6Addr> {
+    let mut addresses = Vec::new();
+    for line in file::kernel_text("/proc/net/if_inet6").lines() {
+        let bits = line.get(..32).and_then(|digits| u128::from_str_radix(digits, 16).ok());
+        addresses.extend(bits.map(Ipv6Addr::from_bits));
+    }
+    addresses
+}
 
 /// Queries the routing table. The socket is opened without capabilities, so it can change nothing.
 pub struct LocalAddresses {

@@ -19,7 +19,10 @@ pub use relay::{Moved, Relay, Side, SparePipes};
 use crate::error::Result;
 use crate::profile::{Found, ProfileConfig};
 
-/// Returns whether the profile at `found` may open `port`. Connections to other ports begin without a knock.
+/// Returns whether the profile at `found` may open `port`. Connections to other ports begin without a knock. It is an
+/// error if the profile is for links.
 pub fn opens(found: &Found, port: u16) -> Result<bool> {
-    Ok(ProfileConfig::load(&found.path)?.ports.is_none_or(|ports| ports.contains(port)))
+    let config = ProfileConfig::load(&found.path)?;
+    config.check_knocks(&found.name)?;
+    Ok(config.ports.is_none_or(|ports| ports.contains(port)))
 }

@@ -1,31 +1,49 @@
-//! One-time codes of the stealth wire: HOTP (RFC 4226) with 48 bits, over a counter and a port.
+//! One-time codes of the stealth wire and of links: HOTP (RFC 4226) over a counter and a port.
 //!
-//! `code(counter, port)` is the first 6 bytes of HMAC-SHA1(mac key, "knockknock stealth 2" ‖ counter (4) ‖
+//! The code of the stealth wire is the first 6 bytes of HMAC-SHA1(mac key, "knockknock stealth 2" ‖ counter (4) ‖
 //! protocol (1; 6 is TCP) ‖ port (2)), numbers big-endian. Bytes 0..2 are the IPv4 identification, or the low
 //! 16 bits of the IPv6 flow label, and bytes 2..6 are the TCP sequence number. The acknowledgment number is 0.
+//!
+//! The code of a link is the last bits of HMAC-SHA1(mac key, "knockknock link 1" ‖ counter (4) ‖ protocol (1) ‖
+//! port (2)), as many as the prefix leaves in an IPv6 address.
+//!
 //! Nothing is encrypted: without the key, a code cannot be distinguished from random bits.
 
 use super::seal::{Fields, Keys};
+use crate::prefix::Prefix;
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
+use std::net::Ipv6Addr;
 
-/// The first bytes that the HMAC covers: they bind a code to this wire.
-const PREFIX: &[u8] = b"knockknock stealth 2";
+/// The first bytes that the HMAC covers: they bind a code to its wire.
+const STEALTH: &[u8] = b"knockknock stealth 2";
+const LINK: &[u8] = b"knockknock link 1";
 /// The IP protocol number of TCP, the only protocol that a code can ask for.
 const TCP: u8 = 6;
 
-/// A one-time code of 48 bits, as a SYN carries it.
+/// A one-time code of 48 bits, as a stealth SYN carries it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Code(u64);
 
 impl Keys {
     /// Computes the code that asks for `port` with `counter`.
     pub fn code(&self, counter: u32, port: u16) -> Code {
+        truncated(self.request(STEALTH, counter, port))
+    }
+
+    /// Computes the address that asks for `port` with `counter`.
+    pub fn link(&self, prefix: Prefix, counter: u32, port: u16) -> Ipv6Addr {
+        let code = self.request(LINK, counter, port).finalize().into_bytes();
+        prefix.address(code.iter().fold(0, |code, &byte| code << 8 | u128::from(byte)))
+    }
+
+    /// The HMAC over a request.
+    fn request(&self, wire: &[u8], counter: u32, port: u16) -> Hmac<Sha1> {
         let mut mac = self.mac.clone();
         let ([c0, c1, c2, c3], [p0, p1]) = (counter.to_be_bytes(), port.to_be_bytes());
-        mac.update(PREFIX);
+        mac.update(wire);
         mac.update(&[c0, c1, c2, c3, TCP, p0, p1]);
-        truncated(mac)
+        mac
     }
 }
 
@@ -97,6 +115,22 @@ mod tests {
             let fields = Fields { id: id as u16, seq, ack: 0, win: None };
             assert!(Code::from_fields(&fields) == Some(code), "{line}");
             assert!(code.fields() == (id != 0).then_some(fields), "an identification of 0 is not sent: {line}");
+            rows += 1;
+        }
+        assert!(rows >= 80);
+    }
+
+    #[test]
+    fn link_vectors_of_an_independent_script() {
+        let text = include_str!("../../tests/vectors/links.tsv");
+        let mut rows = 0;
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let words: Vec<&str> = line.split('\t').collect();
+            let keys = Keys::new(&[0; 16], &key(words[0]));
+            let prefix = Prefix::parse(words[3]).unwrap();
+            let address = keys.link(prefix, words[1].parse().unwrap(), words[2].parse().unwrap());
+            assert_eq!(address.to_string(), words[4], "{line}");
+            assert!(prefix.contains(address), "{line}");
             rows += 1;
         }
         assert!(rows >= 80);

@@ -1,5 +1,5 @@
-//! The wire formats: conversions between bytes and values. `hotp` has the message of the stealth wire and `seal` that
-//! of the classic wire, `syn` the packets, `entry` the log lines. knockknock-wire(7) describes the formats.
+//! The wire formats: conversions between bytes and values. `hotp` has the message of the stealth wire and of links,
+//! `seal` that of the classic wire, `syn` the packets, `entry` the log lines. knockknock-wire(7) describes the formats.
 //!
 //! Nothing here uses a file, a socket or a clock. The data flow:
 //!
@@ -22,6 +22,8 @@ pub use seal::{Ciphertext, Fields, Keys, Unsealed};
 pub use syn::Syn;
 pub use syn_template::SynTemplate;
 
+use crate::prefix::Prefix;
+
 /// The format in which a SYN carries a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
@@ -29,6 +31,8 @@ pub enum Wire {
     Classic,
     /// A one-time code of 6 bytes in identification and sequence number; every other field is the kernel's own.
     Stealth,
+    /// A one-time code in the last bits of the IPv6 destination address, after this prefix.
+    Link(Prefix),
 }
 
 impl Wire {
@@ -41,11 +45,17 @@ impl Wire {
         }
     }
 
-    /// Returns the name that [`Wire::named`] takes.
+    /// Returns the prefix of links.
+    pub fn prefix(self) -> Option<Prefix> {
+        if let Self::Link(prefix) = self { Some(prefix) } else { None }
+    }
+
+    /// Returns the name. [`Wire::named`] takes that of every wire but links, which need a prefix.
     pub fn name(self) -> &'static str {
         match self {
             Self::Classic => "classic",
             Self::Stealth => "stealth",
+            Self::Link(_) => "links",
         }
     }
 }

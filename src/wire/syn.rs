@@ -117,7 +117,7 @@ impl Syn {
 /// Parses a packet, from the IP header on, into the [`Entry`] that its log line would give. `None` unless it has the
 /// complete headers of a SYN.
 pub fn entry(packet: &[u8]) -> Option<Entry> {
-    let (source, id, segment) = match packet.first()? >> 4 {
+    let (source, destination, id, segment) = match packet.first()? >> 4 {
         4 => {
             let header = packet.get(..usize::from(packet.first()? & 0x0f) * 4)?;
             let fixed: &[u8; v4::HEADER] = header.first_chunk()?;
@@ -128,14 +128,15 @@ pub fn entry(packet: &[u8]) -> Option<Entry> {
             }
             let [.., s0, s1, s2, s3, _, _, _, _] = *fixed;
             let source = Ipv4Addr::new(s0, s1, s2, s3);
-            (IpAddr::V4(source), u16::from_be_bytes([fixed[4], fixed[5]]), packet.get(header.len()..)?)
+            (IpAddr::V4(source), None, u16::from_be_bytes([fixed[4], fixed[5]]), packet.get(header.len()..)?)
         }
         6 => {
             let (fixed, rest) = packet.split_first_chunk::<{ v6::HEADER }>()?;
             let [_, f0, f1, f2, _, _, TCP, _, addresses @ ..] = fixed else { return None };
-            let source: [u8; 16] = *addresses.first_chunk()?;
+            let (source, destination): (&[u8; 16], _) = addresses.split_first_chunk()?;
+            let destination: &[u8; 16] = destination.first_chunk()?;
             let label = u32::from_be_bytes([0, f0 & 0x0f, *f1, *f2]).into();
-            (IpAddr::V6(Ipv6Addr::from(source)), flow_id(label)?, rest)
+            (Ipv6Addr::from(*source).into(), Some(Ipv6Addr::from(*destination)), flow_id(label)?, rest)
         }
         _ => return None,
     };
@@ -148,6 +149,7 @@ pub fn entry(packet: &[u8]) -> Option<Entry> {
     segment.get(tcp::HEADER..usize::from(words >> 4) * 4)?;
     Some(Entry {
         source,
+        destination,
         source_port: u16::from_be_bytes([s0, s1]),
         knock_port: u16::from_be_bytes([d0, d1]),
         fields: Fields {
@@ -240,6 +242,7 @@ mod tests {
             let line = Entry::parse(logged(&packet).as_bytes()).unwrap();
             assert!(entry(&packet).unwrap() == line, "the packet and its log line give the same entry");
             assert_eq!(line.source.to_string(), source);
+            assert_eq!(line.destination, destination.parse().ok());
             let Fields { id, seq, ack, win, .. } = line.fields;
             assert_eq!((id, seq, ack), (fields.id, fields.seq, fields.ack));
             assert!(fields.win.is_none() || fields.win == win);

@@ -25,12 +25,12 @@ def run(*argv, program=BINARY, **options):
 def test_help_lists_the_applets():
     done = run("--help")
     assert done.returncode == 0 and done.stderr == ""
-    assert re.findall(r"^  (\w+) +\w", done.stdout, re.M) == ["knock", "daemon", "genprofile", "invite", "accept", "rotate", "revoke", "connect",
+    assert re.findall(r"^  (\w+) +\w", done.stdout, re.M) == ["knock", "daemon", "genprofile", "invite", "accept", "rotate", "revoke", "links", "connect",
                                                                   "proxy", "status", "doctor"]
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("applet", [("daemon",), ("genprofile",), ("invite",), ("accept",), ("rotate",), ("revoke",), ("knock",), ("connect",),
+@pytest.mark.parametrize("applet", [("daemon",), ("genprofile",), ("invite",), ("accept",), ("rotate",), ("revoke",), ("links",), ("knock",), ("connect",),
                                     ("proxy",), ("status",), ("doctor",)])
 def test_each_applet_has_help(applet, flag):
     done = run(*applet, flag)
@@ -46,7 +46,7 @@ def test_the_version_is_printed():
 
 
 USAGE = {"": "-p PORT HOST", "knock": "-p PORT HOST", "daemon": "[OPTION ...]", "genprofile": "NAME [KNOCKPORT]",
-         "invite": "NAME HOST", "accept": "[--as HOST]", "rotate": "NAME HOST", "revoke": "NAME", "connect": "HOST PORT", "proxy": "LISTENPORT",
+         "invite": "NAME HOST", "accept": "[--as HOST]", "rotate": "NAME HOST", "revoke": "NAME", "links": "-p PORT HOST", "connect": "HOST PORT", "proxy": "LISTENPORT",
          "status": "[OPTION ...]", "doctor": "[HOST]"}
 
 
@@ -356,7 +356,7 @@ def test_a_set_uid_binary_only_knocks_and_connects(tmp_path):
 
 PAGES = {"knock": "knockknock.1", "daemon": "knockknock-daemon.8", "genprofile": "knockknock-genprofile.1",
          "invite": "knockknock-invite.1", "accept": "knockknock-accept.1", "rotate": "knockknock-rotate.8",
-         "revoke": "knockknock-revoke.8",
+         "revoke": "knockknock-revoke.8", "links": "knockknock-links.1",
          "connect": "knockknock-connect.1", "proxy": "knockknock-proxy.1", "status": "knockknock-status.1", "doctor": "knockknock-doctor.1"}
 ALL_PAGES = sorted([*PAGES.values(), "knockknock.conf.5", "knockknock-wire.7"])
 # A warning that depends on which other packages are installed.
@@ -405,7 +405,7 @@ def test_mandoc_finds_nothing_wrong_with_a_manual_page(name):
 
 
 @pytest.mark.parametrize("source, indent, heading, number", [
-    ("src/config.rs", 12, "DAEMON CONFIGURATION", 9), ("src/profile/config.rs", 16, "Profile configuration", 3),
+    ("src/config.rs", 12, "DAEMON CONFIGURATION", 9), ("src/profile/config.rs", 16, "Profile configuration", 4),
 ])
 def test_the_manual_page_has_every_key_of_the_config(source, indent, heading, number):
     keys = re.findall(rf'^ {{{indent}}}"(\w+)" => ', (ROOT / source).read_text(), re.M)

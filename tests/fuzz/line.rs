@@ -39,14 +39,16 @@ fn slow(line: &[u8]) -> Option<Entry> {
         links.iter().find_map(|link| rest.word(link))?;
     }
     let source = rest.word(" SRC=")?;
-    rest.word(" DST=")?;
+    let target = rest.word(" DST=")?;
     rest.word(" LEN=")?;
+    let mut destination = None;
     let (source, id) = if let Ok(source) = source.parse() {
         rest.two(" TOS=0x")?;
         rest.two(" PREC=0x")?;
         rest.word(" TTL=")?;
         (IpAddr::V4(source), number(rest.word(" ID=")?, 0xffff)?)
     } else {
+        destination = Some(target.parse().ok()?);
         rest.word(" TC=")?;
         rest.word(" HOPLIMIT=")?;
         (IpAddr::V6(source.parse().ok()?), number(rest.word(" FLOWLBL=")?, 0xfffff)? & 0xffff)
@@ -65,7 +67,7 @@ fn slow(line: &[u8]) -> Option<Entry> {
     rest.two(" RES=0x")?;
     while [" CWR", " ECE", " URG", " PSH"].iter().any(|flag| rest.take(flag).is_some()) {}
     rest.take(" SYN URGP=")?;
-    Some(Entry { source, source_port, knock_port, fields: Fields { id: id as u16, seq, ack, win } })
+    Some(Entry { source, destination, source_port, knock_port, fields: Fields { id: id as u16, seq, ack, win } })
 }
 
 /// The rest of the text.

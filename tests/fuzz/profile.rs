@@ -8,7 +8,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(text) = std::str::from_utf8(bytes) {
         match ProfileConfig::parse(text) {
             Ok(profile_config) => {
-                assert!(profile_config.knock_port != 0);
+                assert!((profile_config.knock_port == 0) == profile_config.wire.prefix().is_some());
                 assert!(profile_config.ports.as_ref().is_none_or(|ports| !ports.is_empty() && !ports.contains(0)));
                 assert_eq!(ProfileConfig::parse(&profile_config.to_text()), Ok(profile_config));
             }

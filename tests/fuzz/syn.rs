@@ -12,6 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
         let entry = syn::entry(&written.emit().unwrap()).unwrap();
         assert!(entry.source == written.source && entry.source_port == written.source_port);
         assert!(entry.knock_port == written.knock_port);
+        assert!(entry.destination.map(IpAddr::V6) == Some(written.destination).filter(IpAddr::is_ipv6));
         assert!(entry.fields == Fields { ..written.fields });
     }
 });
@@ -21,20 +22,21 @@ fn slow(packet: &[u8]) -> Option<Entry> {
     let byte = |at: usize| packet.get(at).copied().map(u32::from);
     let short = |at: usize| Some(byte(at)? << 8 | byte(at + 1)?);
     let long = |at: usize| Some(short(at)? << 16 | short(at + 2)?);
-    let (source, id, tcp) = match byte(0)? >> 4 {
+    let (source, destination, id, tcp) = match byte(0)? >> 4 {
         4 => {
             let header = 4 * (byte(0)? & 15) as usize;
             if header < 20 || packet.len() < header || byte(9)? != 6 || short(6)? & 0x1fff != 0 {
                 return None;
             }
-            (IpAddr::from(long(12)?.to_be_bytes()), short(4)?, header)
+            (IpAddr::from(long(12)?.to_be_bytes()), None, short(4)?, header)
         }
         6 => {
             if packet.len() < 40 || byte(6)? != 6 {
                 return None;
             }
             let source: [u8; 16] = packet[8..24].try_into().unwrap();
-            (IpAddr::from(source), long(0)? & 0xffff, 40)
+            let destination: [u8; 16] = packet[24..40].try_into().unwrap();
+            (IpAddr::from(source), Some(destination.into()), long(0)? & 0xffff, 40)
         }
         _ => return None,
     };
@@ -50,6 +52,7 @@ fn slow(packet: &[u8]) -> Option<Entry> {
     }
     Some(Entry {
         source,
+        destination,
         source_port: short(tcp)? as u16,
         knock_port: short(tcp + 2)? as u16,
         fields: Fields {

@@ -49,7 +49,7 @@ fn guess(days: u64, seed: u64) -> Opened {
         };
         let Some(fields) = fields else { continue };
         let source = [203, 0, 113, 1].into();
-        engine.handle(&Entry { source, source_port: 1, knock_port: 600, fields }, now);
+        engine.handle(&Entry { source, destination: None, source_port: 1, knock_port: 600, fields }, now);
         while let Some(action) = engine.next_action() {
             match action {
                 Action::Store { profile, next } => engine.stored(profile, next),

@@ -3,9 +3,9 @@
 use knockknock::applet::daemon::ipc::{OpenReply, OpenRequest};
 use knockknock::applet::daemon::watcher::engine::Event;
 use knockknock::ports::Ports;
-use knockknock::wire::{Entry, Fields};
+use knockknock::wire::{Entry, Fields, Wire};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 pub const ONLY_WHAT_WAS_SENT: &str = "only a message that an owner sent is accepted";
@@ -46,8 +46,9 @@ fn require(invariant: &str, holds: bool, seen: impl FnOnce() -> String) -> Resul
 
 /// The properties of a profile that the invariants need.
 pub struct Known {
+    /// 0 for links.
     pub knock_port: u16,
-    pub stealth: bool,
+    pub wire: Wire,
     /// The ports that it lists; `None` means any.
     pub ports: Option<Ports>,
     /// The numbers of the profiles with the same keys, including this one.
@@ -84,6 +85,20 @@ impl Guesses {
     }
 }
 
+impl Known {
+    /// Returns whether its codes are so short that guesses are counted.
+    fn is_short(&self) -> bool {
+        self.wire == Wire::Stealth || self.wire.prefix().is_some_and(|prefix| prefix.is_guessable())
+    }
+}
+
+/// A message: the address of a link, or a knock port and the fields.
+#[derive(Clone, Copy, PartialEq)]
+enum Message {
+    Link(Ipv6Addr),
+    Knock(u16, Fields),
+}
+
 /// The expected behaviour of the engine for each SYN.
 pub struct EngineModel {
     pub window: u32,
@@ -93,7 +108,7 @@ pub struct EngineModel {
     /// The recently handled counters of each profile, and when.
     handled: Vec<VecDeque<(u32, Instant)>>,
     /// The recently accepted messages.
-    accepted: VecDeque<(u16, Fields)>,
+    accepted: VecDeque<Message>,
 }
 
 impl EngineModel {
@@ -115,10 +130,29 @@ impl EngineModel {
         (self.guesses.level, self.guesses.at) = (0.0, now);
     }
 
-    /// Returns how many stealth codes open a port at this knock port.
+    /// Returns how many short codes open a port at this knock port, or with links at 0.
     pub fn codes(&self, knock_port: u16) -> u32 {
-        let on_port = self.known.iter().filter(|known| known.stealth && known.knock_port == knock_port);
+        let on_port = self.known.iter().filter(|known| known.is_short() && known.knock_port == knock_port);
         on_port.map(|known| known.ports.iter().flat_map(Ports::iter).count() as u32 * self.window).sum()
+    }
+
+    fn message(&self, entry: &Entry) -> Message {
+        let is_link = |address: &Ipv6Addr| self.known.iter().any(|known| has_prefix(known, *address));
+        match entry.destination.filter(is_link) {
+            Some(address) => Message::Link(address),
+            None => Message::Knock(entry.knock_port, carried(&entry.fields)),
+        }
+    }
+
+    /// Returns how many short codes a packet could hit.
+    fn codes_of(&self, entry: &Entry) -> u32 {
+        match self.message(entry) {
+            Message::Knock(knock_port, _) => self.codes(knock_port),
+            Message::Link(address) => {
+                let is_short = self.known.iter().any(|known| known.is_short() && has_prefix(known, address));
+                if is_short { self.codes(0) } else { 0 }
+            }
+        }
     }
 
     /// Returns whether there is certainly room for a guess that could hit one of `codes`.
@@ -139,8 +173,7 @@ impl EngineModel {
         let changed: Vec<usize> = (0..before.len()).filter(|&profile| before[profile] != after[profile]).collect();
         require(NEVER_BACK, changed.iter().all(|&profile| before[profile] < after[profile]), seen)?;
 
-        let knock_port = packet.entry.knock_port;
-        let message = (knock_port, carried(&packet.entry.fields));
+        let message = self.message(&packet.entry);
         if self.accepted.contains(&message) {
             require(REPLAY_IS_KNOWN, changed.is_empty() && matches!(event, None | Some(Event::Replay)), seen)?;
         }
@@ -151,7 +184,7 @@ impl EngineModel {
             return require(ONLY_WHAT_WAS_SENT, changed.is_empty(), seen).map(|()| Vec::new());
         };
         let source = packet.entry.source;
-        let codes = self.codes(knock_port);
+        let codes = self.codes_of(&packet.entry);
         let room = self.guesses.has_room(codes, now);
         let mut accepted = Vec::new();
         let near = |&profile: &usize| {
@@ -163,7 +196,7 @@ impl EngineModel {
             require(ONLY_WHAT_WAS_SENT, after[profile] == u64::from(knock.counter) + 1, seen)?;
             require(NEVER_BACK, u64::from(knock.counter) >= before[profile], seen)?;
             require(FAR_NEEDS_TWO, near(&profile) || self.is_behind(&knock, now), seen)?;
-            let waits = self.known[profile].stealth && !self.is_behind(&knock, now);
+            let waits = self.known[profile].is_short() && !self.is_behind(&knock, now);
             let closed_by = if holders > 1 {
                 Some(OF_TWO_OPENS_NOTHING)
             } else if waits && room == Some(false) {
@@ -171,7 +204,7 @@ impl EngineModel {
             } else {
                 None
             };
-            let alone = room == Some(true) || !self.known[profile].stealth;
+            let alone = room == Some(true) || !self.known[profile].is_short();
             let has_twin = self.known[profile].twins.len() > 1;
             accepted.push(Accepted { knock: Knock { profile, ..knock }, source, closed_by, alone, has_twin });
         }
@@ -200,16 +233,27 @@ impl EngineModel {
     }
 
     fn wrong_code(&mut self, packet: &Packet, throttled: bool, now: Instant) -> Result<(), Violation> {
-        let stealth = packet.entry.fields.ack == 0;
-        let codes = self.codes(packet.entry.knock_port);
+        let message = self.message(&packet.entry);
+        let is_code = matches!(message, Message::Link(_)) || packet.entry.fields.ack == 0;
+        let codes = self.codes_of(&packet.entry);
         let room = self.guesses.has_room(codes, now);
-        let counted = if stealth { room.is_none_or(|room| room != throttled) } else { !throttled };
+        let counted = if is_code { room.is_none_or(|room| room != throttled) } else { !throttled };
         require(GUESSES_ARE_COUNTED, counted, || format!("{codes} codes, room: {room:?}, throttled: {throttled}"))?;
-        if stealth && !throttled {
+        if is_code && !throttled {
             self.guesses.level += f64::from(codes);
         }
         Ok(())
     }
+}
+
+/// Compares the prefix of a profile bit by bit.
+fn has_prefix(known: &Known, address: Ipv6Addr) -> bool {
+    let Some(prefix) = known.wire.prefix() else { return false };
+    let text = prefix.to_string();
+    let (network, length) = text.split_once('/').unwrap();
+    let bits = |address: Ipv6Addr| format!("{:0128b}", address.to_bits());
+    let length: usize = length.parse().unwrap();
+    bits(network.parse().unwrap())[..length] == bits(address)[..length]
 }
 
 /// Returns the fields that carry the message.

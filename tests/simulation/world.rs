@@ -7,6 +7,7 @@ use knockknock::applet::daemon::ipc::OpenReply;
 use knockknock::applet::daemon::watcher::engine::{Action, Engine, Event, Settings};
 use knockknock::applet::daemon::watcher::{LoadedProfile, Reach};
 use knockknock::ports::Ports;
+use knockknock::prefix::Prefix;
 use knockknock::profile::{ProfileConfig, SPENT};
 use knockknock::wire::{Entry, Fields, Keys, Wire};
 use std::collections::VecDeque;
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// The knock ports. There are few, so that profiles share them.
 const KNOCK_PORTS: Range<u16> = 600..602;
+/// The prefixes of links: with long codes, which cannot be guessed, and with short ones.
+const PREFIXES: [&str; 3] = ["2001:db8:0:ff::/64", "2001:db8:0:fe::/80", "2001:db8:0:fd::/72"];
 
 /// A fault that is injected to test that an invariant detects it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,14 +107,18 @@ struct Owner {
 impl Owner {
     /// Creates an owner with a random profile. `number` makes the address unique.
     fn new(number: u16, random: &mut Random) -> Self {
-        let wire = if random.once_in(2) { Wire::Stealth } else { Wire::Classic };
+        let wire = match random.below(5) {
+            0 | 1 => Wire::Stealth,
+            2 | 3 => Wire::Classic,
+            _ => Wire::Link(random.pick(&PREFIXES.map(|text| Prefix::parse(text).unwrap())).copied().unwrap()),
+        };
         let lists: &[_] = match wire {
-            Wire::Stealth => &[Some("22"), Some("22,443")],
+            Wire::Stealth | Wire::Link(_) => &[Some("22"), Some("22,443")],
             Wire::Classic => &[Some("22"), Some("22,443"), None, None],
         };
         let ports = random.pick(lists).copied().flatten().map(|list| Ports::parse(list).unwrap());
-        let config =
-            ProfileConfig { knock_port: KNOCK_PORTS.start + random.below(2) as u16, ports, wire, legacy: false };
+        let knock_port = if wire.prefix().is_some() { 0 } else { KNOCK_PORTS.start + random.below(2) as u16 };
+        let config = ProfileConfig { knock_port, ports, wire, legacy: false };
         let next = if random.once_in(8) { SPENT - 100 } else { random.below(1000) };
         let address = match random.below(10) {
             0 => Ipv4Addr::LOCALHOST.into(),
@@ -195,7 +202,7 @@ impl World {
         let twins = |number| if has_shared_keys && number < 2 { vec![0, 1] } else { vec![number] };
         let known = owners.iter().enumerate().map(|(number, owner)| Known {
             knock_port: owner.config.knock_port,
-            stealth: owner.config.wire == Wire::Stealth,
+            wire: owner.config.wire,
             ports: owner.config.ports.clone(),
             twins: twins(number),
         });
@@ -277,13 +284,19 @@ impl World {
         loop {
             let counter = u32::try_from(owner.next).ok().filter(|_| owner.next < SPENT)?;
             owner.next += 1;
-            let (keys, knock_port) = (owner.keys(), owner.config.knock_port);
+            let (keys, mut knock_port, mut destination) = (owner.keys(), owner.config.knock_port, None);
             let fields = match owner.config.wire {
                 Wire::Stealth => keys.code(counter, port).fields(),
                 Wire::Classic => keys.seal(counter, port).fields(),
+                Wire::Link(prefix) => {
+                    // A link has any port, even that of knocks.
+                    knock_port = self.random.pick(&[80, 443, KNOCK_PORTS.start]).copied().unwrap();
+                    destination = Some(keys.link(prefix, counter, port));
+                    Some(Fields { id: 1, seq: self.random.next() as u32, ack: 0, win: None })
+                }
             };
             if let Some(fields) = fields {
-                let entry = Entry { source: owner.address, source_port, knock_port, fields };
+                let entry = Entry { source: owner.address, destination, source_port, knock_port, fields };
                 return Some(Packet { entry, knock: Some(Knock { profile, counter, port }) });
             }
         }
@@ -331,13 +344,17 @@ impl World {
         match self.random.below(4) {
             0 => {
                 let bit = self.random.below(32);
-                packet.entry.fields.seq ^= 1 << bit;
+                match &mut packet.entry.destination {
+                    Some(address) => *address = Ipv6Addr::from_bits(address.to_bits() ^ 1 << bit),
+                    None => packet.entry.fields.seq ^= 1 << bit,
+                }
                 packet.knock = None;
             }
             1 => {
                 let profile = self.any_profile();
                 let knock_port = self.owners[profile].config.knock_port;
-                packet.knock = packet.knock.filter(|_| packet.entry.knock_port == knock_port);
+                let is_link = packet.entry.destination.is_some();
+                packet.knock = packet.knock.filter(|_| is_link || packet.entry.knock_port == knock_port);
                 packet.entry.knock_port = knock_port;
             }
             2 => packet = self.noise(),
@@ -352,8 +369,9 @@ impl World {
         let fields = Fields { id: (bits >> 16) as u16, seq: (bits >> 32) as u32, ack, win: Some(bits as u16) };
         let profile = self.any_profile();
         let source = hostile_address(&mut self.random);
-        let knock_port = self.owners[profile].config.knock_port;
-        let entry = Entry { source, source_port: 1, knock_port, fields };
+        let ProfileConfig { knock_port, wire, .. } = self.owners[profile].config;
+        let destination = wire.prefix().map(|prefix| prefix.address(u128::from(self.random.next())));
+        let entry = Entry { source, destination, source_port: 1, knock_port, fields };
         Packet { entry, knock: None }
     }
 
@@ -369,7 +387,7 @@ impl World {
     fn handle(&mut self, packet: &Packet) -> Result<(), Violation> {
         self.totals.handled += 1;
         let before = self.counters();
-        let event = self.engine.handle(&packet.entry, self.now);
+        let event = self.engine.handle(&self.engine.addressed(packet.entry), self.now);
         self.judged(packet, before, event)
     }
 
@@ -574,9 +592,10 @@ impl World {
         match (first < next + u64::from(self.reach.window), owner.config.wire) {
             (false, _) => 3,
             (true, Wire::Classic) => 1,
-            (true, Wire::Stealth) => {
+            (true, Wire::Link(prefix)) if !prefix.is_guessable() => 1,
+            (true, Wire::Stealth | Wire::Link(_)) => {
                 // Other packets may use up the remaining room meanwhile: two SYNs, each logged twice.
-                let codes: u32 = KNOCK_PORTS.map(|port| self.engine_model.codes(port)).sum();
+                let codes: u32 = [0].into_iter().chain(KNOCK_PORTS).map(|port| self.engine_model.codes(port)).sum();
                 if self.engine_model.has_room(codes * 5, self.now) { 1 } else { 2 }
             }
         }

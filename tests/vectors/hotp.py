@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
-"""The codes of the stealth wire, computed with Python's hmac and hashlib: no code of knockknock's.
+"""The codes of the stealth wire and of links, computed with Python's hmac and hashlib: no code of knockknock's.
 
-Run as `tests/vectors/hotp.py > tests/vectors/hotp.tsv` it makes the vectors; the same bytes come out each time.
+Run as `tests/vectors/hotp.py > tests/vectors/hotp.tsv` and `tests/vectors/hotp.py links > tests/vectors/links.tsv` it makes the
+vectors; the same bytes come out each time.
 """
 import hashlib
 import hmac
+import ipaddress
 import struct
+import sys
 from typing import NamedTuple
 
 COUNTERS = [0, 1, 19, 20, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
 PORTS = [1, 22, 80, 443, 2222, 32768, 65535]
+PREFIXES = ["2001:db8:0:ff::/64", "fd00:1:2::/48", "2001:db8:0:ff:1::/80", "2001:db8:8000::/49", "2001:db8:0:ff::/79"]
 TCP = 6
 
 
@@ -26,7 +30,26 @@ def code(mac_key, counter, port):
     return Fields(*struct.unpack("!HI", hmac.digest(mac_key, covered, "sha1")[:6]))
 
 
+def link(mac_key, prefix, counter, port):
+    """The address of the link that asks for `port` with this counter."""
+    covered = b"knockknock link 1" + struct.pack("!IBH", counter, TCP, port)
+    network = ipaddress.IPv6Network(prefix)
+    code = int.from_bytes(hmac.digest(mac_key, covered, "sha1"), "big") % network.num_addresses
+    return network[code]
+
+
+def links():
+    print("# Addresses of links: vectors computed by hotp.py")
+    print("# mac_key\tcounter\tport\tprefix\taddress")
+    for row in range(84):
+        mac_key = hashlib.sha256(b"mac %d" % row).digest()[:16]
+        counter, port, prefix = COUNTERS[row % len(COUNTERS)], PORTS[row % len(PORTS)], PREFIXES[row % len(PREFIXES)]
+        print(mac_key.hex(), counter, port, prefix, link(mac_key, prefix, counter, port), sep="\t")
+
+
 def main():
+    if sys.argv[1:] == ["links"]:
+        return links()
     print("# Codes of the stealth wire: vectors computed by hotp.py")
     print("# mac_key\tcounter\tport\tid\ttcp_seq")
     for row in range(84):

@@ -41,9 +41,9 @@ pub fn run(directory: &Path) -> Result<()> {
                 let opens = setup.backend.opens(&setup.rules, profile_config.ports.as_ref());
                 let _ = writeln!(
                     text,
-                    "profile        {}: knock port {}, opens {opens}",
+                    "profile        {}: {}, opens {opens}",
                     quoted(&found.name),
-                    profile_config.knock_port
+                    profile_config.target()
                 );
             }
             Err(error) => {

@@ -106,7 +106,7 @@ pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Box<Setup>> {
     }
     if let Some(text) = kept.filter(|_| !on_trial) {
         let (config, _) = Config::from_text(directory, &text)?;
-        let rules = Rules::new(&config, Ports::default());
+        let rules = Rules::new(&config, Ports::default(), Vec::new());
         let (backend, mut installed) = (Backend::choose(config.firewall, &rules)?, InstalledRules::default());
         installed.make(backend, &rules, &mut || {})?;
         installed.disown();

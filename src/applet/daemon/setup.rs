@@ -4,12 +4,12 @@ use super::ipc::{CONFIG, OpenerLimits};
 use crate::config::{self, Config};
 use crate::error::{Error, Result, quoted};
 use crate::firewall::{self, Backend, Finding, RuleWatch, Rules};
-use crate::klog;
 use crate::ports::Ports;
+use crate::prefix::Prefix;
 use crate::profile::{self, Found, Listing, ProfileConfig};
-use crate::say;
 use crate::sys::links::{self, LinkWatch};
 use crate::sys::{file, privilege, sandbox};
+use crate::{klog, say};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -91,7 +91,7 @@ impl Setup {
                 "check that \"log\" in the config names the file to which syslogd writes the kernel's messages";
             warnings.push(Error::refused(warning).advise(advice));
         }
-        let rules = Box::new(Rules::new(&config, index.knock_ports()));
+        let rules = Box::new(Rules::new(&config, index.knock_ports(), index.links()));
         let backend = Backend::choose(config.firewall, &rules)?;
         if config.guard.is_empty() && !backend.can_open_any() {
             let why = "iptables opens guarded ports only, and \"guard\" is empty: knocks open nothing";
@@ -235,7 +235,12 @@ impl ProfileIndex {
     }
 
     fn knock_ports(&self) -> Ports {
-        self.profiles.iter().map(|(_, config)| config.knock_port).collect()
+        self.profiles.iter().map(|(_, config)| config.knock_port).filter(|&port| port != 0).collect()
+    }
+
+    /// Returns the prefixes of links.
+    fn links(&self) -> Vec<Prefix> {
+        self.profiles.iter().filter_map(|(_, config)| config.wire.prefix()).collect()
     }
 
     /// Returns the ports that at least one profile may open; `None` means any.
@@ -328,6 +333,13 @@ mod tests {
         assert_eq!(names, ["bob", "ann", "cid"]);
         assert!(index.left_out.is_empty());
         assert_eq!(index.knock_ports().to_string(), "7,9");
+    }
+
+    #[test]
+    fn links_have_prefixes_and_no_knock_port() {
+        let links = "links = 2001:db8:0:ff::/64\nports = 22";
+        let index = index(&[("ann", links), ("bob", "knock_port = 7"), ("cid", links)]);
+        assert_eq!((index.knock_ports().to_string(), index.links().len()), ("7".to_owned(), 2));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::lookups::Lookups;
 use super::resolver::{Question, Resolver};
 use super::socks::Reply;
 use crate::error::{Error, Result};
-use crate::profile;
+use crate::profile::{self, ProfileConfig};
 use crate::sys::local_addresses::LocalAddresses;
 use crate::tunnel;
 use std::net::{IpAddr, SocketAddr};
@@ -146,7 +146,11 @@ impl Hosts {
     fn refresh(&mut self, now: Instant) -> Result<()> {
         let mut profiles = Vec::new();
         for found in profile::list(&self.directory)?.profiles {
-            profiles.push(found.name);
+            // A profile for links cannot knock. An unreadable one is reported when it is used.
+            let config = ProfileConfig::load(&found.path);
+            if !config.is_ok_and(|config| config.wire.prefix().is_some()) {
+                profiles.push(found.name);
+            }
         }
         let names = self.address_cache.refresh(profiles, now);
         if !names.is_empty() {

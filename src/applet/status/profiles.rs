@@ -44,7 +44,7 @@ fn row(found: &Found, from: Option<String>) -> Result<Vec<Value>> {
     };
     Ok(vec![
         Value::Text(found.name.clone()),
-        Value::Number(config.knock_port.into()),
+        Some(config.knock_port).filter(|&port| port != 0).map_or(Value::Nothing, |port| Value::Number(port.into())),
         Value::Text(config.wire.name().into()),
         Value::Ports(config.ports),
         counter.map_or(Value::Nothing, Value::Number),

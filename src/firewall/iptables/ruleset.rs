@@ -144,7 +144,7 @@ pub(super) fn add_packets(listed: &str, packets: &mut [u64; 2]) {
             search::split_once(line, " -c ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap_or(0);
         if line.starts_with("-A KNOCKKNOCK-KNOCK ") && search::contains(line.as_bytes(), b"LOG ") {
             *logged += number;
-        } else if line.starts_with("-A KNOCKKNOCK ") && line.ends_with(" -j DROP") {
+        } else if line.starts_with("-A KNOCKKNOCK ") && line.ends_with(" -j DROP") && !line.contains(" -d ") {
             *dropped += number;
         }
     }
@@ -196,6 +196,7 @@ fn filled(template: &str, version: IpVersion, rules: &Rules, jumps: Vec<String>)
     values.each("<on>", on);
     values.each("<port>", texts(&rules.guard));
     values.each("<knock_port>", texts(&rules.knock_ports));
+    values.each("<link>", if v6 { rules.link_texts() } else { Vec::new() });
     let bit = format!("{:#010x}", rules.mark);
     values.one("<mark>", &format!("{bit}/{bit}"));
     values.one("<bit>", &bit);
@@ -265,7 +266,7 @@ mod tests {
     fn packets_are_counted_by_rule() {
         let mut packets = [1, 0];
         let log = "-A KNOCKKNOCK-KNOCK -c 3 180 -j NFLOG --nflog-group 7\n-A KNOCKKNOCK-KNOCK -m hashlimit -c 9 9 -j RETURN\n";
-        let guard = "-A KNOCKKNOCK -p tcp -m tcp --dport 22 -c 4 240 -j DROP\n-A KNOCKKNOCK -p tcp --dport 443 -c 5 5 -j DROP\n";
+        let guard = "-A KNOCKKNOCK -p tcp -m tcp --dport 22 -c 4 240 -j DROP\n-A KNOCKKNOCK -p tcp --dport 443 -c 5 5 -j DROP\n-A KNOCKKNOCK -d 2001:db8::/64 -c 6 6 -j DROP\n";
         add_packets(&format!("-P INPUT ACCEPT -c 7 7\n{log}{guard}-A KNOCKKNOCK-INPUT -c 8 8 -j DROP\n"), &mut packets);
         assert_eq!(packets, [4, 9]);
     }
@@ -275,7 +276,10 @@ mod tests {
         let drops = |seconds| {
             let end_of_guard = Some(Instant::now() + Duration::from_secs(seconds));
             let text = script(IpVersion::V6, &Rules { end_of_guard, ..on_two_interfaces() }, "");
-            text.lines().filter(|line| line.ends_with("-j DROP")).map(str::to_owned).collect::<Vec<_>>()
+            text.lines()
+                .filter(|line| line.ends_with("-j DROP") && !line.contains(" -d "))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         let condition = " -m recent --name kktrialv6 --rcheck --seconds 601 --mask :: ";
         assert!(!drops(600).is_empty() && drops(600).iter().all(|line| line.contains(condition)));

@@ -101,6 +101,9 @@ fn filled(template: Template, form: Form, rules: &Rules, turnstile: Turnstile, s
     values.optional("<state>", state);
     values.one("<limit>", limit);
     values.optional("<knock_ports>", &rules.knock_ports.to_string());
+    // The parts for links.
+    values.each("<linked>", rules.links.iter().take(1).map(|_| String::new()).collect());
+    values.each("<links>", rules.link_texts());
     values.optional("<guarded>", &guarded);
     values.one("<mark>", &mark);
     values.one("<unmark>", &format!("{:#010x}", !rules.mark));

@@ -9,13 +9,14 @@ use super::armed::Armed;
 use super::decryption::Decryption;
 use super::loaded_profile::LoadedProfile;
 use super::look_ahead::{Hit, LookAhead, Reach};
-use super::message::Message;
+use super::message::{ANY_PORT, Message};
 use super::replay::{ReplayCache, Seen};
 use super::throttle::Throttle;
 use crate::applet::daemon::ipc::{OpenReply, OpenRequest};
 use crate::ports::Ports;
+use crate::prefix::Prefix;
 use crate::wire::{Entry, Wire};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// The maximum number of accepted knocks that wait for the disk together.
@@ -30,7 +31,7 @@ pub struct Settings {
     pub reach: Reach,
     /// The size of the replay cache, in messages.
     pub replay_cache: usize,
-    /// How many codes can be guessed at each day before a stealth knock needs a second one.
+    /// How many codes can be guessed at each day before a knock with a short code needs a second one.
     pub guesses: u32,
     /// A secret random number, which makes hashes unpredictable.
     pub secret: u64,
@@ -60,7 +61,7 @@ pub enum Event {
     Replay,
     /// A message that matches no profile.
     WrongCode {
-        /// Whether there are so many that a stealth knock needs a second one.
+        /// Whether there are so many that a knock with a short code needs a second one.
         throttled: bool,
     },
     /// A client that was far ahead has knocked twice.
@@ -103,7 +104,7 @@ enum Then {
 /// A SYN and the message that it carries.
 struct Arrival<'a> {
     entry: &'a Entry,
-    /// How many stealth codes currently open a port on its knock port.
+    /// How many codes that can be guessed currently open a port on its knock port.
     codes: u32,
     message: Message,
     hash: u64,
@@ -114,9 +115,11 @@ struct Arrival<'a> {
 pub struct Engine {
     settings: Settings,
     profiles: Vec<LoadedProfile>,
-    /// The knock ports in ascending order, and how many stealth codes open a port on each.
+    /// The knock ports in ascending order, and how many codes that can be guessed open a port on each.
     knock_ports: Ports,
     codes: Vec<u32>,
+    /// The prefixes of links.
+    prefixes: Vec<Prefix>,
     look_ahead: LookAhead,
     decryption: Decryption,
     armed: Armed,
@@ -140,7 +143,20 @@ impl Engine {
         let knock_ports: Ports = profiles.iter().map(LoadedProfile::knock_port).collect();
         let look_ahead = LookAhead::new(&profiles, settings.reach, settings.secret);
         let mut codes = vec![0; knock_ports.as_slice().len()];
-        for profile in profiles.iter().filter(|profile| profile.wire() == Wire::Stealth) {
+        let mut prefixes = Vec::new();
+        for profile in &profiles {
+            match profile.wire() {
+                Wire::Classic => continue,
+                Wire::Stealth => {}
+                Wire::Link(prefix) => {
+                    if !prefixes.contains(&prefix) {
+                        prefixes.push(prefix);
+                    }
+                    if !prefix.is_guessable() {
+                        continue;
+                    }
+                }
+            }
             if let Ok(place) = knock_ports.as_slice().binary_search(&profile.knock_port()) {
                 codes[place] += profile.held_ports().len() as u32 * look_ahead.reach().window;
             }
@@ -151,6 +167,7 @@ impl Engine {
             profiles,
             knock_ports,
             codes,
+            prefixes,
             look_ahead,
             armed: Armed::default(),
             throttle: Throttle::new(settings.guesses),
@@ -161,7 +178,18 @@ impl Engine {
         }
     }
 
-    /// Returns the knock ports in ascending order.
+    /// Returns the prefixes of links.
+    pub fn prefixes(&self) -> &[Prefix] {
+        &self.prefixes
+    }
+
+    /// Returns the entry with port 0 if it is to the address of a link, for which the port does not matter.
+    pub fn addressed(&self, entry: Entry) -> Entry {
+        let is_link = |address| self.prefixes.iter().any(|prefix| prefix.contains(address));
+        if entry.destination.is_some_and(is_link) { Entry { knock_port: ANY_PORT, ..entry } } else { entry }
+    }
+
+    /// Returns the knock ports in ascending order, with 0 for links.
     pub fn knock_ports(&self) -> &Ports {
         &self.knock_ports
     }
@@ -186,7 +214,7 @@ impl Engine {
         self.accepted.len() >= BATCH
     }
 
-    /// Handles one SYN. [`Engine::next_action`] returns what follows if it is accepted.
+    /// Handles one SYN, [`addressed`](Self::addressed). [`Engine::next_action`] returns what follows if it is accepted.
     pub fn handle(&mut self, entry: &Entry, now: Instant) -> Option<Event> {
         let arrival = self.arrival(entry, now)?;
         if let Some(seen) = self.replay_cache.find(entry, &arrival.message, arrival.hash, now) {
@@ -201,9 +229,18 @@ impl Engine {
 
     fn arrival<'a>(&self, entry: &'a Entry, now: Instant) -> Option<Arrival<'a>> {
         let place = self.knock_ports.as_slice().binary_search(&entry.knock_port).ok()?;
-        let message = Message::from_fields(&entry.fields)?;
+        let message = Message::of(entry)?;
         let hash = message.hash(entry.knock_port, self.settings.secret);
-        Some(Arrival { entry, codes: self.codes[place], message, hash, now })
+        let codes = match message {
+            Message::Link(address) if !self.is_guessable(address) => 0,
+            _ => self.codes[place],
+        };
+        Some(Arrival { entry, codes, message, hash, now })
+    }
+
+    /// Returns whether a code at `address` is short.
+    fn is_guessable(&self, address: Ipv6Addr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.is_guessable() && prefix.contains(address))
     }
 
     /// Returns the SYN that [`Engine::search_far`] will search for next.
@@ -231,7 +268,7 @@ impl Engine {
     /// Returns how far the counter of a refused SYN is behind the profile's next counter, if it is one of the last few
     /// burned ones.
     pub fn counters_behind(&self, profile: usize, entry: &Entry) -> Option<u64> {
-        self.profiles[profile].counters_behind(&Message::from_fields(&entry.fields)?)
+        self.profiles[profile].counters_behind(&Message::of(entry)?)
     }
 
     /// Computes some more codes of the look-ahead table. Returns `false` when the table is complete.
@@ -247,7 +284,9 @@ impl Engine {
     /// Handles a message that matches no profile.
     fn wrong(&mut self, arrival: &Arrival<'_>) -> Event {
         match arrival.message {
-            Message::Stealth(_) => Event::WrongCode { throttled: !self.throttle.count(arrival.codes, arrival.now) },
+            Message::Stealth(_) | Message::Link(_) => {
+                Event::WrongCode { throttled: !self.throttle.count(arrival.codes, arrival.now) }
+            }
             Message::Classic(_) => {
                 self.decryption.postpone(arrival.entry, arrival.now);
                 Event::WrongCode { throttled: false }
@@ -403,7 +442,7 @@ mod tests {
     }
 
     fn entry(number: u16, fields: Fields) -> Entry {
-        Entry { source: CLIENT, source_port: 40000, knock_port: 666 + number, fields }
+        Entry { source: CLIENT, destination: None, source_port: 40000, knock_port: 666 + number, fields }
     }
 
     fn knock(number: u16, counter: u32, port: u16) -> Entry {
@@ -481,6 +520,73 @@ mod tests {
         assert_eq!(engine.handle(&knock(0, 499, 22), now), WRONG);
         assert_eq!(engine.handle(&knock(0, 500, 22), now), None);
         assert_eq!(act(&mut engine, None), ["store 0: 501", "open 0"]);
+    }
+
+    /// A profile for links, which expects counter 100.
+    fn link_profile(number: u16, prefix: &str) -> LoadedProfile {
+        let wire = Wire::Link(Prefix::parse(prefix).unwrap());
+        let ports = Some(Ports::parse("22").unwrap());
+        LoadedProfile::new(ProfileConfig { knock_port: 0, ports, wire, legacy: false }, keys(number), 100)
+    }
+
+    /// A SYN to an address, as a browser sends it.
+    fn browser(engine: &Engine, destination: Ipv6Addr, port: u16, seq: u32) -> Entry {
+        let fields = Fields { id: seq as u16, seq, ack: 0, win: Some(64240) };
+        let source = "2001:db8::7".parse().unwrap();
+        engine.addressed(Entry { source, destination: Some(destination), source_port: 4000, knock_port: port, fields })
+    }
+
+    #[test]
+    fn a_link_opens_once_at_any_port_and_a_second_try_is_silent() {
+        let profiles = vec![profile(0, Wire::Stealth, "22"), link_profile(1, "2001:db8:0:ff::/64")];
+        let (mut engine, now) = (filled(SETTINGS, profiles), Instant::now());
+        let link = |counter| keys(1).link(engine.prefixes()[0], counter, 22);
+        let (first, third) = (link(100), link(102));
+        for port in [80, 666] {
+            let entry = browser(&engine, first, port, 1);
+            assert_eq!(engine.handle(&entry, now), None);
+        }
+        assert_eq!(act(&mut engine, None), ["store 1: 101", "open 1"]);
+        let again = browser(&engine, first, 443, 2);
+        assert_eq!(engine.handle(&again, now + Duration::from_secs(7)), None);
+        let stolen = Entry { source: "2001:db8::8".parse().unwrap(), ..again };
+        assert_eq!(engine.handle(&stolen, now), Some(Event::Replay));
+        let entry = browser(&engine, third, 80, 3);
+        assert_eq!(engine.handle(&entry, now), None);
+        assert_eq!(act(&mut engine, None), ["store 1: 103", "open 1"]);
+    }
+
+    #[test]
+    fn an_address_outside_the_prefix_is_no_link_even_with_the_code() {
+        let profiles = vec![link_profile(0, "2001:db8:0:ff::/64"), link_profile(1, "2001:db8:0:fe::/64")];
+        let (mut engine, now) = (filled(SETTINGS, profiles), Instant::now());
+        let of_other = keys(0).link(engine.prefixes()[1], 100, 22);
+        let entry = browser(&engine, of_other, 80, 1);
+        assert_eq!(engine.handle(&entry, now), WRONG);
+        let outside = keys(0).link(Prefix::parse("2001:db8:0:fd::/64").unwrap(), 100, 22);
+        let entry = browser(&engine, outside, 80, 1);
+        assert_eq!((entry.knock_port, engine.handle(&entry, now)), (80, None));
+        assert_eq!(act(&mut engine, None), [""; 0]);
+    }
+
+    #[test]
+    fn only_guesses_at_short_codes_of_links_use_up_the_room_for_guesses() {
+        let settings = Settings { guesses: 20 * 50, ..SETTINGS };
+        for (prefix, throttled) in [("2001:db8:0:ff::/64", false), ("2001:db8:0:ff::/65", true)] {
+            let profiles = vec![profile(1, Wire::Stealth, "22"), link_profile(0, prefix)];
+            let (mut engine, now) = (filled(settings, profiles), Instant::now());
+            let guesses: Vec<_> = (1..100).map(|code| engine.prefixes()[0].address(code)).collect();
+            for guess in guesses {
+                let entry = browser(&engine, guess, 80, 1);
+                engine.handle(&entry, now);
+            }
+            let entry = browser(&engine, keys(0).link(engine.prefixes()[0], 100, 22), 80, 2);
+            engine.handle(&entry, now);
+            engine.handle(&knock(1, 100, 22), now);
+            let done = act(&mut engine, None);
+            let opened = done.iter().filter(|done| done.starts_with("open")).count();
+            assert_eq!(opened, if throttled { 0 } else { 2 }, "{prefix}: {done:?}");
+        }
     }
 
     #[test]

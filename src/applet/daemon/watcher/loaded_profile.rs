@@ -40,7 +40,7 @@ impl LoadedProfile {
         self.wire
     }
 
-    /// The port that its knocks are sent to.
+    /// The port that its knocks are sent to; 0 for links.
     pub(super) fn knock_port(&self) -> u16 {
         self.knock_port
     }
@@ -67,6 +67,7 @@ impl LoadedProfile {
         match self.wire {
             Wire::Stealth => Message::Stealth(self.keys.code(counter, port)),
             Wire::Classic => Message::Classic(self.keys.seal(counter, port)),
+            Wire::Link(prefix) => Message::Link(self.keys.link(prefix, counter, port)),
         }
     }
 

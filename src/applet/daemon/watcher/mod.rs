@@ -27,8 +27,7 @@ use super::privileges::{self, Kept, watcher_user};
 use super::{LogTarget, hooks};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::klog::{self, Klog, Notice};
-use crate::ports::Ports;
+use crate::klog::{self, Klog, Notice, Wanted};
 use crate::profile::{self, Counter, REVOKED};
 use crate::say;
 use crate::status;
@@ -167,16 +166,16 @@ impl Watcher {
 
     /// Follows the log until the log or the opener ends.
     fn follow(&mut self, log: &mut Klog) -> WatcherEnd {
-        let ports = self.engine.knock_ports().clone();
+        let wanted = Wanted::new(self.engine.knock_ports().clone(), self.engine.prefixes());
         loop {
-            if let Err(end) = self.step(log, &ports) {
+            if let Err(end) = self.step(log, &wanted) {
                 return end;
             }
         }
     }
 
     /// Waits for the log and handles new records, or does deferred work if there are none.
-    fn step(&mut self, log: &mut Klog, ports: &Ports) -> std::result::Result<(), WatcherEnd> {
+    fn step(&mut self, log: &mut Klog, wanted: &Wanted) -> std::result::Result<(), WatcherEnd> {
         let now = Instant::now();
         let timeout = match self.engine.next_far_search().is_some() || self.engine.is_filling() {
             true => Some(Duration::ZERO),
@@ -184,7 +183,7 @@ impl Watcher {
         };
         let more = log.wait(timeout).map_err(|cause| Error::system("wait for the log", cause))?;
         if more || log.due(Instant::now()) == Some(Duration::ZERO) {
-            self.read(log, ports)?;
+            self.read(log, wanted)?;
         } else {
             self.do_deferred_work()?;
         }
@@ -194,12 +193,12 @@ impl Watcher {
 
     /// Handles new records. Many knocks are processed in batches: if each waited for a slow disk on its own, the
     /// kernel's log buffer would overflow.
-    fn read(&mut self, log: &mut Klog, ports: &Ports) -> std::result::Result<(), WatcherEnd> {
+    fn read(&mut self, log: &mut Klog, wanted: &Wanted) -> std::result::Result<(), WatcherEnd> {
         // Read the clock once for each read of the log, and again after waiting for the disk.
         let (mut done, mut now) = (Ok(()), Instant::now());
-        log.read(ports, &mut |event| match event {
+        log.read(wanted, &mut |event| match event {
             klog::LogEvent::Syn(entry) => {
-                self.handle(&entry, now);
+                self.handle(&self.engine.addressed(entry), now);
                 if self.engine.batch_is_full() && done.is_ok() {
                     done = self.perform();
                     now = Instant::now();

@@ -13,7 +13,7 @@ const TWICE: Duration = Duration::from_secs(1);
 /// The result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// The accepted packet itself, logged a second time.
+    /// The accepted packet itself, logged a second time; or a link that its user has tried again.
     Again,
     /// Another packet with an accepted message.
     Replay,
@@ -63,7 +63,11 @@ impl ReplayCache {
         if known.message != *message || known.entry.knock_port != entry.knock_port {
             return None;
         }
-        let again = known.entry == *entry && now.duration_since(known.at) < TWICE;
+        let again = match message {
+            // A browser tries again by itself.
+            Message::Link(_) => known.entry.source == entry.source,
+            _ => known.entry == *entry && now.duration_since(known.at) < TWICE,
+        };
         Some(if again { Seen::Again } else { Seen::Replay })
     }
 }
@@ -75,16 +79,16 @@ mod tests {
 
     fn entry(seq: u32) -> Entry {
         let fields = Fields { id: 1, seq, ack: 1, win: Some(1) };
-        Entry { source: [192, 0, 2, 1].into(), source_port: 40000, knock_port: 666, fields }
+        Entry { source: [192, 0, 2, 1].into(), destination: None, source_port: 40000, knock_port: 666, fields }
     }
 
     fn find(cache: &ReplayCache, entry: &Entry, now: Instant) -> Option<Seen> {
-        let message = Message::from_fields(&entry.fields).unwrap();
+        let message = Message::of(entry).unwrap();
         cache.find(entry, &message, message.hash(entry.knock_port, 1), now)
     }
 
     fn insert(cache: &mut ReplayCache, entry: &Entry, now: Instant) {
-        let message = Message::from_fields(&entry.fields).unwrap();
+        let message = Message::of(entry).unwrap();
         cache.insert(entry, message, message.hash(entry.knock_port, 1), now);
     }
 

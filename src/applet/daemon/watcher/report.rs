@@ -2,6 +2,7 @@
 //! summarised.
 
 use super::engine::{Event, Knock};
+use super::message::ANY_PORT;
 use super::publication::Publication;
 use super::refused_knocks::RefusedKnocks;
 use crate::applet::daemon::ipc::OpenReply;
@@ -181,6 +182,14 @@ impl Report {
     /// Logs a refused knock. `behind` is how far its counter is behind the next one, if it is an old counter.
     pub fn refused(&self, refused: &Refused, behind: Option<u64>) {
         let Refused { source, knock_port, known, profile } = *refused;
+        if knock_port == ANY_PORT {
+            let what = if behind.is_some() { "a link that was used, or a later one was" } else { "no link" };
+            say::warn(format_args!("connection from {source} to an address of links: it is {what}"));
+            say::warn(
+                "links are used in their order, each once: use the next one, or print more with knockknock links",
+            );
+            return;
+        }
         let whose = match profile {
             Some(profile) => format!("for profile {}", quoted(self.name(profile))),
             None => format!("at knock port {knock_port}"),

@@ -1,0 +1,207 @@
+"""Links: an IPv6 address that carries a code. Any program that connects to it knocks."""
+
+import base64
+import contextlib
+import re
+import shutil
+import time
+
+import pytest
+
+import hotp
+from stage import BINARY, SERVER6, KernelLog, Profile, Service
+
+PREFIX = "2001:db8:0:ff::/64"
+ORDER = "links are used in their order, each once"
+
+
+def make_profile(stage, name, prefix=PREFIX, ports="22"):
+    """Creates a profile for links, and its copy at home under the same name."""
+    stage.server.run(BINARY, "genprofile", name, "--links", prefix, "--ports", ports, "--dir", stage.server_dir)
+    shutil.copytree(stage.server_dir / "profiles" / name, stage.client_dir / name)
+
+
+@pytest.fixture
+def linked(stage, firewall, request):
+    """A daemon with a profile for links, and a client that has a route to the prefix."""
+    log = getattr(request, "param", "kmsg")
+    if log == "file":
+        log = stage.log_dir / "kern.log"
+        stage.keep(KernelLog(log))
+    stage.configure(firewall=firewall, guard="22", log=log)
+    make_profile(stage, "phone")
+    stage.client.run("ip", "-6", "route", "add", "2001:db8::/32", "via", SERVER6)
+    stage.start_daemon()
+    return stage
+
+
+def links(stage, number=3, name="phone", *options):
+    done = stage.client.run(BINARY, "links", name, "-p", 22, "-n", number, "--dir", stage.client_dir, *options)
+    return re.findall(r"http://\[(.*?)\]", done.stdout)
+
+
+def enters(stage):
+    connection = stage.client.connect(22, SERVER6)
+    if not connection:
+        return False
+    with connection, contextlib.suppress(OSError):
+        return connection.recv(100) == b"welcome\n"
+    return False
+
+
+def tap(stage, address, port=80):
+    """Opens a link as a browser does. Nothing ever answers there."""
+    done = stage.client.run("curl", "-sS", "-m", "1", f"http://[{address}]:{port}/", check=False)
+    assert done.returncode != 0
+    return done
+
+
+def admits(stage, address, port=80):
+    tap(stage, address, port)
+    stage.daemon.wait_for("opened port 22")
+    return enters(stage)
+
+
+def does_nothing(stage, address):
+    stage.daemon.new_lines()
+    tap(stage, address)
+    time.sleep(0.2)
+    return not enters(stage) and not any("opened" in line for line in stage.daemon.new_lines())
+
+
+@pytest.mark.parametrize("linked", ["kmsg", "file", "nflog:93"], indirect=True)
+def test_a_link_admits_one_connection(linked):
+    first, second, third = links(linked)
+    assert not enters(linked)
+    assert admits(linked, first)
+    assert not enters(linked)
+    assert does_nothing(linked, first)
+    assert admits(linked, second, 8443)
+    assert admits(linked, third, 443)
+    assert does_nothing(linked, "2001:db8:0:ff::1")
+
+
+def test_a_link_is_reset_with_nft_and_dropped_with_iptables(linked, firewall):
+    first, _, _ = links(linked)
+    refused, timed_out = 7, 28
+    assert tap(linked, first).returncode == (refused if firewall == "nft" else timed_out)
+
+
+def test_a_used_link_kills_those_before_it(linked):
+    first, second, third = links(linked)
+    assert admits(linked, second), "one may be skipped"
+    assert does_nothing(linked, first)
+    assert admits(linked, third)
+    assert does_nothing(linked, second)
+
+
+def test_a_link_used_again_is_reported_unless_its_user_tries_again(linked):
+    first, _, _ = links(linked)
+    assert admits(linked, first)
+    for port in (80, 443):
+        tap(linked, first, port)
+    time.sleep(0.2)
+    assert not any("knock" in line or "link" in line for line in linked.daemon.new_lines())
+    linked.client.run("ip", "address", "add", "fd09::77/64", "dev", "eth0", "nodad")
+    linked.client.run("curl", "-sS", "-m", "1", "--interface", "fd09::77", f"http://[{first}]/", check=False)
+    linked.daemon.wait_for("connection from fd09::77 to an address of links: it is a link that was used")
+    linked.daemon.wait_for(ORDER)
+
+
+def test_links_are_the_documented_codes_and_are_burned_before_they_are_printed(stage):
+    make_profile(stage, "phone", ports="22,443")
+    profile = stage.client_dir / "phone"
+    mac_key = base64.b64decode((profile / "mac.key").read_text())
+    done = stage.client.run(BINARY, "links", "phone", "-p", 443, "-n", 2, "--link-port", 8443, "--dir", stage.client_dir)
+    wanted = [f"{row:4}  http://[{hotp.link(mac_key, PREFIX, counter, 443)}]:8443/" for row, counter in ((1, 0), (2, 1))]
+    assert done.stdout.splitlines() == wanted
+    assert done.stderr.count("one-time password") == 1
+    assert (profile / "counter").read_text() == "0000000002\n"
+    done = stage.client.run("sh", "-c", f'"{BINARY}" links phone -p 443 --dir "{stage.client_dir}" >/dev/full', check=False)
+    assert done.returncode == 1
+    assert (profile / "counter").read_text() == "0000000022\n"
+    assert links(stage, 1) == [str(hotp.link(mac_key, PREFIX, 22, 22))]
+
+
+@pytest.mark.parametrize("argv", [
+    ("knock", "-p", "22", "phone"), ("connect", "phone", "22"), ("doctor", "phone")], ids=lambda argv: argv[0])
+def test_a_profile_for_links_cannot_knock(stage, argv):
+    make_profile(stage, "phone")
+    done = stage.client.run(BINARY, *argv, "--dir", stage.client_dir, check=False)
+    assert done.returncode == 1
+    assert 'profile "phone" is for links and cannot knock' in done.stdout + done.stderr
+    assert "knockknock links phone -p PORT" in done.stdout + done.stderr
+    assert (stage.client_dir / "phone/counter").read_text().strip() == "0"
+
+
+def test_a_profile_that_knocks_has_no_links(stage):
+    Profile(stage, "gate").give_to_client("server")
+    done = stage.client.run(BINARY, "links", "server", "-p", 22, "--dir", stage.client_dir, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert 'profile "server" is for knocks, not for links' in done.stderr
+
+
+def test_knocks_and_links_of_one_server_do_not_disturb_each_other(linked):
+    gate = Profile(linked, "gate", ports=[22], wire="stealth")
+    gate.give_to_client(SERVER6)
+    linked.daemon.stop()
+    linked.start_daemon()
+    first, second, _ = links(linked)
+    assert admits(linked, first)
+    linked.knock(22, host=SERVER6)
+    linked.daemon.wait_for("opened port 22")
+    assert enters(linked)
+    assert admits(linked, second)
+
+
+def test_the_profile_for_links_travels_by_invitation(linked):
+    shutil.rmtree(linked.client_dir / "phone")
+    line = linked.server.run(BINARY, "invite", "phone", "home.example", "--dir", linked.server_dir).stdout
+    assert line.startswith(f"knockknock1:links={PREFIX};ports=22;:1:home.example:")
+    linked.client.run(BINARY, "accept", "--as", "phone", "--dir", linked.client_dir, input=line)
+    first, second, _ = links(linked)
+    assert admits(linked, first)
+    line = linked.server.run(BINARY, "rotate", "phone", "phone", "--dir", linked.server_dir).stdout
+    shutil.rmtree(linked.client_dir / "phone")
+    linked.client.run(BINARY, "accept", "--dir", linked.client_dir, input=line)
+    linked.daemon.stop()
+    linked.start_daemon()
+    assert admits(linked, second), "until the new keys are used"
+    assert admits(linked, links(linked)[0])
+    assert any("is revoked: its new keys have knocked" in line for line in linked.daemon.lines)
+
+
+def test_an_invitation_for_links_beside_a_knocks_profile_wants_another_name(stage):
+    Profile(stage, "gate").give_to_client("home.example")
+    make_profile(stage, "phone")
+    line = stage.server.run(BINARY, "invite", "phone", "home.example", "--dir", stage.server_dir).stdout
+    done = stage.client.run(BINARY, "accept", "--dir", stage.client_dir, input=line, check=False)
+    assert done.returncode == 1 and "knockknock accept --as NAME" in done.stderr
+
+
+@pytest.mark.parametrize("prefix", ["2001:db8::/47", "2001:db8::/81", "2001:db8::1/64", "fe80::/64", "10.0.0.0/48", "phone"])
+def test_a_prefix_that_cannot_have_links_is_refused(tmp_path, stage, prefix):
+    done = stage.server.run(BINARY, "genprofile", "phone", "--links", prefix, "--ports", 22, "--dir", tmp_path, check=False)
+    assert done.returncode == 2
+    assert f'"{prefix}" is not an IPv6 prefix of 48 to 80 bits' in done.stderr
+    assert not (tmp_path / "profiles").exists()
+
+
+def test_a_prefix_with_an_address_of_the_server_is_refused_and_never_closes_it(linked, firewall):
+    done = linked.server.run(BINARY, "genprofile", "tablet", "--links", "fd09::/64", "--ports", 22, "--dir", linked.server_dir, check=False)
+    assert done.returncode == 1
+    assert "fd09::/64 cannot be for links: fd09::1 is an address of this machine" in done.stderr
+    linked.keep(Service(linked.server, 8080))
+    linked.server.run("ip", "address", "add", "2001:db8:0:ff::80/128", "dev", "lo", "nodad")
+    with linked.client.connect(8080, "2001:db8:0:ff::80") as connection:
+        assert connection.recv(100) == b"welcome\n"
+
+
+def test_check_lists_the_profile_with_its_prefix(stage):
+    stage.configure(firewall="nft", guard="22")
+    make_profile(stage, "phone")
+    listed = stage.server.run(BINARY, "daemon", "--check", "--dir", stage.server_dir).stdout
+    assert re.search(rf'^profile +"phone": links in {PREFIX}, opens port 22$', listed, re.M)
+    assert re.search(r"^knock ports +none$", listed, re.M)
+    shown = stage.client.run(BINARY, "status", "--json", "--dir", stage.client_dir).stdout
+    assert '"host":"phone","knock_port":null,"wire":"links","ports":[22]' in shown
