@@ -8,19 +8,22 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-/// Tries one forbidden action. In the sandbox the tests expect an error, a killed process, or no effect.
-pub fn attempt(action: &str) -> io::Result<()> {
+/// Tries one forbidden action. In the sandbox the tests expect an error, a killed process, or no effect. `channel` is
+/// the descriptor of the socket between watcher and opener.
+pub fn attempt(action: &str, channel: i32) -> io::Result<()> {
+    // It belongs to the process.
+    let mut channel = &*ManuallyDrop::new(File::from(super::process::inherited(channel)));
     match action {
         "execve" => execve(c"/bin/true"),
         "socket" => socket(),
-        "setsockopt" => set_option(),
-        "send elsewhere" => send_elsewhere(),
+        "setsockopt" => set_option(channel),
+        "send elsewhere" => send_elsewhere(channel),
         "add address" => add_address(),
         "open" => File::open("/etc/shadow").map(drop),
         "ptrace" => trace_parent(),
         "kill" => signal_parent(),
         "setuid" => become_root(),
-        "nonsense" => ManuallyDrop::new(File::from(super::process::inherited(1))).write_all(&[7; 24]),
+        "nonsense" => channel.write_all(&[7; 24]),
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
@@ -36,24 +39,18 @@ fn socket() -> io::Result<()> {
     check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) }).map(drop)
 }
 
-fn set_option() -> io::Result<()> {
-    super::sockopt::set(&*channel(), libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 20)
+fn set_option(channel: &File) -> io::Result<()> {
+    super::sockopt::set(channel, libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 20)
 }
 
 /// Sends to an explicit address. Outside the sandbox this succeeds, because a connected SOCK_SEQPACKET
 /// socket ignores the address.
-fn send_elsewhere() -> io::Result<()> {
+fn send_elsewhere(channel: &File) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid address.
     let address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     let (to, size) = ((&raw const address).cast(), size_of_val(&address) as libc::socklen_t);
     // SAFETY: the message is empty, and the address is valid for reads of its size.
-    super::check_length(unsafe { libc::sendto(channel().as_raw_fd(), ptr::null(), 0, 0, to, size) }).map(drop)
-}
-
-/// Returns the socket between watcher and opener, as descriptor 0 or 1 of this process.
-fn channel() -> ManuallyDrop<File> {
-    let number = if std::env::args().any(|arg| arg == "opener") { 0 } else { 1 };
-    ManuallyDrop::new(File::from(super::process::inherited(number)))
+    super::check_length(unsafe { libc::sendto(channel.as_raw_fd(), ptr::null(), 0, 0, to, size) }).map(drop)
 }
 
 /// Requests the address 192.0.2.99 for the loopback interface on every open descriptor from 3 to 31. Always returns
