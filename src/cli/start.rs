@@ -93,8 +93,8 @@ struct InviteArgs {
     #[argh(option, long = "dir")]
     _dir: Option<Directory>,
     /// the only ports that a new profile may open, such as 22,443 (default: those in guard, or any port)
-    #[argh(option)]
-    ports: Option<String>,
+    #[argh(option, from_str_fn(port_list))]
+    ports: Option<Ports>,
     /// invite with a profile that was handed out or used before
     #[argh(switch)]
     again: bool,
@@ -277,8 +277,9 @@ fn not_started(EarlyExit { mut output, status }: EarlyExit) -> Result<u8> {
 fn message(output: &str) -> String {
     // argh puts each missing argument on a line of its own, indented.
     let mut text = search::replace(&search::replace(output.trim_ascii(), "\n    ", "\n"), "\n", " ");
-    if let Some(option) = text.strip_prefix("Unrecognized argument: ") {
-        return format!("unknown option {}", quoted(option));
+    if let Some(word) = text.strip_prefix("Unrecognized argument: ") {
+        let kind = if word.starts_with('-') { "unknown option" } else { "unexpected argument" };
+        return format!("{kind} {}", quoted(word));
     }
     lower_first(&mut text);
     text
@@ -322,8 +323,7 @@ pub fn genprofile(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
 pub fn invite(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     parsed(arguments, words, |args: InviteArgs| {
         let directory = server_directory(arguments);
-        let ports = args.ports.as_deref().map(port_list).transpose().map_err(Error::usage)?;
-        invite::run(directory, &args.name, &args.host, ports, args.again).map(|()| 0)
+        invite::run(directory, &args.name, &args.host, args.ports, args.again).map(|()| 0)
     })
 }
 

@@ -16,7 +16,7 @@ pub(super) fn port(typed: &str) -> std::result::Result<u16, String> {
 /// Reads a list of ports, which has at least one.
 pub(super) fn port_list(typed: &str) -> std::result::Result<Ports, String> {
     let ports = Ports::parse(typed).map_err(not_a_port)?;
-    if ports.is_empty() { Err("it lists no port".into()) } else { Ok(ports) }
+    if ports.is_empty() { Err(format!("{} lists no port", quoted(typed))) } else { Ok(ports) }
 }
 
 /// Reads a duration such as `90s`, `10m` or `1h`.

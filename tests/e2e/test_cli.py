@@ -67,6 +67,20 @@ def test_a_usage_error_shows_the_usage_line(applet):
     assert run(*applet.split(), "--help").returncode == 0
 
 
+def test_one_argument_too_many_is_not_called_an_option():
+    done = run("-p", "22", "host", "other")
+    assert done.returncode == 2
+    assert done.stderr.startswith('knockknock: unexpected argument "other"\n')
+
+
+@pytest.mark.parametrize("command", [("genprofile", "x"), ("invite", "x", "host")])
+@pytest.mark.parametrize("ports,why", [(",", '"," lists no port'), ("0", '"0" is not a port from 1 to 65535')])
+def test_a_wrong_list_of_ports_is_named_with_its_option(command, ports, why):
+    done = run(*command, "--ports", ports)
+    assert done.returncode == 2
+    assert "--ports" in done.stderr.splitlines()[0] and done.stderr.splitlines()[0].endswith(why)
+
+
 def test_an_unknown_applet_is_127():
     done = run("frobnicate")
     assert done.returncode == 127
