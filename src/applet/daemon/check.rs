@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// Checks the configuration in `directory` and prints the result. Changes nothing.
 pub fn run(directory: &Path) -> Result<()> {
-    setup::open(directory)?;
+    setup::check_directory(directory)?;
     let mut setup = last_good::read(directory)?;
     setup.index.must_not_be_empty(directory)?;
     setup.log_warnings();

@@ -48,7 +48,7 @@ pub fn run(directory: &Path, json: bool) -> Result<u8> {
 }
 
 fn configuration(diagnosis: &mut Diagnosis, directory: &Path) -> Option<Box<Setup>> {
-    let read = setup::open(directory).and_then(|_| last_good::read(directory)).and_then(|setup| {
+    let read = setup::check_directory(directory).and_then(|()| last_good::read(directory)).and_then(|setup| {
         setup.index.must_not_be_empty(directory)?;
         privileges::watcher_user(&setup.config)?;
         Ok(setup)

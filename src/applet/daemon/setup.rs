@@ -26,9 +26,9 @@ pub(super) fn must_be_root() -> Result<()> {
 /// The advice for a directory without profiles.
 const CREATE_PROFILE: &str = "create a profile with: knockknock invite NAME HOST";
 
-/// Opens the directory of the config and the profiles.
-pub(super) fn open(directory: &Path) -> Result<File> {
-    file::open(directory, libc::O_RDONLY).map_err(|cause| {
+/// Checks that the directory of the config and the profiles can be opened.
+pub(super) fn check_directory(directory: &Path) -> Result<()> {
+    file::open(directory, libc::O_RDONLY).map(drop).map_err(|cause| {
         let advice = match cause.kind() {
             io::ErrorKind::PermissionDenied => "run as root",
             _ => CREATE_PROFILE,
@@ -39,7 +39,7 @@ pub(super) fn open(directory: &Path) -> Result<File> {
 
 /// Takes the lock of the directory, because two daemons must not use the same counters.
 pub(super) fn lock(directory: &Path) -> Result<File> {
-    open(directory)?;
+    check_directory(directory)?;
     config::lock(directory).map_err(|_| {
         Error::refused(format!("another daemon is running on {}", quoted(directory)))
             .advise("stop it first, or send it SIGHUP to reload its configuration")
@@ -223,7 +223,7 @@ impl ProfileIndex {
         Ok(index)
     }
 
-    /// Adds a profile, behind those whose knock port is not higher. Several may share one.
+    /// Adds a profile in the order of the knock ports, after others with the same knock port.
     fn add(&mut self, found: Found, config: Result<Box<ProfileConfig>>) {
         match config {
             Ok(config) => {
