@@ -1,7 +1,7 @@
 //! `--check`: reads the configuration and prints what the daemon would do.
 
 use super::setup::{self, left_out};
-use super::{last_good, privileges};
+use super::{configuration, privileges};
 use crate::error::{Error, Result, quoted};
 use crate::klog;
 use crate::ports::Ports;
@@ -14,7 +14,7 @@ use std::path::Path;
 /// Checks the configuration in `directory` and prints the result. Changes nothing.
 pub fn run(directory: &Path) -> Result<()> {
     setup::check_directory(directory)?;
-    let mut setup = last_good::read(directory)?;
+    let mut setup = configuration::read(directory)?;
     setup.index.must_not_be_empty(directory)?;
     setup.log_warnings();
     let mut text = String::new();

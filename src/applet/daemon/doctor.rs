@@ -1,7 +1,7 @@
 //! doctor without a host: checks everything that a knock needs on the server, step by step.
 
 use super::setup::{self, Setup, left_out};
-use super::{check, last_good, privileges, proof};
+use super::{check, configuration, privileges, proof};
 use crate::config::{self, Log};
 use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result, quoted};
@@ -32,7 +32,7 @@ pub fn run(directory: &Path, json: bool) -> Result<u8> {
     })?;
     let mut diagnosis = Diagnosis::new(json);
     // All later steps need the setup.
-    if let Some(setup) = configuration(&mut diagnosis, directory) {
+    if let Some(setup) = read_setup(&mut diagnosis, directory) {
         // Without a running daemon, the record is that of an earlier one.
         let status = config::daemon_runs(directory).then(|| status::read(directory).unwrap_or_default());
         profiles(&mut diagnosis, &setup);
@@ -47,8 +47,8 @@ pub fn run(directory: &Path, json: bool) -> Result<u8> {
     diagnosis.end()
 }
 
-fn configuration(diagnosis: &mut Diagnosis, directory: &Path) -> Option<Box<Setup>> {
-    let read = setup::check_directory(directory).and_then(|()| last_good::read(directory)).and_then(|setup| {
+fn read_setup(diagnosis: &mut Diagnosis, directory: &Path) -> Option<Box<Setup>> {
+    let read = setup::check_directory(directory).and_then(|()| configuration::read(directory)).and_then(|setup| {
         setup.index.must_not_be_empty(directory)?;
         privileges::watcher_user(&setup.config)?;
         Ok(setup)

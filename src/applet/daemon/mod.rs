@@ -9,10 +9,10 @@
 mod check;
 mod child_exit;
 mod children;
+mod configuration;
 mod doctor;
 mod hooks;
 pub mod ipc;
-mod last_good;
 mod log_target;
 mod opener;
 mod pause;

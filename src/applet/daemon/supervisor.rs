@@ -4,7 +4,7 @@
 use super::LogTarget;
 use super::child_exit::ChildExit;
 use super::children::{Children, OpenerMessage};
-use super::last_good;
+use super::configuration;
 use super::pause::{self, Pause};
 use super::privileges;
 use super::setup::{self, Setup};
@@ -34,7 +34,7 @@ pub fn run(directory: &Path, background: bool, trial: Option<Duration>) -> Resul
     let log_target = LogTarget::choose(background);
     log_target.open();
     privileges::limit_supervisor()?;
-    let mut setup = last_good::start(directory, trial.is_some())?;
+    let mut setup = configuration::for_start(directory, trial.is_some())?;
     setup.log_warnings();
     let background = Background::start_if(background).map_err(|cause| Error::system("run in the background", cause))?;
     // From here on there are rules, so SIGTERM must shut down in order.
@@ -174,7 +174,7 @@ impl Supervisor<'_> {
         }
         if !std::mem::replace(&mut self.ready_logged, true) {
             self.setup.log_ready();
-            last_good::keep(self.directory, &self.setup);
+            configuration::keep(self.directory, &self.setup);
             memory::release_start();
         }
         self.start = StartReason::Again;
@@ -227,7 +227,7 @@ impl Supervisor<'_> {
 
     /// Reloads the configuration and restarts the children with it.
     fn reload(&mut self) {
-        let mut setup = match last_good::read(self.directory) {
+        let mut setup = match configuration::read(self.directory) {
             Ok(setup) => setup,
             Err(error) => return setup::report_unchanged(&error),
         };
@@ -288,7 +288,7 @@ impl Supervisor<'_> {
             self.trial.announce(self.directory);
             // After a reload the configuration has yet to work.
             if self.ready_logged {
-                last_good::keep(self.directory, &self.setup);
+                configuration::keep(self.directory, &self.setup);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Keeps the last configuration that worked. A daemon whose configuration is unusable starts with it, because without a
-//! daemon nothing would guard the ports after a reboot.
+//! Reads the configuration, and keeps the last one that worked. A daemon whose configuration is unusable starts with
+//! the last one that worked, because without a daemon nothing would guard the ports after a reboot.
 
 use super::privileges;
 use super::setup::{ProfileIndex, Setup};
@@ -12,8 +12,8 @@ use crate::{profile, say};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Returns the path of the file, whose directory only root may write to.
-fn path(directory: &Path) -> Result<PathBuf> {
+/// Returns the path of the last configuration that worked. Only root may write to its directory.
+fn kept_path(directory: &Path) -> Result<PathBuf> {
     let path = config::last_good(directory);
     profile::check_path(path.parent().unwrap_or(&path))?;
     Ok(path)
@@ -30,7 +30,7 @@ pub(super) fn keep(directory: &Path, setup: &Setup) {
 }
 
 fn write(directory: &Path, text: &str) -> Result<()> {
-    let (path, text) = (path(directory)?, text.as_bytes());
+    let (path, text) = (kept_path(directory)?, text.as_bytes());
     if file::read_small(&path).is_ok_and(|kept| kept == text) {
         return Ok(());
     }
@@ -56,7 +56,7 @@ fn text(directory: &Path) -> Result<String> {
         profile::check_path(&config)?;
     }
     if text.trim_ascii().is_empty() {
-        let kept = path(directory)?;
+        let kept = kept_path(directory)?;
         if file::read_small(&kept).is_ok_and(|kept| !kept.trim_ascii().is_empty()) {
             return Err(Error::content(&config, 0, "is missing or empty, and one has worked")
                 .advise(format!("write it again, or to start without one: rm {}", quoted(&kept))));
@@ -70,8 +70,8 @@ fn text(directory: &Path) -> Result<String> {
 ///
 /// If the last one that worked is unusable too, its guard is made before the error is returned, unless the guard is to
 /// be `on_trial`.
-pub(super) fn start(directory: &Path, on_trial: bool) -> Result<Box<Setup>> {
-    let kept = path(directory).ok().and_then(|path| file::read_small(&path).ok());
+pub(super) fn for_start(directory: &Path, on_trial: bool) -> Result<Box<Setup>> {
+    let kept = kept_path(directory).ok().and_then(|path| file::read_small(&path).ok());
     let kept = kept.map(|text| String::from_utf8_lossy(&text).into_owned());
     let kept = kept.filter(|text| Config::from_text(directory, text).is_ok());
     let tried = |text| {
