@@ -7,8 +7,8 @@ use std::process::ExitStatus;
 /// The meaning of an exit of the watcher or the opener.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ChildExit {
-    /// The rules may be gone and must be checked. `again` is whether no opening has succeeded since that last happened.
-    RulesGone { again: bool },
+    /// The rules may be gone and must be checked. `repeated`: no request was answered since that last happened.
+    RulesGone { repeated: bool },
     /// A set of openings counts used ones and must be replaced.
     SetLeaks,
     /// The log must be reopened.
@@ -34,8 +34,8 @@ impl ChildExit {
         }
         let code = |exit: Option<ExitStatus>| u8::try_from(exit?.code()?).ok();
         Some(match (code(watcher), code(opener)) {
-            (_, Some(RULES_GONE)) => Self::RulesGone { again: false },
-            (_, Some(RULES_GONE_AGAIN)) => Self::RulesGone { again: true },
+            (_, Some(RULES_GONE)) => Self::RulesGone { repeated: false },
+            (_, Some(RULES_GONE_AGAIN)) => Self::RulesGone { repeated: true },
             (_, Some(SET_LEAKS)) => Self::SetLeaks,
             (Some(LOG_MOVED), _) => Self::LogMoved,
             // The opener always exits after the watcher, so only the watcher's status matters.
@@ -56,8 +56,8 @@ mod tests {
         let killed = Some(ExitStatus::from_raw(9));
         let exit = ChildExit::from_statuses;
         assert_eq!(exit(true, None, None), None);
-        assert_eq!(exit(true, None, code(RULES_GONE)), Some(ChildExit::RulesGone { again: false }));
-        assert_eq!(exit(true, code(1), code(RULES_GONE_AGAIN)), Some(ChildExit::RulesGone { again: true }));
+        assert_eq!(exit(true, None, code(RULES_GONE)), Some(ChildExit::RulesGone { repeated: false }));
+        assert_eq!(exit(true, code(1), code(RULES_GONE_AGAIN)), Some(ChildExit::RulesGone { repeated: true }));
         assert!(matches!(exit(false, None, code(RULES_GONE)), Some(ChildExit::NotStarted(_))));
         assert_eq!(exit(true, None, code(SET_LEAKS)), Some(ChildExit::SetLeaks));
         assert_eq!(exit(true, code(LOG_MOVED), code(1)), Some(ChildExit::LogMoved));

@@ -55,7 +55,7 @@ impl Children {
         // Sent before either child exists, so neither can have forged it.
         to_watcher.send(setup.text.as_bytes()).map_err(failed)?;
         let (supervisor, log_name) = (std::process::id().to_string(), log_target.name());
-        let (mut opener, from_opener) = start_opener(setup, log_target, &to_watcher, "", owner).map_err(failed)?;
+        let (mut opener, from_opener) = start_opener(setup, log_target, &to_watcher, false, owner).map_err(failed)?;
         let log = match setup.config.log {
             Log::Input => None,
             _ => Some(file::open("/dev/null".as_ref(), libc::O_RDONLY).map_err(failed)?),
@@ -70,21 +70,21 @@ impl Children {
         }
     }
 
-    /// Starts another opener in place of one that has exited, for the same watcher and its requests. `again` means that
-    /// the exited one had replaced another and answered no request. Returns `false` if too many have failed in a row,
-    /// or if the watcher has exited too.
+    /// Starts another opener in place of one that has exited, for the same watcher and its requests. `repeated` means
+    /// that the exited one had replaced another and answered no request. Returns `false` if too many have failed in a
+    /// row, or if the watcher has exited too.
     pub(super) fn replace_opener(
         &mut self,
-        again: bool,
+        repeated: bool,
         setup: &Setup,
         log_target: LogTarget,
         owner: Option<BorrowedFd<'_>>,
     ) -> bool {
-        self.failures = if again { self.failures + 1 } else { 0 };
+        self.failures = if repeated { self.failures + 1 } else { 0 };
         if self.watcher.try_wait().is_some() || self.failures > MAX_FAILURES {
             return false;
         }
-        let started = start_opener(setup, log_target, &self.to_watcher, " again", owner);
+        let started = start_opener(setup, log_target, &self.to_watcher, true, owner);
         started.is_ok_and(|(opener, from_opener)| {
             (self.opener, self.from_opener) = (opener, from_opener);
             true
@@ -136,17 +136,17 @@ impl Children {
     }
 }
 
-/// Starts an opener. Returns it, and the socket on which it sends its messages. `again` is
-/// ` again` if the opener replaces another, and empty otherwise.
+/// Starts an opener, which `replaces` another or not. Returns it, and the socket on which it sends its messages.
 fn start_opener(
     setup: &Setup,
     log_target: LogTarget,
     to_watcher: &Channel,
-    again: &str,
+    replaces: bool,
     owner: Option<BorrowedFd<'_>>,
 ) -> io::Result<(Child, UnixStream)> {
     let (mut from_opener, to_supervisor) = UnixStream::pair()?;
     from_opener.write_all(&setup.limits.to_bytes())?;
+    let again = if replaces { " again" } else { "" };
     let owned = if owner.is_some() { " owned" } else { "" };
     let backend = [setup.backend.name(), again, owned].concat();
     let supervisor = std::process::id().to_string();

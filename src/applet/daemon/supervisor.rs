@@ -120,9 +120,9 @@ impl Supervisor<'_> {
                     Err(error) => self.start_failed(error)?,
                 }
             }
-            let starting = self.children.as_ref().filter(|children| !children.ready || self.trial.is_undecided());
+            let awaited = self.children.as_ref().filter(|children| !children.ready || self.trial.is_undecided());
             let links = self.setup.links.as_ref().map(AsFd::as_fd);
-            let fds = [Some(signals.as_fd()), Some(self.setup.watch.as_fd()), links, starting.map(Children::fd)];
+            let fds = [Some(signals.as_fd()), Some(self.setup.watch.as_fd()), links, awaited.map(Children::fd)];
             let [signal, rule_change, link_change, opener] = poll::readable_of(fds, self.timeout()).map_err(waiting)?;
             if link_change {
                 let followed = self.setup.follow_links();
@@ -145,7 +145,8 @@ impl Supervisor<'_> {
             if self.trial_unapplied && !self.installed.must_retry() {
                 self.apply_trial_result();
             }
-            match if signal { signals.next().map_err(waiting)? } else { None } {
+            let signal = if signal { signals.next().map_err(waiting)? } else { None };
+            match signal {
                 None => {}
                 Some(Signal::Child) => self.reap_children()?,
                 Some(Signal::Reload) => self.reload(),
@@ -187,11 +188,11 @@ impl Supervisor<'_> {
     /// reopened, or the two were not ready yet.
     fn reap_children(&mut self) -> Result<()> {
         let Some(exit) = self.children.as_mut().and_then(Children::exit) else { return Ok(()) };
-        if let ChildExit::RulesGone { again } = exit {
+        if let ChildExit::RulesGone { repeated } = exit {
             self.repair();
             // There are none if the repair has stopped them.
             let Some(children) = &mut self.children else { return Ok(()) };
-            if children.replace_opener(again, &self.setup, self.log_target, self.installed.owner()) {
+            if children.replace_opener(repeated, &self.setup, self.log_target, self.installed.owner()) {
                 return Ok(());
             }
         }
