@@ -430,7 +430,9 @@ fn privileged_code_names_no_keys_and_the_watcher_no_firewall() {
                 "pause",
                 "privileges",
                 "opener",
+                "unused_openings",
                 "ipc",
+                "log_target",
             ]
             .iter()
             .any(|name| source.path == format!("applet/daemon/{name}.rs"));
