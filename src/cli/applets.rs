@@ -17,7 +17,7 @@ pub enum Privileges {
 }
 
 impl Privileges {
-    /// Applied before argument parsing. When installed set-uid, only `knock` and `connect` run.
+    /// Drops the other privileges, before arguments are parsed. When installed set-uid, only `knock` and `connect` run.
     pub fn enforce(self) -> Result<()> {
         if self != Self::RawSocket && privilege::real_uid() != privilege::effective_uid() {
             return Err(Error::refused("a set-uid binary only knocks and connects").advise("run it as root instead"));

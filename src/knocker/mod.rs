@@ -123,9 +123,9 @@ pub fn canonical(mut address: SocketAddr, port: u16) -> SocketAddr {
 /// Burns the next counter whose message survives transmission, and returns the header fields that carry the message.
 fn burn(profile: &mut Profile, port: u16) -> Result<Fields> {
     profile.counter.lock()?;
-    let burnt = burn_locked(profile, port);
+    let burned = burn_locked(profile, port);
     profile.counter.unlock();
-    burnt
+    burned
 }
 
 fn burn_locked(profile: &mut Profile, port: u16) -> Result<Fields> {

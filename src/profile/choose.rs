@@ -54,9 +54,9 @@ pub fn choose(directory: &Path, wanted: Wanted) -> Result<ProfileConfig> {
         return Err(error.advise("choose a port on which nothing listens"));
     }
     let ports = allowed.or(guard);
-    let hides = ports.as_ref().is_some_and(|ports| (1..=MAX_STEALTH_PORTS).contains(&ports.as_slice().len()));
-    let wire = wanted.wire.unwrap_or(if hides { Wire::Stealth } else { Wire::Classic });
-    if wire == Wire::Stealth && !hides {
+    let fits_stealth = ports.as_ref().is_some_and(|ports| (1..=MAX_STEALTH_PORTS).contains(&ports.as_slice().len()));
+    let wire = wanted.wire.unwrap_or(if fits_stealth { Wire::Stealth } else { Wire::Classic });
+    if wire == Wire::Stealth && !fits_stealth {
         let why = format!("a stealth profile must list the ports that it opens, at most {MAX_STEALTH_PORTS}");
         return Err(Error::refused(why).advise("name them with --ports, such as --ports 22, or use --wire classic"));
     }

@@ -49,7 +49,7 @@ impl Counter {
         let line = bytes.split(|&byte| byte == b'\n').next()?.trim_ascii();
         let digits = !line.is_empty() && line.len() <= 20 && line.iter().all(u8::is_ascii_digit);
         let number: u64 = std::str::from_utf8(line).ok().filter(|_| digits)?.parse().ok()?;
-        (number <= SPENT + 1).then_some(number)
+        (number <= REVOKED).then_some(number)
     }
 
     /// Returns the next value to use, up to 2^32, as of the last time that the file was read or written.

@@ -16,8 +16,8 @@ use zeroize::Zeroizing;
 
 /// Creates a profile with new keys in a server's `directory`, which need not exist, and returns the profile's path.
 ///
-/// Refuses a name that exists or is invalid, and a knock port that another profile uses. In that case nothing is
-/// changed.
+/// Refuses a name that exists or is invalid, and a knock port that another profile uses, unless both are stealth. In
+/// that case nothing is changed.
 pub fn create(directory: &Path, name: &str, config: &ProfileConfig) -> Result<PathBuf> {
     let keys = keys::random()?;
     make(directory, name, &Content { keys: &keys, counter: 0, config }, &|other| {

@@ -13,18 +13,18 @@ use std::path::Path;
 /// of this name, it revokes the disabled one. Once this returns, a running daemon opens nothing to them, even if the
 /// daemon cannot read its configuration again.
 pub fn revoke(directory: &Path, name: &str) -> Result<()> {
-    let burn = || {
+    let revoke_all = || {
         let profiles = of_name(directory, name)?;
         each(&profiles, &|profile| Counter::revoke(&profile.join("counter")))?;
         Ok(profiles)
     };
     // Do this first and on disk: if a later step fails or waits, the profiles still open nothing.
-    if burn()?.is_empty() {
+    if revoke_all()?.is_empty() {
         return Err(missing(directory, name));
     }
     let _lock = lock(directory)?;
     // Meanwhile, the profile may have been given new keys.
-    each(&burn()?, &|profile| fs::remove_dir_all(profile))?;
+    each(&revoke_all()?, &|profile| fs::remove_dir_all(profile))?;
     file::open(directory, libc::O_RDONLY)
         .and_then(|opened| opened.sync_all())
         .map_err(|cause| Error::path("revoke", directory, cause))

@@ -1,7 +1,6 @@
 //! Namespaces of this process (namespaces(7)). They have no names, so the kernel deletes them with their last process.
 
-use super::check;
-use super::file;
+use super::{check, file};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;

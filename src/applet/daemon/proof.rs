@@ -87,7 +87,7 @@ impl Stage {
         let text = config_text(setup, &log, port);
         let name = setup.config.interfaces.first().map_or("eth0", String::as_str);
         let failed = |cause| Error::system("use network namespaces and veth devices", cause);
-        let (directory, client, listener) = connect(name, port, &text).map_err(failed)?;
+        let (directory, client, listener) = build(name, port, &text).map_err(failed)?;
         let name = SERVER.to_string();
         let config =
             ProfileConfig { knock_port, ports: Some([port].into_iter().collect()), wire: Wire::Stealth, legacy: false };
@@ -166,7 +166,7 @@ impl Stage {
 
 /// Makes the two namespaces, with a veth pair between them, and a directory with the daemon's config. Returns the
 /// directory, the client's namespace, and a listener in the server's, which this process is in.
-fn connect(name: &str, port: u16, config: &str) -> io::Result<(PathBuf, File, TcpListener)> {
+fn build(name: &str, port: u16, config: &str) -> io::Result<(PathBuf, File, TcpListener)> {
     let home = status::make_home()?;
     let server = namespace::isolate(&home)?;
     let client = namespace::new_network()?;

@@ -51,7 +51,7 @@ impl ListWriter {
 
     fn list(&self, opening: &Opening) -> Option<&File> {
         let version = if opening.source.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
-        let list = self.lists.iter().find(|(f, port, _)| (*f, *port) == (version, opening.port));
+        let list = self.lists.iter().find(|(of, port, _)| (*of, *port) == (version, opening.port));
         list.map(|(_, _, file)| file)
     }
 }

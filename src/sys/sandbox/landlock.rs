@@ -1,8 +1,7 @@
 //! Landlock (linux/landlock.h): a process gives up its access to the file system, and to TCP if the kernel's version
 //! supports it.
 
-use crate::sys::check_long;
-use crate::sys::file;
+use crate::sys::{check_long, file};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
