@@ -79,7 +79,7 @@ impl Knocker {
         };
         if let Some(timestamp) = &mut syn.template.options.timestamp {
             if let Some(clock) = route.timestamp_clock() {
-                *timestamp = clock.now().unwrap_or(*timestamp);
+                *timestamp = clock.now();
             }
         }
         let packet =

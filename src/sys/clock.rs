@@ -1,4 +1,4 @@
-//! Clocks of the kernel that `std` does not expose.
+//! Clocks of the kernel, as numbers; `std::time::Instant` does not expose its value.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -6,8 +6,13 @@ use std::time::Duration;
 /// Returns the smallest and the largest value that the kernel's log clock may have. That clock cannot be read. It keeps
 /// pace with one of two that drift apart, because NTP adjusts one of them.
 pub fn since_boot() -> (Duration, Duration) {
-    let (one, other) = (read(libc::CLOCK_MONOTONIC), read(libc::CLOCK_MONOTONIC_RAW));
+    let (one, other) = (monotonic(), read(libc::CLOCK_MONOTONIC_RAW));
     (one.min(other), one.max(other))
+}
+
+/// Returns the clock of `Instant`, which is also that of TCP timestamps.
+pub fn monotonic() -> Duration {
+    read(libc::CLOCK_MONOTONIC)
 }
 
 /// Returns the seconds since boot, including time in suspension.

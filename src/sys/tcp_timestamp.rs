@@ -6,7 +6,8 @@
 //! Linux 6.7 its lowest bit is the unit, 0 for milliseconds (`do_tcp_getsockopt` in net/ipv4/tcp.c). Two readings,
 //! one in an even and one in an odd millisecond, still give the exact offset.
 
-use super::{check, sockopt};
+use super::clock::monotonic;
+use super::sockopt;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -44,12 +45,12 @@ pub struct TimestampClock {
 }
 
 impl Unit {
-    fn now(self) -> io::Result<u32> {
-        let now = now()?;
-        Ok(match self {
+    fn now(self) -> u32 {
+        let now = monotonic();
+        (match self {
             Self::Milliseconds => now.as_millis(),
             Self::Microseconds => now.as_micros(),
-        } as u32)
+        }) as u32
     }
 }
 
@@ -57,10 +58,10 @@ impl Reading {
     /// Reads the timestamp of `socket`, which must have a prepared connection. The reading is off by the time that it
     /// took if the clock ticks during every attempt.
     pub fn take(socket: &impl AsRawFd, unit: Unit) -> io::Result<Self> {
-        let (mut before, mut tries) = (unit.now()?, 0);
+        let (mut before, mut tries) = (unit.now(), 0);
         loop {
             let value = sockopt::get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP)? as u32;
-            let after = unit.now()?;
+            let after = unit.now();
             tries += 1;
             // In microseconds the two clocks always differ by a few, which no packet reveals.
             if before == after || unit == Unit::Microseconds || tries == TRIES {
@@ -81,12 +82,12 @@ impl Reading {
             return Ok(TimestampClock { offset: self.difference, unit });
         }
         for _ in 0..TRIES {
-            let began = now()?;
+            let began = monotonic();
             if let Some(offset) = self.offset(Self::take(socket, unit)?) {
                 return Ok(TimestampClock { offset, unit });
             }
             std::thread::sleep(MILLISECOND - WAKE_UP);
-            while now()? < began + MILLISECOND {}
+            while monotonic() < began + MILLISECOND {}
         }
         Ok(TimestampClock { offset: self.difference, unit })
     }
@@ -101,18 +102,9 @@ impl Reading {
 
 impl TimestampClock {
     /// Returns the timestamp value of a segment that is sent now.
-    pub fn now(&self) -> io::Result<u32> {
-        Ok(self.unit.now()?.wrapping_add(self.offset))
+    pub fn now(&self) -> u32 {
+        self.unit.now().wrapping_add(self.offset)
     }
-}
-
-/// Reads CLOCK_MONOTONIC, whose value `std::time::Instant` does not expose.
-fn now() -> io::Result<Duration> {
-    // SAFETY: all-zero bytes are a valid timespec.
-    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is valid for writes.
-    check(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) })?;
-    Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
 #[cfg(test)]
