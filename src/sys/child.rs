@@ -1,14 +1,14 @@
 //! Child processes, by posix_spawn(3). `std::process::Command` would add 12 KB to the program.
 
 use super::process::{self, environ};
-use super::{check, file};
+use super::{check, file, pipe};
 use crate::error::failure;
 use std::env;
 use std::ffi::{CString, OsStr, c_char, c_int};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -177,7 +177,8 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     let (name, path) = (OsStr::new(program), process::variable("PATH").unwrap_or_default());
     let found = |path: &OsStr| find(name, path, is_system_program);
     let file = found(path).or_else(|| found(ADMINISTRATION.as_ref())).ok_or(io::ErrorKind::NotFound)?;
-    let ((stdin, mut writer), (stdout, output)) = (pipe()?, pipe()?);
+    let ((stdin, writer), (stdout, output)) = (pipe::ends()?, pipe::ends()?);
+    let (mut writer, stdout) = (File::from(writer), File::from(stdout));
     let (mut stderr, errors) = UnixStream::pair()?;
     // Only the beginning is read, at the end. Output beyond the pipe's buffer is lost, but does not block the program.
     errors.set_nonblocking(true)?;
@@ -198,15 +199,6 @@ pub fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     let length = stderr.read(&mut start).unwrap_or(0);
     let start = String::from_utf8_lossy(start.get(..length).unwrap_or_default());
     Err(failure(start.lines().next().unwrap_or("it failed without an error message").trim_ascii().to_owned()))
-}
-
-/// Returns a pipe's ends for reading and for writing.
-fn pipe() -> io::Result<(File, File)> {
-    let mut fds = [0; 2];
-    // SAFETY: the pointer is valid for writes of two descriptors.
-    check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    // SAFETY: both were just opened and nothing else owns them.
-    Ok(fds.map(|fd| unsafe { File::from_raw_fd(fd) }).into())
 }
 
 #[cfg(test)]

@@ -30,11 +30,7 @@ impl Pipe {
     }
 
     fn open(flags: libc::c_uint) -> io::Result<Self> {
-        let mut fds = [0; 2];
-        // SAFETY: the pointer is valid for writes of two descriptors.
-        check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
-        // SAFETY: both were just opened and nothing else owns them.
-        let [output, input] = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let (output, input) = ends()?;
         Ok(Self { output, input, flags })
     }
 
@@ -59,6 +55,15 @@ impl Pipe {
     pub fn drain(&self, to: BorrowedFd<'_>, held: usize) -> io::Result<usize> {
         splice(self.output.as_fd(), to, held, self.flags)
     }
+}
+
+/// Opens a pipe. Returns its ends for reading and for writing.
+pub(super) fn ends() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: the pointer is valid for writes of two descriptors.
+    check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    // SAFETY: both were just opened and nothing else owns them.
+    Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).into())
 }
 
 /// Reads from a descriptor of any kind; std has a type for each.
