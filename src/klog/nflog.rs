@@ -104,7 +104,7 @@ impl Nflog {
             let datagram = match self.socket.receive_now(&mut self.buffer) {
                 Ok(datagram) => datagram,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Some(Notice::Overrun)),
+                Err(error) if netlink::is_loss(&error) => return Ok(Some(Notice::Overrun)),
                 Err(cause) => return Err(Error::system("read from NFLOG", cause)),
             };
             for packet in netlink::messages(datagram).filter_map(|message| packet(&message)) {

@@ -1,17 +1,11 @@
 //! Kernel settings under /proc/sys, and counters under /proc/net.
 
 use super::file;
-use std::io::Read;
-use std::path::Path;
 
 /// Reads a setting that is a list of numbers, such as `numbers("net/ipv4/tcp_rmem")`; empty if it cannot be read.
 pub fn numbers(name: &str) -> Vec<u32> {
-    let mut buffer = [0; 64];
-    let read =
-        file::open(&Path::new("/proc/sys").join(name), libc::O_RDONLY).and_then(|mut file| file.read(&mut buffer));
-    let text = buffer.get(..read.unwrap_or(0)).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
     let mut numbers = Vec::new();
-    for word in text.split_ascii_whitespace() {
+    for word in file::kernel_text(&format!("/proc/sys/{name}")).split_ascii_whitespace() {
         numbers.extend(word.parse::<u32>());
     }
     numbers
