@@ -164,24 +164,24 @@ impl Follow {
         self.drain(wanted, each).map_err(|cause| Error::path("read", &self.path, cause))?;
         let mut notice = None;
         let settled = self.due(Instant::now()) == Some(Duration::ZERO);
-        rotated |= settled;
-        let denied = if rotated { self.denied.take() } else { None };
-        match if rotated { self.open_current() } else { Ok(()) } {
-            Ok(()) if rotated => {
-                self.drain(wanted, each).map_err(|cause| Error::path("read", &self.path, cause))?;
-                notice = std::mem::take(&mut self.missing_reported).then_some(Notice::Back);
-            }
-            Ok(()) => {}
-            // A rotation leaves a moment without the file.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                moved |= settled;
-                self.denied = denied.or(Some(Instant::now()));
-            }
-            Err(_) if self.missing_reported => {}
-            Err(error) => {
-                self.missing_reported = true;
-                notice = Some(Notice::Missing(format!("{}: {}", quoted(&self.path), reason(&error))));
+        if rotated || settled {
+            let denied = self.denied.take();
+            match self.open_current() {
+                Ok(()) => {
+                    self.drain(wanted, each).map_err(|cause| Error::path("read", &self.path, cause))?;
+                    notice = std::mem::take(&mut self.missing_reported).then_some(Notice::Back);
+                }
+                // A rotation leaves a moment without the file.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    moved |= settled;
+                    self.denied = denied.or(Some(Instant::now()));
+                }
+                Err(_) if self.missing_reported => {}
+                Err(error) => {
+                    self.missing_reported = true;
+                    notice = Some(Notice::Missing(format!("{}: {}", quoted(&self.path), reason(&error))));
+                }
             }
         }
         Ok(if moved { Some(Notice::Moved) } else { notice })
