@@ -94,25 +94,22 @@ fn is_spliced(file: &File) -> bool {
 fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, spliced: bool) -> io::Result<()> {
     let pipe = Pipe::blocking()?;
     let mut buffer = if spliced { Vec::new() } else { vec![0; BUFFER] };
+    let fill = || match pipe.fill(from) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => pipe.fill_by_reading(from),
+        filled => filled,
+    };
     loop {
-        let held = retry_until_ready(
-            &mut || match spliced.then(|| pipe.fill(from)) {
-                None => pipe::read(from, &mut buffer),
-                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => pipe.fill_by_reading(from),
-                Some(filled) => filled,
-            },
-            &|| poll::readable([from], None).map(drop),
-        )?;
+        let held = retry_until_ready(&mut || if spliced { fill() } else { pipe::read(from, &mut buffer) }, &|| {
+            poll::readable([from], None).map(drop)
+        })?;
         if held == 0 {
             return Ok(());
         }
         let mut moved = 0;
         while moved < held {
+            let rest = buffer.get(moved..held).unwrap_or_default();
             moved += retry_until_ready(
-                &mut || match buffer.get(moved..held) {
-                    Some(rest) => pipe::write(to, rest),
-                    None => pipe.drain(to, held - moved),
-                },
+                &mut || if spliced { pipe.drain(to, held - moved) } else { pipe::write(to, rest) },
                 &|| poll::writable(to, None).map(drop),
             )?;
         }
