@@ -7,7 +7,7 @@ use crate::klog;
 use crate::ports::Ports;
 use crate::profile::{KeyIndex, Profile};
 use crate::say;
-use crate::sys::{file, sandbox};
+use crate::sys::{listeners, sandbox};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -57,7 +57,7 @@ pub fn run(directory: &Path) -> Result<()> {
     }
     say::print(&text)?;
     setup.log_findings();
-    for port in unguarded_udp(&setup.rules.guard).iter() {
+    for port in setup.rules.guard.iter().filter(|&port| listeners::receives_udp(port)) {
         say::warn(format_args!(
             "a UDP socket listens on guarded port {port}, which stays reachable: the guard covers TCP only"
         ));
@@ -68,40 +68,4 @@ pub fn run(directory: &Path) -> Result<()> {
             .advise(format!("correct {them} as described above")));
     }
     Ok(())
-}
-
-/// Returns the guarded ports on which a UDP socket listens.
-pub(super) fn unguarded_udp(guard: &Ports) -> Ports {
-    let mut found = Ports::default();
-    for path in &["/proc/net/udp", "/proc/net/udp6"] {
-        for line in file::kernel_text(path).lines() {
-            if let Some(port) = udp_listener(line).filter(|&port| guard.contains(port)) {
-                found.insert(port);
-            }
-        }
-    }
-    found
-}
-
-/// Parses the local port of an unconnected socket from a line of /proc/net/udp. The columns are number, local address,
-/// remote address and state; addresses and ports are hexadecimal.
-fn udp_listener(line: &str) -> Option<u16> {
-    let mut words = line.split_ascii_whitespace();
-    let (local, remote) = (words.nth(1)?, words.next()?);
-    let (_, port) = local.split_once(':').filter(|_| remote.ends_with(":0000"))?;
-    u16::from_str_radix(port, 16).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unconnected_sockets_are_listeners() {
-        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n\
-            1: 00000000:CA6C 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0\n\
-            2: 0100007F:0035 0200007F:1234 01 00000000:00000000 00:00000000 00000000     0        0 1 2 0 0\n\
-            3: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 07 0:0 0:0 0 0 0 1 2 0 0\n";
-        assert_eq!(table.lines().filter_map(udp_listener).collect::<Vec<_>>(), [51820, 443]);
-    }
 }

@@ -1,7 +1,7 @@
 //! doctor without a host: checks everything that a knock needs on the server, step by step.
 
 use super::setup::{self, Setup, left_out};
-use super::{check, configuration, privileges, proof};
+use super::{configuration, privileges, proof};
 use crate::config::{self, Log};
 use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result, quoted};
@@ -164,7 +164,7 @@ fn ports(diagnosis: &mut Diagnosis, setup: &Setup) {
             ),
         }
     }
-    for port in check::unguarded_udp(&setup.rules.guard).iter() {
+    for port in setup.rules.guard.iter().filter(|&port| listeners::receives_udp(port)) {
         diagnosis.note("guarded port", format_args!("{port}: a UDP socket listens, and the guard covers TCP only"));
     }
     for port in setup.rules.knock_ports.iter().filter(|&port| listeners::listens(port)) {
