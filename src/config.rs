@@ -83,9 +83,9 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads `DIR/config`; the result is empty if the file does not exist. Comments may be in any encoding, as in
+    /// Reads the text of `DIR/config`, which is empty if the file does not exist. Comments may be in any encoding, as in
     /// version 0.8.
-    pub fn read(directory: &Path) -> Result<String> {
+    pub fn read_text(directory: &Path) -> Result<String> {
         let path = directory.join("config");
         match file::read_small(&path) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -190,7 +190,7 @@ pub fn last_good(directory: &Path) -> PathBuf {
 
 /// Returns the config's `guard`, if it is not empty: the default ports of a new profile.
 pub fn guard(directory: &Path) -> Result<Option<Ports>> {
-    let (config, _) = Config::from_text(directory, &Config::read(directory)?)?;
+    let (config, _) = Config::from_text(directory, &Config::read_text(directory)?)?;
     Ok(Some(config.guard).filter(|guard| !guard.is_empty()))
 }
 

@@ -50,7 +50,7 @@ pub(super) fn read(directory: &Path) -> Result<Box<Setup>> {
 /// Reads the configuration. A daemon may run without one, but not if one has worked: a power failure may have emptied
 /// it.
 fn text(directory: &Path) -> Result<String> {
-    let text = Config::read(directory)?;
+    let text = Config::read_text(directory)?;
     let config = directory.join("config");
     if config.exists() {
         profile::check_path(&config)?;

@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Adds everything that is known.
 pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
-    let text = Config::read(directory);
+    let text = Config::read_text(directory);
     let config_sum = text.as_ref().map_or(0, |text| checksum(text.as_bytes()));
     let mut unusable = Vec::new();
     let (config, _) = text.and_then(|text| Config::from_text(directory, &text)).unwrap_or_else(|error| {
