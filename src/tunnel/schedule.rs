@@ -72,10 +72,11 @@ pub struct Schedule {
     first_delay: Option<Duration>,
     /// How long to wait for one address before the next one is tried as well.
     next_address: Duration,
+    /// Whether each address gets two knocks before the next one gets any.
+    in_twos: bool,
     /// The address of the first of two knocks.
     first_of_two: Option<SocketAddr>,
     knocks: usize,
-    most_knocks: usize,
     round: Option<Round>,
     /// The number of attempts, and how many of them have not failed.
     attempts: usize,
@@ -108,9 +109,9 @@ impl Schedule {
             untried,
             first_delay,
             next_address,
+            in_twos,
             first_of_two: None,
             knocks: 0,
-            most_knocks: if in_twos { KNOCKS_IN_TWOS } else { KNOCKS },
             round: None,
             attempts: 0,
             running: 0,
@@ -144,7 +145,7 @@ impl Schedule {
     /// it, and that address gets no other knock.
     pub fn knocked(&mut self, address: SocketAddr, now: Instant) {
         self.knocks += 1;
-        if self.most_knocks == KNOCKS_IN_TWOS && self.first_of_two != Some(address) {
+        if self.in_twos && self.first_of_two != Some(address) {
             self.first_of_two = Some(address);
             self.addresses.insert(0, address);
             self.untried += 1;
@@ -192,7 +193,8 @@ impl Schedule {
     }
 
     fn is_last(&self) -> bool {
-        self.addresses.is_empty() || self.knocks == self.most_knocks
+        let most = if self.in_twos { KNOCKS_IN_TWOS } else { KNOCKS };
+        self.addresses.is_empty() || self.knocks == most
     }
 
     /// Begins the next round; `None` if its first step is an attempt.
