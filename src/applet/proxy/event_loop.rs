@@ -206,20 +206,23 @@ impl EventLoop {
                 ClientAction::Relay(reply) => {
                     self.release(id, &mut session);
                     let Session { mut stream, server: Some(server), .. } = *session else { return };
-                    return if stream.write_all(&reply).is_ok() {
-                        self.relays.add(id, stream, server)
-                    };
+                    if stream.write_all(&reply).is_ok() {
+                        self.relays.add(id, stream, server);
+                    }
+                    return;
                 }
                 ClientAction::Leave(reply) => {
                     self.release(id, &mut session);
-                    return if session.leave(&reply) {
-                        self.sessions.keep(id, session)
-                    };
+                    if session.leave(&reply) {
+                        self.sessions.keep(id, session);
+                    }
+                    return;
                 }
                 ClientAction::Drain => {
-                    return if session.drain() {
-                        self.sessions.keep(id, session)
-                    };
+                    if session.drain() {
+                        self.sessions.keep(id, session);
+                    }
+                    return;
                 }
                 ClientAction::Close => return,
             };
@@ -258,7 +261,9 @@ impl EventLoop {
                 }
                 (Some(session), Err(event)) => self.proceed(id, session, event),
                 (None, _) => {
-                    self.turns.queue(Some(index)).into_iter().for_each(|queue| queue.leave(id, 0, Instant::now()))
+                    if let Some(queue) = self.turns.queue(Some(index)) {
+                        queue.leave(id, 0, Instant::now());
+                    }
                 }
             }
         }
@@ -286,7 +291,9 @@ impl EventLoop {
                 return self.sessions.keep(id, session);
             }
             Progress::Won(server, first) => {
-                queue.into_iter().for_each(|queue| queue.won(first));
+                if let Some(queue) = queue {
+                    queue.won(first);
+                }
                 let local = server.local_addr().ok();
                 session.server = Some(server);
                 ClientEvent::Connected(local)

@@ -80,7 +80,7 @@ pub fn run(options: &ProxyOptions<'_>) -> Result<()> {
     let remarks = home.remarks()?;
     let directory = home.directory;
     let proxy = EventLoop::new(listener, knocker, ProxyRules { directory, most, profiles_only: remote })?;
-    // It lives as long as the process, so there is no code to take it apart.
+    // The process ends with it, so it is never dropped.
     let mut proxy = ManuallyDrop::new(proxy);
     if let Some(background) = background {
         say::use_syslog(true);
