@@ -63,19 +63,19 @@ fn knock(
     options: &KnockOptions,
 ) -> Result<()> {
     let wire = profile.config.wire;
-    let (source, differs) = knocker.knock(&mut profile, options.port, address, source)?;
+    let sent = knocker.knock(&mut profile, options.port, address, source)?;
     if options.verbose {
         say::note(format_args!(
             "sent a knock for port {} with profile {}: from {}, to {}, knock port {}, {} wire",
             options.port,
             quoted(&profile.name),
-            source.ip(),
+            sent.source.ip(),
             address.ip(),
             profile.config.knock_port,
             wire.name()
         ));
-        if let Some(differs) = differs {
-            say::note(differs);
+        if let Some(difference) = sent.difference {
+            say::note(difference);
         }
     }
     Ok(())

@@ -23,6 +23,14 @@ pub struct Knocker {
     raw: RawSockets,
 }
 
+/// A knock that was sent.
+pub struct SentKnock {
+    /// Its source address.
+    pub source: SocketAddr,
+    /// How it differs from a connection's SYN, if it does.
+    pub difference: Option<&'static str>,
+}
+
 impl Knocker {
     /// Opens the raw sockets, switches to `user` if there is one, and drops all privileges. The caller must not read
     /// profiles earlier.
@@ -47,8 +55,7 @@ impl Knocker {
         Ok(Rc::new(Self { raw }))
     }
 
-    /// Sends one knock for `port`. Returns its source address, and how it differs from a connection's SYN. The port of
-    /// `destination` is ignored; `source` is the source address to use, if given.
+    /// Sends one knock for `port`. The port of `destination` is ignored; `source` is the source address to use, if given.
     ///
     /// The counter is burned on disk, under the profile's lock, before the packet is sent.
     pub fn knock(
@@ -57,7 +64,7 @@ impl Knocker {
         port: u16,
         destination: SocketAddr,
         source: Option<SocketAddr>,
-    ) -> Result<(SocketAddr, Option<&'static str>)> {
+    ) -> Result<SentKnock> {
         profile.config.check_knocks(&profile.name)?;
         profile.config.check_may_open(&profile.name, port)?;
         let destination = canonical(destination, profile.config.knock_port);
@@ -87,7 +94,7 @@ impl Knocker {
         self.raw
             .send(&packet, from, destination)
             .map_err(|cause| Error::system(format!("send the knock to {to}"), cause))?;
-        Ok((route.source, difference(&route)))
+        Ok(SentKnock { source: route.source, difference: difference(&route) })
     }
 }
 

@@ -91,7 +91,7 @@ impl Race {
 
     fn knock(&mut self, address: SocketAddr) -> Result<()> {
         let Some(KnockSetup { knocker, profile, .. }) = &mut self.setup else { return Ok(()) };
-        self.source = Some(knocker.knock(profile, address.port(), address, None)?.0);
+        self.source = Some(knocker.knock(profile, address.port(), address, None)?.source);
         self.schedule.knocked(address, Instant::now());
         Ok(())
     }

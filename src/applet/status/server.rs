@@ -37,11 +37,11 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     };
     let log = klog::resolve(&config.log).unwrap_or(config.log);
     let daemon = [
-        Value::Flag(running, true),
+        Value::Flag { value: running, good: true },
         if running { Value::Number(status.daemon.into()) } else { Value::Nothing },
         if running { Value::Time(time(status.since)) } else { Value::Nothing },
-        Value::Flag(running && status.is_replaced(), false),
-        Value::Flag(running && changed, false),
+        Value::Flag { value: running && status.is_replaced(), good: false },
+        Value::Flag { value: running && changed, good: false },
         Value::Text(klog::describe(&log)),
         firewall,
         Value::Ports(Some(config.guard)),

@@ -16,8 +16,12 @@ pub(super) enum Value {
     Time(u64),
     /// A duration in seconds.
     Seconds(u64),
-    /// Yes or no, and which of them is the good state.
-    Flag(bool, bool),
+    /// Yes or no.
+    Flag {
+        value: bool,
+        /// Which of them is the good state.
+        good: bool,
+    },
     /// It has not happened yet.
     Never,
     /// Unknown or empty.
@@ -57,7 +61,7 @@ impl Output {
             self.line(title, BOLD);
         }
         for (key, value) in keys.iter().zip(values) {
-            let is_bad = matches!(value, Value::Flag(value, good) if value != good);
+            let is_bad = matches!(value, Value::Flag { value, good } if value != good);
             let mut line = String::from("  ");
             push_padded(&mut line, &search::replace(key, "_", " "), 14);
             line.push_str(&self.render(value));
@@ -142,10 +146,10 @@ impl Output {
             (Value::Time(time), false) => return duration(self.now.saturating_sub(*time)) + " ago",
             (Value::Seconds(seconds), false) => return duration(*seconds),
             (Value::Number(number) | Value::Time(number) | Value::Seconds(number), _) => return number.to_string(),
-            (Value::Flag(true, _), true) => "true",
-            (Value::Flag(false, _), true) => "false",
-            (Value::Flag(true, _), false) => "yes",
-            (Value::Flag(false, _), false) => "no",
+            (Value::Flag { value: true, .. }, true) => "true",
+            (Value::Flag { value: false, .. }, true) => "false",
+            (Value::Flag { value: true, .. }, false) => "yes",
+            (Value::Flag { value: false, .. }, false) => "no",
             (_, true) => "null",
             (Value::Ports(None), false) => "any",
             (Value::Ports(_), false) => "none",
@@ -188,7 +192,7 @@ mod tests {
     fn output(json: bool, terminal: Option<Terminal>) -> String {
         let mut output = Output::new(json, terminal, NOW);
         let problem = Value::Text("a \"b\"\\\n\u{7f}é".into());
-        output.object("daemon", &["running", "a_problem"], &[Value::Flag(false, true), problem]);
+        output.object("daemon", &["running", "a_problem"], &[Value::Flag { value: false, good: true }, problem]);
         output.object("missing", &["left"], &[]);
         let phone = vec![
             Value::Text("phone".into()),
