@@ -240,10 +240,7 @@ fn home() -> PathBuf {
 /// Creates the directory of the records if necessary, and returns it.
 pub fn make_home() -> io::Result<PathBuf> {
     let home = home();
-    match file::create_directory(&home) {
-        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => Err(cause),
-        _ => Ok(home),
-    }
+    file::ensure_directory(&home).map(|_| home)
 }
 
 /// Returns the path of the record of the daemon on `directory`.

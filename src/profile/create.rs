@@ -143,6 +143,34 @@ fn make_directory(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     path.parent().map_or(Ok(()), make_directory)?;
-    file::create_directory(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+    // Another process may have created it just now.
+    if file::ensure_directory(path)? {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+    use std::thread;
+
+    #[test]
+    fn several_processes_make_the_first_profile_at_once() {
+        for round in 0..100 {
+            let base = std::env::temp_dir().join(format!("knockknock-first-{}-{round}", std::process::id()));
+            let (directory, barrier) = (base.join("etc/profiles"), Barrier::new(4));
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        make_directory(&directory).unwrap();
+                    });
+                }
+            });
+            assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+            fs::remove_dir_all(base).unwrap();
+        }
+    }
 }

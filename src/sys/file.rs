@@ -104,6 +104,14 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     check(unsafe { libc::mkdir(path.as_ptr(), 0o700) }).map(drop)
 }
 
+/// Creates a directory like [`create_directory`], unless it exists. Returns whether it was created.
+pub fn ensure_directory(path: &Path) -> io::Result<bool> {
+    match create_directory(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        created => created.map(|()| true),
+    }
+}
+
 /// Opens a file for writing, and creates it if it does not exist. Only its owner can open it, so nobody else can hold
 /// its lock. Never blocks: a FIFO or a symbolic link is an error.
 pub fn open_private(path: &Path) -> io::Result<File> {
