@@ -21,8 +21,7 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if failed != 0 {
         // SAFETY: the returned text is constant and ends with a null byte.
         let why = unsafe { CStr::from_ptr(libc::gai_strerror(failed)) };
-        let why = format!("failed to lookup address information: {}", why.to_string_lossy());
-        return Err(failure(why));
+        return Err(failure(why.to_string_lossy()));
     }
     let (mut addresses, mut next) = (Vec::new(), list);
     // SAFETY: a valid list, which ends with a null pointer. An address has the structure of its family.
@@ -58,7 +57,6 @@ mod tests {
             let host = literal.trim_end_matches(":22").trim_matches(['[', ']']);
             assert_eq!(addresses(host, 22).unwrap(), [wanted]);
         }
-        let error = addresses("no such host", 22).unwrap_err().to_string();
-        assert!(error.starts_with("failed to lookup address information: "), "{error}");
+        assert!(!addresses("no such host", 22).unwrap_err().to_string().is_empty());
     }
 }
