@@ -41,7 +41,10 @@ impl InstalledRules {
                 *made = Some(Made::Nft(table));
                 let _ = iptables::remove();
             }
-            (Backend::Iptables, Some(Made::Iptables(chains))) => *chains = iptables::Chains::make(rules)?,
+            (Backend::Iptables, Some(Made::Iptables(chains))) => {
+                begin();
+                *chains = iptables::Chains::make(rules)?;
+            }
             (Backend::Iptables, made) => {
                 begin();
                 *made = Some(Made::Iptables(iptables::Chains::make(rules)?));
