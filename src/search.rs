@@ -1,4 +1,5 @@
-//! Searches for bytes, 8 or 16 at a time, because the daemon has to keep up with the log during a flood.
+//! Searches for bytes, 8 or 16 at a time, because the daemon has to keep up with the log during a flood. Also splits
+//! texts and replaces in them.
 //!
 //! The test for a byte in a word is that of Bit Twiddling Hacks (`haszero`,
 //! <https://graphics.stanford.edu/~seander/bithacks.html>).
@@ -90,7 +91,7 @@ pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     false
 }
 
-/// Returns the texts before and after the first `separator`, which has much less code than `str::split_once`.
+/// Returns the texts before and after the first `separator`, like `str::split_once`, whose search is large.
 pub fn split_once<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a str)> {
     let mut windows = text.as_bytes().windows(separator.len());
     let at = windows.position(|found| found == separator.as_bytes())?;

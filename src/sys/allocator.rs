@@ -1,4 +1,5 @@
-//! The C library's allocator. That of std has a second way for types with a larger alignment, of which there are none.
+//! The C library's allocator. That of std would also serve types with a larger alignment than malloc(3) gives. There are
+//! none.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr;
@@ -9,7 +10,7 @@ const ALIGNMENT: usize = 16;
 /// malloc(3).
 pub struct Malloc;
 
-// SAFETY: the C library's functions are such an allocator, for blocks up to its alignment.
+// SAFETY: malloc(3) and free(3) fulfil the contract for blocks up to their alignment, and larger ones are refused.
 unsafe impl GlobalAlloc for Malloc {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: malloc takes any length.

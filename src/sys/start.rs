@@ -1,5 +1,5 @@
-//! The start of the program by the C library. That of std has 2 KB of code for an overflow of the stack and for output
-//! that std buffers.
+//! The start of the program: `main`, as the C library calls it. [`begin`] does what this program needs of std's runtime,
+//! which has 3 KB.
 
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
