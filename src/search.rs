@@ -91,7 +91,8 @@ pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     false
 }
 
-/// Returns the texts before and after the first `separator`, like `str::split_once`, whose search is large.
+/// Returns the texts before and after the first `separator`, which must not be empty, like `str::split_once`, whose search
+/// is large.
 pub fn split_once<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a str)> {
     let mut windows = text.as_bytes().windows(separator.len());
     let at = windows.position(|found| found == separator.as_bytes())?;
@@ -104,7 +105,7 @@ pub fn split_last(text: &str, separator: u8) -> Option<(&str, &str)> {
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
-/// Returns `text` with `new` in place of each `old`.
+/// Returns `text` with `new` in place of each `old`, which must not be empty.
 pub fn replace(text: &str, old: &str, new: &str) -> String {
     let (mut replaced, mut rest) = (String::new(), text);
     while let Some((before, after)) = split_once(rest, old) {

@@ -546,6 +546,20 @@ fn what_is_large_in_std_is_not_used() {
     assert_none(wrong);
 }
 
+/// With musl, only std's own start fills `std::env::args`, and we do not use that. With glibc it is filled anyway, so
+/// other tests would not notice.
+#[test]
+fn std_is_not_asked_for_the_arguments() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        // Code for tests, which are run with glibc.
+        if source.code.contains("env::args") && source.path != "sys/attempt.rs" {
+            wrong.push(format!("{} uses std::env::args", source.path));
+        }
+    }
+    assert_none(wrong);
+}
+
 #[test]
 fn only_the_firewall_and_the_supervisor_start_processes() {
     let mut wrong = Vec::new();

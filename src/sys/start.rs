@@ -18,7 +18,7 @@ macro_rules! entry_point {
     };
 }
 
-/// Prepares the process as std does, and returns its arguments.
+/// Prepares the process as std does, and returns its arguments. `std::env::args` is empty with musl.
 ///
 /// # Safety
 ///
