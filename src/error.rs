@@ -139,9 +139,9 @@ pub fn not_a_prefix(word: &str) -> String {
 
 /// Returns whether a character has no glyph of its own, ends a line, or changes the direction of text.
 fn is_invisible(char: char) -> bool {
-    matches!(char, '\u{ad}' | '\u{300}'..='\u{36f}' | '\u{61c}' | '\u{180e}' | '\u{2000}'..='\u{200f}'
-        | '\u{2028}'..='\u{202f}' | '\u{205f}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
-        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+    matches!(char, '\u{a0}' | '\u{ad}' | '\u{300}'..='\u{36f}' | '\u{61c}' | '\u{1680}' | '\u{180e}'
+        | '\u{2000}'..='\u{200f}' | '\u{2028}'..='\u{202f}' | '\u{205f}'..='\u{206f}' | '\u{3000}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// See [`quoted`].
@@ -194,9 +194,9 @@ mod tests {
 
     #[test]
     fn names_are_quoted_as_debug_quotes_them() {
-        let invisible =
-            "\u{ad}\u{301}\u{61c}\u{180e}\u{2003}\u{200b}\u{202e}\u{2028}\u{2066}\u{fe0f}\u{feff}\u{fffb}\u{e0041}";
-        for name in ["", "a b", "a \"b\" \\c", "a\n\t\r\x1b\u{85}", "é", invisible] {
+        let spaces = "\u{a0}\u{1680}\u{2003}\u{202f}\u{205f}\u{3000}\u{2028}";
+        let invisible = "\u{ad}\u{301}\u{61c}\u{180e}\u{200b}\u{202e}\u{2066}\u{fe0f}\u{feff}\u{fffb}\u{e0041}";
+        for name in ["", "a b", "a \"b\" \\c", "a\n\t\r\x1b\u{85}", "é", spaces, invisible] {
             assert_eq!(quoted(name).to_string(), format!("{name:?}"));
         }
         let path = Path::new(OsStr::from_bytes(b"/x\xff/\xc3\xa9"));
