@@ -68,7 +68,8 @@ def copy_modules(packages, modules, root):
     copied = set()
     while wanted:
         name = wanted.pop()
-        if name in copied or name in built_in:
+        # Newer kernels have some in another module, such as nft_objref in nf_tables since Linux 6.2.
+        if name in copied or name in built_in or name not in all_modules:
             continue
         copied.add(name)
         path = all_modules[name]
