@@ -5,6 +5,7 @@ use super::check;
 use super::check_length;
 use super::sockaddr::{Address, family};
 use super::sockopt::set;
+use crate::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -30,7 +31,7 @@ pub fn failure(stream: &TcpStream) -> io::Result<()> {
     match stream.take_error()? {
         // ICMPv6 codes such as "administratively prohibited" become EACCES. Those of ICMP become EHOSTUNREACH.
         Some(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Err(io::Error::new(io::ErrorKind::PermissionDenied, "rejected by a firewall or router"))
+            Err(io::Error::new(error.kind(), Error::refused("rejected by a firewall or router")))
         }
         Some(error) => Err(error),
         None => Ok(()),
