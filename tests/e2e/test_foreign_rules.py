@@ -85,6 +85,15 @@ OBSTACLES = {
     "no tracking at all": (
         nft("table ip other { chain pre { type filter hook prerouting priority raw; notrack; }; }"),
         ["chain pre exempts connections to ports 7,22"]),
+    "a policy of nft for replies": (
+        nft("""table inet filter {
+            chain output { type filter hook output priority filter; policy drop; oifname lo accept; tcp sport 80 accept; }
+            chain post { type filter hook postrouting priority filter; tcp sport { 7, 22 } ct state established drop; }
+        }"""), ["chain output blocks knocked connections to ports 7,22: policy drop",
+                "chain post blocks knocked connections to ports 7,22: tcp sport"]),
+    "a policy of iptables for replies": (
+        "iptables -A OUTPUT -m conntrack --ctstate NEW -j ACCEPT; iptables -P OUTPUT DROP",
+        ["table ip filter, chain OUTPUT blocks knocked connections to ports 7,22: policy drop"]),
     "packets dropped before the knock is seen": (
         nft("table netdev edge { chain in { type filter hook ingress device eth0 priority 0; tcp dport != { 7, 22, 80 } drop; }; }"),
         ["chain in drops packets to ports "]),
@@ -165,6 +174,14 @@ HARMLESS = {
     "other ports are dropped": "iptables -A INPUT -p tcp -m multiport ! --dports 22,7 -j DROP",
     "other packets are dropped": "iptables -A INPUT -p tcp ! --syn -m conntrack --ctstate NEW -j DROP; iptables -A INPUT -p udp -j DROP",
     "some sources are dropped": "iptables -A INPUT -s 192.0.2.0/24 -j DROP; iptables -A INPUT -p tcp --dport 22 -m connlimit --connlimit-above 9 -j DROP",
+    "established connections are answered": nft("""table inet filter {
+            chain output { type filter hook output priority filter; policy drop; ct state invalid drop; ct state established,related accept; }
+            chain post { type filter hook postrouting priority mangle; tcp flags syn / syn,rst tcp option maxseg size set 1200; }
+        }"""),
+    "connections out are rejected": "iptables -A OUTPUT -p tcp --syn -j REJECT; iptables -A OUTPUT -m conntrack --ctstate NEW -j DROP",
+    "replies of the port are accepted": "iptables -A OUTPUT -p tcp -m multiport --sports 7,22 -j ACCEPT; iptables -P OUTPUT DROP",
+    "the size of segments is clamped": "iptables -t mangle -A PREROUTING -p tcp --syn -j TCPMSS --set-mss 1200; "
+                                       "iptables -t mangle -A POSTROUTING -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1200",
     "knock ports are not tracked": "iptables -t raw -A PREROUTING -p tcp --dport 1024:65535 -j NOTRACK",
     "the loopback interface is not tracked": "iptables -t raw -A PREROUTING -i lo -j NOTRACK; iptables -t raw -A OUTPUT -o lo -j NOTRACK",
     "DNS is not tracked": nft("table inet other { chain pre { type filter hook prerouting priority raw; udp dport 53 notrack; }; }"),
@@ -181,6 +198,15 @@ def test_rules_that_let_knocks_and_knocked_connections_through_are_not_named(sta
     stage.set_up(firewall)
     output, fixes = findings(stage)
     assert fixes == [], output
+    assert knock_opens(stage)
+
+
+def test_a_knock_whose_segment_size_is_clamped_before_our_rules_opens(stage, wire):
+    stage.server.run("sh", "-ec", nft("""table inet other {
+            chain pre { type filter hook prerouting priority raw; tcp flags syn tcp option maxseg size set 1200; }
+        }"""))
+    stage.set_up(wire=wire)
+    assert findings(stage)[1] == []
     assert knock_opens(stage)
 
 

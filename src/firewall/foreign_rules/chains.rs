@@ -33,8 +33,8 @@ pub(super) struct Chain<'a> {
     pub(super) rules: Vec<&'a str>,
 }
 
-/// The hooks that packets pass on their way to this machine, and that of its replies.
-const HOOKS: [&str; 4] = ["ingress", "prerouting", "input", "output"];
+/// The hooks that packets pass on their way to this machine, and those of its replies.
+const HOOKS: [&str; 5] = ["ingress", "prerouting", "input", "output", "postrouting"];
 
 /// The hook of a base chain.
 #[derive(Clone, Copy, Debug, PartialEq)]

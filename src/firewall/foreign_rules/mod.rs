@@ -1,6 +1,6 @@
 //! Finds rules of other programs that drop knocks or knocked connections.
 //!
-//! This follows the SYN of a knocked connection through the text of the rules. If a rule may or may not match, it is
+//! This follows the SYN of a knocked connection and its reply, the SYN/ACK, through the text of the rules. If a rule may or may not match, it is
 //! ignored if it drops, and assumed to match if it accepts and names the port or the mark. So this can miss a rule that
 //! drops, and a finding may be wrong for an interface or a source that is accepted as a whole. Forwarded connections
 //! are not followed.
@@ -76,8 +76,11 @@ pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Po
                 analysis.add_findings(chain, Harm::DropsKnocks, &with_knock_ports, &mut found);
                 analysis.add_findings(chain, Harm::Untracks, &ports, &mut found);
             }
-            "output" => analysis.add_findings(chain, Harm::Untracks, &ports, &mut found),
-            "prerouting" | "input" => analysis.add_findings(chain, Harm::Drops, &ports, &mut found),
+            "output" => {
+                analysis.add_findings(chain, Harm::Untracks, &ports, &mut found);
+                analysis.add_findings(chain, Harm::Drops, &ports, &mut found);
+            }
+            "prerouting" | "input" | "postrouting" => analysis.add_findings(chain, Harm::Drops, &ports, &mut found),
             _ => {}
         }
     }
@@ -105,7 +108,7 @@ impl<'a> Analysis<'a> {
 
     /// Adds a finding for each rule by which the base chain `chain` harms packets to `ports`.
     fn add_findings(&self, chain: &'a Chain<'a>, harm: Harm, ports: &Ports, found: &mut Vec<Finding>) {
-        let answer = chain.base.is_some_and(|base| base.hook == "output");
+        let answer = chain.base.is_some_and(|base| ["output", "postrouting"].contains(&base.hook));
         let change = self.change.filter(|_| harm == Harm::Drops);
         let mut stopped: Vec<(Place<'_>, bool, Ports)> = Vec::new();
         for port in ports.iter() {
@@ -137,11 +140,12 @@ impl<'a> Analysis<'a> {
             let guarded = ports.iter().all(|port| self.rules.guard.contains(port));
             let table = chain.table.1;
             let has = |name| self.chains.iter().any(|other| other.table == chain.table && other.name.starts_with(name));
-            let fix = if drops && (table == "firewalld" || has("INPUT_ZONES")) {
+            let enters = drops && !answer;
+            let fix = if enters && (table == "firewalld" || has("INPUT_ZONES")) {
                 fix::firewalld(guarded, ports)
-            } else if drops && guarded && (place.name.starts_with("ufw") || rule == POLICY && has("ufw")) {
+            } else if enters && guarded && (place.name.starts_with("ufw") || rule == POLICY && has("ufw")) {
                 fix::in_groups(ports, &|ports| format!("ufw allow {ports}/tcp"))
-            } else if by_mark && table == "fw4" {
+            } else if by_mark && enters && table == "fw4" {
                 format!(
                     "mkdir -p /usr/share/nftables.d/chain-pre/input && echo 'ct mark and {bit:#010x} != 0 accept' >/usr/share/nftables.d/chain-pre/input/knockknock.nft && fw4 reload"
                 )

@@ -176,8 +176,8 @@ pub(super) fn fit(words: &[&str], syn: &Syn<'_>) -> Option<Fit> {
             // Words that are not conditions. All others are unknown.
             let nothing = match rest {
                 _ if after(rest, "udp|icmp|icmpv6|sctp|igmp").is_some() => return None,
-                ["--tcp-flags", _, "SYN", ..] if negated => return None,
-                ["--tcp-flags", _, "SYN", rest @ ..] => Some(rest),
+                ["--tcp-flags", _, "SYN", ..] if negated && !syn.answer => return None,
+                ["--tcp-flags", _, "SYN", rest @ ..] if !syn.answer => Some(rest),
                 _ => after(rest, "!|counter|log")
                     .or_else(|| after(rest, "packets|bytes|prefix|level|flags|-m|--comment")?.get(1..)),
             };
@@ -237,7 +237,9 @@ fn asks_for(condition: Condition, value: &str, syn: &Syn<'_>) -> Option<bool> {
         // The other end's port.
         Condition::Port { .. } => None,
         Condition::Protocol => Some(["tcp", "6", "all"].contains(&value)),
-        Condition::State => Some(value.eq_ignore_ascii_case("new")),
+        Condition::State => Some(value.eq_ignore_ascii_case(if syn.answer { "established" } else { "new" })),
+        // The reply's destination is the client.
+        Condition::AddressType if syn.answer => None,
         Condition::AddressType => Some(value.eq_ignore_ascii_case("local")),
         Condition::Interface if value == "lo" => Some(false),
         Condition::Interface if syn.interfaces.is_empty() => None,
