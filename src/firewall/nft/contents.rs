@@ -123,7 +123,7 @@ impl Contents {
     fn renew_with(&self, flags: u32) -> Batch {
         let mut batch = Batch::default();
         new_table(&mut batch, TABLE, flags);
-        add(&mut batch, NFT_MSG_DELRULE, 0, table_attribute(TABLE));
+        batch.add(NFT_MSG_DELRULE, 0, table_attribute(TABLE).bytes());
         batch.append(&self.messages);
         batch
     }
@@ -132,8 +132,8 @@ impl Contents {
     pub(super) fn replace(&self, openings: Batch) -> Batch {
         let mut batch = Batch::default();
         // Make it first, because deleting a missing table is an error.
-        add(&mut batch, NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, table_attribute(TABLE));
-        add(&mut batch, NFT_MSG_DELTABLE, 0, table_attribute(TABLE));
+        batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, table_attribute(TABLE).bytes());
+        batch.add(NFT_MSG_DELTABLE, 0, table_attribute(TABLE).bytes());
         batch.append(&self.renew());
         batch.append(&openings);
         batch
@@ -153,7 +153,7 @@ impl Contents {
     pub(super) fn take_openings(&self, socket: &Socket) -> io::Result<Batch> {
         let (mut closed, mut rules) = (Batch::default(), table_attribute(TABLE));
         rules.attribute(NFTA_RULE_CHAIN, &c_string(CHAIN_PREROUTING));
-        add(&mut closed, NFT_MSG_DELRULE, 0, rules);
+        closed.add(NFT_MSG_DELRULE, 0, rules.bytes());
         closed.append(&self.guard);
         closed.commit(socket)?;
         wait_for_evaluations()?;
@@ -171,7 +171,7 @@ impl Contents {
 pub(super) fn admit_older_connections() -> Batch {
     let mut batch = Batch::default();
     let message = with_element(b"starting\0", &[libc::IPPROTO_TCP as u8], Some(60));
-    add(&mut batch, NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message);
+    batch.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
     batch
 }
 
@@ -210,7 +210,7 @@ fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> 
     }
     // The elements that a set of this name already has. An anonymous set is deleted with its rule.
     if !anonymous {
-        add(made, NFT_MSG_DELSETELEM, 0, set_attributes(TABLE, name));
+        made.add(NFT_MSG_DELSETELEM, 0, set_attributes(TABLE, name).bytes());
     }
     // A hash lists elements in any order.
     let mut sorted = Vec::new();
@@ -222,7 +222,7 @@ fn read_elements(made: &mut Batch, socket: &Socket, table: &str, set: &[u8]) -> 
         let (mut message, mut list) = (set_attributes(TABLE, name), Writer::default());
         some.iter().for_each(|element| list.attribute(NFTA_LIST_ELEM, element));
         message.nest(NFTA_SET_ELEM_LIST_ELEMENTS, &list);
-        add(made, NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message);
+        made.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, message.bytes());
     }
     Ok(anonymous)
 }
@@ -255,7 +255,7 @@ fn lasting(element: &[u8]) -> Vec<u8> {
 /// Returns the transaction that deletes a table.
 pub(super) fn delete(table: &str) -> Batch {
     let mut batch = Batch::default();
-    add(&mut batch, NFT_MSG_DELTABLE, 0, table_attribute(table));
+    batch.add(NFT_MSG_DELTABLE, 0, table_attribute(table).bytes());
     batch
 }
 
@@ -270,7 +270,7 @@ pub(super) fn can_own(socket: &Socket, table: &str) -> bool {
 fn new_table(batch: &mut Batch, table: &str, flags: u32) {
     let mut message = table_attribute(table);
     message.attribute(NFTA_TABLE_FLAGS, &flags.to_be_bytes());
-    add(batch, NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, message);
+    batch.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, message.bytes());
 }
 
 /// Returns the kernel's description of a table. It begins with the number of the last transaction.
@@ -281,11 +281,6 @@ pub(super) fn state(socket: &Socket, table: &str) -> io::Result<Vec<u8>> {
 /// Returns the flags in a table's state.
 fn flags_of(state: &[u8]) -> u32 {
     u32::from_be_bytes(attribute_of(state, NFTA_TABLE_FLAGS).first_chunk().copied().unwrap_or_default())
-}
-
-/// Adds a message with `attributes` to a transaction.
-pub(super) fn add(batch: &mut Batch, kind: u16, flags: libc::c_int, attributes: Writer) {
-    batch.add(kind, flags, attributes.bytes());
 }
 
 /// Sends a request about a table of the family inet.

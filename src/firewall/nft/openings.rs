@@ -1,6 +1,6 @@
 //! Openings in our table: elements of a set, added by netlink.
 
-use super::contents::{self, add};
+use super::contents;
 use super::ruleset::TABLE;
 use crate::error::{Error, Result};
 use crate::firewall::rules::{Admission, LiveOpening, Opening};
@@ -56,9 +56,9 @@ impl SetWriter {
     fn transact(&self, opening: &Opening, renew: bool) -> io::Result<()> {
         let mut batch = Batch::default();
         if renew {
-            add(&mut batch, NFT_MSG_DELSETELEM, 0, element(opening, false));
+            batch.add(NFT_MSG_DELSETELEM, 0, element(opening, false).bytes());
         }
-        add(&mut batch, NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE | libc::NLM_F_EXCL, element(opening, true));
+        batch.add(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE | libc::NLM_F_EXCL, element(opening, true).bytes());
         batch.commit(&self.requests)
     }
 
