@@ -5,8 +5,16 @@ use crate::search;
 /// The output of `nft -t list ruleset`, iptables-save and ip6tables-save.
 pub(in crate::firewall) struct Listings {
     pub(in crate::firewall) nft: String,
-    /// Each with nft's name for its family, and ` (legacy)` if it is of iptables-legacy.
-    pub(in crate::firewall) iptables: Vec<(&'static str, String)>,
+    pub(in crate::firewall) iptables: Vec<IptablesListing>,
+}
+
+/// The output of iptables-save, ip6tables-save, or one of the two of iptables-legacy.
+pub(in crate::firewall) struct IptablesListing {
+    /// nft's name for the family, and ` (legacy)` if the rules are in other tables than nft's.
+    pub(in crate::firewall) family: &'static str,
+    /// The program that changes the rules.
+    pub(in crate::firewall) program: &'static str,
+    pub(in crate::firewall) text: String,
 }
 
 /// Identifies our own rules in listings.
@@ -67,22 +75,17 @@ impl<'a> Chain<'a> {
 /// Returns all chains that are not ours.
 pub(super) fn chains<'a>(listings: &'a Listings, own: &Own) -> Vec<Chain<'a>> {
     let mut chains = Vec::new();
-    for (family, listing) in &listings.iptables {
-        of_iptables(family, listing, own, &mut chains);
+    for listing in &listings.iptables {
+        of_iptables(listing, own, &mut chains);
     }
     of_nft(&listings.nft, own, &mut chains);
     chains
 }
 
-fn of_iptables<'a>(family: &'static str, listing: &'a str, own: &Own, chains: &mut Vec<Chain<'a>>) {
-    let program = match family {
-        "ip" => "iptables",
-        "ip6" => "ip6tables",
-        "ip (legacy)" => "iptables-legacy",
-        _ => "ip6tables-legacy",
-    };
+fn of_iptables<'a>(listing: &'a IptablesListing, own: &Own, chains: &mut Vec<Chain<'a>>) {
+    let &IptablesListing { family, program, ref text } = listing;
     let mut table = "";
-    for line in listing.lines().map(str::trim_ascii_end) {
+    for line in text.lines().map(str::trim_ascii_end) {
         if let Some(name) = line.strip_prefix('*') {
             table = name;
         } else if let Some((name, policy)) = line.strip_prefix(':').and_then(|line| line.split_once(' ')) {
@@ -179,7 +182,10 @@ mod tests {
             -A KNOCKKNOCK -i lo -j RETURN\n-A other -j DROP\nCOMMIT\n";
         let nft = "table ip mangle {\n\tchain PREROUTING {\n\t\taccept\n\t}\n}\ntable inet knockknock { # progname knockknock\n\tflags owner\n\n\tchain admit {\n\t\tdrop\n\t}\n}\n\
             table inet filter {\n\tset s {\n\t\ttype mark\n\t}\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\t\taccept\n\t}\n}\n";
-        let listings = Listings { nft: nft.into(), iptables: vec![("ip", save.into())] };
+        let listings = Listings {
+            nft: nft.into(),
+            iptables: vec![IptablesListing { family: "ip", program: "iptables", text: save.into() }],
+        };
         let own = Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };
         let found = chains(&listings, &own);
         let seen: Vec<_> = found.iter().map(|chain| (chain.program, chain.name, chain.rules.clone())).collect();

@@ -10,7 +10,7 @@ mod fix;
 mod mark;
 mod syn;
 
-pub(super) use chains::{Listings, Own};
+pub(super) use chains::{IptablesListing, Listings, Own};
 
 use super::rules::{Finding, Rules};
 use crate::ports::Ports;
@@ -226,9 +226,10 @@ mod tests {
     fn findings_in(name: &str, guard: &str, ports: &str) -> Vec<Finding> {
         let path = |extension| Path::new("tests/rulesets").join(format!("{name}.{extension}"));
         let read = |extension| fs::read_to_string(path(extension)).unwrap_or_default();
-        let listings =
-            Listings { nft: read("nft"), iptables: vec![("ip", read("iptables")), ("ip6", read("ip6tables"))] };
-        assert!(listings.nft.len() + listings.iptables[0].1.len() > 0, "no ruleset is called {name}");
+        let saved = |family, program| IptablesListing { family, program, text: read(program) };
+        let iptables = vec![saved("ip", "iptables"), saved("ip6", "ip6tables")];
+        let listings = Listings { nft: read("nft"), iptables };
+        assert!(listings.nft.len() + listings.iptables[0].text.len() > 0, "no ruleset is called {name}");
         let own = Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };
         let guard = Ports::parse(guard).unwrap();
         let ports = guard.iter().chain(Ports::parse(ports).unwrap().iter()).collect();

@@ -9,6 +9,7 @@ mod ruleset;
 
 pub(super) use openings::{ListWriter, live_openings};
 
+use super::foreign_rules::IptablesListing;
 use super::rules::Rules;
 use crate::error::{Error, Result, failure, quoted};
 use crate::search;
@@ -123,20 +124,23 @@ pub(super) fn exist() -> bool {
     list(IpVersion::V4).is_ok_and(|listed| has_chains(&listed))
 }
 
-/// Lists the rules of all programs, each listing with nft's name for its family. The rules of iptables-legacy apply
-/// too where iptables is iptables-nft, which does not list them.
-pub(super) fn list_all() -> Vec<(&'static str, String)> {
+/// Lists the rules of all programs. The rules of iptables-legacy apply too where iptables is iptables-nft, which does
+/// not list them.
+pub(super) fn list_all() -> Vec<IptablesListing> {
+    let save = |family, program| {
+        let text = child::run(&[program, "-save"].concat(), &[], "").unwrap_or_default();
+        IptablesListing { family, program, text }
+    };
     let mut listed = Vec::new();
     for &(family, program, legacy, legacy_program) in &[
-        ("ip", "iptables-save", "ip (legacy)", "iptables-legacy-save"),
-        ("ip6", "ip6tables-save", "ip6 (legacy)", "ip6tables-legacy-save"),
+        ("ip", "iptables", "ip (legacy)", "iptables-legacy"),
+        ("ip6", "ip6tables", "ip6 (legacy)", "ip6tables-legacy"),
     ] {
-        let save = |program| child::run(program, &[], "").unwrap_or_default();
-        let text = save(program);
-        if text.is_empty() || search::contains(text.as_bytes(), b"(nf_tables)") {
-            listed.push((legacy, save(legacy_program)));
+        let listing = save(family, program);
+        if listing.text.is_empty() || search::contains(listing.text.as_bytes(), b"(nf_tables)") {
+            listed.push(save(legacy, legacy_program));
         }
-        listed.push((family, text));
+        listed.push(listing);
     }
     listed
 }
