@@ -74,9 +74,9 @@ fn run_steps(
     diagnosis.ok("name", format_args!("{} is {list}", quoted(host)));
 
     // An address without a route is skipped, as connections do.
-    let with_route = addresses.iter().find(|address| knocker::describe_route(**address).is_ok());
-    let &address = with_route.or(addresses.first())?;
-    let (route, differs) = diagnosis.value("route", knocker::describe_route(address))?;
+    let mut routes = addresses.iter().map(|address| Ok((address, knocker::describe_route(*address)?)));
+    let first_with_route = routes.next()?.or_else(|error| routes.find_map(Result::ok).ok_or(error));
+    let (&address, (route, differs)) = diagnosis.value("route", first_with_route)?;
     diagnosis.ok("route", format_args!("to {} {route}", address.ip()));
     if let Some(differs) = differs {
         diagnosis.note("route", format_args!("{differs}"));

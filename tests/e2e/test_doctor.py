@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stage import BINARY, CLIENT, SERVER, Profile, status
+from stage import BINARY, CLIENT, CLIENT6, SERVER, SERVER6, Profile, status
 
 
 MANUAL = (Path(__file__).parents[2] / "man/knockknock-doctor.1").read_text()
@@ -252,6 +252,17 @@ def test_an_opening_of_an_earlier_knock_is_not_taken_for_a_missing_guard(gate):
     gate.open_port()
     found = on_client(gate)
     assert wrong(found) == [] and found["guard"] == [("ok", "without a knock port 22 does not answer", None)]
+
+
+def test_an_address_without_a_route_is_skipped(gate):
+    hosts = gate.directory / "hosts"
+    hosts.write_text(f"203.0.113.1 both.example\n{SERVER6} both.example\n")
+    gate.client.run("mount", "--bind", hosts, "/etc/hosts")
+    gate.gate.client_path.rename(gate.client_dir / "both.example")
+    gate.gate.use_classic_wire()  # a profile of 0.8 tries IPv4 first
+    found = gate.client.run(BINARY, "doctor", "--dir", gate.client_dir, "both.example").stdout
+    assert f'"both.example" is 203.0.113.1, then {SERVER6}' in found and f"to {SERVER6} from {CLIENT6}" in found, found
+    assert f"connected to [{SERVER6}]:22" in found, found
 
 
 def break_client(stage, what):
