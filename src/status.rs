@@ -259,18 +259,44 @@ pub fn open(directory: &Path) -> io::Result<File> {
 /// The length of the trial's record: a checksum and a line, behind the watcher's record.
 const TRIAL: usize = 64;
 
+/// The recorded state of a guard's trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrialState {
+    /// The guard is lifted when it ends, unless a knock opens a port before.
+    Running,
+    /// A knock has opened a port.
+    Passed,
+    /// The guard was lifted.
+    Failed,
+}
+
+impl TrialState {
+    /// Returns the word for it in the record and in the output of status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::Running, Self::Passed, Self::Failed].into_iter().find(|state| state.name() == name)
+    }
+}
+
 /// Records the state of the trial of the daemon that runs on `directory`, and when it ends.
-pub fn write_trial(directory: &Path, daemon: u32, state: &str, end: u64) -> io::Result<()> {
-    let record = with_checksum(format!("{daemon} {end} {state}\n"), TRIAL);
+pub fn write_trial(directory: &Path, daemon: u32, state: TrialState, end: u64) -> io::Result<()> {
+    let record = with_checksum(format!("{daemon} {end} {}\n", state.name()), TRIAL);
     open(directory)?.write_all_at(&record, BYTES as u64)
 }
 
 /// Reads the state of the trial of a daemon, and when it ends; `None` if there is no trial.
-pub fn read_trial(directory: &Path, daemon: u32) -> Option<(String, u64)> {
+pub fn read_trial(directory: &Path, daemon: u32) -> Option<(TrialState, u64)> {
     let bytes = file::read_small(&path(directory).ok()?).ok()?;
     let line = &mut checked(bytes.get(BYTES..BYTES + TRIAL)?)?.split('\n').next()?;
     let (writer, end) = (number(line)?, number(line)?);
-    (writer == daemon.into()).then(|| ((*line).to_owned(), end))
+    Some((TrialState::named(line)?, end)).filter(|_| writer == daemon.into())
 }
 
 /// Reads the record of the daemon that runs on `directory`, or has run there since boot; `None` if there is none.

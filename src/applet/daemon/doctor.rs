@@ -8,7 +8,7 @@ use crate::error::{Error, Result, quoted};
 use crate::firewall::Finding;
 use crate::klog;
 use crate::profile::{self, KeyIndex, Profile, REPLACED, SPENT};
-use crate::status::{self, Status};
+use crate::status::{self, Status, TrialState};
 use crate::sys::{clock, file, listeners};
 use std::path::Path;
 use std::thread;
@@ -102,10 +102,9 @@ fn log(diagnosis: &mut Diagnosis, setup: &Setup) {
 
 fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Option<&Status>) {
     let trial = status.and_then(|status| status::read_trial(directory, status.daemon));
-    let (trial, end) = trial.unwrap_or_default();
     let (backend, rules) = (setup.backend, &setup.rules);
     diagnosis.ok("firewall", format_args!("{} can be used: {}", backend.name(), backend.turnstile()));
-    if trial == "failed" {
+    if let Some((TrialState::Failed, _)) = trial {
         let what = format_args!("the trial has failed: no knock has opened a port, and the guard was lifted");
         diagnosis.wrong("rules", what, BEGIN_AGAIN);
     } else if backend.has_rules(rules) {
@@ -115,7 +114,7 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Opt
         let verb = if status.is_none() { "start" } else { "reload" };
         diagnosis.wrong("rules", what, &command(verb));
     }
-    if trial == "running" {
+    if let Some((TrialState::Running, end)) = trial {
         let left = end.saturating_sub(clock::uptime()).div_ceil(60);
         diagnosis.note("rules", format_args!("on trial: lifted in {left} min unless a knock opens a port"));
     }

@@ -4,7 +4,7 @@
 
 use crate::error::Error;
 use crate::say;
-use crate::status;
+use crate::status::{self, TrialState};
 use crate::sys::clock::uptime;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -90,16 +90,16 @@ impl Trial {
             Self::None => return,
             Self::Until(_) => {
                 say::warn(format_args!("the guard is on trial: it is lifted in {left} s unless a knock opens a port"));
-                "running"
+                TrialState::Running
             }
             Self::Passed => {
                 say::note("the trial is passed: a knock has opened a port, and the guard stays");
-                "passed"
+                TrialState::Passed
             }
             Self::Failed(_) => {
                 let why = Error::refused("the trial has failed: no knock has opened a port, and the guard is lifted");
                 say::warning(&why.advise(TRY_AGAIN));
-                "failed"
+                TrialState::Failed
             }
         };
         // The daemon works without the record.

@@ -52,7 +52,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     let mut trial = Vec::new();
     if let Some((state, end)) = status::read_trial(directory, status.daemon).filter(|_| running) {
         let left = end.saturating_sub(uptime);
-        trial = vec![Value::Text(state), if left > 0 { Value::Seconds(left) } else { Value::Nothing }];
+        trial = vec![Value::Text(state.name().into()), if left > 0 { Value::Seconds(left) } else { Value::Nothing }];
     }
     output.object("trial", &["state", "left"], &trial);
     output.object("counts", &COUNTS, &status.counts.map(Value::Number));
