@@ -24,7 +24,7 @@ pub use invitation::Invitation;
 pub use ownership::check_path;
 pub use revoke::revoke;
 pub use rotate::rotate;
-pub use set::{Found, Listing, REPLACED, find, list, set_checksum};
+pub use set::{Found, Listing, REPLACED, checksum, find, list};
 
 use crate::error::{Error, Result, quoted};
 use crate::wire::{Ciphertext, Keys};

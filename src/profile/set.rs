@@ -3,7 +3,7 @@
 use super::keys;
 use super::ownership::failed;
 use crate::error::{Error, Result};
-use crate::status::checksum;
+use crate::status;
 use crate::sys::file;
 use std::fs;
 use std::io;
@@ -53,7 +53,7 @@ pub struct Listing {
 
 /// Returns a checksum of the profiles in `directory`: their names and configs, and which files hold their keys, with
 /// which modes and since when. Reads no key.
-pub fn set_checksum(directory: &Path) -> u64 {
+pub fn checksum(directory: &Path) -> u64 {
     let mut bytes = Vec::new();
     for found in list(directory).unwrap_or_default().profiles {
         bytes.extend_from_slice(found.name.as_bytes());
@@ -63,7 +63,7 @@ pub fn set_checksum(directory: &Path) -> u64 {
             bytes.extend_from_slice(file::version(&found.path.join(key)).unwrap_or_default().as_flattened());
         }
     }
-    checksum(&bytes)
+    status::checksum(&bytes)
 }
 
 /// Lists the profiles in `directory`. A directory that does not exist has none. Any other failure is an error, because

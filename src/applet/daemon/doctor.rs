@@ -191,7 +191,7 @@ fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Op
         let what = format_args!("the configuration was changed since the daemon read it");
         diagnosis.wrong("daemon", what, &reload);
     }
-    if status.profiles != profile::set_checksum(&directory.join("profiles")) {
+    if status.profiles != profile::checksum(&directory.join("profiles")) {
         let what = format_args!("a profile was made, removed or changed since the daemon read it");
         diagnosis.wrong("daemon", what, &reload);
     }

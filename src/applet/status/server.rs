@@ -30,7 +30,7 @@ pub(super) fn add(directory: &Path, output: &mut Output) -> Result<()> {
     // Converts from time since boot to time since 1970.
     let time = |since_boot: u64| (now + since_boot).saturating_sub(uptime);
     let changed =
-        !unusable.is_empty() || config_sum != status.config || profile::set_checksum(&profiles) != status.profiles;
+        !unusable.is_empty() || config_sum != status.config || profile::checksum(&profiles) != status.profiles;
     let (firewall, live) = match firewall::live_openings(&config.guard) {
         Some((name, openings)) => (Value::Text(name.into()), openings),
         None => (Value::Nothing, Vec::new()),

@@ -67,7 +67,7 @@ pub fn run(supervisor: u32, log_target: LogTarget, directory: &Path) -> Result<u
     let (config, _) = Config::from_text(directory, &text)?;
     let user = watcher_user(&config)?;
     // Before the profiles are read, so that a later change is noticed.
-    let profiles_sum = profile::set_checksum(&directory.join("profiles"));
+    let profiles_sum = profile::checksum(&directory.join("profiles"));
     let profiles = Profiles::load(directory)?;
     let untried = profiles.counters.iter().all(Counter::is_unused) && !config.guard.is_empty();
     if untried && !profiles.counters.is_empty() && status::read_trial(directory, supervisor).is_none() {
