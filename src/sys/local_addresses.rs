@@ -13,8 +13,8 @@ const NO_OTHER_HOST: std::ops::RangeInclusive<u8> = 2..=5;
 pub fn ipv6() -> Vec<Ipv6Addr> {
     let mut addresses = Vec::new();
     for line in file::kernel_text("/proc/net/if_inet6").lines() {
-        let bits = line.get(..32).and_then(|digits| u128::from_str_radix(digits, 16).ok());
-        addresses.extend(bits.map(Ipv6Addr::from_bits));
+        let digits = line.bytes().map_while(|byte| char::from(byte).to_digit(16));
+        addresses.push(Ipv6Addr::from_bits(digits.fold(0, |bits, digit| bits << 4 | u128::from(digit))));
     }
     addresses
 }

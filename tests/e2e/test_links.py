@@ -2,14 +2,17 @@
 
 import base64
 import contextlib
+import random
 import re
 import shutil
+import socket
 import time
 
 import pytest
 
 import hotp
-from stage import BINARY, SERVER6, KernelLog, Profile, Service
+import packets
+from stage import BINARY, CLIENT6, ETH_P_ALL, SERVER6, KernelLog, Profile, Service
 
 PREFIX = "2001:db8:0:ff::/64"
 ORDER = "links are used in their order, each once"
@@ -205,3 +208,131 @@ def test_check_lists_the_profile_with_its_prefix(stage):
     assert re.search(r"^knock ports +none$", listed, re.M)
     shown = stage.client.run(BINARY, "status", "--json", "--dir", stage.client_dir).stdout
     assert '"host":"phone","knock_port":null,"wire":"links","ports":[22]' in shown
+
+
+BROWSERS = {
+    "curl": lambda address: ["curl", "-sS", "-m", "1", f"http://[{address}]/"],
+    "socat": lambda address: ["socat", "-u", "/dev/null", f"TCP6:[{address}]:80,connect-timeout=1"],
+    "bash": lambda address: ["timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{address}/443"],
+}
+
+
+@pytest.mark.parametrize("program", BROWSERS)
+def test_any_program_that_connects_knocks(linked, program):
+    first, _, _ = links(linked)
+    linked.client.run(*BROWSERS[program](first), check=False)
+    linked.daemon.wait_for("opened port 22")
+    assert enters(linked)
+
+
+def icmp_echo(stage, address):
+    with stage.client.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+        raw.sendto(b"\x80\0\0\0\0\1\0\1ping", (address, 0))
+
+
+def datagram(stage, address):
+    with stage.client.socket(socket.AF_INET6, socket.SOCK_DGRAM) as udp:
+        udp.sendto(b"hello", (address, 443))
+
+
+def segment(flags):
+    """Sends a segment that begins no connection."""
+    def send(stage, address):
+        syn = packets.syn(CLIENT6, address, 40000, 80, 1, 2)
+        stage.client.send(syn[:53] + bytes([flags]) + syn[54:])
+    return send
+
+
+@pytest.mark.parametrize("send", [icmp_echo, datagram, segment(packets.ACK), segment(packets.SYN | packets.ACK), segment(packets.RST)],
+                         ids=["ping", "UDP", "ACK", "SYN-ACK", "RST"])
+def test_what_begins_no_connection_does_not_knock_and_is_not_forwarded(linked, send):
+    linked.server.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    linked.server.run("ip", "-batch", "-", input="link set lan0 up\nlink set lan1 up\naddress add fe80::99/64 dev lan0 nodad\n"
+                                                 "route add 2001:db8:0:ff::/64 dev lan0\n"
+                                                 "route add 2001:db8:0:fe::/64 dev lan0\n")
+    linked.server.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    capture = linked.keep(Arrivals(linked.server))
+    first, _, _ = links(linked)
+    send(linked, first)
+    send(linked, "2001:db8:0:fe::1")
+    capture.wait_for("2001:db8:0:fe::1")
+    assert first not in capture.asked, "the kernel looks for the addresses of packets that it forwards"
+    assert not any("opened" in line for line in linked.daemon.new_lines())
+    assert not enters(linked)
+    assert admits(linked, first)
+
+
+class Arrivals:
+    """The addresses that the kernel looks for on lan0."""
+
+    def __init__(self, machine):
+        self._socket = machine.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        self._socket.bind(("lan0", ETH_P_ALL))
+        self._socket.settimeout(3)
+        self.asked = []
+
+    def wait_for(self, address):
+        while address not in self.asked:
+            frame = self._socket.recv(2048)
+            icmp = frame[54:]
+            if icmp[:1] == b"\x87":  # a neighbour solicitation
+                self.asked.append(socket.inet_ntop(socket.AF_INET6, icmp[8:24]))
+
+    def close(self):
+        self._socket.close()
+
+
+def test_a_lost_list_is_revoked_alone(linked):
+    make_profile(linked, "tablet")
+    linked.daemon.stop()
+    linked.start_daemon()
+    lost, kept = links(linked, 20), links(linked, 20, "tablet")
+    assert admits(linked, lost[0]) and admits(linked, kept[0])
+    linked.server.run(BINARY, "revoke", "phone", "--dir", linked.server_dir)
+    assert does_nothing(linked, lost[1])
+    assert admits(linked, kept[1])
+    linked.daemon.stop()
+    linked.start_daemon()
+    assert does_nothing(linked, lost[2])
+    assert admits(linked, kept[2])
+
+
+def test_the_first_link_of_a_second_list_needs_the_second_while_the_first_list_lies_unused(linked):
+    first, second = links(linked, 20), links(linked, 100)
+    assert does_nothing(linked, second[0]), "20 ahead is beyond error_window"
+    assert admits(linked, second[1])
+    assert does_nothing(linked, first[0]) and does_nothing(linked, first[19])
+    assert admits(linked, second[2])
+
+
+def test_a_second_list_kills_the_rest_of_the_first(linked):
+    first, second = links(linked, 20), links(linked, 100)
+    assert admits(linked, first[0])
+    assert admits(linked, second[0])
+    assert does_nothing(linked, first[1])
+    assert does_nothing(linked, second[50]), "too many skipped"
+    assert admits(linked, second[51])
+
+
+def test_the_last_link_first_leaves_none(linked):
+    *others, last = links(linked, 20)
+    assert admits(linked, last)
+    assert all(does_nothing(linked, link) for link in (others[0], others[-1]))
+
+
+def test_a_flood_of_syns_to_the_prefix_holds_to_the_limit_of_its_source(linked, firewall):
+    """A source is a /64 of addresses. The owner's has its own limit."""
+    log = linked.keep(KernelLog(linked.log_dir / "flood", only=b"DST=2001:0db8:0000:00ff:"))
+    first, _, _ = links(linked)
+    sent, start = 4000, time.monotonic()
+    for number in range(sent):
+        address = f"2001:db8:0:ff:{random.getrandbits(16):x}:{random.getrandbits(16):x}:{random.getrandbits(16):x}:1"
+        linked.client.send(packets.syn(f"2001:db8:77::{number % 99 + 1:x}", address, 40000, 80, 1, number))
+    took = time.monotonic() - start
+    assert admits(linked, first)
+    log.stop()
+    logged = log.path.read_bytes().count(b"SRC=2001:0db8:0077")
+    assert 100 < logged <= 200 + 100 * (took + 1) < sent, f"{logged} of {sent} in {took:.1f} s"
+    if firewall == "nft":
+        answered = linked.server.run("nft", "list", "counter", "inet", "knockknock", "logged").stdout
+        assert int(re.search(r"packets (\d+)", answered)[1]) <= logged + 4

@@ -144,7 +144,10 @@ pub(super) fn add_packets(listed: &str, packets: &mut [u64; 2]) {
             search::split_once(line, " -c ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap_or(0);
         if line.starts_with("-A KNOCKKNOCK-KNOCK ") && search::contains(line.as_bytes(), b"LOG ") {
             *logged += number;
-        } else if line.starts_with("-A KNOCKKNOCK ") && line.ends_with(" -j DROP") && !line.contains(" -d ") {
+        } else if line.starts_with("-A KNOCKKNOCK ")
+            && line.ends_with(" -j DROP")
+            && !line.starts_with("-A KNOCKKNOCK -d ")
+        {
             *dropped += number;
         }
     }
