@@ -14,7 +14,6 @@ pub const BASIC: &[c_long] = &[
     SYS_getpid,
     SYS_restart_syscall,
     SYS_rt_sigreturn,
-    SYS_sigaltstack,
     SYS_exit,
     SYS_exit_group,
 ];
