@@ -552,8 +552,7 @@ fn what_is_large_in_std_is_not_used() {
 fn std_is_not_asked_for_the_arguments() {
     let mut wrong = Vec::new();
     for source in sources() {
-        // Code for tests, which are run with glibc.
-        if source.code.contains("env::args") && source.path != "sys/attempt.rs" {
+        if source.code.contains("env::args") {
             wrong.push(format!("{} uses std::env::args", source.path));
         }
     }
