@@ -27,8 +27,8 @@ pub const AT_OFFSETS: &[c_long] = &[SYS_flock, SYS_fdatasync, own::PREAD, own::P
 pub const SEEK: &[c_long] = &[SYS_lseek, own::LSEEK];
 /// Waiting for descriptors, and reading clocks.
 pub const WAIT: &[c_long] = &[SYS_ppoll, own::PPOLL, own::POLL, SYS_clock_gettime, own::CLOCK];
-/// Reading the metadata of a file.
-pub const METADATA: &[c_long] = &[SYS_statx, own::FSTAT, own::FSTATAT];
+/// Reading the metadata of a file. musl uses `stat` for a path, glibc `statx` or `fstatat`.
+pub const METADATA: &[c_long] = &[SYS_statx, own::STAT, own::FSTAT, own::FSTATAT];
 /// Opening a file by name.
 pub const OPEN: &[c_long] = &[SYS_openat, own::OPEN, own::FCNTL];
 /// Sending and receiving on a connected socket.
@@ -50,6 +50,7 @@ mod own {
     pub const PPOLL: c_long = SYS_ppoll;
     pub const POLL: c_long = SYS_poll;
     pub const CLOCK: c_long = SYS_clock_gettime;
+    pub const STAT: c_long = SYS_stat;
     pub const FSTAT: c_long = SYS_fstat;
     pub const FSTATAT: c_long = SYS_newfstatat;
     pub const OPEN: c_long = SYS_open;
@@ -70,6 +71,7 @@ mod own {
     pub const PPOLL: c_long = SYS_ppoll;
     pub const POLL: c_long = SYS_ppoll;
     pub const CLOCK: c_long = SYS_clock_gettime;
+    pub const STAT: c_long = SYS_newfstatat;
     pub const FSTAT: c_long = SYS_fstat;
     pub const FSTATAT: c_long = SYS_newfstatat;
     pub const OPEN: c_long = SYS_openat;
@@ -93,6 +95,7 @@ mod own {
     pub const POLL: c_long = SYS_poll;
     /// `clock_gettime64`.
     pub const CLOCK: c_long = 403;
+    pub const STAT: c_long = SYS_stat64;
     pub const FSTAT: c_long = SYS_fstat64;
     pub const FSTATAT: c_long = SYS_fstatat64;
     pub const OPEN: c_long = SYS_open;
@@ -117,6 +120,7 @@ mod own {
     pub const POLL: c_long = SYS_poll;
     /// `clock_gettime64`.
     pub const CLOCK: c_long = 4403;
+    pub const STAT: c_long = SYS_stat64;
     pub const FSTAT: c_long = SYS_fstat64;
     /// `fstatat64`.
     pub const FSTATAT: c_long = 4293;
@@ -145,6 +149,7 @@ mod own {
     pub const PPOLL: c_long = SYS_ppoll;
     pub const POLL: c_long = SYS_ppoll;
     pub const CLOCK: c_long = SYS_clock_gettime;
+    pub const STAT: c_long = SYS_statx;
     pub const FSTAT: c_long = SYS_statx;
     pub const FSTATAT: c_long = SYS_statx;
     pub const OPEN: c_long = SYS_openat;
