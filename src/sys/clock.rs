@@ -25,8 +25,8 @@ pub fn now() -> u64 {
     read(libc::CLOCK_REALTIME).as_secs()
 }
 
-/// Returns the shorter time, or the only one.
-pub fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+/// Returns the earlier or shorter of two times to wait; `None` is never.
+pub fn sooner<T: Ord + Copy>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         _ => one.or(other),

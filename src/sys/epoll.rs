@@ -99,14 +99,6 @@ impl Epoll {
     }
 }
 
-/// Returns the earlier of two times to wait until; `None` is never.
-pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        _ => one.or(other),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

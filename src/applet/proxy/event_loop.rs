@@ -11,7 +11,8 @@ use super::turns::Turns;
 use crate::error::{Error, Result};
 use crate::knocker::Knocker;
 use crate::profile::Profile;
-use crate::sys::epoll::{Epoll, EpollEvent, earlier};
+use crate::sys::clock::sooner;
+use crate::sys::epoll::{Epoll, EpollEvent};
 use crate::tunnel::{KnockSetup, Progress, Race, Side};
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -145,9 +146,9 @@ impl EventLoop {
     fn next_deadline(&self) -> Option<Instant> {
         let now = Instant::now();
         let accept = self.acceptor.due(now).filter(|_| self.has_room());
-        let clients = earlier(self.sessions.due(), self.relays.due(now));
-        let waiting = earlier(self.turns.due(now), self.hosts.due(now));
-        earlier(earlier(clients, waiting), earlier(accept, self.errors.due()))
+        let clients = sooner(self.sessions.due(), self.relays.due(now));
+        let waiting = sooner(self.turns.due(now), self.hosts.due(now));
+        sooner(sooner(clients, waiting), sooner(accept, self.errors.due()))
     }
 
     fn expire(&mut self) {

@@ -7,7 +7,7 @@
 //! last client.
 
 use super::by_id::forget;
-use crate::sys::epoll::earlier;
+use crate::sys::clock::sooner;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -101,7 +101,7 @@ impl Lookups {
         for lookup in &self.lookups {
             match lookup.began.map(|began| began + FRESH) {
                 None => waiting = true,
-                Some(stale) if stale > now => due = earlier(due, Some(stale)),
+                Some(stale) if stale > now => due = sooner(due, Some(stale)),
                 Some(_) => {}
             }
         }

@@ -3,7 +3,7 @@
 use super::by_id::ById;
 use super::client::{Client, ClientAction};
 use super::socks::{LONGEST, WELCOME};
-use crate::sys::epoll::earlier;
+use crate::sys::clock::sooner;
 use crate::tunnel::{Race, Turn};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
@@ -122,7 +122,7 @@ impl Sessions {
 
     /// Returns the next deadline.
     pub fn due(&self) -> Option<Instant> {
-        self.sessions.iter().map(|(_, session)| Some(session.deadline())).fold(None, earlier)
+        self.sessions.iter().map(|(_, session)| Some(session.deadline())).fold(None, sooner)
     }
 
     /// Returns the sessions whose deadlines have passed.

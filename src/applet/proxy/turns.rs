@@ -6,7 +6,7 @@ use super::queue::{NextTurn, Queue};
 use super::socks::Reply;
 use crate::profile::Found;
 use crate::say;
-use crate::sys::epoll::earlier;
+use crate::sys::clock::sooner;
 use crate::tunnel::{KnockLock, Turn};
 use std::time::Instant;
 
@@ -42,7 +42,7 @@ impl Turns {
 
     /// Returns when to call [`Turns::next`].
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        self.0.iter().map(|known| known.queue.due(now)).fold(None, earlier)
+        self.0.iter().map(|known| known.queue.due(now)).fold(None, sooner)
     }
 
     /// Returns the next client that has its turn.
