@@ -1,7 +1,7 @@
 //! Child processes, by posix_spawn(3). `std::process::Command` would add 12 KB to the program.
 
 use super::process::{self, environ};
-use super::{check, file, pipe};
+use super::{check, file, pipe, uninterrupted};
 use crate::error::failure;
 use std::env;
 use std::ffi::{CString, OsStr, c_char, c_int};
@@ -105,13 +105,12 @@ impl Child {
     }
 
     fn reap(&mut self, options: c_int) -> Option<ExitStatus> {
-        while self.exit_status.is_none() {
+        if self.exit_status.is_none() {
             let mut status = 0;
             // SAFETY: the pointer is valid for writes.
-            match check(unsafe { libc::waitpid(self.id, &raw mut status, options) }) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(id) if id == self.id => self.exit_status = Some(ExitStatus::from_raw(status)),
-                _ => break,
+            let reaped = uninterrupted(|| check(unsafe { libc::waitpid(self.id, &raw mut status, options) }));
+            if reaped.is_ok_and(|id| id == self.id) {
+                self.exit_status = Some(ExitStatus::from_raw(status));
             }
         }
         self.exit_status

@@ -1,6 +1,6 @@
 //! Small files and file locks (flock(2)).
 
-use super::check;
+use super::{check, uninterrupted};
 use crate::error::failure;
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -22,15 +22,11 @@ const BLOCK: usize = 1 << 13;
 /// Opens a file with the flags of open(2). Only its owner may use a file that is created.
 pub fn open(path: &Path, flags: libc::c_int) -> io::Result<File> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    loop {
-        let flags = flags | libc::O_CLOEXEC | libc::O_LARGEFILE;
-        // SAFETY: the path ends with a null byte and lives through the call.
-        match check(unsafe { libc::open(path.as_ptr(), flags, 0o600) }) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // SAFETY: the descriptor was just opened and nothing else owns it.
-            opened => return opened.map(|fd| unsafe { File::from_raw_fd(fd) }),
-        }
-    }
+    let flags = flags | libc::O_CLOEXEC | libc::O_LARGEFILE;
+    // SAFETY: the path ends with a null byte and lives through the call.
+    let fd = uninterrupted(|| check(unsafe { libc::open(path.as_ptr(), flags, 0o600) }))?;
+    // SAFETY: the descriptor was just opened and nothing else owns it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// Opens a regular file of at most [`LONGEST`] bytes for reading, and for writing if `writable` is set. A symbolic link
@@ -77,11 +73,9 @@ fn read_up_to(mut file: &File, most: usize) -> io::Result<Vec<u8>> {
     let (mut bytes, mut length) = (Vec::new(), 0);
     while length < most {
         bytes.resize(most.min(length + BLOCK), 0);
-        match file.read(bytes.get_mut(length..).unwrap_or_default()) {
-            Ok(0) => break,
-            Ok(more) => length += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        match uninterrupted(|| file.read(bytes.get_mut(length..).unwrap_or_default()))? {
+            0 => break,
+            more => length += more,
         }
     }
     bytes.truncate(length);

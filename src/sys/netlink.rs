@@ -1,7 +1,7 @@
 //! netlink(7) sockets, and the message format that all netlink families share.
 
 use super::sockopt::set;
-use super::{check, check_length};
+use super::{check, check_length, uninterrupted};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -88,23 +88,14 @@ impl Socket {
         loop {
             let mut from = unspecified();
             let mut size = size_of_val(&from) as libc::socklen_t;
-            // SAFETY: buffer, address and size are valid for writes of the lengths given.
-            let received = unsafe {
-                libc::recvfrom(
-                    self.0.as_raw_fd(),
-                    buffer.as_mut_ptr().cast(),
-                    buffer.len(),
-                    flags,
-                    (&raw mut from).cast(),
-                    &raw mut size,
-                )
-            };
-            match check_length(received) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-                // Any process may send to a netlink socket; the kernel's port ID is 0.
-                Ok(_) if from.nl_pid != 0 => {}
-                Ok(length) => return Ok(buffer.get(..length).unwrap_or_default()),
+            let (fd, bytes, most) = (self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len());
+            let length = uninterrupted(|| {
+                // SAFETY: buffer, address and size are valid for writes of the lengths given.
+                check_length(unsafe { libc::recvfrom(fd, bytes, most, flags, (&raw mut from).cast(), &raw mut size) })
+            })?;
+            // Any process may send to a netlink socket; the kernel's port ID is 0.
+            if from.nl_pid == 0 {
+                return Ok(buffer.get(..length).unwrap_or_default());
             }
         }
     }

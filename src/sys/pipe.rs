@@ -1,6 +1,6 @@
 //! Moving bytes between two descriptors inside the kernel, through a pipe as the buffer (splice(2)).
 
-use super::{check, check_length};
+use super::{check, check_length, uninterrupted};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -79,15 +79,9 @@ pub fn write(to: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 }
 
 fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize, flags: libc::c_uint) -> io::Result<usize> {
-    loop {
-        // SAFETY: splice takes two borrowed descriptors, and no offsets; it touches no memory of ours.
-        let moved =
-            unsafe { libc::splice(from.as_raw_fd(), ptr::null_mut(), to.as_raw_fd(), ptr::null_mut(), most, flags) };
-        match check_length(moved) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
-    }
+    let (from, to, none) = (from.as_raw_fd(), to.as_raw_fd(), ptr::null_mut());
+    // SAFETY: splice takes two borrowed descriptors, and no offsets; it touches no memory of ours.
+    uninterrupted(|| check_length(unsafe { libc::splice(from, none, to, none, most, flags) }))
 }
 
 #[cfg(test)]

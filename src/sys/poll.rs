@@ -1,6 +1,6 @@
 //! Waiting for a few descriptors (poll(2)).
 
-use super::check;
+use super::{check, uninterrupted};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -59,14 +59,8 @@ fn wait(
     for (polled, (fd, events)) in polled.iter_mut().zip(fds) {
         (polled.fd, polled.events) = (fd.map_or(-1, |fd| fd.as_raw_fd()), *events);
     }
-    loop {
-        // SAFETY: the array is valid for reads and writes of its elements.
-        match check(unsafe { libc::poll(polled.as_mut_ptr(), MOST as libc::nfds_t, milliseconds) }) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-            Ok(_) => break,
-        }
-    }
+    // SAFETY: the array is valid for reads and writes of its elements.
+    uninterrupted(|| check(unsafe { libc::poll(polled.as_mut_ptr(), MOST as libc::nfds_t, milliseconds) }))?;
     for (ready, polled) in ready.iter_mut().zip(polled) {
         *ready = polled.revents != 0;
     }

@@ -1,6 +1,6 @@
 //! A connected pair of sockets that keep message boundaries (SOCK_SEQPACKET).
 
-use super::{check, check_length};
+use super::{check, check_length, uninterrupted};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -38,14 +38,9 @@ impl Channel {
     }
 
     fn receive_with(&self, flags: libc::c_int, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            // SAFETY: the pointer is valid for writes of the length given.
-            let received = unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) };
-            match check_length(received) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
-            }
-        }
+        let (fd, bytes, most) = (self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len());
+        // SAFETY: the pointer is valid for writes of the length given.
+        uninterrupted(|| check_length(unsafe { libc::recv(fd, bytes, most, flags) }))
     }
 }
 
