@@ -44,6 +44,13 @@ e2e: ## run the end-to-end tests only: namespaces, real firewalls, the real kern
 	@$(MAKE) --no-print-directory build
 	$(PYTHON) -B -m pytest tests/e2e
 
+.PHONY: e2e-static
+e2e-static: ## run those of the log and of privileges with the static file: musl makes other system calls than glibc
+	@scripts/setup.sh build test
+	scripts/build-static.sh x86_64
+	KNOCKKNOCK=$(CURDIR)/dist/x86_64-unknown-linux-musl/knockknock \
+		$(PYTHON) -B -m pytest tests/e2e/test_log.py tests/e2e/test_privileges.py
+
 SEED ?= $(shell date +%s)
 
 .PHONY: simulate
