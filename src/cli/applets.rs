@@ -43,8 +43,8 @@ pub struct Applet {
     pub letters: &'static str,
     /// The privileges that it starts with.
     pub privileges: Privileges,
-    /// Runs it with the arguments and their words for argh. Returns the exit code.
-    pub run: fn(&Arguments<'_>, &[&str]) -> Result<u8>,
+    /// Runs it with the arguments. Returns the exit code.
+    pub run: fn(&Arguments<'_>) -> Result<u8>,
 }
 
 impl Applet {
@@ -55,7 +55,7 @@ impl Applet {
 }
 
 /// Defines an applet that only the supervisor starts.
-const fn internal(name: &'static str, run: fn(&Arguments<'_>, &[&str]) -> Result<u8>) -> Applet {
+const fn internal(name: &'static str, run: fn(&Arguments<'_>) -> Result<u8>) -> Applet {
     Applet { name, alias: "", summary: "", usage: "", letters: "", privileges: Privileges::Root, run }
 }
 

@@ -34,7 +34,8 @@ pub struct Arguments<'a> {
     pub directory: Option<&'a Path>,
     /// The operands.
     pub operands: Vec<&'a OsStr>,
-    words: Vec<String>,
+    /// The words for argh: names and values, options first.
+    pub words: Vec<&'a str>,
 }
 
 impl<'a> Arguments<'a> {
@@ -51,9 +52,9 @@ impl<'a> Arguments<'a> {
             }
         }
         // After `--`, argh treats no word as an option or a request for help.
-        split.words.push("--".into());
+        split.words.push("--");
         for operand in &split.operands {
-            split.words.push(text(operand)?.into());
+            split.words.push(text(operand)?);
         }
         Ok(split)
     }
@@ -61,11 +62,6 @@ impl<'a> Arguments<'a> {
     /// Treats all arguments as operands.
     pub fn raw(args: &'a [OsString]) -> Self {
         Self { operands: args.iter().map(OsString::as_os_str).collect(), ..Self::default() }
-    }
-
-    /// Returns the words for argh: names and values, options first.
-    pub fn words(&self) -> Vec<&str> {
-        self.words.iter().map(String::as_str).collect()
     }
 
     /// Parses `--name`, `--name value` or `--name=value`.
@@ -76,7 +72,7 @@ impl<'a> Arguments<'a> {
             Some(value) => self.set(name, Some(value)),
             None if VALUED.contains(&name) => self.set(name, following.next().map(OsString::as_os_str)),
             None => {
-                self.words.push(name.into());
+                self.words.push(name);
                 Ok(())
             }
         }
@@ -87,18 +83,19 @@ impl<'a> Arguments<'a> {
         let mut rest = word.chars();
         rest.next();
         while let Some(letter) = rest.next() {
-            let name = format!("-{letter}");
+            // Never freed, like the other words, which are parts of argv.
+            let name = format!("-{letter}").leak();
             if known.split_once(letter).is_some_and(|(_, behind)| behind.starts_with(':')) {
                 let attached = Some(OsStr::new(rest.as_str())).filter(|attached| !attached.is_empty());
-                return self.set(&name, attached.or_else(|| following.next().map(OsString::as_os_str)));
+                return self.set(name, attached.or_else(|| following.next().map(OsString::as_os_str)));
             }
             // argh refuses unknown letters.
-            self.words.push(if letter == 'h' { "--help".into() } else { name });
+            self.words.push(if letter == 'h' { "--help" } else { name });
         }
         Ok(())
     }
 
-    fn set(&mut self, name: &str, value: Option<&'a OsStr>) -> Result<()> {
+    fn set(&mut self, name: &'a str, value: Option<&'a OsStr>) -> Result<()> {
         let wrong = |what: &str| Err(Error::usage(format!("option {name} {what}")));
         let Some(value) = value else { return wrong("needs a value") };
         // An empty path would mean the working directory. It usually comes from an unset variable.
@@ -112,8 +109,8 @@ impl<'a> Arguments<'a> {
             }
             _ => text(value)?,
         };
-        self.words.push(name.into());
-        self.words.push(word.into());
+        self.words.push(name);
+        self.words.push(word);
         Ok(())
     }
 }
@@ -146,14 +143,14 @@ mod tests {
             (&["-p22", "help"], "-p 22 -- help"),
             (&["-x", "--frobnicate"], "-x --frobnicate --"),
         ] {
-            assert_eq!(split(args).unwrap().words().join(" "), wanted, "{args:?}");
+            assert_eq!(split(args).unwrap().words.join(" "), wanted, "{args:?}");
         }
     }
 
     #[test]
     fn a_value_may_start_with_a_dash() {
         let foo = split(&["-p", "-4", "--dir", "-foo", "host"]).unwrap();
-        assert_eq!(foo.words().join(" "), "-p -4 --dir given -- host");
+        assert_eq!(foo.words.join(" "), "-p -4 --dir given -- host");
         assert_eq!(foo.directory, Some("-foo".as_ref()));
         assert_eq!(split(&["--dir=--help"]).unwrap().directory, Some("--help".as_ref()));
         assert_eq!(split(&["--dir", "--"]).unwrap().directory, Some("--".as_ref()));

@@ -6,18 +6,18 @@ use crate::error::{Error, Result};
 use std::ffi::OsStr;
 use std::path::Path;
 
-pub fn watcher(arguments: &Arguments<'_>, _: &[&str]) -> Result<u8> {
+pub fn watcher(arguments: &Arguments<'_>) -> Result<u8> {
     let (supervisor, log_target, directory) = from_supervisor(arguments)?;
     daemon::watcher(supervisor, log_target, Path::new(directory))
 }
 
-pub fn opener(arguments: &Arguments<'_>, _: &[&str]) -> Result<u8> {
+pub fn opener(arguments: &Arguments<'_>) -> Result<u8> {
     let (supervisor, log_target, backend) = from_supervisor(arguments)?;
     daemon::opener(supervisor, log_target, text(backend)?)
 }
 
 /// Runs the daemon of the doctor's proof.
-pub fn proof(arguments: &Arguments<'_>, _: &[&str]) -> Result<u8> {
+pub fn proof(arguments: &Arguments<'_>) -> Result<u8> {
     let (doctor, _, directory) = from_supervisor(arguments)?;
     daemon::proof(doctor, Path::new(directory))
 }

@@ -125,7 +125,7 @@ fn run(applet: &Applet, command: &str, args: &[OsString]) -> Result<u8> {
         true => Arguments::split(command.into(), applet.letters, args)?,
         false => Arguments::raw(args),
     };
-    (applet.run)(&arguments, &arguments.words())
+    (applet.run)(&arguments)
 }
 
 fn unknown(name: &OsStr) -> Error {

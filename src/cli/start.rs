@@ -256,9 +256,9 @@ impl argh::FromArgValue for Directory {
     }
 }
 
-/// Parses `words`, those of `arguments` for argh, into `T` and calls `start`, or prints the requested help.
-fn parsed<T: FromArgs>(arguments: &Arguments<'_>, words: &[&str], start: impl FnOnce(T) -> Result<u8>) -> Result<u8> {
-    match T::from_args(&[&arguments.command], words) {
+/// Parses `arguments` into `T` and calls `start`, or prints the requested help.
+fn parsed<T: FromArgs>(arguments: &Arguments<'_>, start: impl FnOnce(T) -> Result<u8>) -> Result<u8> {
+    match T::from_args(&[&arguments.command], &arguments.words) {
         Ok(args) => start(args),
         Err(exit) => not_started(exit),
     }
@@ -285,16 +285,16 @@ fn message(output: &str) -> String {
     text
 }
 
-pub fn knock(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: KnockArgs| {
+pub fn knock(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: KnockArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         let options = knock::KnockOptions { port: args.port, family, wait: args.wait, verbose: args.verbose };
         at_home(arguments, &|home| knock::run(home, &args.host, &options).map(|()| 0))
     })
 }
 
-pub fn daemon(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: DaemonArgs| {
+pub fn daemon(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: DaemonArgs| {
         let directory = server_directory(arguments);
         let trial = args.trial.map(|typed| duration(&typed)).transpose()?;
         match (args.check, args.unguard, args.background || trial.is_some()) {
@@ -307,8 +307,8 @@ pub fn daemon(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn genprofile(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: GenprofileArgs| {
+pub fn genprofile(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: GenprofileArgs| {
         let (name, typed) = (&args.name, args.knockport.as_deref());
         if let Some(typed) = typed.filter(|typed| ports::port(name).is_some() && ports::port(typed).is_none()) {
             return Err(Error::usage(format!("the name comes first, then the knock port: {typed} {name}")));
@@ -320,42 +320,42 @@ pub fn genprofile(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn invite(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: InviteArgs| {
+pub fn invite(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: InviteArgs| {
         let directory = server_directory(arguments);
         invite::run(directory, &args.name, &args.host, args.ports, args.again).map(|()| 0)
     })
 }
 
-pub fn accept(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
+pub fn accept(arguments: &Arguments<'_>) -> Result<u8> {
     // Not named in the error: it may be the line with the keys.
     if !arguments.operands.is_empty() {
         return Err(Error::usage("the line is read from standard input, not from the command line"));
     }
-    parsed(arguments, words, |args: AcceptArgs| {
+    parsed(arguments, |args: AcceptArgs| {
         at_home(arguments, &|home| accept::run(home, args.host.as_deref()).map(|()| 0))
     })
 }
 
-pub fn rotate(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: RotateArgs| {
+pub fn rotate(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: RotateArgs| {
         invite::rotate(server_directory(arguments), &args.name, &args.host).map(|()| 0)
     })
 }
 
-pub fn revoke(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: RevokeArgs| revoke::run(server_directory(arguments), &args.name).map(|()| 0))
+pub fn revoke(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: RevokeArgs| revoke::run(server_directory(arguments), &args.name).map(|()| 0))
 }
 
-pub fn connect(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: ConnectArgs| {
+pub fn connect(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: ConnectArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         at_home(arguments, &|home| connect::run(home, &args.host, args.port, family).map(|()| 0))
     })
 }
 
-pub fn doctor(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: DoctorArgs| {
+pub fn doctor(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: DoctorArgs| {
         let family = family(args.ipv4, args.ipv6)?;
         let Some(host) = args.host else {
             if args.port.is_some() || family != Family::Any {
@@ -368,8 +368,8 @@ pub fn doctor(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn proxy(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: ProxyArgs| {
+pub fn proxy(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: ProxyArgs| {
         proxy::run(&proxy::ProxyOptions {
             listen: (args.listen, args.listenport).into(),
             directory: arguments.directory,
@@ -381,8 +381,8 @@ pub fn proxy(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn status(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: StatusArgs| {
+pub fn status(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: StatusArgs| {
         let options = status::StatusOptions { json: args.json, watch: args.watch };
         arguments.directory.map_or(Ok(()), status::check)?;
         let directory = server_directory(arguments);
@@ -394,8 +394,8 @@ pub fn status(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
     })
 }
 
-pub fn links(arguments: &Arguments<'_>, words: &[&str]) -> Result<u8> {
-    parsed(arguments, words, |args: LinksArgs| {
+pub fn links(arguments: &Arguments<'_>) -> Result<u8> {
+    parsed(arguments, |args: LinksArgs| {
         let number = args.number.as_deref().map_or(Ok(20), link_count)?;
         let link_port = args.link_port.as_deref().map(port).transpose().map_err(Error::usage)?;
         at_home(arguments, &|home| links::run(home, &args.host, args.port, number, link_port).map(|()| 0))
