@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::net::Ipv6Addr;
 
-/// An IPv6 prefix of 48 to 80 bits. The bits after it carry a code.
+/// An IPv6 prefix. That of links has 48 to 80 bits, and the bits after it carry a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
     network: Ipv6Addr,
@@ -23,6 +23,21 @@ impl Prefix {
         (is_plain && is_routed).then_some(prefix)
     }
 
+    /// Creates a prefix of 0 to 128 bits. All bits of `network` after it must be 0.
+    pub fn new(network: Ipv6Addr, length: u8) -> Self {
+        Self { network, length }
+    }
+
+    /// The number of bits.
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+
+    /// Returns whether every address of `other` begins with this prefix.
+    pub fn covers(&self, other: Self) -> bool {
+        self.length <= other.length && self.contains(other.network)
+    }
+
     /// Returns whether `address` begins with the prefix.
     pub fn contains(&self, address: Ipv6Addr) -> bool {
         address.to_bits() & !self.mask() == self.network.to_bits()
@@ -35,7 +50,7 @@ impl Prefix {
 
     /// The bits after the prefix.
     fn mask(&self) -> u128 {
-        u128::MAX >> self.length
+        u128::MAX.checked_shr(self.length.into()).unwrap_or(0)
     }
 
     /// Returns whether codes are so short that guesses must be counted: shorter than 64 bits.

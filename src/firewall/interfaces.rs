@@ -58,6 +58,7 @@ mod tests {
             alternatives: vec![format!("{name}-alt")],
             master,
             receives: true,
+            resolves: true,
             in_vrf: false,
         };
         let links =

@@ -3,7 +3,7 @@
 use crate::config::{self, Log};
 use crate::ports::Ports;
 use crate::prefix::Prefix;
-use crate::search;
+use crate::{say, search};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use std::time::Instant;
 pub struct Rules {
     /// The knock ports of all profiles.
     pub knock_ports: Ports,
-    /// The prefixes of links of all profiles.
+    /// The prefixes of links of all profiles, each once.
     pub links: Vec<Prefix>,
     /// The ports that only a knock opens.
     pub guard: Ports,
@@ -39,9 +39,15 @@ impl Rules {
         };
         // Some syslog daemons do not write level debug to files. Level info is shown on more consoles.
         let level = if matches!(config.log, Log::File(_)) { "info" } else { "debug" };
+        let mut prefixes = Vec::new();
+        for prefix in links {
+            if !prefixes.contains(&prefix) {
+                prefixes.push(prefix);
+            }
+        }
         Self {
             knock_ports,
-            links,
+            links: prefixes,
             guard: config.guard.clone(),
             end_of_guard: None,
             interfaces: config.interfaces.clone(),
@@ -52,16 +58,9 @@ impl Rules {
         }
     }
 
-    /// Returns the prefixes of links as text, each once.
+    /// Returns the prefixes of links as text.
     pub(super) fn link_texts(&self) -> Vec<String> {
-        let mut texts = Vec::new();
-        for prefix in &self.links {
-            let text = prefix.to_string();
-            if !texts.contains(&text) {
-                texts.push(text);
-            }
-        }
-        texts
+        self.links.iter().map(Prefix::to_string).collect()
     }
 
     /// Returns the names of the guard's interfaces with `separator` between them.
@@ -139,6 +138,14 @@ pub struct Finding {
     pub fix: String,
 }
 
+impl Finding {
+    /// Logs it as a warning.
+    pub fn log(&self) {
+        say::warn(&self.what);
+        say::warn(format_args!("to fix it: {}", self.fix));
+    }
+}
+
 /// The values of the names in a template, such as `<mark>`.
 #[derive(Default)]
 pub(super) struct Values(Vec<(&'static str, Vec<String>)>);
@@ -201,9 +208,7 @@ pub(super) mod tests {
     pub(in crate::firewall) fn on_two_interfaces() -> Rules {
         Rules {
             knock_ports: Ports::parse("20022,20443").unwrap(),
-            links: ["2001:db8:0:ff::/64", "fd00:1:2::/48", "2001:db8:0:ff::/64"]
-                .map(|text| Prefix::parse(text).unwrap())
-                .into(),
+            links: ["2001:db8:0:ff::/64", "fd00:1:2::/48"].map(|text| Prefix::parse(text).unwrap()).into(),
             guard: Ports::parse("22,443").unwrap(),
             end_of_guard: None,
             interfaces: vec!["eth0".into(), "wan".into()],

@@ -38,6 +38,8 @@ pub struct Link {
     /// Whether packets arrive under this interface's own name: it is up, and neither lo nor a port of a bridge,
     /// bond or team. A port of a VRF keeps its name.
     pub receives: bool,
+    /// Whether the addresses of hosts on the link are resolved (ARP, neighbour discovery).
+    pub resolves: bool,
     /// Whether the interface is a port of a VRF.
     pub in_vrf: bool,
 }
@@ -125,8 +127,9 @@ fn link(body: &[u8]) -> Option<Link> {
     let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *body else { return None };
     let flags = libc::c_int::from_ne_bytes([f0, f1, f2, f3]);
     let index = u32::from_ne_bytes([i0, i1, i2, i3]);
-    let mut link =
-        Link { index, name: String::new(), alternatives: Vec::new(), master: 0, receives: false, in_vrf: false };
+    let resolves = flags & (libc::IFF_LOOPBACK | libc::IFF_NOARP) == 0;
+    let (name, alternatives) = (String::new(), Vec::new());
+    let mut link = Link { index, name, alternatives, master: 0, receives: false, resolves, in_vrf: false };
     let text = |value: &[u8]| String::from_utf8_lossy(value.strip_suffix(b"\0").unwrap_or(value)).into_owned();
     for (kind, value) in netlink::attributes(body.get(IFINFOMSG..)?) {
         match kind {
@@ -154,8 +157,8 @@ mod tests {
     #[test]
     fn the_loopback_interface_is_first_and_has_no_master() {
         let links = list().unwrap();
-        let lo =
-            Link { index: 1, name: "lo".into(), alternatives: Vec::new(), master: 0, receives: false, in_vrf: false };
+        let (name, alternatives) = ("lo".into(), Vec::new());
+        let lo = Link { index: 1, name, alternatives, master: 0, receives: false, resolves: false, in_vrf: false };
         assert!(links.contains(&lo), "{links:?}");
     }
 }

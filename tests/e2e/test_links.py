@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import random
 import re
 import shutil
@@ -43,8 +44,8 @@ def links(stage, number=3, name="phone", *options):
     return re.findall(r"http://\[(.*?)\]", done.stdout)
 
 
-def enters(stage):
-    connection = stage.client.connect(22, SERVER6)
+def enters(stage, server=SERVER6):
+    connection = stage.client.connect(22, server)
     if not connection:
         return False
     with connection, contextlib.suppress(OSError):
@@ -198,6 +199,112 @@ def test_a_prefix_with_an_address_of_the_server_is_refused_and_never_closes_it(l
     linked.server.run("ip", "address", "add", "2001:db8:0:ff::80/128", "dev", "lo", "nodad")
     with linked.client.connect(8080, "2001:db8:0:ff::80") as connection:
         assert connection.recv(100) == b"welcome\n"
+
+
+def diagnose(stage):
+    """Returns the findings of doctor as [(finding, step, what, fix)]; --check must have the same about links."""
+    done = stage.server.run(BINARY, "doctor", "--json", "--dir", stage.server_dir, check=False)
+    found = [tuple(json.loads(line).values()) for line in done.stdout.splitlines()]
+    checked = stage.server.run(BINARY, "daemon", "--check", "--dir", stage.server_dir).stderr
+    for finding, step, what, fix in found:
+        if step == "links":
+            assert (what in checked) == (finding == "wrong") and (fix is None or f"to fix it: {fix}" in checked)
+    return found
+
+
+def wrong(found):
+    return [entry for entry in found if entry[0] == "wrong"]
+
+
+def test_doctor_finds_nothing_wrong_where_the_only_profile_is_for_links(linked):
+    assert admits(linked, links(linked)[0])
+    found = diagnose(linked)
+    assert wrong(found) == []
+    assert ("ok", "links", f"{PREFIX} is not on-link and has no hosts here", None) in found
+    assert ("ok", "profile", f'"phone": links in {PREFIX}, links wire, opens port 22, counter 1', None) in found
+    [counted] = [what for _, step, what, _ in found if step == "log" and "SYNs" in what]
+    # With iptables the client retransmits its SYN.
+    assert re.fullmatch(r"SYNs to knock ports and links that were logged: ([1-9]); read by the daemon: \1", counted)
+    proof, left_out = [(finding, what) for finding, step, what, _ in found if step == "proof"]
+    assert proof[0] == "ok" and left_out[0] == "note" and left_out[1].startswith("no link was tried")
+
+
+def test_doctor_finds_a_prefix_that_is_on_link_and_its_commands_mend_it(linked):
+    # Without the route of the fixture the client, like a router, looks for the addresses on the link.
+    linked.client.run("ip", "-6", "route", "del", "2001:db8::/32")
+    for machine, address in ((linked.client, "2001:db8::2"), (linked.server, "2001:db8::1")):
+        machine.run("ip", "address", "add", f"{address}/32", "dev", "eth0", "nodad")
+    first, second, third = links(linked)
+    assert does_nothing(linked, first)
+    [(_, step, what, fix)] = wrong(diagnose(linked))
+    assert step == "links"
+    assert what == (f"{PREFIX} is on-link on eth0, by the route to 2001:db8::/32: "
+                    "links arrive only if the router sends them here")
+    on_router, here = fix.split(" # on the router; then here: ")
+    linked.client.run(*on_router.split())
+    for address in (second, third):
+        tap(linked, address)
+        linked.daemon.wait_for("opened port 22")
+        assert enters(linked, "2001:db8::1")
+        linked.server.run(*here.split(), check=False)
+    assert wrong(diagnose(linked)) == []
+
+
+@pytest.mark.parametrize("route", ["local", "connected", "gateway"])
+def test_doctor_finds_hosts_in_the_prefix_and_its_command_mends_it(linked, route):
+    found, command = {
+        "local": (f"{PREFIX} on lo", f"ip -6 route add local {PREFIX} dev lo"),
+        "connected": ("2001:db8:0:ff::1/128 on eth0", "ip address add 2001:db8:0:ff::1/80 dev eth0 nodad"),
+        "gateway": ("2001:db8:0:ff:8000::/65 on eth0", "ip -6 route add 2001:db8:0:ff:8000::/65 via fd09::2"),
+    }[route]
+    linked.server.run(*command.split())
+    [(_, step, what, fix)] = wrong(diagnose(linked))
+    assert step == "links"
+    assert what.startswith(f"{PREFIX} is not free for links: there is a route to ")
+    assert what.endswith(found if route != "connected" else " on eth0")
+    shutil.rmtree(linked.client_dir / "phone")
+    shutil.rmtree(linked.server_dir / "profiles/phone")
+    words = {"knockknock": BINARY, "PREFIX": "2001:db8:0:fe::/64", "PORTS": "22", "NAME": "phone"}
+    command = [words.get(word, word) for word in fix.partition(": ")[2].split()]
+    linked.server.run(*command, "--dir", linked.server_dir)
+    shutil.copytree(linked.server_dir / "profiles/phone", linked.client_dir / "phone")
+    linked.daemon.stop()
+    linked.start_daemon()
+    assert wrong(diagnose(linked)) == []
+    assert admits(linked, links(linked)[0])
+
+
+def test_doctor_allows_a_prefix_that_a_tunnel_leads_here(linked):
+    linked.server.run("ip", "-batch", "-", input="""
+        tuntap add tun9 mode tun
+        address add 2001:db8::1/32 dev tun9
+        link set tun9 up
+    """)
+    assert wrong(diagnose(linked)) == []
+
+
+def test_links_need_no_forwarding_and_pass_the_reverse_path_filters_of_other_firewalls(linked, firewall):
+    for name in ("all", "default", "eth0"):
+        linked.server.run("sysctl", "-qw", f"net.ipv6.conf.{name}.forwarding=0")
+    if firewall == "nft":
+        # As firewalld has it (IPv6_rpfilter), before and after our chain.
+        for chain, priority in (("before", "raw"), ("after", "mangle + 10")):
+            linked.server.run("nft", "-f", "-", input=f"""
+                table inet other {{
+                    chain {chain} {{
+                        type filter hook prerouting priority {priority};
+                        meta nfproto ipv6 fib saddr . mark . iif oif missing drop
+                    }}
+                }}""")
+    else:
+        for table in ("raw", "mangle"):
+            rule = f"-t {table} -A PREROUTING -m rpfilter --invert -j DROP"
+            linked.server.run("ip6tables", *rule.split())
+    first, second, _ = links(linked)
+    assert admits(linked, first)
+    linked.server.run("ip", "-6", "route", "add", "unreachable", PREFIX)
+    assert admits(linked, second)
+    assert wrong(diagnose(linked)) == []
 
 
 def test_check_lists_the_profile_with_its_prefix(stage):

@@ -1,7 +1,7 @@
 //! `--check`: reads the configuration and prints what the daemon would do.
 
 use super::setup::{self, left_out};
-use super::{configuration, privileges};
+use super::{configuration, link_routes, privileges};
 use crate::error::{Error, Result, quoted};
 use crate::klog;
 use crate::ports::Ports;
@@ -57,6 +57,11 @@ pub fn run(directory: &Path) -> Result<()> {
     }
     say::print(&text)?;
     setup.log_findings();
+    for &prefix in &setup.rules.links {
+        if let Some(finding) = link_routes::examine(prefix) {
+            finding.log();
+        }
+    }
     for port in setup.rules.guard.iter().filter(|&port| listeners::receives_udp(port)) {
         say::warn(format_args!(
             "a UDP socket listens on guarded port {port}, which stays reachable: the guard covers TCP only"

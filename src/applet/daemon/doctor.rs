@@ -1,7 +1,7 @@
 //! doctor without a host: checks everything that a knock needs on the server, step by step.
 
 use super::setup::{self, Setup, left_out};
-use super::{configuration, privileges, proof};
+use super::{configuration, link_routes, privileges, proof};
 use crate::config::{self, Log};
 use crate::diagnosis::Diagnosis;
 use crate::error::{Error, Result, quoted};
@@ -38,6 +38,7 @@ pub fn run(directory: &Path, json: bool) -> Result<u8> {
         profiles(&mut diagnosis, &setup);
         log(&mut diagnosis, &setup);
         rules(&mut diagnosis, directory, &setup, status.as_deref());
+        links(&mut diagnosis, &setup);
         packets(&mut diagnosis, directory, &setup, status.as_deref());
         ports(&mut diagnosis, &setup);
         daemon(&mut diagnosis, directory, &setup, status.as_deref());
@@ -127,6 +128,15 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Opt
     }
 }
 
+fn links(diagnosis: &mut Diagnosis, setup: &Setup) {
+    for &prefix in &setup.rules.links {
+        match link_routes::examine(prefix) {
+            Some(Finding { what, fix }) => diagnosis.wrong("links", format_args!("{what}"), &fix),
+            None => diagnosis.ok("links", format_args!("{prefix} is not on-link and has no hosts here")),
+        }
+    }
+}
+
 /// Compares what the log rule has logged with what the daemon has read.
 fn packets(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Option<&Status>) {
     let (Some(status), Ok([logged, dropped])) = (status, setup.backend.packet_counts()) else { return };
@@ -138,7 +148,7 @@ fn packets(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: O
         thread::sleep(RETRY);
         received = status::read(directory).map_or(received, |status| status.received());
     }
-    let text = format_args!("packets that the log rule has logged: {logged}; read by the daemon: {received}");
+    let text = format_args!("SYNs to knock ports and links that were logged: {logged}; read by the daemon: {received}");
     if received >= logged {
         diagnosis.ok("log", text);
     } else if received > 0 || logged <= LOGGED_DURING_START {

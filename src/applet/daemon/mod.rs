@@ -13,6 +13,7 @@ mod configuration;
 mod doctor;
 mod hooks;
 pub mod ipc;
+mod link_routes;
 mod log_target;
 mod opener;
 mod pause;

@@ -57,6 +57,10 @@ pub(super) fn run(diagnosis: &mut Diagnosis, setup: &Setup) {
                     ),
                 );
             }
+            if !setup.rules.links.is_empty() {
+                let what = "no link was tried: only one that is opened elsewhere shows that routers send it here";
+                diagnosis.note("proof", format_args!("{what}"));
+            }
         }
     }
 }

@@ -158,9 +158,8 @@ impl Setup {
 
     /// Logs the conflicting rules of other programs.
     pub(super) fn log_findings(&self) {
-        for Finding { what, fix } in &self.findings() {
-            say::warn(what);
-            say::warn(format_args!("to fix it: {fix}"));
+        for finding in &self.findings() {
+            finding.log();
         }
     }
 
