@@ -197,7 +197,7 @@ def test_a_prefix_with_an_address_of_the_server_is_refused_and_never_closes_it(l
     assert "fd09::/64 cannot be for links: fd09::1 is an address of this machine" in done.stderr
     linked.keep(Service(linked.server, 8080))
     linked.server.run("ip", "address", "add", "2001:db8:0:ff::80/128", "dev", "lo", "nodad")
-    with linked.client.connect(8080, "2001:db8:0:ff::80") as connection:
+    with linked.client.connect(8080, "2001:db8:0:ff::80", timeout=3) as connection:
         assert connection.recv(100) == b"welcome\n"
 
 

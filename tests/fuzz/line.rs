@@ -3,7 +3,7 @@
 
 use knockknock::wire::{Entry, Fields, Incomplete, entry};
 use libfuzzer_sys::fuzz_target;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 fuzz_target!(|line: &[u8]| {
     let (read, expected) = (Entry::parse(line), slow(line));
@@ -48,10 +48,10 @@ fn slow(line: &[u8]) -> Option<Entry> {
         rest.word(" TTL=")?;
         (IpAddr::V4(source), number(rest.word(" ID=")?, 0xffff)?)
     } else {
-        destination = Some(target.parse().ok()?);
+        destination = Some(in_full(target)?);
         rest.word(" TC=")?;
         rest.word(" HOPLIMIT=")?;
-        (IpAddr::V6(source.parse().ok()?), number(rest.word(" FLOWLBL=")?, 0xfffff)? & 0xffff)
+        (IpAddr::V6(in_full(source)?), number(rest.word(" FLOWLBL=")?, 0xfffff)? & 0xffff)
     };
     while !rest.0.starts_with(" PROTO=T") {
         if rest.word(" ")?.contains(['[', '=']) {
@@ -68,6 +68,11 @@ fn slow(line: &[u8]) -> Option<Entry> {
     while [" CWR", " ECE", " URG", " PSH"].iter().any(|flag| rest.take(flag).is_some()) {}
     rest.take(" SYN URGP=")?;
     Some(Entry { source, destination, source_port, knock_port, fields: Fields { id: id as u16, seq, ack, win } })
+}
+
+/// An IPv6 address as the kernel writes it.
+fn in_full(text: &str) -> Option<Ipv6Addr> {
+    text.parse().ok().filter(|_| text.len() == 39 && !text.contains('.') && !text.contains("::"))
 }
 
 /// The rest of the text.
