@@ -12,6 +12,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::os::unix::process::parent_id;
+use std::ptr;
 
 unsafe extern "C" {
     /// This process's environment (environ(7)).
@@ -244,13 +245,13 @@ pub fn raise_file_limit_up_to(files: u32) -> io::Result<u32> {
 
 fn file_limit() -> io::Result<libc::rlimit> {
     let mut limit = MaybeUninit::<libc::rlimit>::uninit();
-    // SAFETY: getrlimit fills the structure that it is given.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) })?;
+    // SAFETY: prlimit fills the structure that it is given.
+    check(unsafe { libc::prlimit(0, libc::RLIMIT_NOFILE, ptr::null(), limit.as_mut_ptr()) })?;
     // SAFETY: filled above.
     Ok(unsafe { limit.assume_init() })
 }
 
 fn set_file_limit(limit: libc::rlimit) -> io::Result<()> {
     // SAFETY: the structure is valid for reads.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+    check(unsafe { libc::prlimit(0, libc::RLIMIT_NOFILE, &raw const limit, ptr::null_mut()) }).map(drop)
 }

@@ -9,6 +9,7 @@ use super::{check, file, process};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::ptr;
 
 /// Directories to try, in this order, for a short-lived empty directory.
 const PLACES: [&str; 3] = ["/run", "/tmp", "/dev/shm"];
@@ -61,7 +62,7 @@ pub fn limits() -> io::Result<()> {
 fn limit(resource: libc::c_int, most: libc::rlim_t) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
     // SAFETY: the structure is valid for reads.
-    check(unsafe { libc::setrlimit(resource as _, &raw const limit) }).map(drop)
+    check(unsafe { libc::prlimit(0, resource as _, &raw const limit, ptr::null_mut()) }).map(drop)
 }
 
 /// Describes the sandbox that this kernel supports, for the log.
