@@ -25,10 +25,11 @@ for name in "$@"; do
     armv7-*) features='-C target-feature=+thumb-mode' ;;
     # A branch's delay slot takes an instruction from after the branch too, not only from before it. A call at the end of
     # a function becomes a jump. No trap after a division: Rust checks the divisor before it. The blocks of a function stay
-    # in their order, because moving them takes more branches.
+    # in their order, because moving them takes more branches. Blocks that end alike share their end; by default LLVM does
+    # not do this for MIPS, because of branches over more than 128 KB (here, no function has more than 12 KB).
     mips*)
         llvm+=' -disable-mips-df-forward-search=false -disable-mips-df-succbb-search=false -mips-tail-calls'
-        llvm+=' -mno-check-zero-division -disable-block-placement'
+        llvm+=' -mno-check-zero-division -disable-block-placement -enable-tail-merge -tail-merge-size=2'
         ;;
     esac
     (
