@@ -34,6 +34,9 @@ for name in "$@"; do
     esac
     (
         cd "$root"
+        # musl is compiled with the same options.
+        CCC_OVERRIDE_OPTIONS+=" +-mllvm +${llvm// / +-mllvm +}"
+        ZIG_GLOBAL_CACHE_DIR+=-$(cksum <<<"$llvm" | cut -d ' ' -f 1)
         # Not stripped yet: scripts/size.sh reads the symbols.
         RUSTFLAGS="$STATIC $SMALL $features" CARGO_PROFILE_RELEASE_STRIP=none \
             cargo-zigbuild rustc --quiet --release --locked --bin knockknock \

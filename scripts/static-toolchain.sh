@@ -61,7 +61,8 @@ fi
 # A separate target directory: with two compilers in one directory, each build would start over.
 export CARGO_TARGET_DIR=${KNOCKKNOCK_TARGET_DIR:-$root/target/static}
 export PATH=$tools/venv/bin:$PATH RUSTC=$rust/rustc CARGO=$rust/usr/bin/cargo
-# zig compiles musl with -Os and -O3; -Oz makes it 9 KB smaller. The cache is its own, because zig does not see the change.
+# zig compiles musl with -Os and -O3; -Oz makes it 9 KB smaller. These options have a cache of their own, because zig does
+# not see the change.
 export CCC_OVERRIDE_OPTIONS='# s/-Os/-Oz/ s/-O3/-Oz/' ZIG_GLOBAL_CACHE_DIR=$tools/zig
 export RUSTC_BOOTSTRAP=1 # -Zbuild-std and its like, on a stable compiler
 unset RUSTUP_TOOLCHAIN CARGO_BUILD_TARGET CARGO_ENCODED_RUSTFLAGS
