@@ -228,14 +228,20 @@ impl Watcher {
         self.report.received();
         if let Some(event) = self.engine.handle(entry, now) {
             self.report.event(&event, now);
-            let is_refusal = matches!(event, Event::Replay | Event::WrongCode { .. });
-            if let Some(refused) = is_refusal.then(|| self.report.select(entry, now)).flatten() {
-                let behind = refused.profile.and_then(|profile| self.engine.counters_behind(profile, entry));
-                self.report.refused(&refused, behind);
+            if matches!(event, Event::Replay | Event::WrongCode { .. }) {
+                self.report_refused(entry, now);
             }
         }
         if self.engine.has_accepted() {
             hooks::step("watcher: judged");
+        }
+    }
+
+    /// Logs a refused knock, if it is one to log at once.
+    fn report_refused(&mut self, entry: &Entry, now: Instant) {
+        if let Some(refused) = self.report.select(entry, now) {
+            let behind = refused.profile.and_then(|profile| self.engine.counters_behind(profile, entry));
+            self.report.refused(&refused, behind);
         }
     }
 

@@ -14,8 +14,16 @@ const FIRST: u8 = 3;
 const PORTS: usize = 16;
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A source whose knock was accepted.
-struct Known {
+/// The source of a refused knock that is logged.
+#[derive(Debug, PartialEq)]
+pub(super) enum Source {
+    /// A knock from there was accepted before, for this profile.
+    Known(usize),
+    Unknown,
+}
+
+/// The latest accepted knock of a source for a profile.
+struct AcceptedKnock {
     source: IpAddr,
     profile: usize,
     knock_port: u16,
@@ -26,7 +34,7 @@ struct Known {
 #[derive(Default)]
 pub(super) struct RefusedKnocks {
     /// The latest sources, oldest first.
-    known: Vec<Known>,
+    known: Vec<AcceptedKnock>,
     /// Knock ports with the number of logged knocks since the hour began.
     ports: Vec<(u16, u8)>,
     hour: Option<Instant>,
@@ -40,29 +48,28 @@ impl RefusedKnocks {
         if self.known.len() >= SOURCES {
             self.known.remove(0);
         }
-        self.known.push(Known { source, profile, knock_port, logged });
+        self.known.push(AcceptedKnock { source, profile, knock_port, logged });
     }
 
-    /// Decides whether to log a refused knock. Returns the profile for which the source knocked before, if any.
-    pub fn select(&mut self, source: IpAddr, knock_port: u16, now: Instant) -> Option<Option<usize>> {
+    /// Decides whether to log a refused knock. Returns its source if so.
+    pub fn select(&mut self, source: IpAddr, knock_port: u16, now: Instant) -> Option<Source> {
         let mut known = self.known.iter_mut().rev();
         if let Some(known) = known.find(|known| (known.source, known.knock_port) == (source, knock_port)) {
             let due = known.logged.is_none_or(|logged| now.duration_since(logged) >= PAUSE);
             known.logged = if due { Some(now) } else { known.logged };
-            return due.then_some(Some(known.profile));
+            return due.then_some(Source::Known(known.profile));
         }
         if self.hour.is_none_or(|hour| now.duration_since(hour) >= HOUR) {
             self.hour = Some(now);
             self.ports.clear();
         }
-        let place = self.ports.iter().position(|&(port, _)| port == knock_port).unwrap_or_else(|| {
+        let is_new = self.ports.iter().all(|&(port, _)| port != knock_port);
+        if is_new && self.ports.len() < PORTS {
             self.ports.push((knock_port, 0));
-            self.ports.len() - 1
-        });
-        self.ports.truncate(PORTS);
-        let (_, logged) = self.ports.get_mut(place).filter(|(_, logged)| *logged < FIRST)?;
+        }
+        let (_, logged) = self.ports.iter_mut().find(|(port, logged)| *port == knock_port && *logged < FIRST)?;
         *logged += 1;
-        Some(None)
+        Some(Source::Unknown)
     }
 }
 
@@ -81,11 +88,11 @@ mod tests {
         for profile in [4, 5] {
             refused.accepted(source(1), profile, 666);
         }
-        assert_eq!(refused.select(source(1), 666, at(0)), Some(Some(5)));
+        assert_eq!(refused.select(source(1), 666, at(0)), Some(Source::Known(5)));
         refused.accepted(source(1), 5, 666);
         assert_eq!(refused.select(source(1), 666, at(59)), None, "an accepted knock does not end the pause");
-        assert_eq!(refused.select(source(1), 666, at(60)), Some(Some(5)));
-        assert_eq!(refused.select(source(1), 667, at(61)), Some(None), "at another port it is a stranger");
+        assert_eq!(refused.select(source(1), 666, at(60)), Some(Source::Known(5)));
+        assert_eq!(refused.select(source(1), 667, at(61)), Some(Source::Unknown), "at another port it is a stranger");
     }
 
     #[test]
@@ -93,7 +100,7 @@ mod tests {
         let (mut refused, start) = (RefusedKnocks::default(), Instant::now());
         let mut lines = |hour: Instant| {
             let all = (0..10_000u16).map(|n| (source(n as u8), 1000 + n % 100));
-            all.filter(|&(from, port)| refused.select(from, port, hour) == Some(None)).count()
+            all.filter(|&(from, port)| refused.select(from, port, hour) == Some(Source::Unknown)).count()
         };
         let most = PORTS * usize::from(FIRST);
         assert_eq!([lines(start), lines(start + HOUR / 2), lines(start + HOUR)], [most, 0, most]);
@@ -105,7 +112,7 @@ mod tests {
         for last in 0..=SOURCES as u8 {
             refused.accepted(source(last), 0, 666);
         }
-        assert_eq!(refused.select(source(0), 666, now), Some(None));
-        assert_eq!(refused.select(source(1), 666, now), Some(Some(0)));
+        assert_eq!(refused.select(source(0), 666, now), Some(Source::Unknown));
+        assert_eq!(refused.select(source(1), 666, now), Some(Source::Known(0)));
     }
 }

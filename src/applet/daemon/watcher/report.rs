@@ -4,7 +4,7 @@
 use super::engine::{Event, Knock};
 use super::message::ANY_PORT;
 use super::publication::Publication;
-use super::refused_knocks::RefusedKnocks;
+use super::refused_knocks::{RefusedKnocks, Source};
 use crate::applet::daemon::ipc::OpenReply;
 use crate::error::{quoted, reason};
 use crate::profile::REPLACED;
@@ -169,14 +169,21 @@ impl Report {
         }
     }
 
-    /// Selects the refused knocks to log at once. Returns the profile if it is known: the one for which the source
-    /// knocked before, or the only one of its knock port.
+    /// Selects the refused knocks to log at once. The profile is known if the source knocked for it before, or if it is
+    /// the only one of its knock port.
     pub fn select(&mut self, entry: &Entry, now: Instant) -> Option<Refused> {
         let Entry { source, knock_port, .. } = *entry;
-        let known = self.refused_knocks.select(source, knock_port, now)?;
+        let (known, profile) = match self.refused_knocks.select(source, knock_port, now)? {
+            Source::Known(profile) => (true, Some(profile)),
+            Source::Unknown => (false, self.only_profile(knock_port)),
+        };
+        Some(Refused { source, knock_port, known, profile })
+    }
+
+    /// Returns the profile with that knock port, if there is only one.
+    fn only_profile(&self, knock_port: u16) -> Option<usize> {
         let mut at_port = self.knock_ports.iter().enumerate().filter(|&(_, &port)| port == knock_port);
-        let only = at_port.next().filter(|_| at_port.next().is_none()).map(|(profile, _)| profile);
-        Some(Refused { source, knock_port, known: known.is_some(), profile: known.or(only) })
+        at_port.next().filter(|_| at_port.next().is_none()).map(|(profile, _)| profile)
     }
 
     /// Logs a refused knock. `behind` is how far its counter is behind the next one, if it is an old counter.
