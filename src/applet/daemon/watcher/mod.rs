@@ -36,7 +36,7 @@ use crate::sys::socketpair::Channel;
 use crate::sys::{clock, memory, process, random};
 use crate::wire::Entry;
 use engine::{Action, Engine, Event, Settings};
-use profiles::Profiles;
+use profiles::{Profiles, Replacement};
 use publication::Publication;
 use report::Report;
 use std::path::Path;
@@ -117,6 +117,7 @@ struct Watcher {
     engine: Box<Engine>,
     /// The counter files of the engine's profiles, by number.
     counters: Vec<Counter>,
+    replacements: Vec<Replacement>,
     report: Box<Report>,
     channel: Channel,
 }
@@ -161,7 +162,8 @@ impl Watcher {
             knock_ports.push(profile.knock_port());
         }
         let report = Report::new(profiles.names, knock_ports, config.delay, publication);
-        Ok(Self { engine, counters: profiles.counters, report, channel })
+        let Profiles { counters, replacements, .. } = profiles;
+        Ok(Self { engine, counters, replacements, report, channel })
     }
 
     /// Follows the log until the log or the opener ends.
@@ -269,7 +271,8 @@ impl Watcher {
                 Action::Store { profile, next } => {
                     if self.store(profile, next) {
                         stored.push(profile);
-                        if let Some(old) = self.report.replaced_by(profile) {
+                        let replacement = self.replacements.iter().find(|replacement| replacement.new == profile);
+                        if let Some(&Replacement { old, .. }) = replacement {
                             self.revoke_replaced(old);
                             stored.push(old);
                         }

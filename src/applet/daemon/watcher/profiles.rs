@@ -4,7 +4,7 @@ use super::MAX_PORTS;
 use super::loaded_profile::LoadedProfile;
 use crate::applet::daemon::setup::{ProfileIndex, left_out};
 use crate::error::{Error, Result};
-use crate::profile::{Counter, Found, KeyIndex, Profile};
+use crate::profile::{Counter, Found, KeyIndex, Profile, REPLACED};
 use crate::say;
 use crate::sys::process;
 use std::path::Path;
@@ -15,6 +15,17 @@ pub(super) struct Profiles {
     pub(super) names: Vec<String>,
     pub(super) counters: Vec<Counter>,
     pub(super) loaded: Vec<LoadedProfile>,
+    /// The profiles with new keys whose old keys are still valid.
+    pub(super) replacements: Vec<Replacement>,
+}
+
+/// Two profiles with the keys of one client.
+#[derive(Debug, PartialEq)]
+pub(super) struct Replacement {
+    /// The profile with the new keys.
+    pub(super) new: usize,
+    /// The profile with the old keys, which is revoked when the new keys have knocked.
+    pub(super) old: usize,
 }
 
 impl Profiles {
@@ -32,6 +43,7 @@ impl Profiles {
                 say::warning(&left_out(found, &error));
             }
         }
+        profiles.replacements = replacements(&profiles.names);
         Ok(profiles)
     }
 
@@ -48,5 +60,29 @@ impl Profiles {
         self.loaded.push(loaded);
         self.counters.push(counter);
         Ok(())
+    }
+}
+
+/// Finds the profiles with old keys by their names.
+fn replacements(names: &[String]) -> Vec<Replacement> {
+    let mut replacements = Vec::new();
+    for (old, name) in names.iter().enumerate() {
+        let new = name.strip_suffix(REPLACED).and_then(|name| names.iter().position(|other| other == name));
+        if let Some(new) = new {
+            replacements.push(Replacement { new, old });
+        }
+    }
+    replacements
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_with_new_keys_replaces_the_one_of_its_name() {
+        let names = ["bob.replaced", "ann", "bob", "cid.replaced", "ann.replaced"].map(str::to_owned);
+        let wanted = [Replacement { new: 2, old: 0 }, Replacement { new: 1, old: 4 }];
+        assert_eq!(replacements(&names), wanted, "the new keys of cid are disabled");
     }
 }

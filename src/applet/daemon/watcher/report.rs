@@ -7,7 +7,6 @@ use super::publication::Publication;
 use super::refused_knocks::{RefusedKnocks, Source};
 use crate::applet::daemon::ipc::OpenReply;
 use crate::error::{quoted, reason};
-use crate::profile::REPLACED;
 use crate::say;
 use crate::status::Count;
 use crate::sys::clock;
@@ -112,12 +111,6 @@ impl Report {
             "the counter file of profile {} was too low or damaged; stored the correct value",
             quoted(self.name(profile))
         ));
-    }
-
-    /// Returns the profile whose keys the keys of `profile` replace.
-    pub fn replaced_by(&self, profile: usize) -> Option<usize> {
-        let name = self.name(profile);
-        self.names.iter().position(|old| old.strip_suffix(REPLACED) == Some(name))
     }
 
     /// Logs that a profile's new keys have knocked, and that its old keys are revoked.
