@@ -39,8 +39,9 @@ impl Armed {
         let ours = |waiting: &Waiting| waiting.profile == profile && waiting.source.is_some();
         self.disarm(profile, source);
         if self.0.iter().filter(|waiting| ours(waiting)).count() >= SOURCES {
-            let oldest = self.0.iter().position(ours);
-            oldest.map(|oldest| self.0.remove(oldest));
+            if let Some(oldest) = self.0.iter().position(ours) {
+                self.0.remove(oldest);
+            }
         }
         self.push(Waiting { profile, counter, source: Some(source), since: now }, now);
     }
