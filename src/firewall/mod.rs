@@ -85,8 +85,8 @@ impl Backend {
     pub fn foreign_findings(self, rules: &Rules, ports: &Ports) -> Vec<Finding> {
         let listings = foreign_rules::Listings { nft: nft::list_all(), iptables: iptables::list_all() };
         let in_iptables = self == Self::Iptables;
-        let priority = if in_iptables { -150 } else { -160 };
-        let own = foreign_rules::Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority, in_iptables };
+        let priority = if in_iptables { iptables::PRIORITY } else { nft::PRIORITY };
+        let own = foreign_rules::Own { table: nft::TABLE, chains: iptables::CHAINS, priority, in_iptables };
         foreign_rules::findings(&listings, &own, rules, ports)
     }
 

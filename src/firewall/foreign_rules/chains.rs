@@ -19,7 +19,7 @@ pub(in crate::firewall) struct IptablesListing {
 
 /// Identifies our own rules in listings.
 pub(in crate::firewall) struct Own {
-    /// Our table's family and name.
+    /// The name of our table, of family inet.
     pub(in crate::firewall) table: &'static str,
     /// The prefix of the names of our iptables chains.
     pub(in crate::firewall) chains: &'static str,
@@ -115,7 +115,7 @@ fn of_nft<'a>(listing: &'a str, own: &Own, chains: &mut Vec<Chain<'a>>) {
             table = name.split_once(' ').unwrap_or_default();
             // nft also lists the tables of iptables-nft. In a bridge's tables no rule can use the connection mark, and ARP
             // has no ports.
-            ours = name == own.table
+            ours = table == ("inet", own.table)
                 || ["bridge", "arp"].contains(&table.0)
                 || chains.iter().any(|chain| chain.program != "nft" && chain.table == table);
         } else if let Some(name) = opened.strip_prefix("chain ") {
@@ -186,7 +186,7 @@ mod tests {
             nft: nft.into(),
             iptables: vec![IptablesListing { family: "ip", program: "iptables", text: save.into() }],
         };
-        let own = Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };
+        let own = Own { table: "knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };
         let found = chains(&listings, &own);
         let seen: Vec<_> = found.iter().map(|chain| (chain.program, chain.name, chain.rules.clone())).collect();
         assert_eq!(

@@ -230,7 +230,7 @@ mod tests {
         let iptables = vec![saved("ip", "iptables"), saved("ip6", "ip6tables")];
         let listings = Listings { nft: read("nft"), iptables };
         assert!(listings.nft.len() + listings.iptables[0].text.len() > 0, "no ruleset is called {name}");
-        let own = Own { table: "inet knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };
+        let own = Own { table: "knockknock", chains: "KNOCKKNOCK", priority: -160, in_iptables: false };
         let guard = Ports::parse(guard).unwrap();
         let ports = guard.iter().chain(Ports::parse(ports).unwrap().iter()).collect();
         let rules = Rules { guard, ..crate::firewall::rules::tests::everywhere() };

@@ -8,6 +8,7 @@ mod openings;
 mod ruleset;
 
 pub(super) use openings::{ListWriter, live_openings};
+pub(super) use ruleset::{CHAINS, PRIORITY};
 
 use super::foreign_rules::IptablesListing;
 use super::rules::Rules;

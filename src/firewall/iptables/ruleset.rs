@@ -5,6 +5,10 @@ use crate::ports::Ports;
 use crate::search;
 use std::path::Path;
 
+/// The prefix of our chains' names.
+pub(in crate::firewall) const CHAINS: &str = "KNOCKKNOCK";
+/// The priority of table mangle, in which they are.
+pub(in crate::firewall) const PRIORITY: i32 = libc::NF_IP_PRI_MANGLE;
 /// The prefix of our rules in a listing.
 const OURS: &str = "-A KNOCKKNOCK";
 /// The prefix of rules in the kernel's chains, and the rest of the first rule of each.
@@ -235,6 +239,14 @@ mod tests {
     #[test]
     fn every_name_has_a_value() {
         assert!(!script(IpVersion::V4, &everywhere(), "").contains('<'));
+    }
+
+    #[test]
+    fn our_chains_are_known_by_their_names() {
+        let mut lines = TEMPLATE.lines().filter_map(|line| line.strip_prefix([':', '*']));
+        assert_eq!(lines.next(), Some("mangle"));
+        assert!(lines.clone().count() > 0 && lines.all(|name| name.starts_with(CHAINS)));
+        assert_eq!(OURS, format!("-A {CHAINS}"));
     }
 
     #[test]

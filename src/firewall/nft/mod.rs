@@ -9,7 +9,7 @@ mod openings;
 mod ruleset;
 
 pub(super) use openings::{SetWriter, live_openings};
-pub(super) use ruleset::TABLE;
+pub(super) use ruleset::{PRIORITY, TABLE};
 
 use super::rules::{Rules, Turnstile};
 use crate::error::{Error, Result, failure, quoted};

@@ -6,6 +6,9 @@ use crate::search;
 /// The name of our table, of family inet.
 pub(in crate::firewall) const TABLE: &str = "knockknock";
 
+/// The priority of our chains: `mangle - 10`.
+pub(in crate::firewall) const PRIORITY: i32 = libc::NF_IP_PRI_MANGLE - 10;
+
 /// The chain whose last rule is the guard.
 pub(super) const CHAIN_PREROUTING: &str = "prerouting";
 
@@ -142,6 +145,14 @@ mod tests {
         at_syn: include_str!("at_syn.nft"),
         at_ack: include_str!("at_ack.nft"),
     };
+
+    #[test]
+    fn all_chains_have_the_same_priority() {
+        for text in [TEMPLATE.at_syn, TEMPLATE.at_ack, TEMPLATE.chains] {
+            let mut hooks = text.lines().filter_map(|line| line.split_once(" priority "));
+            assert!(hooks.clone().count() > 0 && hooks.all(|(_, rest)| rest.starts_with("mangle - 10;")), "{text}");
+        }
+    }
 
     #[test]
     fn the_tables_are_those_in_the_golden_files() {
