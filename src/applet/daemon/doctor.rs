@@ -188,10 +188,7 @@ fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Op
         return diagnosis.wrong("daemon", what, &command("start"));
     };
     let minutes = clock::uptime().saturating_sub(status.since) / 60;
-    let watcher = privileges::watcher_user(&setup.config).map_or(0, |user| user.uid);
-    let process = status.daemon;
-    let what = format_args!("it is running as process {process} for {minutes} min, its watcher as uid {watcher}");
-    diagnosis.ok("daemon", what);
+    diagnosis.ok("daemon", format_args!("it is running as process {} for {minutes} min", status.daemon));
     if status.is_replaced() {
         let what = format_args!("its program was replaced since it started");
         diagnosis.wrong("daemon", what, &command("restart"));
