@@ -13,7 +13,7 @@ pub fn watcher(arguments: &Arguments<'_>) -> Result<u8> {
 
 pub fn opener(arguments: &Arguments<'_>) -> Result<u8> {
     let (supervisor, log_target, backend) = from_supervisor(arguments)?;
-    daemon::opener(supervisor, log_target, text(backend)?)
+    daemon::opener(supervisor, log_target, text(backend)?, arguments.operands.get(3..).unwrap_or_default())
 }
 
 /// Runs the daemon of the doctor's proof.
@@ -22,9 +22,9 @@ pub fn proof(arguments: &Arguments<'_>) -> Result<u8> {
     daemon::proof(doctor, Path::new(directory))
 }
 
-/// Returns the arguments of a child of the supervisor: the supervisor's process ID, the log target, and one more.
+/// Returns the first arguments of a child of the supervisor: the supervisor's process ID, the log target, and one more.
 fn from_supervisor<'a>(arguments: &Arguments<'a>) -> Result<(u32, LogTarget, &'a OsStr)> {
-    if let [supervisor, log_target, last] = arguments.operands[..] {
+    if let [supervisor, log_target, last, ..] = arguments.operands[..] {
         if let (Ok(supervisor), Some(log_target)) = (text(supervisor)?.parse(), LogTarget::named(text(log_target)?)) {
             return Ok((supervisor, log_target, last));
         }

@@ -3,6 +3,7 @@
 use super::LogTarget;
 use super::child_exit::ChildExit;
 use super::ipc::{OPENED, READY};
+use super::opener::{OWNED, REPLACES};
 use super::setup::Setup;
 use crate::config::Log;
 use crate::error::{Error, Result};
@@ -146,11 +147,10 @@ fn start_opener(
 ) -> io::Result<(Child, UnixStream)> {
     let (mut from_opener, to_supervisor) = UnixStream::pair()?;
     from_opener.write_all(&setup.limits.to_bytes())?;
-    let again = if replaces { " again" } else { "" };
-    let owned = if owner.is_some() { " owned" } else { "" };
-    let backend = [setup.backend.name(), again, owned].concat();
-    let supervisor = std::process::id().to_string();
-    let opener = [OsStr::new("opener"), supervisor.as_ref(), log_target.name().as_ref(), backend.as_ref()];
+    let (supervisor, log_name, backend) = (std::process::id().to_string(), log_target.name(), setup.backend.name());
+    let mut opener = vec![OsStr::new("opener"), supervisor.as_ref(), log_name.as_ref(), backend.as_ref()];
+    opener.extend(replaces.then_some(OsStr::new(REPLACES)));
+    opener.extend(owner.map(|_| OsStr::new(OWNED)));
     let opener = child::restart_self(&opener, Some(to_watcher.as_fd()), to_supervisor.as_fd(), owner)?;
     Ok((opener, from_opener))
 }

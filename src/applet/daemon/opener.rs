@@ -14,8 +14,14 @@ use crate::sys::privilege::Capability;
 use crate::sys::sandbox::calls;
 use crate::sys::socketpair::Channel;
 use crate::sys::{memory, process};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
+
+/// Argument: another opener has served the same watcher.
+pub(super) const REPLACES: &str = "replaces";
+/// Argument: descriptor 3 is the socket that owns the rules.
+pub(super) const OWNED: &str = "owned";
 
 /// Exit code: an opening failed because our rules are gone, or may be gone.
 pub const RULES_GONE: u8 = 64;
@@ -28,20 +34,14 @@ pub const SET_LEAKS: u8 = 65;
 /// The opener's system calls: messages from the watcher and to the kernel, and writes to a `recent` list.
 const CALLS: &[&[libc::c_long]] = &[calls::BASIC, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
 
-/// Runs the opener. Descriptor 0 is the socket to the watcher, descriptor 1 a socket to the supervisor. `backend` is
-/// the backend's name, followed by ` again` if the watcher is already running, and by ` owned` if descriptor 3 is the
-/// socket that owns the rules. Returns the exit code.
-pub fn run(supervisor: u32, log_target: LogTarget, backend: &str) -> Result<u8> {
+/// Runs the opener for the backend with that name. Descriptor 0 is the socket to the watcher, descriptor 1 a socket to
+/// the supervisor. `words` are of [`REPLACES`] and [`OWNED`]. Returns the exit code.
+pub fn run(supervisor: u32, log_target: LogTarget, backend: &str, words: &[&OsStr]) -> Result<u8> {
     log_target.open();
     process::set_name(c"knock-opener");
-    let (backend, owner) = match backend.strip_suffix(" owned") {
-        Some(backend) => (backend, Some(process::inherited(3))),
-        None => (backend, None),
-    };
-    let (backend, replacement) = match backend.strip_suffix(" again") {
-        Some(backend) => (backend, true),
-        None => (backend, false),
-    };
+    let is_among = |word: &str| words.iter().any(|given| *given == word);
+    let replacement = is_among(REPLACES);
+    let owner = is_among(OWNED).then(|| process::inherited(3));
     let backend = Backend::named(backend).ok_or_else(|| Error::usage("the supervisor starts the opener"))?;
     let (channel, mut supervisor_end) = (Channel::from(process::inherited(0)), File::from(process::inherited(1)));
     process::leave_signals_to_supervisor().map_err(|cause| Error::system("set the signal mask", cause))?;
