@@ -6,7 +6,7 @@ mod resolve;
 pub use resolve::{Family, addresses, describe, ipv4_first, resolve};
 
 use crate::error::{Error, Result};
-use crate::profile::{self, Counter, Profile, SPENT};
+use crate::profile::{self, Counter, Profile, ProfileConfig, SPENT};
 use crate::sys::privilege::User;
 use crate::sys::raw::RawSockets;
 use crate::sys::route::Route;
@@ -143,7 +143,7 @@ fn burn_locked(profile: &mut Profile, port: u16) -> Result<Fields> {
         let fields = match profile.config.wire {
             Wire::Classic => profile.keys.seal(counter, port).fields(),
             Wire::Stealth => profile.keys.code(counter, port).fields(),
-            Wire::Link(_) => None,
+            Wire::Link(_) => return Err(ProfileConfig::cannot_knock(&profile.name)),
         };
         if let Some(fields) = fields {
             let stored = profile.counter.store(next);
@@ -155,4 +155,25 @@ fn burn_locked(profile: &mut Profile, port: u16) -> Result<Fields> {
 fn spent(counter: &Counter) -> Error {
     Error::content(counter.path(), 0, "is spent: every counter has been used")
         .advise("make a new profile on both sides")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prefix::Prefix;
+    use crate::profile::Found;
+    use std::fs;
+
+    #[test]
+    fn a_profile_for_links_burns_no_counter() {
+        let directory = env::temp_dir().join(format!("knockknock-burn-{}", std::process::id()));
+        let wire = Wire::Link(Prefix::parse("2001:db8:0:ff::/64").unwrap());
+        let config = ProfileConfig { knock_port: 0, ports: Some([22].into_iter().collect()), wire, legacy: false };
+        let path = profile::create(&directory, "links", &config).unwrap();
+        let mut profile = Profile::load(&Found { name: "links".to_owned(), path }).unwrap();
+        let error = burn(&mut profile, 22).err().unwrap();
+        assert_eq!(error.to_string(), "profile \"links\" is for links and cannot knock");
+        assert!(profile.counter.is_unused());
+        fs::remove_dir_all(directory).unwrap();
+    }
 }

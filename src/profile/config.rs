@@ -37,11 +37,13 @@ impl ProfileConfig {
 
     /// Refuses a profile, called `name`, that is for links only.
     pub fn check_knocks(&self, name: &str) -> Result<()> {
-        if self.wire.prefix().is_none() {
-            return Ok(());
-        }
-        Err(Error::refused(format!("profile {} is for links and cannot knock", quoted(name)))
-            .advise(format!("to print links: knockknock links {name} -p PORT")))
+        if self.wire.prefix().is_none() { Ok(()) } else { Err(Self::cannot_knock(name)) }
+    }
+
+    /// Returns the error for a profile, called `name`, that is for links only.
+    pub fn cannot_knock(name: &str) -> Error {
+        Error::refused(format!("profile {} is for links and cannot knock", quoted(name)))
+            .advise(format!("to print links: knockknock links {name} -p PORT"))
     }
 
     /// Refuses a port that the profile, called `name`, may not open.
