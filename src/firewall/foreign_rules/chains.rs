@@ -65,6 +65,11 @@ impl<'a> Chain<'a> {
         self.table == other.table && self.name == other.name
     }
 
+    /// Returns whether replies pass this chain, not packets to this machine.
+    pub(super) fn passes_replies(&self) -> bool {
+        self.base.is_some_and(|base| ["output", "postrouting"].contains(&base.hook))
+    }
+
     /// Returns the chain's name for a message.
     pub(super) fn place(&self) -> String {
         let Self { table: (family, table), name, .. } = self;

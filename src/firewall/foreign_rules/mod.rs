@@ -37,6 +37,24 @@ enum Harm {
 /// A chain and one of its rules, or [`POLICY`].
 type Place<'a> = (&'a Chain<'a>, &'a str);
 
+/// A rule that stops packets to some ports.
+struct Stop<'a> {
+    /// The base chain that leads to the rule.
+    chain: &'a Chain<'a>,
+    harm: Harm,
+    place: Place<'a>,
+    /// The rule that changes the mark, if the packets would pass with the mark.
+    cause: Option<Place<'a>>,
+    ports: Ports,
+}
+
+impl Stop<'_> {
+    fn is(&self, place: Place<'_>, cause: Option<Place<'_>>) -> bool {
+        let (chain, rule) = self.place;
+        chain.is(place.0) && rule == place.1 && self.cause.is_some() == cause.is_some()
+    }
+}
+
 /// Returns the rules that drop knocks, or knocked connections to `ports`.
 pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Ports) -> Vec<Finding> {
     let chains = chains(listings, own);
@@ -71,17 +89,17 @@ pub(super) fn findings(listings: &Listings, own: &Own, rules: &Rules, ports: &Po
     with_knock_ports.extend(rules.knock_ports.iter());
     for chain in &chains {
         let Some(base) = chain.base else { continue };
-        match base.hook {
-            "ingress" | "prerouting" if base.before => {
-                analysis.add_findings(chain, Harm::DropsKnocks, &with_knock_ports, &mut found);
-                analysis.add_findings(chain, Harm::Untracks, &ports, &mut found);
+        let harms: &[Harm] = match base.hook {
+            "ingress" | "prerouting" if base.before => &[Harm::DropsKnocks, Harm::Untracks],
+            "output" => &[Harm::Untracks, Harm::Drops],
+            "prerouting" | "input" | "postrouting" => &[Harm::Drops],
+            _ => &[],
+        };
+        for &harm in harms {
+            let ports = if harm == Harm::DropsKnocks { &with_knock_ports } else { &ports };
+            for stop in &analysis.stops(chain, harm, ports) {
+                found.push(analysis.finding(stop));
             }
-            "output" => {
-                analysis.add_findings(chain, Harm::Untracks, &ports, &mut found);
-                analysis.add_findings(chain, Harm::Drops, &ports, &mut found);
-            }
-            "prerouting" | "input" | "postrouting" => analysis.add_findings(chain, Harm::Drops, &ports, &mut found),
-            _ => {}
         }
     }
     found
@@ -106,58 +124,63 @@ impl<'a> Analysis<'a> {
         Syn { port, answer, bit: self.rules.mark, marked, interfaces: &self.rules.interfaces }
     }
 
-    /// Adds a finding for each rule by which the base chain `chain` harms packets to `ports`.
-    fn add_findings(&self, chain: &'a Chain<'a>, harm: Harm, ports: &Ports, found: &mut Vec<Finding>) {
-        let answer = chain.base.is_some_and(|base| ["output", "postrouting"].contains(&base.hook));
-        let change = self.change.filter(|_| harm == Harm::Drops);
-        let mut stopped: Vec<(Place<'_>, bool, Ports)> = Vec::new();
+    /// Returns the rules by which the base chain `chain` harms packets to `ports`.
+    fn stops(&self, chain: &'a Chain<'a>, harm: Harm, ports: &Ports) -> Vec<Stop<'a>> {
+        let drops = harm == Harm::Drops;
+        let change = self.change.filter(|_| drops);
+        let mut stops: Vec<Stop<'_>> = Vec::new();
         for port in ports.iter() {
-            let stop = |marked| Some((self.stopping_rule(chain, &self.syn(port, answer, marked), harm)?, marked));
-            let found = stop(harm == Harm::Drops).or_else(|| change.and_then(|_| stop(false)));
-            let Some((place, marked)) = found else { continue };
-            match stopped.iter_mut().find(|(same, with, _)| same.0.is(place.0) && (same.1, *with) == (place.1, marked))
-            {
-                Some((.., ports)) => ports.insert(port),
-                None => stopped.push((place, marked, Ports::from_iter([port]))),
+            let rule = |marked| self.stopping_rule(chain, &self.syn(port, chain.passes_replies(), marked), harm);
+            let (mut place, mut cause) = (rule(drops), None);
+            if place.is_none() && change.is_some() {
+                (place, cause) = (rule(false), change);
+            }
+            let Some(place) = place else { continue };
+            match stops.iter_mut().find(|stop| stop.is(place, cause)) {
+                Some(stop) => stop.ports.insert(port),
+                None => stops.push(Stop { chain, harm, place, cause, ports: Ports::from_iter([port]) }),
             }
         }
-        for &((place, rule), marked, ref ports) in &stopped {
-            let bit = self.rules.mark;
-            let changes = format!("changes the mark {bit:#010x}, by which other rules admit knocked connections");
-            let cause = change.filter(|_| !marked);
-            let (harms, end) = match harm {
-                Harm::DropsKnocks => ("drops packets", " before knockknock sees them"),
-                Harm::Untracks => ("exempts connections", " from tracking, so no knock opens them"),
-                Harm::Drops if cause.is_some() => (&*changes, ""),
-                Harm::Drops => ("blocks knocked connections", ""),
-            };
-            let to = if ports.contains(0) { String::new() } else { format!(" to {}", ports.describe()) };
-            let (at, text) = cause.unwrap_or((place, rule));
-            let what = format!("{} {harms}{to}{end}: {text}", at.place());
+        stops
+    }
 
-            let drops = harm == Harm::Drops;
-            let by_mark = drops && change.is_none();
-            let guarded = ports.iter().all(|port| self.rules.guard.contains(port));
-            let table = chain.table.1;
-            let has = |name| self.chains.iter().any(|other| other.table == chain.table && other.name.starts_with(name));
-            let enters = drops && !answer;
-            let fix = if enters && (table == "firewalld" || has("INPUT_ZONES")) {
-                fix::firewalld(guarded, ports)
-            } else if enters && guarded && (place.name.starts_with("ufw") || rule == POLICY && has("ufw")) {
-                fix::in_groups(ports, &|ports| format!("ufw allow {ports}/tcp"))
-            } else if by_mark && enters && table == "fw4" {
-                format!(
-                    "mkdir -p /usr/share/nftables.d/chain-pre/input && echo 'ct mark and {bit:#010x} != 0 accept' >/usr/share/nftables.d/chain-pre/input/knockknock.nft && fw4 reload"
-                )
-            } else if by_mark {
-                fix::insert(chain, &fix::mark(chain, bit))
-            } else if guarded || !drops {
-                fix::in_groups(ports, &|ports| fix::insert(chain, &fix::port(chain, answer, ports)))
-            } else {
-                "choose another bit with \"mark\" in the config, or let that rule leave this one alone".to_owned()
-            };
-            found.push(Finding { what, fix });
-        }
+    /// Describes a rule, and how to admit what it stops.
+    fn finding(&self, stop: &Stop<'_>) -> Finding {
+        let &Stop { chain, harm, place: (place, rule), cause, ref ports } = stop;
+        let bit = self.rules.mark;
+        let changes = format!("changes the mark {bit:#010x}, by which other rules admit knocked connections");
+        let (harms, end) = match harm {
+            Harm::DropsKnocks => ("drops packets", " before knockknock sees them"),
+            Harm::Untracks => ("exempts connections", " from tracking, so no knock opens them"),
+            Harm::Drops if cause.is_some() => (&*changes, ""),
+            Harm::Drops => ("blocks knocked connections", ""),
+        };
+        let to = if ports.contains(0) { String::new() } else { format!(" to {}", ports.describe()) };
+        let (at, text) = cause.unwrap_or((place, rule));
+        let what = format!("{} {harms}{to}{end}: {text}", at.place());
+
+        let (drops, answer) = (harm == Harm::Drops, chain.passes_replies());
+        let by_mark = drops && self.change.is_none();
+        let guarded = ports.iter().all(|port| self.rules.guard.contains(port));
+        let table = chain.table.1;
+        let has = |name| self.chains.iter().any(|other| other.table == chain.table && other.name.starts_with(name));
+        let enters = drops && !answer;
+        let fix = if enters && (table == "firewalld" || has("INPUT_ZONES")) {
+            fix::firewalld(guarded, ports)
+        } else if enters && guarded && (place.name.starts_with("ufw") || rule == POLICY && has("ufw")) {
+            fix::in_groups(ports, &|ports| format!("ufw allow {ports}/tcp"))
+        } else if by_mark && enters && table == "fw4" {
+            format!(
+                "mkdir -p /usr/share/nftables.d/chain-pre/input && echo 'ct mark and {bit:#010x} != 0 accept' >/usr/share/nftables.d/chain-pre/input/knockknock.nft && fw4 reload"
+            )
+        } else if by_mark {
+            fix::insert(chain, &fix::mark(chain, bit))
+        } else if guarded || !drops {
+            fix::in_groups(ports, &|ports| fix::insert(chain, &fix::port(chain, answer, ports)))
+        } else {
+            "choose another bit with \"mark\" in the config, or let that rule leave this one alone".to_owned()
+        };
+        Finding { what, fix }
     }
 
     /// Returns the rule by which the base chain `chain` stops the SYN.
