@@ -42,7 +42,13 @@ test: ## run the unit, integration and end-to-end tests (as root, about 20 minut
 e2e: ## run the end-to-end tests only: namespaces, real firewalls, the real kernel log
 	@scripts/setup.sh build test
 	@$(MAKE) --no-print-directory build
-	$(PYTHON) -B -m pytest tests/e2e
+	$(PYTHON) -B -m pytest tests/e2e --ignore=tests/e2e/test_browser.py
+
+.PHONY: browser
+browser: ## open links in a real browser (as root, half a minute; installs Chromium, 370 MB)
+	@scripts/setup.sh build test browser
+	@$(MAKE) --no-print-directory build
+	$(PYTHON) -B -m pytest tests/e2e/test_browser.py
 
 .PHONY: e2e-static
 e2e-static: ## run those of the log and of privileges with the static file: musl makes other system calls than glibc

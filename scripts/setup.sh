@@ -18,6 +18,7 @@ needs() {
     test) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps hping3:hping3 openssl:openssl \
         p0f:p0f setcap:libcap2-bin strace:strace tcpdump:tcpdump curl:curl ssh:openssh-client sshd@openssh-server socat:socat \
         mkfs.ext4:e2fsprogs mandoc:mandoc /usr/bin/pytest-3:python3-pytest ;;
+    browser) echo chromium:chromium ;;
     bench) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps openssl:openssl strace:strace \
         python3:python3 microsocks:microsocks fwknopd@fwknop-server fwknop:fwknop-client knockd@knockd ;;
     router) echo rust gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/json-c/json.h:libjson-c-dev dropbear:dropbear-bin ssh:openssh-client \

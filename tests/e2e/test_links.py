@@ -39,8 +39,8 @@ def linked(stage, firewall, request):
     return stage
 
 
-def links(stage, number=3, name="phone", *options):
-    done = stage.client.run(BINARY, "links", name, "-p", 22, "-n", number, "--dir", stage.client_dir, *options)
+def links(stage, number=3, name="phone", *options, port=22):
+    done = stage.client.run(BINARY, "links", name, "-p", port, "-n", number, "--dir", stage.client_dir, *options)
     return re.findall(r"http://\[(.*?)\]", done.stdout)
 
 
