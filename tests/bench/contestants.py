@@ -65,11 +65,11 @@ class Contestant:
 
 class Knockknock(Contestant):
     """Our daemon with a number of `profiles`, each with its own keys and, unless `shared`, its own knock port. The first
-    one knocks. They are classic, unless `wire` says otherwise."""
+    one knocks. They are classic, unless `wire` says otherwise. With `links` there is one more, for links."""
 
     label, knock_port = "knockknock", 30666
 
-    def __init__(self, network, store=DISK, log="kmsg", profiles=1, shared=False, wire=None, **config):
+    def __init__(self, network, store=DISK, log="kmsg", profiles=1, shared=False, wire=None, links=None, **config):
         super().__init__(network, store)
         self.stdin = config.pop("stdin", None)
         ports = config.pop("ports", PORT)
@@ -78,6 +78,8 @@ class Knockknock(Contestant):
         for n in range(profiles):
             key = packets.Key() if n else self.key
             key.write(self.path(f"profiles/{n}"), self.knock_port + (0 if shared else n), **settings)
+        if links:
+            packets.Key().write(self.path("profiles/links"), None, links=links, ports=PORT)
         config = {"log": log, "firewall": "nft", "guard": PORT, **config}
         self.write("config", "\n".join(["[main]", *(f"{k} = {v}" for k, v in config.items())]) + "\n")
 

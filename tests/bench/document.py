@@ -54,9 +54,10 @@ System calls of all processes while nothing happens. Every line in the kernel lo
 Memory, as above, while the daemon reads many lines and opens for many knocks from different addresses."""),
     "flood": ("Knocks during a flood", """\
 Valid knocks while SYNs arrive at a steady rate, from one address or from spoofed ones. A SYN to the knock port makes a log
-line with a wrong tag; a SYN to another port makes none. The time is that of the table "Knock to connection". knockd is
-flooded at another port, because it starts a process for each packet that it takes for a knock. The sender has real-time
-priority, as packets from the network arrive whatever the receiver's processes do."""),
+line with a wrong tag, as does a SYN to a random address of links; a SYN to another port makes none. "Log" is the growth of
+the kernel log. The time is that of the table "Knock to connection". knockd is flooded at another port, because it starts a
+process for each packet that it takes for a knock. The sender has real-time priority, as packets from the network arrive
+whatever the receiver's processes do."""),
     "crowd": ("Many knocks at once", """\
 All knocks arrive within one second, each from its own address. The time is from a knock's packet to the kernel's
 notification of the opening, because the connections follow at the end: one from each address, then a second one."""),

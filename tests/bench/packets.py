@@ -17,9 +17,10 @@ class Key:
         self.cipher, self.mac = os.urandom(16), os.urandom(16)
 
     def write(self, directory, knock_port, **config):
-        """Writes a profile directory as genprofile does."""
+        """Writes a profile directory as genprofile does. Without a knock port it is one for links."""
         os.makedirs(directory, 0o700)
-        lines = ["[main]", f"knock_port = {knock_port}", *(f"{k} = {v}" for k, v in config.items())]
+        config = {"knock_port": knock_port, **config} if knock_port else config
+        lines = ["[main]", *(f"{k} = {v}" for k, v in config.items())]
         for name, text in (("cipher.key", base64.b64encode(self.cipher).decode()),
                            ("mac.key", base64.b64encode(self.mac).decode()),
                            ("counter", "0000000000"), ("config", "\n".join(lines))):

@@ -11,7 +11,7 @@ import time
 import packets
 from contestants import DISK, GROUP, PORT, TMPFS, Floor, Fwknop, FwknopUdp, Knockd, Knockknock
 from results import median, p90
-from world import BUILD, CROWD, SERVER, SERVER_MAC, Network, command
+from world import BUILD, CLIENT_MAC, CROWD, SERVER, SERVER_MAC, Network, command
 
 PEERS = FwknopUdp, Fwknop, Knockd
 MEASURE = f"{BUILD}/measure"
@@ -354,8 +354,10 @@ def growth(section, quick):
 
 @contextlib.contextmanager
 def flooding(network, port, rate, sources, seconds):
-    """Floods the server during the with block. The dictionary that it yields has the flood's figures afterwards."""
-    words = [f"{BUILD}/flood", "wan0", SERVER_MAC, "10.93.0.1", sources, SERVER, port, rate, seconds]
+    """Floods the server during the with block; without a port, the addresses of links. The dictionary that it yields has
+    the flood's figures afterwards."""
+    first, destination = ("10.93.0.1", SERVER) if port else ("2001:db8:93::1", LINKS.partition("/")[0])
+    words = [f"{BUILD}/flood", "wan0", SERVER_MAC, first, sources, destination, port or 80, rate, seconds]
     figures = {}
     with subprocess.Popen(["ip", "netns", "exec", network.client, *map(str, words)], stdout=subprocess.PIPE,
                           text=True) as flood:
@@ -365,12 +367,23 @@ def flooding(network, port, rate, sources, seconds):
         figures.update(sent=sent, rate=sent / took, cost=cpu / sent * 1e6)
 
 
-def under_flood(kind, to_knock_port, rate, sources, seconds, wait, **options):
+LINKS = "2001:db8:0:ff::/64"
+LOGGED = "knock port", "links"      # the targets whose SYNs our daemon logs
+
+
+def under_flood(kind, target, rate, sources, seconds, wait, **options):
     """Returns (milliseconds of the knocks that opened, number of knocks, the daemon's share of a core, the flood's figures).
-    Among the figures is the number of SYNs to a knock port that our daemon has read."""
+    Among the figures is the number of SYNs that our daemon has read."""
     n = int(seconds / wait)
+    if target == "links":
+        options["links"] = LINKS
     with Network() as network, kind(network, **options) as contestant:
-        port = kind.knock_port if to_knock_port and kind.authentic else 81
+        port = {"knock port": kind.knock_port, "another port": 81, "links": None}[target]
+        if not port:
+            # The resets have a way back.
+            for words in ("address add fd91::1/64 dev wan0 nodad", f"neighbour add fd91::2 lladdr {CLIENT_MAC} dev wan0",
+                          "-6 route add default via fd91::2"):
+                command("ip", "-n", network.server, *words.split())
         with flooding(network, port, rate, sources, seconds + 1) as flood:
             start, used = time.monotonic(), contestant.process.cpu_seconds()
             values = connected(contestant, n, wait)
@@ -378,7 +391,14 @@ def under_flood(kind, to_knock_port, rate, sources, seconds, wait, **options):
         if kind is Knockknock:
             time.sleep(1.1)     # the daemon publishes its counts once a second
             flood["read"] = contestant.count("received")
+            flood["log"] = log_growth(flood["read"] / flood["sent"] * flood["rate"]) if options.get("log") == "kmsg" else ""
     return values, n, share, flood
+
+
+def log_growth(rate):
+    """Describes how fast the kernel log grows by `rate` lines a second. All lines are as long as the newest one, or nearly."""
+    lines = re.findall(r"^.*knockknock IN=.*$", command("dmesg"), re.M)
+    return f"{rate:,.0f} lines/s, {rate * len(lines[-1]) / 1e6:.1f} MB/s" if lines and rate >= 100 else ""
 
 
 def flood(section, quick):
@@ -390,20 +410,23 @@ def flood(section, quick):
             section.group(f"{rate:,} SYN/s from {plural(sources, 'source')}")
             if not quick and rate == 20_000:
                 for peer in PEERS:
-                    values, n, *_ = under_flood(peer, True, rate, sources, seconds, peer.wait[0])
-                    section.row(peer.label, "knock port" if peer.authentic else "another port", values, "ms", n)
+                    target = "knock port" if peer.authentic else "another port"
+                    values, n, *_ = under_flood(peer, target, rate, sources, seconds, peer.wait[0])
+                    section.row(peer.label, target, values, "ms", n)
                     if len(values) == n:
                         peers[peer.label] = median(values)
-            runs = [("kmsg", True), ("kmsg", False), (f"nflog:{GROUP}", True)]
-            for log, to_knock_port in runs[:1] if quick else runs:
-                values, n, share, figures = under_flood(Knockknock, to_knock_port, rate, sources, seconds, 0.5, log=log)
+            runs = [("kmsg", "knock port"), ("kmsg", "another port"), (f"nflog:{GROUP}", "knock port")]
+            if sources > 1 and rate == 50_000:
+                runs.append(("kmsg", "links"))
+            for log, target in runs[:1] if quick else runs:
+                values, n, share, figures = under_flood(Knockknock, target, rate, sources, seconds, 0.5, log=log)
                 opened = len(values) == n and p90(values) < 50 if sources == 1 else len(values) >= 0.95 * n
                 goal = "all, 90 % within 50 ms" if sources == 1 else "19 of 20 within 1 s"
                 most = (0.08 if log != "kmsg" else 0.1) if sources > 1 and rate == 50_000 else 0.3
-                section.row("knockknock", f"{'knock port' if to_knock_port else 'another port'}, {log.split(':')[0]}",
+                section.row("knockknock", f"{target}, {log.split(':')[0]}",
                             values, "ms", n, peers, None, f"{goal}, ≤ {most:.0%} of a core".replace("%", " %"), opened and share <= most,
-                            {"daemon": f"{share * 100:.0f} % of a core, {share / figures['rate'] * 1e6:.1f} µs/SYN", "kernel and sender": f"{figures['cost']:.1f} µs/SYN"})
-                if to_knock_port and sources > 1 and figures["read"] < 0.99 * figures["sent"]:
+                            {"daemon": f"{share * 100:.0f} % of a core, {share / figures['rate'] * 1e6:.1f} µs/SYN", "kernel and sender": f"{figures['cost']:.1f} µs/SYN", "log": figures["log"]})
+                if target in LOGGED and sources > 1 and figures["read"] < 0.99 * figures["sent"]:
                     section.remark(f"{rate:,} SYN/s from {plural(sources, 'source')}, {log.split(':')[0]}: the daemon read "
                                    f"{figures['read'] / figures['sent']:.0%} of them".replace("%", " %") + "; the log lost the others.")
                 if figures["rate"] < 0.99 * rate:
