@@ -34,7 +34,7 @@ impl Keys {
     /// Computes the address that asks for `port` with `counter`.
     pub fn link(&self, prefix: Prefix, counter: u32, port: u16) -> Ipv6Addr {
         let code = self.request(LINK, counter, port).finalize().into_bytes();
-        prefix.address(code.iter().fold(0, |code, &byte| code << 8 | u128::from(byte)))
+        prefix.address(code.last_chunk().map_or(0, |last| u128::from_be_bytes(*last)))
     }
 
     /// The HMAC over a request.
