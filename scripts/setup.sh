@@ -16,7 +16,7 @@ needs() {
     build) echo rust cc:gcc /usr/include/stdio.h:libc6-dev /etc/ssl/certs/ca-certificates.crt:ca-certificates ;;
     demo) echo ip:iproute2 nft:nftables sysctl:procps socat:socat tcpdump:tcpdump tcpreplay:tcpreplay ;;
     test) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps hping3:hping3 openssl:openssl \
-        p0f:p0f setcap:libcap2-bin strace:strace tcpdump:tcpdump curl:curl ssh:openssh-client sshd@openssh-server socat:socat \
+        p0f:p0f setcap:libcap2-bin strace:strace tcpdump:tcpdump curl:curl ssh:openssh-client sshd@openssh-server socat:socat nc:netcat-openbsd ping:iputils-ping \
         mkfs.ext4:e2fsprogs mandoc:mandoc /usr/bin/pytest-3:python3-pytest ;;
     browser) echo chromium:chromium ;;
     bench) echo ip:iproute2 nft:nftables iptables:iptables sysctl:procps openssl:openssl strace:strace \
