@@ -11,7 +11,7 @@ pub fn run(directory: &Path, name: &str, wanted: Wanted) -> Result<()> {
     let config = profile::choose(directory, wanted)?;
     let path = profile::create(&directory.join("profiles"), name, &config)?;
     say::note(format_args!(
-        "created {} ({}, {} wire); copy it to the client as ~/.knockknock/SERVERHOST",
+        "created {} ({}, {} wire); to hand it to the client: knockknock invite {name} HOST",
         quoted(&path),
         config.target(),
         config.wire.name()
