@@ -42,6 +42,6 @@ pub fn unguard(directory: &Path) -> Result<()> {
     setup::must_be_root()?;
     let _lock = if directory.exists() { Some(setup::lock(directory)?) } else { None };
     firewall::unguard()?;
-    say::note("removed the guard: guarded ports are open to everybody until the daemon starts");
+    say::note("removed the guard: until the daemon starts, only other firewalls close the guarded ports");
     Ok(())
 }
