@@ -108,7 +108,9 @@ fn connect_without_knock(diagnosis: &mut Diagnosis, address: SocketAddr) -> Opti
             None
         }
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            let what = format_args!("without a knock port {port} refuses connections; a guard would drop them");
+            let what = format_args!(
+                "without a knock port {port} refuses connections; a guard drops them, except shortly after a knock"
+            );
             diagnosis.note("guard", what);
             Some(true)
         }
@@ -159,9 +161,9 @@ fn explain(error: Error, port: u16, knock_port: u16, refused_before: bool) -> Er
         }
         Some(ErrorKind::TimedOut) => format!(
             "on the server, as root: knockknock doctor, then knockknock status. If the daemon needs a reload, reload it. \
-             If opened grew, another firewall drops the connection. If not allowed grew, add the port to \"ports\" of the \
-             profile there. If replayed or wrong codes grew, this profile is an old copy or differs from the server's: \
-             knockknock rotate makes new keys. If they still grow, a device on the path rewrites SYNs. If none grew, see \
+             If a problem is printed, solve it. If opened grew, another firewall drops the connection. If not allowed grew, add the port to \"ports\" of the \
+             profile there. If replayed or wrong codes grew, this profile was revoked, is an old copy or differs from \
+             the server's: knockknock rotate makes new keys. If they still grow, a device on the path rewrites SYNs. If none grew, see \
              whether the knock arrives: tcpdump 'tcp dst port {knock_port}'"
         ),
         _ => return error,
