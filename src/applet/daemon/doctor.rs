@@ -111,9 +111,8 @@ fn rules(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Opt
     } else if backend.has_rules(rules) {
         diagnosis.ok("rules", format_args!("the guard and the log rule are in place"));
     } else {
-        let what = format_args!("the guard and the log rule are missing or differ from the configuration");
-        let verb = if status.is_none() { "start" } else { "reload" };
-        diagnosis.wrong("rules", what, &command(verb));
+        let what = format_args!("the rules are missing or differ from the configuration and the profiles");
+        diagnosis.wrong("rules", what, &status.map_or_else(|| command("start"), reload));
     }
     if let Some((TrialState::Running, end)) = trial {
         let left = end.saturating_sub(clock::uptime()).div_ceil(60);
@@ -193,7 +192,7 @@ fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Op
         let what = format_args!("its program was replaced since it started");
         diagnosis.wrong("daemon", what, &command("restart"));
     }
-    let reload = command("reload");
+    let reload = reload(status);
     if status.config != status::checksum(setup.text.as_bytes()) {
         let what = format_args!("the configuration was changed since the daemon read it");
         diagnosis.wrong("daemon", what, &reload);
@@ -202,6 +201,11 @@ fn daemon(diagnosis: &mut Diagnosis, directory: &Path, setup: &Setup, status: Op
         let what = format_args!("a profile was made, removed or changed since the daemon read it");
         diagnosis.wrong("daemon", what, &reload);
     }
+}
+
+/// Returns the command to reload the daemon, which is the same during a trial and without systemd.
+fn reload(status: &Status) -> String {
+    format!("kill -HUP {}", status.daemon)
 }
 
 /// Returns the command to `verb` the daemon.
