@@ -62,8 +62,14 @@ impl Profile {
         }))
     }
 
-    /// Describes the profile, which opens the ports that `opens` describes.
-    pub fn describe(&self, opens: &str) -> String {
+    /// Describes which ports the profile opens: `ports`, or nothing if it is revoked or its counter is spent.
+    pub fn opens<'a>(&self, ports: &'a str) -> &'a str {
+        if self.counter.next() >= SPENT { "nothing" } else { ports }
+    }
+
+    /// Describes the profile, which opens the ports that `ports` describes.
+    pub fn describe(&self, ports: &str) -> String {
+        let opens = self.opens(ports);
         let (target, wire, counter) = (self.config.target(), self.config.wire.name(), self.counter.next());
         format!("{target}, {wire} wire, opens {opens}, counter {counter}")
     }

@@ -46,6 +46,10 @@ def test_the_old_client_knocks_until_the_new_one_has(stage, firewall, wire):
     assert connected.stdout == "welcome\n"
     stage.daemon.wait_for('profile "gate.replaced" is revoked: its new keys have knocked')
     stage.opened()
+    for command in (BINARY, "daemon", "--check"), (BINARY, "doctor"):
+        text = stage.server.run(*command, "--dir", stage.server_dir).stdout
+        [described] = [line for line in text.splitlines() if '"gate.replaced"' in line]
+        assert "opens nothing" in described
     for restart in (False, True):
         if restart:
             stage.daemon.stop()

@@ -36,9 +36,10 @@ pub fn run(directory: &Path) -> Result<()> {
     let _ = writeln!(text, "watcher's user  uid {}", privileges::watcher_user(&setup.config)?.uid);
     let _ = writeln!(text, "confined       {}", sandbox::describe());
     for (found, profile_config) in &setup.index.profiles {
-        match Profile::load(found).and_then(|profile| keys.add(&profile)) {
-            Ok(()) => {
-                let opens = setup.backend.opens(&setup.rules, profile_config.ports.as_ref());
+        match Profile::load(found).and_then(|profile| keys.add(&profile).map(|()| profile)) {
+            Ok(profile) => {
+                let ports = setup.backend.opens(&setup.rules, profile_config.ports.as_ref());
+                let opens = profile.opens(&ports);
                 let _ = writeln!(
                     text,
                     "profile        {}: {}, opens {opens}",
