@@ -54,10 +54,10 @@ def test_the_commands_of_the_readme_work(root):  # noqa: F811
               f"background {quoted(proxy)}",
               f"client {quoted(curl.replace('https://server.example.org/', 'telnet://server.example.org:22') + ' --max-time 5 </dev/null | grep -q ^SSH-')}",
               # Day 2
-              f"invite {quoted(add)}", f"reload {quoted(reload)}", f"server {quoted(listing + ' | grep phone')}",
-              f"accept {quoted(accept + ' --dir ~/phone')}", "check 'the second client knocks' knocks 22 /home/bob/phone",
+              f"invite {quoted(add)}", f"reload {quoted(reload)}", f"server {quoted(listing + ' | grep desktop')}",
+              f"accept {quoted(accept + ' --dir ~/desktop')}", "check 'the second client knocks' knocks 22 /home/bob/desktop",
               f"server {quoted(revoke)}",
-              "check 'the revoked key opens nothing' not knocks 22 /home/bob/phone", "client 'ssh server.example.org true'",
+              "check 'the revoked key opens nothing' not knocks 22 /home/bob/desktop", "client 'ssh server.example.org true'",
               f"invite {quoted(rotate)}", f"reload {quoted(reload)}", "client 'ssh server.example.org true'",
               f"client {quoted(put_aside)}", f"accept {quoted(accept)}", "client 'ssh server.example.org true'",
               "client 'mkdir ~/old && cp -r ~/.knockknock/server.example.org.*.off ~/old/server.example.org'",
