@@ -461,7 +461,7 @@ def test_an_alternative_name_that_comes_later_is_guarded_then(stage):
 
 def packets(found):
     """Returns the packets that the log rule has logged, that the daemon has read, and that the guard has dropped."""
-    whats = [what for step in ("log", "rules") for _, what, _ in found[step] if what.startswith("packets that")]
+    whats = [what for step in ("log", "rules") for _, what, _ in found[step] if what.startswith(("SYNs to", "packets that"))]
     return [int(number) for what in whats for number in re.findall(r": (\d+)", what)]
 
 
