@@ -35,7 +35,7 @@ pub const SET_LEAKS: u8 = 65;
 const CALLS: &[&[libc::c_long]] = &[calls::BASIC, calls::WAIT, calls::READ_WRITE, calls::SEEK, calls::MESSAGES];
 
 /// Runs the opener for the backend with that name. Descriptor 0 is the socket to the watcher, descriptor 1 a socket to
-/// the supervisor. `words` are of [`REPLACES`] and [`OWNED`]. Returns the exit code.
+/// the supervisor. `words` are of `REPLACES` and `OWNED`. Returns the exit code.
 pub fn run(supervisor: u32, log_target: LogTarget, backend: &str, words: &[&OsStr]) -> Result<u8> {
     log_target.open();
     process::set_name(c"knock-opener");
