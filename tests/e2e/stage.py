@@ -469,6 +469,12 @@ class Stage:
         self.daemon = self.keep(Daemon(self.server, self.server_dir, *arguments, **options))
         return self.daemon
 
+    def set_client_hosts(self, text):
+        """Gives the client an /etc/hosts of its own."""
+        hosts = self.directory / "hosts"
+        hosts.write_text(text)
+        self.client.run("mount", "--bind", hosts, "/etc/hosts")
+
     def knock(self, port=PORT, *arguments, host=SERVER, **options):
         """Knocks with our client. Returns the completed process."""
         return self.client.run(BINARY, "-p", port, "--dir", self.client_dir, *arguments, host, **options)

@@ -286,9 +286,7 @@ def test_a_rejection_is_reported_although_most_attempts_get_no_answer(door, fami
 @pytest.mark.parametrize("firewall", ["nft"])
 def test_the_failure_of_each_address_is_reported(door):
     """A refusal hid that the other address had not answered, or the other way round."""
-    hosts = door.directory / "hosts"
-    hosts.write_text(f"{SERVER6} both.example\n{SERVER} both.example\n")
-    door.client.run("mount", "--bind", hosts, "/etc/hosts")
+    door.set_client_hosts(f"{SERVER6} both.example\n{SERVER} both.example\n")
     call_profile(door, "both.example")
     door.add_rejecting_firewall(ECHO, "tcp reset")
     door.server.run("nft", "insert rule inet other input ip daddr", SERVER, "tcp dport", ECHO, "drop")
@@ -362,9 +360,7 @@ def test_knock_and_connection_leave_from_the_same_address(door):
 
 @pytest.mark.parametrize("firewall", ["nft"])
 def test_a_dead_ipv6_address_costs_a_quarter_of_a_second(door):
-    hosts = door.directory / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost\nfd09::dead host.example\n{SERVER} host.example\n")
-    door.client.run("mount", "--bind", hosts, "/etc/hosts")
+    door.set_client_hosts(f"127.0.0.1 localhost\nfd09::dead host.example\n{SERVER} host.example\n")
     call_profile(door, "host.example")
     began = time.monotonic()
     assert connect(door, "host.example", ECHO, input="x").stdout == "x"

@@ -253,9 +253,7 @@ def test_an_opening_of_an_earlier_knock_is_not_taken_for_a_missing_guard(gate):
 
 
 def test_an_address_without_a_route_is_skipped(gate):
-    hosts = gate.directory / "hosts"
-    hosts.write_text(f"203.0.113.1 both.example\n{SERVER6} both.example\n")
-    gate.client.run("mount", "--bind", hosts, "/etc/hosts")
+    gate.set_client_hosts(f"203.0.113.1 both.example\n{SERVER6} both.example\n")
     gate.gate.client_path.rename(gate.client_dir / "both.example")
     gate.gate.use_classic_wire()  # a profile of 0.8 tries IPv4 first
     found = gate.client.run(BINARY, "doctor", "--dir", gate.client_dir, "both.example").stdout

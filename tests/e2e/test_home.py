@@ -197,9 +197,7 @@ def test_an_account_without_a_home_is_advised_to_use_dir(town, row, variables):
 def test_profiles_that_sudo_left_with_root_are_reported(town, program):
     """knockknock 0.8 read those; the manual's advice made a second counter."""
     left = town.give("root", 0, host="Server.Example")
-    hosts = town.stage.directory / "hosts"
-    hosts.write_text(f"{SERVER} server.example\n")
-    town.client.run("mount", "--bind", hosts, "/etc/hosts")
+    town.stage.set_client_hosts(f"{SERVER} server.example\n")
     start = town.as_root(*SUDO, f"HOME={town.homes['root']}")
     done = town.run(start, program, "server.example")
     assert refused(*done, 'no profile for "server.example"', f'root has it in "{left}"')
@@ -238,9 +236,7 @@ def test_a_stranger_with_a_set_uid_binary_learns_nothing_of_roots_profiles(town)
 ])
 def test_every_program_finds_a_host_however_it_is_spelled(town, program, name, typed):
     """`knock host.example.` found no profile, and connect did."""
-    hosts = town.stage.directory / "hosts"
-    hosts.write_text(f"{SERVER} server.example server.example. Server.Example SERVER.example Server.Example.\n")
-    town.client.run("mount", "--bind", hosts, "/etc/hosts")
+    town.stage.set_client_hosts(f"{SERVER} server.example server.example. Server.Example SERVER.example Server.Example.\n")
     if program == "proxy" and ":" in typed:
         typed = f"[{typed}]"
     town.give("ann", ANN, host=name)
@@ -250,9 +246,7 @@ def test_every_program_finds_a_host_however_it_is_spelled(town, program, name, t
 @pytest.mark.parametrize("typed", ["HostsOnly.LAN", "HOSTSONLY2.LAN"])
 def test_a_name_in_etc_hosts_is_found_as_typed_and_in_lower_case(town, typed):
     """musl compares the names in /etc/hosts byte by byte."""
-    hosts = town.stage.directory / "hosts"
-    hosts.write_text(f"{SERVER} HostsOnly.LAN\n{SERVER} hostsonly2.lan\n")
-    town.client.run("mount", "--bind", hosts, "/etc/hosts")
+    town.stage.set_client_hosts(f"{SERVER} HostsOnly.LAN\n{SERVER} hostsonly2.lan\n")
     town.give("ann", ANN, host=typed.lower())
     for program in PROGRAMS:
         # Where no name server answers, the name as it is typed takes its time.
@@ -394,9 +388,7 @@ def test_a_daemon_that_cannot_read_its_profiles_does_not_start_without_them(stag
 @pytest.mark.parametrize("program", ["connect", "proxy"])
 def test_a_profile_of_0_8_is_connected_to_by_ipv4_first(town, program):
     """Its first knock went to IPv6, which 0.8 cannot read."""
-    hosts = town.stage.directory / "hosts"
-    hosts.write_text(f"{SERVER6} both.example\n{SERVER} both.example\n")
-    town.client.run("mount", "--bind", hosts, "/etc/hosts")
+    town.stage.set_client_hosts(f"{SERVER6} both.example\n{SERVER} both.example\n")
     profile = town.give("ann", ANN, host="both.example")
     capture = town.stage.keep(Capture(town.client))
     for wire, version in (("", 4), ("wire = classic\n", 6)):

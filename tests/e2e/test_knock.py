@@ -113,9 +113,7 @@ def test_only_the_first_line_of_the_counter_counts(door):
 
 
 def test_a_server_by_name(door):
-    hosts = door.directory / "hosts"
-    hosts.write_text(f"{SERVER} gate.example\n")
-    door.client.run("mount", "--bind", hosts, "/etc/hosts")
+    door.set_client_hosts(f"{SERVER} gate.example\n")
     door.gate.client_path.rename(door.client_dir / "gate.example")
     capture = door.keep(Capture(door.client))
     door.client.run(BINARY, "-p", 22, "--dir", door.client_dir, "gate.example")
@@ -169,9 +167,7 @@ def test_wait_knocks_at_no_port_that_the_profile_may_not_open(door):
 @pytest.mark.parametrize("wire, first", [("", SERVER), ("wire = classic\n", SERVER6)])
 def test_a_profile_of_0_8_knocks_at_ipv4_first(door, wire, first):
     """A host with both kinds of address was knocked at by IPv6, which 0.8 cannot read."""
-    hosts = door.directory / "hosts"
-    hosts.write_text(f"{SERVER6} both.example\n{SERVER} both.example\n")
-    door.client.run("mount", "--bind", hosts, "/etc/hosts")
+    door.set_client_hosts(f"{SERVER6} both.example\n{SERVER} both.example\n")
     profile = door.gate.client_path.rename(door.client_dir / "both.example")
     (profile / "config").write_text(f"[main]\nknock_port = {door.gate.knock_port}\n{wire}")
     assert f", to {first}, " in door.knock(22, "-v", host="both.example").stderr

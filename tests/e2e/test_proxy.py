@@ -131,10 +131,8 @@ def call_profile(stage, host):
 
 def give_names(stage, **names):
     """Writes the client's /etc/hosts."""
-    hosts = stage.directory / "hosts"
-    hosts.write_text("127.0.0.1 localhost\n" + "".join(
+    stage.set_client_hosts("127.0.0.1 localhost\n" + "".join(
         f"{address} {name.replace('_', '.')}\n" for name, addresses in names.items() for address in addresses))
-    stage.client.run("mount", "--bind", hosts, "/etc/hosts")
 
 
 # Real clients

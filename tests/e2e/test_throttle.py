@@ -60,9 +60,7 @@ def test_amid_wrong_codes_the_second_knock_opens(guessed_at):
 @pytest.mark.parametrize("host", [SERVER, SERVER6, "both.example"])
 def test_connect_gets_in_amid_wrong_codes_with_one_more_knock(guessed_at, host):
     stage = guessed_at
-    hosts = stage.directory / "hosts"
-    hosts.write_text(f"{SERVER6} both.example\n{SERVER} both.example\n")
-    stage.client.run("mount", "--bind", hosts, "/etc/hosts")
+    stage.set_client_hosts(f"{SERVER6} both.example\n{SERVER} both.example\n")
     if host != SERVER:
         stage.gate.client_path = stage.gate.client_path.rename(stage.client_dir / host)
     guess(stage)

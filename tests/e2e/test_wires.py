@@ -160,9 +160,7 @@ def test_a_mapped_address_is_an_ipv4_address(stage, wire):
 @pytest.fixture
 def named(stage):
     """The stage with a server name that has addresses of both families."""
-    hosts = stage.directory / "hosts"
-    hosts.write_text(f"{SERVER} gate.example\n{SERVER6} gate.example\n")
-    stage.client.run("mount", "--bind", hosts, "/etc/hosts")
+    stage.set_client_hosts(f"{SERVER} gate.example\n{SERVER6} gate.example\n")
     return set_up(stage, wire="stealth", hosts=["gate.example"])
 
 
