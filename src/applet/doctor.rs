@@ -160,10 +160,11 @@ fn explain(error: Error, port: u16, knock_port: u16, refused_before: bool) -> Er
             "see whether the server is up, and whether a router or firewall on the path rejects connections".to_owned()
         }
         Some(ErrorKind::TimedOut) => format!(
-            "on the server, as root: knockknock doctor, then knockknock status. If the daemon needs a reload, reload it. \
-             If a problem is printed, solve it. If opened grew, another firewall drops the connection. If not allowed grew, add the port to \"ports\" of the \
-             profile there. If replayed or wrong codes grew, this profile was revoked, is an old copy or differs from \
-             the server's: knockknock rotate makes new keys. If they still grow, a device on the path rewrites SYNs. If none grew, see \
+            "on the server, as root: knockknock doctor, then knockknock status. If the daemon needs a reload, reload \
+             it. If a problem is printed, solve it. If opened grew, another firewall drops the connection. If not \
+             allowed grew, add the port to \"ports\" of the profile there. If replayed or wrong codes grew, this \
+             profile was revoked, is an old copy or differs from the server's: knockknock rotate makes new keys. If \
+             they still grow, a device on the path rewrites SYNs. If none grew, see \
              whether the knock arrives: tcpdump 'tcp dst port {knock_port}'"
         ),
         _ => return error,

@@ -9,8 +9,8 @@ use crate::sys::file;
 use crate::wire::Wire;
 use std::path::Path;
 
-/// The maximum number of ports that a profile with one-time codes may list: the daemon holds a code for each of them and each
-/// counter.
+/// The maximum number of ports that a profile with one-time codes may list: the daemon holds a code for each of them
+/// and each counter.
 pub const MAX_STEALTH_PORTS: usize = 16;
 
 /// The ports that a profile may open, and how its knocks are sent.
